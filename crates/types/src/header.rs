@@ -1,0 +1,48 @@
+//! Names of the headers Naka reads or writes. One table, so that no other file spells one out.
+
+/// Reason code of a local reply; removed at gateways.
+pub const REASON: &str = "x-naka-reason";
+/// Set on a response whose trace is to be kept (design decision 10).
+pub const KEEP: &str = "x-naka-keep";
+/// Request id, made by the first hop.
+pub const REQUEST_ID: &str = "x-request-id";
+/// Verified caller, towards the application.
+pub const XFCC: &str = "x-forwarded-client-cert";
+/// Original scheme.
+pub const FORWARDED_PROTO: &str = "x-forwarded-proto";
+/// Original client address, set by gateways.
+pub const FORWARDED_FOR: &str = "x-forwarded-for";
+/// Number of this attempt, from 1.
+pub const ATTEMPT_COUNT: &str = "x-envoy-attempt-count";
+/// Time left for the request, in milliseconds.
+pub const EXPECTED_TIMEOUT: &str = "x-envoy-expected-rq-timeout-ms";
+/// Set by the workload's own program: overall timeout in milliseconds.
+pub const UPSTREAM_TIMEOUT: &str = "x-envoy-upstream-rq-timeout-ms";
+/// Set by the workload's own program: timeout of one try in milliseconds.
+pub const UPSTREAM_PER_TRY_TIMEOUT: &str = "x-envoy-upstream-rq-per-try-timeout-ms";
+/// Set by the workload's own program: retry conditions.
+pub const RETRY_ON: &str = "x-envoy-retry-on";
+/// Set by the workload's own program: gRPC retry conditions.
+pub const RETRY_GRPC_ON: &str = "x-envoy-retry-grpc-on";
+/// Set by the workload's own program: number of retries.
+pub const MAX_RETRIES: &str = "x-envoy-max-retries";
+/// W3C trace context.
+pub const TRACEPARENT: &str = "traceparent";
+/// W3C trace state.
+pub const TRACESTATE: &str = "tracestate";
+
+/// Headers that the workload's own program may set on its calls although other `x-envoy-*` are stripped.
+pub const FROM_OWN_PROGRAM: [&str; 6] = [
+    UPSTREAM_TIMEOUT,
+    UPSTREAM_PER_TRY_TIMEOUT,
+    EXPECTED_TIMEOUT,
+    RETRY_ON,
+    RETRY_GRPC_ON,
+    MAX_RETRIES,
+];
+
+/// Whether a header is the mesh's own, and so stripped from every peer that is not a verified mesh proxy.
+#[must_use]
+pub fn is_internal(name: &str) -> bool {
+    name.starts_with("x-naka-") || name.starts_with("x-envoy-") || name == XFCC
+}

@@ -1,0 +1,108 @@
+//! Reasons of local replies: one closed table with HTTP status, gRPC status, Envoy response flag and meaning.
+//!
+//! A reply made by a proxy itself carries the code in `x-naka-reason`, in the access log and as a metric label.
+//! `docs/reference/reasons.md` is generated from this table. Response flags are Envoy's (access log docs), so
+//! dashboards that know them work. gRPC statuses follow Envoy's mapping of local replies.
+
+use std::fmt;
+
+macro_rules! reasons {
+    ($($variant:ident $code:literal $http:literal $grpc:literal $flag:literal $meaning:literal;)*) => {
+        /// Why a proxy answered itself, or ended a connection.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Reason { $(#[doc = $meaning] $variant,)* }
+
+        impl Reason {
+            /// Every reason, in the order of the table.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+            /// The code, kebab-case: header value, log value and metric label.
+            #[must_use]
+            pub const fn code(self) -> &'static str { match self { $(Self::$variant => $code,)* } }
+            /// HTTP status of the reply (0: the connection is closed without one).
+            #[must_use]
+            pub const fn http_status(self) -> u16 { match self { $(Self::$variant => $http,)* } }
+            /// gRPC status of the reply; the HTTP status is then 200.
+            #[must_use]
+            pub const fn grpc_status(self) -> u8 { match self { $(Self::$variant => $grpc,)* } }
+            /// Envoy's response flag.
+            #[must_use]
+            pub const fn flag(self) -> &'static str { match self { $(Self::$variant => $flag,)* } }
+            /// What it means and what to do, one sentence for the docs.
+            #[must_use]
+            pub const fn meaning(self) -> &'static str { match self { $(Self::$variant => $meaning,)* } }
+        }
+    };
+}
+
+reasons! {
+    NoRoute "no-route" 404 12 "NR" "No route of the virtual host matches the request; add a catch-all route or fix the match.";
+    UnknownHost "unknown-host" 503 14 "NR" "The name is neither in the mesh nor resolvable outside; check its spelling and namespace.";
+    ConfigUnavailable "config-unavailable" 503 14 "NC" "The name is in the mesh but its configuration did not arrive within one second; check the control plane.";
+    UnknownCluster "unknown-cluster" 503 14 "NC" "The route leads to a host or subset that does not exist; see the route's status.";
+    NoHealthyEndpoints "no-healthy-endpoints" 503 14 "UH" "The destination has no endpoint that may be called; start one or look at its health.";
+    ConnectFailed "connect-failed" 503 14 "UF" "No connection to the endpoint could be made; it is not listening or not reachable.";
+    ConnectTimeout "connect-timeout" 503 14 "UF" "The connection to the endpoint was not established in time.";
+    TlsFailed "tls-failed" 503 14 "UF" "The TLS handshake with the endpoint failed; look at the certificates of both sides.";
+    WrongPeerIdentity "wrong-peer-identity" 503 14 "UF" "The endpoint's certificate names an identity that may not serve this service.";
+    UpstreamReset "upstream-reset" 503 14 "UC" "The endpoint closed the connection before its response was complete.";
+    UpstreamProtocolError "upstream-protocol-error" 502 14 "UPE" "The endpoint answered with something that is not the declared protocol.";
+    RequestTimeout "request-timeout" 504 4 "UT" "The route's timeout passed before the response began.";
+    PerTryTimeout "per-try-timeout" 504 4 "UT" "The last try took longer than its own timeout.";
+    IdleTimeout "idle-timeout" 504 4 "SI" "No byte moved in either direction for the idle timeout.";
+    CircuitOpen "circuit-open" 503 14 "UO" "The destination is at its limit of connections, requests or pending requests.";
+    BadRequest "bad-request" 400 13 "DPE" "The request is malformed or ambiguous (path, host, framing); it is not forwarded.";
+    HeadersTooLarge "headers-too-large" 431 8 "DPE" "The request's headers are over the limit of 64 KiB or 100 fields.";
+    UriTooLong "uri-too-long" 414 8 "DPE" "The request's target is over the limit of 8 KiB.";
+    UnsupportedVersion "unsupported-version" 426 13 "DPE" "The protocol version or upgrade is not supported here.";
+    DirectResponse "direct-response" 0 2 "-" "The route itself says what to answer.";
+    Redirect "redirect" 0 2 "-" "The route redirects the request.";
+    MtlsRequired "mtls-required" 403 7 "UAEX" "This workload takes calls from mesh identities only (PeerAuthentication STRICT); call through a sidecar.";
+    PeerUntrusted "peer-untrusted" 0 7 "UAEX" "The caller's certificate is not from this mesh's authority, is expired, or carries no identity; the handshake ends.";
+    PermissionDenied "permission-denied" 403 7 "UAEX" "Policy does not allow this caller.";
+    ProxyAuthRequired "proxy-auth-required" 407 16 "UAEX" "Only the workload itself may use this sidecar; the credential of its proxy variables is missing or wrong.";
+    LoopDetected "loop-detected" 508 13 "DPE" "The request came back to the proxy that sent it.";
+    Draining "draining" 503 14 "DC" "The proxy is stopping and takes no new request on this connection.";
+    ClientGone "client-gone" 0 1 "DC" "The caller went away before the response was complete.";
+    Overloaded "overloaded" 503 8 "UO" "The proxy is at a limit of its own (connections or memory).";
+    Internal "internal" 500 13 "-" "The proxy failed; please report it with the access log line.";
+}
+
+impl Reason {
+    /// The reason with this code.
+    #[must_use]
+    pub fn parse(code: &str) -> Option<Self> {
+        Self::ALL
+            .iter()
+            .copied()
+            .find(|reason| reason.code() == code)
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.code())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Reason;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn codes_are_unique_kebab_case_and_parse_back() {
+        let codes: BTreeSet<_> = Reason::ALL.iter().map(|r| r.code()).collect();
+        assert_eq!(codes.len(), Reason::ALL.len());
+        for reason in Reason::ALL {
+            assert!(
+                reason
+                    .code()
+                    .bytes()
+                    .all(|b| b.is_ascii_lowercase() || b == b'-')
+            );
+            assert_eq!(Reason::parse(reason.code()), Some(*reason));
+            assert!(reason.grpc_status() <= 16 && reason.meaning().ends_with('.'));
+        }
+        assert_eq!(Reason::parse("nope"), None);
+    }
+}
