@@ -1,0 +1,288 @@
+//! One mesh under its own `NAKA_HOME`: control plane, workloads under `naka run`, and the command line.
+
+use crate::program::{Program, children, free_port};
+use crate::wait::until;
+use anyhow::{Context, Result};
+use serde_json::Value;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// How long anything that should happen at once may take on a busy machine.
+pub const SOON: Duration = Duration::from_secs(20);
+
+/// A mesh of its own. Everything it started ends with it.
+#[derive(Debug)]
+pub struct Mesh {
+    home: TempDir,
+    control: Option<Program>,
+}
+
+/// The shipped binary, built beside the tests.
+///
+/// # Panics
+/// When it was not built.
+#[must_use]
+pub fn naka() -> PathBuf {
+    let test = std::env::current_exe().expect("a test has a path");
+    let dir = test
+        .parent()
+        .and_then(Path::parent)
+        .expect("tests live in target/<profile>/deps");
+    let binary = dir.join("naka");
+    assert!(
+        binary.exists(),
+        "{} is missing: build it first with `cargo build -p naka-cli` in the same profile",
+        binary.display()
+    );
+    binary
+}
+
+/// The program of the tests; see its own help.
+///
+/// # Panics
+/// When it was not built.
+#[must_use]
+pub fn testprog() -> PathBuf {
+    let binary = naka().with_file_name("naka-testprog");
+    assert!(
+        binary.exists(),
+        "{} is missing: build it with `cargo build -p naka-testkit`",
+        binary.display()
+    );
+    binary
+}
+
+impl Mesh {
+    /// Starts a control plane and waits until it answers.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    #[must_use]
+    pub fn up() -> Self {
+        let home = tempfile::Builder::new()
+            .prefix("naka-test-")
+            .tempdir()
+            .expect("a temporary directory");
+        let mut mesh = Self {
+            home,
+            control: None,
+        };
+        mesh.start_control();
+        mesh
+    }
+
+    /// Starts the control plane in the foreground of the test (so that it can be killed), after [`Mesh::kill_control`] too.
+    ///
+    /// # Panics
+    /// When it does not answer soon.
+    pub fn start_control(&mut self) {
+        let program = Program::start("control", self.home.path(), &mut self.command(["control"]))
+            .expect("start naka control");
+        self.control = Some(program);
+        until("the control plane answers", SOON, || {
+            self.naka(["status"]).status.success().then_some(())
+        });
+    }
+
+    /// Kills the control plane with SIGKILL.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn kill_control(&mut self) {
+        let mut control = self.control.take().expect("the control plane runs");
+        control.signal(rustix::process::Signal::KILL);
+        control.wait(SOON).expect("a killed process ends");
+    }
+
+    /// Process id of the control plane.
+    ///
+    /// # Panics
+    /// When it does not run.
+    #[must_use]
+    pub fn control_pid(&self) -> u32 {
+        self.control.as_ref().expect("the control plane runs").pid()
+    }
+
+    /// Directory of the mesh and of all logs.
+    #[must_use]
+    pub fn home(&self) -> &Path {
+        self.home.path()
+    }
+
+    /// A `naka` command with this mesh's environment and no other.
+    pub fn command<I: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = I>) -> Command {
+        let mut command = Command::new(naka());
+        command
+            .args(args)
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("HOME", self.home.path())
+            .env("NAKA_HOME", self.home.path())
+            .current_dir(self.home.path());
+        command
+    }
+
+    /// Runs a command to its end.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn naka<I: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = I>) -> Output {
+        self.command(args).output().expect("naka starts")
+    }
+
+    /// Runs a command that must succeed and returns its stdout.
+    ///
+    /// # Panics
+    /// When it exits with anything but 0.
+    #[track_caller]
+    pub fn ok<I: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = I>) -> String {
+        let args: Vec<_> = args.into_iter().map(|a| a.as_ref().to_owned()).collect();
+        let output = self.naka(&args);
+        assert!(
+            output.status.success(),
+            "naka {args:?} exited with {:?}\nstdout: {}\nstderr: {}",
+            output.status.code(),
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Writes a file into the mesh's directory.
+    ///
+    /// # Panics
+    /// When the disk refuses.
+    pub fn file(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.home.path().join(name);
+        std::fs::write(&path, text).expect("write a test file");
+        path
+    }
+
+    /// Applies manifests and waits until every proxy has them.
+    #[track_caller]
+    pub fn apply(&self, name: &str, manifests: &str) {
+        let file = self.file(name, manifests);
+        self.ok([
+            OsStr::new("apply"),
+            OsStr::new("--wait"),
+            OsStr::new("-f"),
+            file.as_os_str(),
+        ]);
+    }
+
+    /// Starts `naka run … -- COMMAND` under a name for its log files.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn run(&self, name: &str, options: &[&str], command: &[&str]) -> Program {
+        let args = ["run"].iter().chain(options).chain(&["--"]).chain(command);
+        Program::start(name, self.home.path(), &mut self.command(args)).expect("start naka run")
+    }
+
+    /// Starts an HTTP server of service `service` and version `version` in the mesh; its log is [`Mesh::served`].
+    ///
+    /// # Panics
+    /// When it does not become ready soon.
+    pub fn serve(&self, service: &str, version: &str) -> Program {
+        let port = free_port().to_string();
+        let name = format!("{service}-{version}");
+        let log = self.log(&name);
+        let label = format!("version={version}");
+        let prog = testprog();
+        let prog = prog.to_str().expect("a printable path");
+        let program = self.run(
+            &name,
+            &["-s", service, "-p", &port, "-l", &label],
+            &[
+                prog,
+                "serve",
+                "--port",
+                &port,
+                "--name",
+                service,
+                "--version",
+                version,
+                "--log",
+                log.to_str().expect("printable"),
+            ],
+        );
+        self.wait_ready(&format!("{service}.default"), &program);
+        program
+    }
+
+    /// Waits until the program's workload is registered as ready.
+    ///
+    /// # Panics
+    /// When that does not happen soon.
+    pub fn wait_ready(&self, what: &str, program: &Program) {
+        let service = what.split('.').next().unwrap_or(what);
+        until(
+            &format!("a ready workload of {what}; stderr: {}", program.err()),
+            SOON,
+            || {
+                let workloads: Value = serde_json::from_slice(
+                    &self.naka(["get", "workloads", "-A", "-o", "json"]).stdout,
+                )
+                .ok()?;
+                let items = workloads
+                    .get("items")
+                    .unwrap_or(&workloads)
+                    .as_array()?
+                    .clone();
+                let pid_seen = items.iter().any(|w| {
+                    let text = w.to_string();
+                    text.contains(&format!("\"{service}\""))
+                        && text.to_ascii_lowercase().contains("ready")
+                });
+                pid_seen.then_some(())
+            },
+        );
+    }
+
+    /// Path of a program's own log.
+    #[must_use]
+    pub fn log(&self, name: &str) -> PathBuf {
+        self.home.path().join(format!("{name}.jsonl"))
+    }
+
+    /// Lines that a program logged.
+    #[must_use]
+    pub fn logged(&self, name: &str) -> Vec<Value> {
+        let text = std::fs::read_to_string(self.log(name)).unwrap_or_default();
+        text.lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect()
+    }
+
+    /// A load from inside the mesh: `options` of `naka run`, then the load's own arguments; its log is `name`.
+    pub fn load(&self, name: &str, options: &[&str], arguments: &[&str]) -> Program {
+        let (prog, log) = (testprog(), self.log(name));
+        let mut command = vec![
+            prog.to_str().unwrap_or_default(),
+            "load",
+            "--log",
+            log.to_str().unwrap_or_default(),
+        ];
+        command.extend_from_slice(arguments);
+        self.run(name, options, &command)
+    }
+
+    /// Process id of the sidecar that `naka run` started beside its program.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn sidecar_of(&self, run: &Program) -> Result<u32> {
+        let mut queue = vec![run.pid()];
+        while let Some(pid) = queue.pop() {
+            let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            if command.split(|b| *b == 0).any(|word| word == b"sidecar") {
+                return Ok(pid);
+            }
+            queue.extend(children(pid));
+        }
+        Err(anyhow::anyhow!("no sidecar below process {}", run.pid())).context(run.err())
+    }
+}
