@@ -1,0 +1,420 @@
+//! The server's side of one stream: a ledger of what the client subscribed to, was sent, and acknowledged.
+//!
+//! The ledger knows nothing of meaning. The driver tells it the desired state of names that may have changed; it
+//! answers with the responses that bring the client there, and nothing when the client is there already. Additions
+//! go out in the order of [`order::ADDITIONS`], removals after all additions in the opposite order.
+//!
+//! Invariants: a version the client holds, or was sent and did not refuse, is not sent again, except when the client
+//! subscribes to the name anew (the protocol demands an answer then); a refused version is not sent again either,
+//! until the content changes; an unknown nonce changes nothing.
+
+use crate::order;
+use crate::reject;
+use crate::resource::{Encoded, Reject};
+use naka_wire::envoy::envoy::service::discovery::v3::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource,
+};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+const WILDCARD: &str = "*";
+/// A response is closed once its resources pass this size, so that no message comes near the client's cap.
+const RESPONSE_BYTES: usize = 1 << 20;
+
+/// What a request meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// First request of a type on this stream.
+    Opened {
+        /// Type.
+        type_url: String,
+    },
+    /// The client wants these names, or with `wildcard` everything there is for it.
+    Subscribed {
+        /// Type.
+        type_url: String,
+        /// Names, without the wildcard.
+        names: Vec<String>,
+        /// Whether everything is wanted from now on.
+        wildcard: bool,
+    },
+    /// The client gave up these names.
+    Unsubscribed {
+        /// Type.
+        type_url: String,
+        /// Names.
+        names: Vec<String>,
+    },
+    /// The client has these versions in force (`None`: the name is gone).
+    Acked {
+        /// Type.
+        type_url: String,
+        /// Names and versions.
+        resources: Vec<(String, Option<String>)>,
+    },
+    /// The client refused these resources; the others of the response were acknowledged.
+    Nacked {
+        /// Type.
+        type_url: String,
+        /// Names and reasons.
+        rejects: Vec<Reject>,
+    },
+}
+
+/// The desired state of one name.
+#[derive(Debug, Clone)]
+pub struct Change {
+    /// Type.
+    pub type_url: &'static str,
+    /// Name.
+    pub name: String,
+    /// The resource; `None` when there must be none.
+    pub resource: Option<Arc<Encoded>>,
+}
+
+/// What one name has come to on this stream.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Last version sent, or named by the client when it connected. `None`: sent as removed.
+    pub sent: Option<String>,
+    /// Version the client confirmed.
+    pub acked: Option<String>,
+    /// Version the client refused, and why.
+    pub refused: Option<(String, String)>,
+    /// Responses about this name without verdict.
+    pub in_flight: u32,
+}
+
+/// State of one type.
+#[derive(Debug, Default)]
+pub struct TypeState {
+    opened: bool,
+    wildcard: bool,
+    names: BTreeSet<String>,
+    held: BTreeMap<String, Held>,
+    owed: BTreeSet<String>,
+}
+
+impl TypeState {
+    /// Whether the client sent a request of this type.
+    #[must_use]
+    pub fn opened(&self) -> bool {
+        self.opened
+    }
+    /// Whether the client wants everything.
+    #[must_use]
+    pub fn wildcard(&self) -> bool {
+        self.wildcard
+    }
+    /// Names the client asked for.
+    #[must_use]
+    pub fn names(&self) -> &BTreeSet<String> {
+        &self.names
+    }
+    /// What it was sent and holds.
+    #[must_use]
+    pub fn held(&self) -> &BTreeMap<String, Held> {
+        &self.held
+    }
+    /// Names the client must be answered about, whatever it holds.
+    #[must_use]
+    pub fn owed(&self) -> &BTreeSet<String> {
+        &self.owed
+    }
+}
+
+#[derive(Debug)]
+struct Sent {
+    type_url: String,
+    resources: Vec<(String, Option<String>)>,
+}
+
+/// The ledger of one stream.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    types: BTreeMap<String, TypeState>,
+    nonce: u64,
+    in_flight: BTreeMap<u64, Sent>,
+}
+
+impl Ledger {
+    /// An empty ledger for a new stream.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// State of a type; `None` before its first request and its first response.
+    #[must_use]
+    pub fn of(&self, type_url: &str) -> Option<&TypeState> {
+        self.types.get(type_url)
+    }
+
+    /// Whether the client sent a request of this type.
+    #[must_use]
+    pub fn opened(&self, type_url: &str) -> bool {
+        self.of(type_url).is_some_and(TypeState::opened)
+    }
+
+    /// Responses without verdict.
+    #[must_use]
+    pub fn unanswered(&self) -> usize {
+        self.in_flight.len()
+    }
+
+    /// What is held of a name.
+    #[must_use]
+    pub fn held(&self, type_url: &str, name: &str) -> Option<&Held> {
+        self.of(type_url)?.held.get(name)
+    }
+
+    /// Takes a request; the notices tell what it meant, in the order acknowledgement, opening, subscriptions.
+    pub fn on(&mut self, request: &DeltaDiscoveryRequest) -> Vec<Notice> {
+        let mut notices = Vec::new();
+        self.verdict(request, &mut notices);
+        let state = self.types.entry(request.type_url.clone()).or_default();
+        let type_url = &request.type_url;
+        let first = !state.opened;
+        if first {
+            state.opened = true;
+            for (name, version) in &request.initial_resource_versions {
+                let held = Held {
+                    sent: Some(version.clone()),
+                    acked: Some(version.clone()),
+                    ..Held::default()
+                };
+                state.held.insert(name.clone(), held);
+            }
+            notices.push(Notice::Opened {
+                type_url: type_url.clone(),
+            });
+        }
+        let (mut names, mut wildcard) = (Vec::new(), false);
+        for name in &request.resource_names_subscribe {
+            if name == WILDCARD {
+                wildcard = !state.wildcard;
+                state.wildcard = true;
+                continue;
+            }
+            state.names.insert(name.clone());
+            // A name asked for again is answered again, unless the client just said which version it has.
+            if !(first && state.held.contains_key(name)) {
+                state.owed.insert(name.clone());
+            }
+            names.push(name.clone());
+        }
+        if wildcard || !names.is_empty() {
+            notices.push(Notice::Subscribed {
+                type_url: type_url.clone(),
+                names,
+                wildcard,
+            });
+        }
+        let mut gone = Vec::new();
+        for name in &request.resource_names_unsubscribe {
+            if name == WILDCARD {
+                state.wildcard = false;
+            } else if state.names.remove(name) {
+                state.owed.remove(name);
+                if !state.wildcard {
+                    // The client drops it by itself: nothing is to be removed over the wire.
+                    state.held.remove(name);
+                }
+                gone.push(name.clone());
+            }
+        }
+        if !gone.is_empty() {
+            notices.push(Notice::Unsubscribed {
+                type_url: type_url.clone(),
+                names: gone,
+            });
+        }
+        notices
+    }
+
+    fn verdict(&mut self, request: &DeltaDiscoveryRequest, notices: &mut Vec<Notice>) {
+        let nonce = request.response_nonce.parse().ok();
+        let Some(sent) = nonce.and_then(|nonce: u64| self.in_flight.remove(&nonce)) else {
+            return;
+        };
+        let refused: BTreeMap<String, String> = match &request.error_detail {
+            None => BTreeMap::new(),
+            Some(status) => match reject::decode(status) {
+                Some(rejects) => rejects.into_iter().map(|r| (r.name, r.reason)).collect(),
+                None => sent
+                    .resources
+                    .iter()
+                    .map(|(name, _)| (name.clone(), status.message.clone()))
+                    .collect(),
+            },
+        };
+        let Some(state) = self.types.get_mut(&sent.type_url) else {
+            return;
+        };
+        let (mut acked, mut rejects) = (Vec::new(), Vec::new());
+        for (name, version) in sent.resources {
+            let reason = refused.get(&name);
+            if let Some(held) = state.held.get_mut(&name) {
+                held.in_flight = held.in_flight.saturating_sub(1);
+                match (&version, reason) {
+                    (Some(version), Some(reason)) => {
+                        held.refused = Some((version.clone(), reason.clone()));
+                    }
+                    (version, None) => {
+                        held.acked.clone_from(version);
+                        held.refused = None;
+                    }
+                    (None, Some(_)) => {}
+                }
+                if held.sent.is_none() && held.in_flight == 0 {
+                    state.held.remove(&name);
+                }
+            }
+            match reason {
+                Some(reason) => rejects.push(Reject {
+                    name,
+                    reason: reason.clone(),
+                }),
+                None => acked.push((name, version)),
+            }
+        }
+        let type_url = sent.type_url;
+        if !acked.is_empty() {
+            notices.push(Notice::Acked {
+                type_url: type_url.clone(),
+                resources: acked,
+            });
+        }
+        if !rejects.is_empty() {
+            notices.push(Notice::Nacked { type_url, rejects });
+        }
+    }
+
+    /// The responses that bring the client to the desired state of these names; `revision` goes into each.
+    pub fn plan(
+        &mut self,
+        changes: impl IntoIterator<Item = Change>,
+        revision: &str,
+    ) -> Vec<DeltaDiscoveryResponse> {
+        let mut changes: Vec<Change> = changes.into_iter().collect();
+        changes.sort_by(|a, b| {
+            (order::rank(a.type_url), &a.name).cmp(&(order::rank(b.type_url), &b.name))
+        });
+        changes.dedup_by(|b, a| a.type_url == b.type_url && a.name == b.name);
+        let (additions, mut removals): (Vec<Change>, Vec<Change>) = changes
+            .into_iter()
+            .partition(|change| change.resource.is_some());
+        removals.reverse();
+        let mut out = Batches::new(revision);
+        for change in additions.into_iter().chain(removals) {
+            self.plan_one(change, &mut out);
+        }
+        let mut responses = out.done();
+        for response in &mut responses {
+            self.dispatch(response);
+        }
+        responses
+    }
+
+    fn plan_one(&mut self, change: Change, out: &mut Batches) {
+        let state = self.types.entry(change.type_url.to_owned()).or_default();
+        let owed = state.owed.remove(&change.name);
+        let held = state.held.get(&change.name);
+        match change.resource {
+            Some(resource) => {
+                let has = held.is_some_and(|held| held.sent.as_ref() == Some(&resource.version));
+                if owed || !has {
+                    out.add(change.type_url, change.name, &resource);
+                }
+            }
+            None => {
+                let has = held.is_some_and(|held| held.sent.is_some());
+                if owed || has {
+                    out.remove(change.type_url, change.name);
+                }
+            }
+        }
+    }
+
+    fn dispatch(&mut self, response: &mut DeltaDiscoveryResponse) {
+        self.nonce += 1;
+        response.nonce = self.nonce.to_string();
+        let state = self.types.entry(response.type_url.clone()).or_default();
+        let added = response
+            .resources
+            .iter()
+            .map(|r| (r.name.clone(), Some(r.version.clone())));
+        let removed = response.removed_resources.iter().map(|n| (n.clone(), None));
+        let resources: Vec<(String, Option<String>)> = added.chain(removed).collect();
+        for (name, version) in &resources {
+            let held = state.held.entry(name.clone()).or_default();
+            held.sent.clone_from(version);
+            held.in_flight += 1;
+        }
+        let type_url = response.type_url.clone();
+        self.in_flight.insert(
+            self.nonce,
+            Sent {
+                type_url,
+                resources,
+            },
+        );
+    }
+}
+
+/// Gathers resources into responses: one type each, bounded in size.
+struct Batches<'a> {
+    revision: &'a str,
+    done: Vec<DeltaDiscoveryResponse>,
+    bytes: usize,
+}
+
+impl<'a> Batches<'a> {
+    fn new(revision: &'a str) -> Self {
+        Self {
+            revision,
+            done: Vec::new(),
+            bytes: 0,
+        }
+    }
+
+    fn slot(&mut self, type_url: &str, removal: bool) -> &mut DeltaDiscoveryResponse {
+        let fits = self.done.last().is_some_and(|last| {
+            last.type_url == type_url
+                && self.bytes < RESPONSE_BYTES
+                // A response that removes is apart from one that adds, unless nothing of another type lies between.
+                && (removal || last.removed_resources.is_empty())
+        });
+        if !fits {
+            self.bytes = 0;
+            self.done.push(DeltaDiscoveryResponse {
+                system_version_info: self.revision.to_owned(),
+                type_url: type_url.to_owned(),
+                ..DeltaDiscoveryResponse::default()
+            });
+        }
+        self.done
+            .last_mut()
+            .expect("invariant: one was just pushed")
+    }
+
+    fn add(&mut self, type_url: &str, name: String, resource: &Encoded) {
+        let size = resource.any.value.len();
+        let response = self.slot(type_url, false);
+        response.resources.push(Resource {
+            name,
+            version: resource.version.clone(),
+            resource: Some(resource.any.clone()),
+            ..Resource::default()
+        });
+        self.bytes += size;
+    }
+
+    fn remove(&mut self, type_url: &str, name: String) {
+        self.slot(type_url, true).removed_resources.push(name);
+    }
+
+    fn done(self) -> Vec<DeltaDiscoveryResponse> {
+        self.done
+    }
+}
