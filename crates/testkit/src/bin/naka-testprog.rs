@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! naka-testprog serve --port P --name NAME --version V --log FILE [--bind ADDR]
-//! naka-testprog load  --url URL --rate N --for SECONDS --connections N --log FILE [--count N] [--marker TEXT]
+//! naka-testprog load  --url URL --rate N --for SECONDS --connections N --log FILE [--count N] [--marker TEXT] [--method M]
 //! naka-testprog echo  --port P             TCP echo
 //! naka-testprog greet --port P             TCP, server speaks first
 //! naka-testprog hold  --url URL --log FILE an upgraded connection that echoes a line every 20 ms until stdin ends
@@ -12,7 +12,6 @@
 #![expect(
     clippy::print_stdout,
     clippy::print_stderr,
-    clippy::exit,
     reason = "a command-line program"
 )]
 
@@ -27,7 +26,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-fn main() {
+fn main() -> std::process::ExitCode {
     let mut args = std::env::args().skip(1);
     let command = args.next().unwrap_or_default();
     let mut options = HashMap::new();
@@ -47,8 +46,9 @@ fn main() {
     };
     if let Err(error) = result {
         eprintln!("naka-testprog {command}: {error:#}");
-        std::process::exit(1);
+        return std::process::ExitCode::FAILURE;
     }
+    std::process::ExitCode::SUCCESS
 }
 
 type Options = HashMap<String, String>;
@@ -206,6 +206,7 @@ fn tcp(options: &Options, greeting: Option<&'static [u8]>) -> Result<()> {
 struct Load {
     url: String,
     marker: String,
+    method: String,
     log: Log,
     start: Instant,
     interval: Duration,
@@ -221,6 +222,10 @@ fn load(options: &Options) -> Result<()> {
     let load = Arc::new(Load {
         url: option(options, "url")?.to_owned(),
         marker: options.get("marker").cloned().unwrap_or_default(),
+        method: options
+            .get("method")
+            .map_or("GET", String::as_str)
+            .to_owned(),
         log: Log::open(options.get("log"))?,
         start: Instant::now(),
         interval: Duration::from_nanos(1_000_000_000 / rate),
@@ -269,7 +274,7 @@ fn send_all(load: &Load) {
                 client = Some(Client::open(&load.url)?);
             }
             let open = client.as_mut().context("just opened")?;
-            open.request("GET", &load.url, &headers, b"")
+            open.request(&load.method, &load.url, &headers, b"")
         })();
         let latency_us = u64::try_from(due.elapsed().as_micros()).unwrap_or(u64::MAX);
         let line = match outcome {

@@ -1,0 +1,6 @@
+//! The evidence: what Naka promises, seen from outside on real processes. Each test has a twin that shows it can fail.
+//!
+//! Sizes: quick by default, full with `NAKA_EVIDENCE=full` (`make evidence`). Run with few threads: each test is a mesh.
+
+mod count;
+mod traffic;
