@@ -1,1 +1,13 @@
-//! Naka control.
+//! The control plane: registry of workloads, compilation of objects into xDS, push, API server, CA service.
+//!
+//! One direction: store (events) → [`world::World`] (everything joined for one revision) → `compile` (pure) → `push`
+//! (one latest-value slot per subscriber) → delta xDS. [`run`] puts the parts together.
+//!
+//! Invariants: nothing below `compile` decides meaning; nothing in `compile` knows time, sockets or other proxies;
+//! status never enters the store.
+
+pub mod run;
+pub mod settings;
+
+pub use run::{Bound, run};
+pub use settings::{Addresses, Settings};
