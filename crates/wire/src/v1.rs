@@ -1,0 +1,7 @@
+//! Naka's own messages, `naka.wire.v1`: what `proto/naka/wire/v1/workloads.proto` says.
+#![expect(
+    missing_docs,
+    reason = "generated; the comments are in the .proto file"
+)]
+
+include!("gen/naka.wire.v1.rs");
