@@ -1,0 +1,47 @@
+# Naka. Two commands are enough: `make demo` and `make test`. Everything they need is set up on the way.
+
+# One profile for what runs: optimised, no LTO, quick to link (see Cargo.toml).
+PROFILE := mesh
+NAKA := target/$(PROFILE)/naka
+
+.PHONY: help demo test evidence check bench-quick install setup
+
+help:
+	@echo 'make demo         a whole mesh with load on this machine (DEMO="--for 30s --rate 200", Ctrl-C ends it)'
+	@echo 'make test         everything, in quick sizes: checks, unit tests, meshes of real processes'
+	@echo 'make evidence     the same tests at full size'
+	@echo 'make check        formatting, lints, dependency arrows, documentation; no processes'
+	@echo 'make bench-quick  CPU per request and memory beside a real Envoy'
+	@echo 'make install      naka into PREFIX/bin (default /usr/local)'
+
+demo:
+	@scripts/demo.sh $(PROFILE) $(DEMO)
+
+test: check
+	@scripts/setup.sh peers
+	@scripts/test.sh $(PROFILE) quick
+
+evidence:
+	@scripts/setup.sh peers
+	@scripts/test.sh $(PROFILE) full
+
+check:
+	@scripts/setup.sh build
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	cargo test --quiet --locked -p naka-testkit --test tidy
+	RUSTDOCFLAGS='-D warnings' cargo doc --quiet --workspace --no-deps --locked
+
+bench-quick:
+	@scripts/setup.sh peers
+	cargo build --profile $(PROFILE) --locked -p naka-cli -p naka-testkit
+	NAKA_ENVOY=.venv/bin/envoy target/$(PROFILE)/naka-bench
+
+PREFIX ?= /usr/local
+install:
+	@scripts/setup.sh build
+	cargo build --release --locked -p naka-cli
+	install -D -m 0755 target/release/naka $(DESTDIR)$(PREFIX)/bin/naka
+
+setup:
+	@scripts/setup.sh peers

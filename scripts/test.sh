@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# Builds every test in one profile, runs them, prints both times and the ten slowest tests.
+# Usage: scripts/test.sh PROFILE quick|full [FILTER]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+profile=$1 size=$2 filter=${3:-}
+export NAKA_EVIDENCE=$size
+export NAKA_VENV=$PWD/.venv
+# Lets libtest report the time of each test; the compiler is not affected.
+report=(-Z unstable-options --report-time)
+mkdir -p target
+log=target/test-output.txt
+: >"$log"
+
+now() { date +%s; }
+start=$(now)
+echo "building all tests (profile $profile)"
+cargo build --quiet --locked --profile "$profile" --workspace --bins
+cargo test --locked --profile "$profile" --workspace --no-run 2>&1 | tee target/test-build.txt | grep -E '^(error|warning: unused)' || true
+grep -q '^error' target/test-build.txt && exit 1
+mapfile -t binaries < <(sed -n 's/^ *Executable .*(\(.*\))$/\1/p' target/test-build.txt)
+built=$(now)
+echo "built in $((built - start)) s; running ${#binaries[@]} test programs"
+
+failed=0
+for binary in "${binaries[@]}"; do
+    threads=()
+    # A process test is a whole mesh; more than two at once on two cores would measure the machine, not Naka.
+    case $binary in *evidence-*) threads=(--test-threads=2) ;; esac
+    dir=crates/$(basename "$binary" | sed 's/-[0-9a-f]*$//' | sed 's/^naka_//')
+    [ -d "$dir" ] || dir=crates/testkit
+    if ! (cd "$dir" && RUSTC_BOOTSTRAP=1 "$OLDPWD/$binary" "${report[@]}" "${threads[@]}" $filter) >>"$log" 2>&1; then
+        failed=1
+        echo "FAILED: $binary"
+    fi
+done
+ended=$(now)
+grep -E '^(test .* FAILED|---- .* stdout|thread .* panicked)' "$log" || true
+[ "$failed" = 0 ] || sed -n '/^failures:/,/^test result/p' "$log" | head -n 300
+echo "== ten slowest tests =="
+sed -n 's/^test \(.*\) \.\.\. ok <\(.*\)s>$/\2 \1/p' "$log" | sort -rn | head -n 10 | awk '{printf "%8.2f s  %s\n", $1, $2}'
+awk '/^test result:/ {p += $4; f += $6} END {printf "%d passed, %d failed\n", p, f}' "$log" >target/test-summary.txt
+echo "build $((built - start)) s, tests $((ended - built)) s, size $size"
+cat target/test-summary.txt
+exit $failed
