@@ -5,5 +5,6 @@
 mod count;
 mod identity;
 mod input;
+mod newcomer;
 mod restart;
 mod traffic;
