@@ -1,1 +1,36 @@
-//! Naka store.
+//! The event log and its folds: everything that happens to the mesh is an [`Event`], and the state is what the
+//! events add up to (design decision 7).
+//!
+//! [`Store::open`] replays the log of a mesh directory and says what it met ([`Recovery`]); [`Store::commit`] answers
+//! only once the change is on disk; [`Store::snapshot`] hands out the state without waiting for anybody. History,
+//! `get --at`, undo and audit are queries on the same events.
+//!
+//! Why a log of our own rather than an embedded database: an append-only file whose records carry length, checksum
+//! and the hash of their predecessor is 300 lines, can be read by eye, and makes audit and undo the storage format
+//! instead of a feature on top.
+//!
+//! Invariants: one process per directory (lock file); one thread writes; nothing is answered before `fdatasync`;
+//! after a failed write or sync nothing is written again; a secret value enters a record only sealed.
+//!
+//! Not here: what objects mean (`naka-api`), status of any kind, the wire.
+
+mod checkpoint;
+mod error;
+mod event;
+mod fold;
+mod log;
+mod place;
+mod plan;
+mod query;
+mod seal;
+mod stamp;
+mod store;
+mod writer;
+
+pub use error::Error;
+pub use event::{Action, Commit, Draft, Event, Filter, RecordKey};
+pub use fold::Snapshot;
+pub use log::{Damage, Recovery};
+pub use seal::{REDACTED, redact};
+pub use stamp::rfc3339;
+pub use store::{Repaired, Settings, Store};

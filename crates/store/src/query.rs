@@ -1,0 +1,192 @@
+//! Questions to the log: events, history, the state of then, what would take a change back.
+
+use crate::Error;
+use crate::event::{DELETE, Draft, Event, Filter, PUT};
+use crate::fold::{Folded, Snapshot};
+use crate::log::{Span, lines};
+use crate::plan::revision_of;
+use crate::store::Store;
+use naka_types::name::ObjectRef;
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+use std::os::unix::fs::FileExt;
+use std::sync::{Arc, PoisonError};
+
+impl Store {
+    /// Events whose sequence number is in `range` and that match, oldest first, at most `limit`.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn events(
+        &self,
+        range: RangeInclusive<u64>,
+        filter: &Filter,
+        limit: usize,
+    ) -> Result<Vec<Arc<Event>>, Error> {
+        let mut found = Vec::new();
+        let spans = self.spans(*range.start());
+        for span in spans {
+            for event in self.read(span)? {
+                if event.seq > *range.end() || found.len() >= limit {
+                    return Ok(found);
+                }
+                if range.contains(&event.seq) && filter.matches(&event) {
+                    found.push(event);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// The newest events that match, newest first, at most `limit`.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn history(&self, filter: &Filter, limit: usize) -> Result<Vec<Arc<Event>>, Error> {
+        let mut found = Vec::new();
+        for span in self.spans(0).into_iter().rev() {
+            for event in self.read(span)?.into_iter().rev() {
+                if found.len() >= limit {
+                    return Ok(found);
+                }
+                if filter.matches(&event) {
+                    found.push(event);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Events after `revision`, for watches; only what is held in memory.
+    ///
+    /// # Errors
+    /// [`Error::Gone`] when some of them are not held any more, [`Error::NoSuchRevision`] for the future.
+    pub fn since(&self, revision: u64) -> Result<Vec<Arc<Event>>, Error> {
+        let recent = self.shared.recent.read().unwrap_or_else(PoisonError::into_inner);
+        if revision < recent.gone {
+            return Err(Error::Gone {
+                asked: revision,
+                oldest: recent.gone,
+            });
+        }
+        let last = recent.events.back().map_or(recent.gone, |(event, _)| event.seq);
+        if revision > last {
+            return Err(Error::NoSuchRevision(revision));
+        }
+        let skip = usize::try_from(revision - recent.gone).unwrap_or(usize::MAX);
+        Ok(recent.events.iter().skip(skip).map(|(event, _)| event.clone()).collect())
+    }
+
+    /// The state as it was after the commit that holds `revision`; 0 is the empty state.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchRevision`] for the future, or when the log cannot be read.
+    pub fn at(&self, revision: u64) -> Result<Snapshot, Error> {
+        let now = self.snapshot();
+        if revision == now.revision {
+            return Ok(now.as_ref().clone());
+        }
+        if revision > now.revision {
+            return Err(Error::NoSuchRevision(revision));
+        }
+        let mut folded = Folded::default();
+        for span in self.spans(0) {
+            if folded.revision >= revision {
+                break;
+            }
+            for event in self.read(span)? {
+                folded.apply(&event);
+            }
+        }
+        Ok(folded.decode())
+    }
+
+    /// Drafts that take back what the commit of `revision` did to objects.
+    ///
+    /// # Errors
+    /// [`Error::UndoConflict`] when a later change touched one of the objects, [`Error::NothingToUndo`] when it
+    /// changed none, [`Error::NoSuchRevision`] when there is no such commit.
+    pub fn undo(&self, revision: u64, actor: &str, cause: &str) -> Result<Vec<Draft>, Error> {
+        let spans = self.spans(revision);
+        let Some((own, later)) = spans.split_first().filter(|_| revision > 0) else {
+            return Err(Error::NoSuchRevision(revision));
+        };
+        let mut first: BTreeMap<ObjectRef, Arc<Event>> = BTreeMap::new();
+        let mut order = Vec::new();
+        for event in self.read(*own)?.into_iter().filter(|event| event.is_object()) {
+            if let Some(object) = event.object.clone()
+                && first.insert(object.clone(), event.clone()).is_none()
+            {
+                order.push(object);
+            } else if let Some(object) = &event.object {
+                // The earliest event knows what was there before the commit.
+                let earliest = self.read(*own)?.into_iter().find(|e| e.is_object() && e.object.as_ref() == Some(object));
+                first.extend(earliest.map(|earliest| (object.clone(), earliest)));
+            }
+        }
+        if order.is_empty() {
+            return Err(Error::NothingToUndo(revision));
+        }
+        for span in later {
+            for event in self.read(*span)? {
+                if let Some(object) = event.object.as_ref().filter(|o| event.is_object() && first.contains_key(o)) {
+                    return Err(Error::UndoConflict {
+                        revision,
+                        later: event.revision,
+                        actor: event.actor.clone(),
+                        object: object.clone(),
+                    });
+                }
+            }
+        }
+        let now = self.snapshot();
+        let drafts = order.into_iter().rev().filter_map(|object| {
+            let current = now.value(&object).map(revision_of);
+            let draft = match (first.get(&object)?.before.clone(), current) {
+                (Some(before), _) => Draft::put(actor, cause, object, before),
+                (None, Some(_)) => Draft::delete(actor, cause, object),
+                (None, None) => return None,
+            };
+            Some(draft.expecting(Some(current.unwrap_or(0))))
+        });
+        Ok(drafts.collect())
+    }
+
+    /// The newest commit that changed an object.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn last_change(&self) -> Result<Option<u64>, Error> {
+        for span in self.spans(0).into_iter().rev() {
+            let changed = self.read(span)?.iter().any(|event| {
+                event.record.is_none() && (event.kind == PUT || event.kind == DELETE)
+            });
+            if changed {
+                return Ok(Some(span.last));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Records that hold `from` or anything later.
+    fn spans(&self, from: u64) -> Vec<Span> {
+        let spans = self.shared.spans.read().unwrap_or_else(PoisonError::into_inner);
+        let start = spans.partition_point(|span| span.last < from);
+        spans[start..].to_vec()
+    }
+
+    /// The events of one record, from memory where held, else from the file.
+    fn read(&self, span: Span) -> Result<Vec<Arc<Event>>, Error> {
+        let mut payload = vec![0; span.length as usize];
+        self.reader
+            .read_exact_at(&mut payload, span.offset)
+            .map_err(|error| Error::io("reading the log", error))?;
+        lines(&payload)
+            .map(|line| {
+                serde_json::from_slice(line)
+                    .map(Arc::new)
+                    .map_err(|error| Error::Invalid(format!("event before {}: {error}", span.last)))
+            })
+            .collect()
+    }
+}

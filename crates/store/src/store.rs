@@ -1,0 +1,406 @@
+//! Opening, repairing and writing: the handle the rest of the program holds.
+
+use crate::checkpoint::{self, Checkpoint};
+use crate::event::{Commit, Draft, Event, LOSS};
+use crate::fold::{Folded, Snapshot};
+use crate::log::{self, Checks, Damage, Recovery, Scan};
+use crate::seal::{Sealer, is_secret};
+use crate::writer::{Recent, Request, Shared, Writer, lock};
+use crate::{Error, place, stamp};
+use naka_types::name::ObjectRef;
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::thread::JoinHandle;
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// Name of the log in the mesh directory.
+const LOG: &str = "log";
+/// Commits that may wait for the writer; more make callers wait.
+const QUEUE: usize = 1024;
+
+/// How a store works.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// Events between two snapshot files.
+    pub checkpoint_every: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            checkpoint_every: 1000,
+        }
+    }
+}
+
+/// The log of one mesh and its state. Share it as `Arc`.
+#[derive(Debug)]
+pub struct Store {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) reader: File,
+    sealer: Arc<Sealer>,
+    requests: Option<mpsc::Sender<Request>>,
+    thread: Option<JoinHandle<()>>,
+    /// Why nothing can be written, when opened damaged.
+    read_only: Option<String>,
+    /// Held here only when nothing is written; else the writer holds it.
+    _lock: Option<File>,
+}
+
+/// What a repair did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Repaired {
+    /// Last revision that is kept.
+    pub revision: u64,
+    /// The damage that was cut off.
+    pub damage: Option<Damage>,
+    /// Where the damaged file was put.
+    pub kept_as: Option<PathBuf>,
+}
+
+impl Store {
+    /// Opens the log of a mesh directory, making both when missing.
+    ///
+    /// # Errors
+    /// When another process has it, when it is of a newer format, or when files cannot be read or made. Damage is no
+    /// error: the sound part is served read-only and [`Recovery`] says what is wrong.
+    pub fn open(dir: &Path, settings: Settings) -> Result<(Arc<Self>, Recovery), Error> {
+        let claimed = place::claim(dir)?;
+        let path = dir.join(LOG);
+        if !path.exists() {
+            let fresh = !dir.join(checkpoint::FILE).exists();
+            if !fresh {
+                return Err(Error::Invalid(format!(
+                    "{} is missing although a snapshot of it exists; restore it from a backup",
+                    path.display()
+                )));
+            }
+            place::replace(dir, LOG, &[&log::file_head()])?;
+        }
+        let file = open_log(&path)?;
+        let reader = file
+            .try_clone()
+            .map_err(|error| Error::io("opening the log", error))?;
+        let replay = Replay::read(dir, &file, Checks::ALL)?;
+        let Replay {
+            scan,
+            folded,
+            recent,
+            mut recovery,
+        } = replay;
+        let sealed = folded.objects.keys().any(is_secret);
+        let sealer = Arc::new(Sealer::open(dir, !sealed)?);
+        let state = folded.decode();
+        for object in state.unreadable.keys() {
+            recovery
+                .remarks
+                .push(format!("{object} cannot be read by this version and is not in force"));
+        }
+        let shared = Arc::new(Shared {
+            snapshot: RwLock::new(Arc::new(state.clone())),
+            recent: RwLock::new(recent),
+            spans: RwLock::new(scan.spans),
+            stopped: Mutex::new(None),
+            revision: watch::Sender::new(state.revision),
+        });
+        let mut store = Self {
+            shared: shared.clone(),
+            reader,
+            sealer: sealer.clone(),
+            requests: None,
+            thread: None,
+            read_only: recovery.damage.as_ref().map(ToString::to_string),
+            _lock: None,
+        };
+        if store.read_only.is_some() {
+            store._lock = Some(claimed);
+            return Ok((Arc::new(store), recovery));
+        }
+        let writer = Writer {
+            dir: dir.to_owned(),
+            file: cut(file, scan.end, recovery.torn.is_some())?,
+            lock: claimed,
+            checkpointed: recovery.from_snapshot.unwrap_or(0),
+            checkpoint_every: settings.checkpoint_every.max(1),
+            state,
+            hash: scan.hash,
+            end: scan.end,
+            sealer,
+            shared,
+            saving: None,
+        };
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        let loss = name_loss(&sender, &recovery);
+        store.requests = Some(sender);
+        store.thread = Some(
+            std::thread::Builder::new()
+                .name("naka-log".to_owned())
+                .spawn(move || writer.run(receiver))
+                .map_err(|error| Error::io("starting the log's thread", error))?,
+        );
+        if let Some(loss) = loss {
+            recovery.revision = wait(loss)?.revision;
+        }
+        Ok((Arc::new(store), recovery))
+    }
+
+    /// Cuts damage off so that the store can be written again. The damaged file is kept beside it.
+    ///
+    /// # Errors
+    /// When the store is in use, of a newer format, or files cannot be written.
+    pub fn repair(dir: &Path) -> Result<Repaired, Error> {
+        let _claimed = place::claim(dir)?;
+        let path = dir.join(LOG);
+        let file = open_log(&path)?;
+        let replay = Replay::read(dir, &file, Checks::ALL)?;
+        let Some(damage) = replay.recovery.damage.clone() else {
+            return Ok(Repaired {
+                revision: replay.scan.last,
+                damage: None,
+                kept_as: None,
+            });
+        };
+        let kept = dir.join(format!("log.damaged-{}", stamp::now_ms()));
+        std::fs::copy(&path, &kept).map_err(|error| Error::io(format!("keeping {}", kept.display()), error))?;
+        File::open(&kept)
+            .and_then(|kept| kept.sync_all())
+            .map_err(|error| Error::io(format!("keeping {}", kept.display()), error))?;
+        let snapshot = dir.join(checkpoint::FILE);
+        if snapshot.exists() {
+            // It may be ahead of what is kept; the next one is made from the log.
+            let aside = kept.with_extension("snapshot");
+            std::fs::rename(&snapshot, &aside).map_err(|error| Error::io("moving the snapshot aside", error))?;
+        }
+        let body = sound_part(&file, replay.scan.end)?;
+        place::replace(dir, LOG, &[&log::file_head(), &body])?;
+        Ok(Repaired {
+            revision: replay.scan.last,
+            damage: Some(damage),
+            kept_as: Some(kept),
+        })
+    }
+
+    /// Makes all drafts into events, or none. When it returns they are on disk. Dropping the future does not take a
+    /// commit back that has been handed in.
+    ///
+    /// # Errors
+    /// Preconditions, sealing, or a store that does not write any more.
+    pub async fn commit(&self, drafts: Vec<Draft>) -> Result<Commit, Error> {
+        let (answer, answered) = oneshot::channel();
+        let request = Request { drafts, answer };
+        let Some(requests) = &self.requests else {
+            return Err(Error::ReadOnly(self.read_only.clone().unwrap_or_default()));
+        };
+        if requests.send(request).await.is_err() {
+            return Err(self.stopped());
+        }
+        answered.await.unwrap_or_else(|_| Err(self.stopped()))
+    }
+
+    /// The state now.
+    #[must_use]
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.shared
+            .snapshot
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Tells the newest revision; changes are published before it moves.
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.shared.revision.subscribe()
+    }
+
+    /// Why nothing can be written, if so.
+    #[must_use]
+    pub fn not_writing(&self) -> Option<String> {
+        match &self.read_only {
+            Some(why) => Some(Error::ReadOnly(why.clone()).to_string()),
+            None => lock(&self.shared.stopped)
+                .clone()
+                .map(|why| Error::Stopped(why).to_string()),
+        }
+    }
+
+    /// The plain values of a Secret. The one way out for them; callers answer for who gets to see them.
+    ///
+    /// # Errors
+    /// When there is no such Secret or it does not open.
+    pub fn reveal(&self, object: &ObjectRef) -> Result<BTreeMap<String, Vec<u8>>, Error> {
+        let snapshot = self.snapshot();
+        let stored = snapshot
+            .value(object)
+            .filter(|_| is_secret(object))
+            .ok_or_else(|| Error::NotFound(object.clone()))?;
+        self.sealer.reveal(object, stored)
+    }
+
+    fn stopped(&self) -> Error {
+        let why = lock(&self.shared.stopped).clone();
+        Error::Stopped(why.unwrap_or_else(|| "the log's thread ended".to_owned()))
+    }
+}
+
+impl Drop for Store {
+    /// Waits for the thread, so that the directory is free when this returns.
+    fn drop(&mut self) {
+        self.requests = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A log read from its start.
+pub(crate) struct Replay {
+    pub(crate) scan: Scan,
+    pub(crate) folded: Folded,
+    pub(crate) recent: Recent,
+    pub(crate) recovery: Recovery,
+}
+
+impl Replay {
+    pub(crate) fn read(dir: &Path, file: &File, checks: Checks) -> Result<Self, Error> {
+        let mut remarks = Vec::new();
+        let mut ahead = None;
+        if let Some(loaded) = checkpoint::load(dir)? {
+            match loaded {
+                Err(why) => remarks.push(why),
+                Ok(checkpoint) => {
+                    let (revision, hash) = (checkpoint.folded.revision, checkpoint.hash);
+                    let (mut replay, met) = Self::from_checkpoint(file, checks, Some(checkpoint))?;
+                    if met == Some(hash) {
+                        replay.recovery.from_snapshot = Some(revision);
+                        return Ok(replay);
+                    }
+                    ahead = met.is_none().then_some(revision);
+                    if met.is_some() {
+                        remarks.push("the snapshot file is not of this log and was ignored".to_owned());
+                    }
+                }
+            }
+        }
+        let (mut replay, _) = Self::from_checkpoint(file, checks, None)?;
+        let scan = &replay.scan;
+        replay.recovery.remarks = remarks;
+        if let Some(revision) = ahead.filter(|_| scan.damage.is_none()) {
+            let bytes = scan.torn.as_ref().map_or(0, |torn| torn.bytes);
+            replay.recovery.torn = None;
+            replay.recovery.damage = Some(Damage {
+                offset: scan.end,
+                what: format!(
+                    "the log ends at revision {}, but its snapshot was taken at {revision}: acknowledged events {} to \
+                     {revision} are lost",
+                    scan.last,
+                    scan.last + 1
+                ),
+                bytes,
+                stranded: 0,
+            });
+        }
+        Ok(replay)
+    }
+
+    /// Scans the log, folding onto a checkpoint if given; also the hash of the event the checkpoint was taken at.
+    fn from_checkpoint(
+        mut file: &File,
+        checks: Checks,
+        checkpoint: Option<Checkpoint>,
+    ) -> Result<(Self, Option<[u8; 32]>), Error> {
+        file.seek(SeekFrom::Start(0))
+            .map_err(|error| Error::io("reading the log", error))?;
+        let mut folded = checkpoint.map(|checkpoint| checkpoint.folded).unwrap_or_default();
+        let base = folded.revision;
+        let mut recent = Recent::after(base);
+        let mut met = None;
+        let scan = log::scan(file, LOG, checks, |seq, line, hash| {
+            if seq == base {
+                met = Some(*hash);
+            }
+            if seq <= base {
+                return Ok(());
+            }
+            let event: Event = serde_json::from_slice(line).map_err(|error| format!("not an event: {error}"))?;
+            folded.apply(&event);
+            recent.push(Arc::new(event), line.len());
+            Ok(())
+        })?;
+        let recovery = Recovery {
+            revision: scan.last,
+            records: scan.spans.len() as u64,
+            torn: scan.torn.clone(),
+            damage: scan.damage.clone(),
+            ..Recovery::default()
+        };
+        let replay = Self {
+            scan,
+            folded,
+            recent,
+            recovery,
+        };
+        Ok((replay, met))
+    }
+}
+
+fn open_log(path: &Path) -> Result<File, Error> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .map_err(|error| Error::io(format!("opening {}", path.display()), error))
+}
+
+/// Cuts a torn end off and stands behind the last record.
+fn cut(mut file: File, end: u64, torn: bool) -> Result<File, Error> {
+    let work = |file: &mut File| {
+        if torn {
+            file.set_len(end)?;
+            file.sync_all()?;
+        }
+        file.seek(SeekFrom::Start(end)).map(|_| ())
+    };
+    work(&mut file).map_err(|error| Error::io("cutting off an unfinished record", error))?;
+    Ok(file)
+}
+
+type Answer = oneshot::Receiver<Result<Commit, Error>>;
+
+/// Puts an event about cut-off bytes first into the queue, so that the log itself tells of the loss.
+fn name_loss(sender: &mpsc::Sender<Request>, recovery: &Recovery) -> Option<Answer> {
+    let torn = recovery.torn.as_ref()?;
+    let value = json!({"offset": torn.offset, "bytes": torn.bytes, "after": recovery.revision});
+    let drafts = vec![Draft::note("system", "recovery", LOSS, None, value)];
+    let (answer, answered) = oneshot::channel();
+    sender.try_send(Request { drafts, answer }).ok()?;
+    Some(answered)
+}
+
+/// Waits for an answer outside of any runtime or inside one alike: open is allowed to block.
+fn wait(mut answer: Answer) -> Result<Commit, Error> {
+    loop {
+        match answer.try_recv() {
+            Ok(result) => return result,
+            Err(oneshot::error::TryRecvError::Empty) => std::thread::yield_now(),
+            Err(oneshot::error::TryRecvError::Closed) => {
+                return Err(Error::Stopped("the log's thread ended".to_owned()));
+            }
+        }
+    }
+}
+
+fn sound_part(mut file: &File, end: u64) -> Result<Vec<u8>, Error> {
+    let failed = |error| Error::io("reading the log", error);
+    let skip = log::FILE_HEAD as u64;
+    file.seek(SeekFrom::Start(skip)).map_err(failed)?;
+    let mut body = Vec::new();
+    file.take(end.saturating_sub(skip))
+        .read_to_end(&mut body)
+        .map_err(failed)?;
+    Ok(body)
+}

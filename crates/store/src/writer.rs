@@ -1,0 +1,266 @@
+//! The one thread that writes: takes every commit that waits, plans each on top of the one before, writes them with
+//! one `write` and one `fdatasync`, publishes the state, then answers.
+//!
+//! Why a thread and not a task: `fdatasync` blocks for milliseconds, and while it does, the next group gathers. That
+//! is the whole of group commit.
+//!
+//! Invariant: after a failed write or sync nothing is written again. What the kernel kept of the failed pages is
+//! unknowable, so only a restart, which reads the file again, may go on.
+
+use crate::event::{Commit, Draft, Event};
+use crate::fold::Snapshot;
+use crate::log::{self, MAX_PAYLOAD, RECORD_HEAD, Span};
+use crate::plan::{Planned, plan};
+use crate::seal::Sealer;
+use crate::{Error, checkpoint, stamp};
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::thread::JoinHandle;
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// Most commits of one group; bounds the wait of the first.
+const MAX_GROUP: usize = 1024;
+/// Most bytes of one group.
+const MAX_GROUP_BYTES: usize = 8 << 20;
+/// Most recent events held in memory, for watches and short histories.
+const RECENT_EVENTS: usize = 4096;
+/// Most bytes of them.
+const RECENT_BYTES: usize = 16 << 20;
+
+/// One commit that waits.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) drafts: Vec<Draft>,
+    pub(crate) answer: oneshot::Sender<Result<Commit, Error>>,
+}
+
+/// What the writer publishes and readers read. Locks are held for a pointer copy only.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) snapshot: RwLock<Arc<Snapshot>>,
+    pub(crate) recent: RwLock<Recent>,
+    pub(crate) spans: RwLock<Vec<Span>>,
+    pub(crate) stopped: Mutex<Option<String>>,
+    pub(crate) revision: watch::Sender<u64>,
+}
+
+/// The newest events, without gaps.
+#[derive(Debug, Default)]
+pub(crate) struct Recent {
+    pub(crate) events: VecDeque<(Arc<Event>, usize)>,
+    bytes: usize,
+    /// Events up to here are not held.
+    pub(crate) gone: u64,
+}
+
+impl Recent {
+    /// Nothing held; events up to `gone` are only in the file.
+    pub(crate) fn after(gone: u64) -> Self {
+        Self {
+            gone,
+            ..Self::default()
+        }
+    }
+
+    /// Adds the next event, dropping the oldest where needed.
+    pub(crate) fn push(&mut self, event: Arc<Event>, bytes: usize) {
+        self.events.push_back((event, bytes));
+        self.bytes += bytes;
+        while self.events.len() > RECENT_EVENTS || self.bytes > RECENT_BYTES && self.events.len() > 1 {
+            if let Some((event, bytes)) = self.events.pop_front() {
+                self.bytes -= bytes;
+                self.gone = event.seq;
+            }
+        }
+    }
+}
+
+/// State of the thread.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    pub(crate) dir: PathBuf,
+    pub(crate) file: File,
+    /// Held while this process may write.
+    pub(crate) lock: File,
+    pub(crate) state: Snapshot,
+    pub(crate) hash: [u8; 32],
+    pub(crate) end: u64,
+    pub(crate) sealer: Arc<Sealer>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) checkpoint_every: u64,
+    pub(crate) checkpointed: u64,
+    pub(crate) saving: Option<JoinHandle<()>>,
+}
+
+/// A planned commit, framed.
+struct Ready {
+    commit: Commit,
+    sizes: Vec<usize>,
+    span: Option<Span>,
+    answer: oneshot::Sender<Result<Commit, Error>>,
+}
+
+impl Writer {
+    /// Works until every sender is gone.
+    pub(crate) fn run(mut self, mut requests: mpsc::Receiver<Request>) {
+        while let Some(first) = requests.blocking_recv() {
+            let mut bytes = Vec::new();
+            let mut group = Vec::new();
+            let mut next = Some(first);
+            while let Some(request) = next {
+                self.prepare(request, &mut bytes, &mut group);
+                let room = group.len() < MAX_GROUP && bytes.len() < MAX_GROUP_BYTES;
+                next = if room { requests.try_recv().ok() } else { None };
+            }
+            if let Err(why) = self.write(&bytes) {
+                tracing::error!(error = %why, "the log cannot be written; no change is accepted until restart");
+                *lock(&self.shared.stopped) = Some(why.clone());
+                for ready in group {
+                    let _ = ready.answer.send(Err(Error::Stopped(why.clone())));
+                }
+                // Waiting commits get the same answer from the closed channel.
+                break;
+            }
+            self.publish(group);
+            self.checkpoint();
+        }
+        if let Some(saving) = self.saving.take() {
+            let _ = saving.join();
+        }
+        drop(self.lock);
+    }
+
+    /// Plans a request and frames it behind `bytes`; a refused one is answered at once.
+    fn prepare(&mut self, request: Request, bytes: &mut Vec<u8>, group: &mut Vec<Ready>) {
+        let Request { drafts, answer } = request;
+        let planned = match plan(&self.state, &self.sealer, drafts, stamp::now_ms()) {
+            Ok(planned) => planned,
+            Err(error) => {
+                let _ = answer.send(Err(error));
+                return;
+            }
+        };
+        match self.frame(planned, bytes) {
+            Ok((commit, sizes, span)) => group.push(Ready {
+                commit,
+                sizes,
+                span,
+                answer,
+            }),
+            Err(error) => {
+                let _ = answer.send(Err(error));
+            }
+        }
+    }
+
+    fn frame(
+        &mut self,
+        planned: Planned,
+        bytes: &mut Vec<u8>,
+    ) -> Result<(Commit, Vec<usize>, Option<Span>), Error> {
+        let Planned {
+            mut events,
+            actions,
+        } = planned;
+        let (mut payload, mut sizes, mut hash) = (Vec::new(), Vec::new(), self.hash);
+        for event in &mut events {
+            event.prev_hash = hash;
+            let line = serde_json::to_vec(event).map_err(|error| Error::Invalid(error.to_string()))?;
+            hash = log::line_hash(&line);
+            sizes.push(line.len());
+            payload.extend_from_slice(&line);
+            payload.push(b'\n');
+        }
+        if payload.len() > MAX_PAYLOAD {
+            return Err(Error::Invalid(format!(
+                "the change is {} bytes, at most {MAX_PAYLOAD} fit into one commit",
+                payload.len()
+            )));
+        }
+        let span = (!events.is_empty()).then(|| Span {
+            offset: self.end + bytes.len() as u64 + RECORD_HEAD as u64,
+            length: u32::try_from(payload.len()).unwrap_or(u32::MAX),
+            last: self.state.revision + events.len() as u64,
+        });
+        if span.is_some() {
+            log::frame(&payload, bytes);
+        }
+        for event in &events {
+            self.state.apply(event);
+        }
+        self.hash = hash;
+        let commit = Commit {
+            revision: self.state.revision,
+            events: events.into_iter().map(Arc::new).collect(),
+            actions,
+        };
+        Ok((commit, sizes, span))
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), String> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.file
+            .write_all(bytes)
+            .map_err(|error| format!("writing the log failed: {error}"))?;
+        self.file
+            .sync_data()
+            .map_err(|error| format!("syncing the log to disk failed: {error}"))?;
+        self.end += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Makes the group visible, then answers.
+    fn publish(&self, group: Vec<Ready>) {
+        let before = self.shared.snapshot.read().unwrap_or_else(PoisonError::into_inner).revision;
+        if self.state.revision != before {
+            let mut spans = self.shared.spans.write().unwrap_or_else(PoisonError::into_inner);
+            spans.extend(group.iter().filter_map(|ready| ready.span));
+            drop(spans);
+            let mut recent = self.shared.recent.write().unwrap_or_else(PoisonError::into_inner);
+            for ready in &group {
+                for (event, size) in ready.commit.events.iter().zip(&ready.sizes) {
+                    recent.push(event.clone(), *size);
+                }
+            }
+            drop(recent);
+            let snapshot = Arc::new(self.state.clone());
+            *self.shared.snapshot.write().unwrap_or_else(PoisonError::into_inner) = snapshot;
+            self.shared.revision.send_replace(self.state.revision);
+        }
+        for ready in group {
+            // Whoever asked may have gone away; the change stands all the same.
+            let _ = ready.answer.send(Ok(ready.commit));
+        }
+    }
+
+    /// Writes a snapshot file now and then, beside the work.
+    fn checkpoint(&mut self) {
+        if self.state.revision < self.checkpointed + self.checkpoint_every {
+            return;
+        }
+        if self.saving.as_ref().is_some_and(|saving| !saving.is_finished()) {
+            return;
+        }
+        self.checkpointed = self.state.revision;
+        let (dir, state, hash) = (self.dir.clone(), self.state.clone(), self.hash);
+        let work = move || {
+            if let Err(error) = checkpoint::save(&dir, &state, hash) {
+                tracing::warn!(%error, "no snapshot file was written; the next start reads the whole log");
+            }
+        };
+        self.saving = std::thread::Builder::new()
+            .name("naka-snapshot".to_owned())
+            .spawn(work)
+            .ok();
+    }
+}
+
+/// Locks, whatever became of an earlier holder: the values are whole at every step.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
