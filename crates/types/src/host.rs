@@ -106,6 +106,12 @@ impl fmt::Display for Host {
     }
 }
 
+/// Key of a host in the name filter that every proxy holds. Part of the wire format: it never changes.
+#[must_use]
+pub fn filter_key(host: &str) -> u64 {
+    xxhash_rust::xxh3::xxh3_64(host.as_bytes())
+}
+
 /// Checks a Kubernetes-style name (DNS label, RFC 1123).
 ///
 /// # Errors
