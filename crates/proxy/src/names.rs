@@ -1,0 +1,266 @@
+//! The names this proxy knows, may ask for, and has asked for.
+//!
+//! [`Filter`] is the compact set of every host name visible here: what is outside it is external and costs no
+//! question; what is inside is in the mesh and never passes through unknown. [`Called`] remembers which names the
+//! program called, most recent last, bounded, so that a restarted proxy holds them before they are called again.
+//!
+//! A false positive of the filter (1 in 65,536) costs one question to the control plane, never a wrong answer.
+//! Nothing here talks to anybody.
+
+use naka_types::host::filter_key;
+use naka_wire::v1::NameFilter;
+use std::collections::{BTreeMap, BTreeSet};
+use xorf::{BinaryFuse16, Filter as _};
+
+/// The most names one proxy holds on demand.
+pub const CAPACITY: usize = 1_000;
+const HEADER: usize = 20;
+
+/// A name filter that cannot be used.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// Shorter than its own header, or not whole fingerprints.
+    #[error("fuse16: {0} bytes are no filter")]
+    Length(usize),
+    /// Lengths that do not belong together.
+    #[error("fuse16: its lengths contradict each other")]
+    Shape,
+}
+
+/// All host names visible to this proxy.
+#[derive(Debug, Default)]
+pub struct Filter {
+    exact: BTreeSet<String>,
+    fuse: Option<BinaryFuse16>,
+    suffixes: Vec<String>,
+}
+
+impl Filter {
+    /// Reads the wire form.
+    ///
+    /// # Errors
+    /// [`Error`] when the bytes are no filter; nothing of it is to be used then.
+    pub fn decode(wire: &NameFilter) -> Result<Self, Error> {
+        let fuse = if wire.fuse16.is_empty() {
+            None
+        } else {
+            Some(decode_fuse(&wire.fuse16)?)
+        };
+        Ok(Self {
+            exact: wire.exact.iter().cloned().collect(),
+            fuse,
+            suffixes: wire.suffixes.clone(),
+        })
+    }
+
+    /// Whether a host (full name, lower case) may be in the mesh.
+    #[must_use]
+    pub fn contains(&self, host: &str) -> bool {
+        self.exact.contains(host)
+            || self
+                .suffixes
+                .iter()
+                .any(|suffix| host.len() > suffix.len() && host.ends_with(suffix.as_str()))
+            || self
+                .fuse
+                .as_ref()
+                .is_some_and(|fuse| fuse.contains(&filter_key(host)))
+    }
+}
+
+/// The lengths come from the network and index the fingerprints, so each is checked against the others.
+fn decode_fuse(bytes: &[u8]) -> Result<BinaryFuse16, Error> {
+    let (header, prints) = bytes
+        .split_at_checked(HEADER)
+        .ok_or(Error::Length(bytes.len()))?;
+    if !prints.len().is_multiple_of(2) {
+        return Err(Error::Length(bytes.len()));
+    }
+    let word = |at: usize| {
+        let mut four = [0; 4];
+        four.copy_from_slice(&header[at..at + 4]);
+        u32::from_le_bytes(four)
+    };
+    let seed = u64::from(word(0)) | u64::from(word(4)) << 32;
+    let (segment_length, segment_length_mask, segment_count_length) = (word(8), word(12), word(16));
+    let reach = u64::from(segment_count_length) + 2 * u64::from(segment_length);
+    let sound = segment_length.is_power_of_two()
+        && segment_length_mask == segment_length - 1
+        && segment_count_length.is_multiple_of(segment_length)
+        && segment_count_length > 0
+        && reach <= u64::try_from(prints.len() / 2).unwrap_or(0);
+    if !sound {
+        return Err(Error::Shape);
+    }
+    Ok(BinaryFuse16 {
+        descriptor: xorf::prelude::bfuse::Descriptor {
+            seed,
+            segment_length,
+            segment_length_mask,
+            segment_count_length,
+        },
+        fingerprints: prints
+            .chunks_exact(2)
+            .map(|pair| u16::from_le_bytes([pair[0], pair[1]]))
+            .collect(),
+    })
+}
+
+/// Names the program called, at most [`CAPACITY`]; the least recently used leaves.
+#[derive(Debug, Default)]
+pub struct Called {
+    used: BTreeMap<String, u64>,
+    clock: u64,
+}
+
+impl Called {
+    /// Names as remembered by an earlier run, least recent first.
+    pub fn restore(names: impl IntoIterator<Item = String>) -> Self {
+        let mut called = Self::default();
+        for name in names {
+            called.touch(&name);
+        }
+        called
+    }
+
+    /// Notes a use. Returns whether the name is new, and the name that had to leave for it.
+    pub fn touch(&mut self, name: &str) -> (bool, Option<String>) {
+        self.clock += 1;
+        if let Some(at) = self.used.get_mut(name) {
+            *at = self.clock;
+            return (false, None);
+        }
+        self.used.insert(name.to_owned(), self.clock);
+        if self.used.len() <= CAPACITY {
+            return (true, None);
+        }
+        let oldest = self
+            .used
+            .iter()
+            .min_by_key(|(_, at)| **at)
+            .map(|(name, _)| name.clone());
+        if let Some(oldest) = &oldest {
+            self.used.remove(oldest);
+        }
+        (true, oldest)
+    }
+
+    /// Takes a name out (it does not exist).
+    pub fn forget(&mut self, name: &str) {
+        self.used.remove(name);
+    }
+
+    /// All names, least recent first.
+    #[must_use]
+    pub fn in_order(&self) -> Vec<String> {
+        let mut all: Vec<(&String, &u64)> = self.used.iter().collect();
+        all.sort_by_key(|(_, at)| **at);
+        all.into_iter().map(|(name, _)| name.clone()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn encoded(hosts: &[String]) -> Vec<u8> {
+        let keys: Vec<u64> = hosts.iter().map(|h| filter_key(h)).collect();
+        let fuse = BinaryFuse16::try_from(&keys).unwrap();
+        let mut bytes = fuse.descriptor.seed.to_le_bytes().to_vec();
+        for word in [
+            fuse.descriptor.segment_length,
+            fuse.descriptor.segment_length_mask,
+            fuse.descriptor.segment_count_length,
+        ] {
+            bytes.extend(word.to_le_bytes());
+        }
+        for print in &fuse.fingerprints {
+            bytes.extend(print.to_le_bytes());
+        }
+        bytes
+    }
+
+    fn hosts(count: usize) -> Vec<String> {
+        (0..count)
+            .map(|n| format!("s{n}.default.svc.cluster.local"))
+            .collect()
+    }
+
+    #[test]
+    fn every_member_is_found_and_strangers_hardly_ever() {
+        let members = hosts(5_000);
+        let filter = Filter::decode(&NameFilter {
+            fuse16: encoded(&members),
+            ..NameFilter::default()
+        })
+        .unwrap();
+        assert!(members.iter().all(|h| filter.contains(h)));
+        let strangers = (0..20_000)
+            .filter(|n| filter.contains(&format!("x{n}.example.com")))
+            .count();
+        assert!(strangers < 10, "{strangers} false positives of 20,000");
+    }
+
+    #[test]
+    fn exact_names_and_suffixes_count_and_a_bare_suffix_does_not() {
+        let filter = Filter::decode(&NameFilter {
+            exact: vec!["a.b".into()],
+            suffixes: vec![".example.com".into()],
+            ..NameFilter::default()
+        })
+        .unwrap();
+        for (host, expect) in [
+            ("a.b", true),
+            ("x.example.com", true),
+            (".example.com", false),
+            ("example.com", false),
+            ("a.c", false),
+        ] {
+            assert_eq!(filter.contains(host), expect, "{host}");
+        }
+    }
+
+    #[test]
+    fn damaged_filters_are_refused_or_harmless_at_every_byte() {
+        let whole = encoded(&hosts(100));
+        for cut in 0..whole.len() {
+            let wire = NameFilter {
+                fuse16: whole[..cut].to_vec(),
+                ..NameFilter::default()
+            };
+            assert!(cut == 0 || Filter::decode(&wire).is_err(), "cut at {cut}");
+        }
+        for at in 0..HEADER {
+            for bit in 0..8 {
+                let mut flipped = whole.clone();
+                flipped[at] ^= 1 << bit;
+                let wire = NameFilter {
+                    fuse16: flipped,
+                    ..NameFilter::default()
+                };
+                if let Ok(filter) = Filter::decode(&wire) {
+                    for host in hosts(50) {
+                        filter.contains(&host);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_least_recently_used_name_leaves() {
+        let mut called = Called::default();
+        for name in hosts(CAPACITY) {
+            assert_eq!(called.touch(&name), (true, None));
+        }
+        called.touch("s0.default.svc.cluster.local");
+        assert_eq!(
+            called.touch("new"),
+            (true, Some("s1.default.svc.cluster.local".to_owned()))
+        );
+        let order = called.in_order();
+        assert_eq!(order.len(), CAPACITY);
+        assert_eq!(order.last().map(String::as_str), Some("new"));
+        assert_eq!(Called::restore(order.clone()).in_order(), order);
+    }
+}
