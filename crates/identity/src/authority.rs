@@ -1,0 +1,322 @@
+//! The certificate authority: root → intermediate → workload, made at the first start and kept in `ca/`.
+//!
+//! The root only signs intermediates; the intermediate signs workloads and the control plane's own certificate. From
+//! a signing request the authority takes the public key after checking its signature, and nothing else: identity,
+//! names, lifetime and usage are the authority's own decision.
+//!
+//! Invariants: an issued certificate never outlives the intermediate; it is never an authority itself.
+//! Not here: whether somebody may have a certificate (that is `naka-control`'s `ca_service`).
+
+mod files;
+mod server;
+
+pub use server::ServerCert;
+
+use crate::bundle::Bundle;
+use crate::{BACKDATE, Error, hex, random_bytes, sha256_hex};
+use naka_types::spiffe::SpiffeId;
+use naka_types::workload::Ulid;
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber, SubjectPublicKeyInfo,
+};
+use rustls_pki_types::CertificateDer;
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::Duration;
+use x509_parser::certification_request::X509CertificationRequest;
+use x509_parser::prelude::FromDer;
+
+const DAY_S: u64 = 24 * 3600;
+const ROOT_TTL: Duration = Duration::from_secs(3650 * DAY_S);
+const INTERMEDIATE_TTL: Duration = Duration::from_secs(365 * DAY_S);
+/// Longer requests are no honest ones.
+const LONGEST_CSR: usize = 16 * 1024;
+
+/// The authority of one mesh. It is the only owner of the signing keys.
+pub struct Authority {
+    trust_domain: String,
+    root: CertificateDer<'static>,
+    root_not_after: u64,
+    intermediate: CertificateDer<'static>,
+    intermediate_not_after: u64,
+    issuer: Issuer<'static, KeyPair>,
+    bundle: Bundle,
+}
+
+impl std::fmt::Debug for Authority {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Authority")
+            .field("trust_domain", &self.trust_domain)
+            .field("root_not_after", &self.root_not_after)
+            .field("intermediate_not_after", &self.intermediate_not_after)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What to put into a workload's certificate.
+#[derive(Debug, Clone)]
+pub struct IssueRequest<'a> {
+    /// PEM of the signing request.
+    pub csr_pem: &'a str,
+    /// Identity, decided by the proof.
+    pub spiffe: &'a SpiffeId,
+    /// Workload id, for the subject.
+    pub workload_id: Ulid,
+    /// DNS names, see [`dns_sans`].
+    pub dns_sans: &'a [String],
+    /// Lifetime from now on.
+    pub ttl: Duration,
+    /// Now, in seconds since 1970.
+    pub now: u64,
+}
+
+/// An issued certificate.
+#[derive(Debug, Clone)]
+pub struct Issued {
+    /// Leaf, intermediate, root.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// Serial number, hexadecimal.
+    pub serial: String,
+    /// First second.
+    pub not_before: u64,
+    /// Last second.
+    pub not_after: u64,
+}
+
+impl Issued {
+    /// The chain as PEM texts, in the same order.
+    #[must_use]
+    pub fn pems(&self) -> Vec<String> {
+        self.chain
+            .iter()
+            .map(|der| crate::bundle::pem("CERTIFICATE", der))
+            .collect()
+    }
+}
+
+/// DNS names of the services a workload serves, in every form programs write them.
+#[must_use]
+pub fn dns_sans(services: &[String], namespace: &str) -> Vec<String> {
+    let mut names: Vec<String> = services
+        .iter()
+        .flat_map(|service| {
+            [
+                service.clone(),
+                format!("{service}.local"),
+                format!("{service}.{namespace}"),
+                format!("{service}.{namespace}.svc"),
+                format!("{service}.{namespace}.{}", naka_types::host::DOMAIN),
+            ]
+        })
+        .collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+impl Authority {
+    /// Opens the authority kept in `dir`, or makes a new one there (directory 0700, files 0600). An intermediate with
+    /// less than a third of its time left is replaced; the root stays.
+    ///
+    /// # Errors
+    /// [`Error::File`] or [`Error::Damaged`] names the file; a root of another trust domain counts as damaged.
+    pub fn open_or_create(dir: &Path, trust_domain: &str, now: u64) -> Result<Self, Error> {
+        files::open_or_create(dir, trust_domain, now)
+    }
+
+    fn new(
+        trust_domain: &str,
+        root: files::Kept,
+        intermediate: files::Kept,
+    ) -> Result<Self, Error> {
+        let bundle = Bundle::new(trust_domain, vec![root.certificate.clone()])?;
+        Ok(Self {
+            trust_domain: trust_domain.to_owned(),
+            root_not_after: root.not_after,
+            root: root.certificate,
+            intermediate_not_after: intermediate.not_after,
+            issuer: Issuer::from_ca_cert_der(&intermediate.certificate, intermediate.key)?,
+            intermediate: intermediate.certificate,
+            bundle,
+        })
+    }
+
+    /// Signs a workload certificate.
+    ///
+    /// # Errors
+    /// [`Error::Request`] when the signing request is malformed, its signature wrong or its key of a kind not
+    /// accepted.
+    pub fn issue(&self, request: &IssueRequest<'_>) -> Result<Issued, Error> {
+        let key = public_key(request.csr_pem)?;
+        let mut params = self.leaf(request.now, request.ttl);
+        params
+            .distinguished_name
+            .push(DnType::CommonName, request.workload_id.to_string());
+        params
+            .subject_alt_names
+            .push(SanType::URI(request.spiffe.to_string().try_into()?));
+        for name in request.dns_sans {
+            params
+                .subject_alt_names
+                .push(SanType::DnsName(name.as_str().try_into()?));
+        }
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
+        self.sign(&params, &key)
+    }
+
+    /// Signs a certificate for the control plane itself, with a new key.
+    fn issue_server(
+        &self,
+        names: &[String],
+        addresses: &[IpAddr],
+        ttl: Duration,
+        now: u64,
+    ) -> Result<(Issued, KeyPair), Error> {
+        let key = KeyPair::generate()?;
+        let mut params = self.leaf(now, ttl);
+        params
+            .distinguished_name
+            .push(DnType::CommonName, crate::CONTROL_NAME);
+        for name in names {
+            params
+                .subject_alt_names
+                .push(SanType::DnsName(name.as_str().try_into()?));
+        }
+        params
+            .subject_alt_names
+            .extend(addresses.iter().map(|ip| SanType::IpAddress(*ip)));
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let issued = self.sign(&params, &key)?;
+        Ok((issued, key))
+    }
+
+    /// What every certificate issued here has in common.
+    fn leaf(&self, now: u64, ttl: Duration) -> CertificateParams {
+        let mut params = dated(
+            now - BACKDATE.as_secs().min(now),
+            (now + ttl.as_secs().max(1)).min(self.intermediate_not_after),
+        );
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![
+            KeyUsagePurpose::DigitalSignature,
+            KeyUsagePurpose::KeyEncipherment,
+        ];
+        params.use_authority_key_identifier_extension = true;
+        params
+    }
+
+    fn sign(
+        &self,
+        params: &CertificateParams,
+        key: &impl rcgen::PublicKeyData,
+    ) -> Result<Issued, Error> {
+        let leaf = params.signed_by(key, &self.issuer)?;
+        let second = |at: i64| u64::try_from(at).unwrap_or(0);
+        Ok(Issued {
+            chain: vec![
+                leaf.der().clone(),
+                self.intermediate.clone(),
+                self.root.clone(),
+            ],
+            serial: params
+                .serial_number
+                .as_ref()
+                .map(|serial| hex(&serial.to_bytes()))
+                .unwrap_or_default(),
+            not_before: second(params.not_before.unix_timestamp()),
+            not_after: second(params.not_after.unix_timestamp()),
+        })
+    }
+
+    /// What the mesh trusts.
+    #[must_use]
+    pub fn bundle(&self) -> &Bundle {
+        &self.bundle
+    }
+
+    /// Trust domain of every identity issued here.
+    #[must_use]
+    pub fn trust_domain(&self) -> &str {
+        &self.trust_domain
+    }
+
+    /// SHA-256 of the root, as tokens carry it.
+    #[must_use]
+    pub fn root_sha256(&self) -> String {
+        sha256_hex(&self.root)
+    }
+
+    /// Last second of the root.
+    #[must_use]
+    pub fn root_not_after(&self) -> u64 {
+        self.root_not_after
+    }
+
+    /// Last second of the intermediate.
+    #[must_use]
+    pub fn intermediate_not_after(&self) -> u64 {
+        self.intermediate_not_after
+    }
+}
+
+/// The public key of a signing request whose signature is its own. Everything else in it is ignored.
+fn public_key(csr_pem: &str) -> Result<SubjectPublicKeyInfo, Error> {
+    use rustls_pki_types::CertificateSigningRequestDer;
+    use rustls_pki_types::pem::PemObject;
+    let refuse = |what: &str| Error::Request(what.to_owned());
+    if csr_pem.len() > LONGEST_CSR {
+        return Err(refuse("it is longer than 16 KiB"));
+    }
+    let der = CertificateSigningRequestDer::from_pem_slice(csr_pem.as_bytes())
+        .map_err(|_| refuse("it is not PEM"))?;
+    let (rest, request) =
+        X509CertificationRequest::from_der(&der).map_err(|_| refuse("it does not decode"))?;
+    if !rest.is_empty() {
+        return Err(refuse("bytes follow it"));
+    }
+    request
+        .verify_signature()
+        .map_err(|_| refuse("its signature is wrong"))?;
+    SubjectPublicKeyInfo::from_der(request.certification_request_info.subject_pki.raw)
+        .map_err(|_| refuse("its key is of a kind that is not accepted"))
+}
+
+/// Empty parameters with a random serial number and these dates.
+fn dated(not_before: u64, not_after: u64) -> CertificateParams {
+    let epoch = rcgen::date_time_ymd(1970, 1, 1);
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.not_before = epoch + Duration::from_secs(not_before);
+    params.not_after = epoch + Duration::from_secs(not_after);
+    let mut serial = random_bytes::<16>();
+    // Positive and of full length, whatever chance says.
+    serial[0] = serial[0] & 0x7f | 0x40;
+    params.serial_number = Some(SerialNumber::from_slice(&serial));
+    params
+}
+
+/// Parameters of an authority's own certificate.
+fn authority_params(
+    name: &str,
+    trust_domain: &str,
+    below: u8,
+    now: u64,
+    ttl: Duration,
+) -> Result<CertificateParams, Error> {
+    let mut params = dated(now - BACKDATE.as_secs().min(now), now + ttl.as_secs());
+    params
+        .distinguished_name
+        .push(DnType::OrganizationName, trust_domain);
+    params.distinguished_name.push(DnType::CommonName, name);
+    params
+        .subject_alt_names
+        .push(SanType::URI(format!("spiffe://{trust_domain}").try_into()?));
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(below));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.use_authority_key_identifier_extension = true;
+    Ok(params)
+}

@@ -1,0 +1,164 @@
+//! What a mesh trusts: its roots, its trust domain, and the ticket keys that live and die with them.
+
+use crate::ticket::TicketKeys;
+use crate::{Error, sha256_hex};
+use rustls::RootCertStore;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, TrustAnchor};
+use std::sync::Arc;
+
+/// Trust bundle. Cheap to clone; clones share the ticket keys, so sessions resume across certificate rotations but
+/// never across a change of roots.
+#[derive(Debug, Clone)]
+pub struct Bundle {
+    trust_domain: Arc<str>,
+    roots: Arc<[CertificateDer<'static>]>,
+    anchors: Arc<[TrustAnchor<'static>]>,
+    epoch: Arc<str>,
+    tickets: Arc<TicketKeys>,
+}
+
+impl Bundle {
+    /// From root certificates in DER.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] when there is none or one does not parse.
+    pub fn new(trust_domain: &str, roots: Vec<CertificateDer<'static>>) -> Result<Self, Error> {
+        let anchors = roots
+            .iter()
+            .map(|root| webpki::anchor_from_trusted_cert(root).map(|a| a.to_owned()))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|_| Error::Malformed("root certificate"))?;
+        if anchors.is_empty() {
+            return Err(Error::Malformed("trust bundle: it holds no certificate"));
+        }
+        let mut hashes: Vec<String> = roots.iter().map(|r| sha256_hex(r)).collect();
+        hashes.sort();
+        let epoch = sha256_hex(format!("{trust_domain} {}", hashes.join(" ")).as_bytes());
+        Ok(Self {
+            trust_domain: trust_domain.into(),
+            roots: roots.into(),
+            anchors: anchors.into(),
+            epoch: epoch.into(),
+            tickets: Arc::new(TicketKeys::new()),
+        })
+    }
+
+    /// From PEM text.
+    ///
+    /// # Errors
+    /// As [`Bundle::new`].
+    pub fn from_pem(trust_domain: &str, pem: &str) -> Result<Self, Error> {
+        Self::new(trust_domain, certificates(pem)?)
+    }
+
+    /// As PEM text.
+    #[must_use]
+    pub fn to_pem(&self) -> String {
+        to_pem(&self.roots)
+    }
+
+    /// Trust domain whose identities count.
+    #[must_use]
+    pub fn trust_domain(&self) -> &str {
+        &self.trust_domain
+    }
+
+    /// Root certificates.
+    #[must_use]
+    pub fn roots(&self) -> &[CertificateDer<'static>] {
+        &self.roots
+    }
+
+    /// Names what is trusted: equal for equal trust domain and roots, whatever their order.
+    #[must_use]
+    pub fn epoch(&self) -> &str {
+        &self.epoch
+    }
+
+    /// Whether both trust the same. Keep the old one then, and its sessions with it.
+    #[must_use]
+    pub fn same_trust(&self, other: &Self) -> bool {
+        self.epoch == other.epoch
+    }
+
+    pub(crate) fn anchors(&self) -> &[TrustAnchor<'static>] {
+        &self.anchors
+    }
+
+    pub(crate) fn tickets(&self) -> &Arc<TicketKeys> {
+        &self.tickets
+    }
+
+    pub(crate) fn store(&self) -> Arc<RootCertStore> {
+        Arc::new(RootCertStore {
+            roots: self.anchors.to_vec(),
+        })
+    }
+}
+
+/// Certificates of a PEM text, other sections left out.
+pub(crate) fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, Error> {
+    CertificateDer::pem_slice_iter(pem.as_bytes())
+        .collect::<Result<_, _>>()
+        .map_err(|_| Error::Malformed("PEM certificate"))
+}
+
+/// Certificates as PEM text.
+pub(crate) fn to_pem(certificates: &[CertificateDer<'_>]) -> String {
+    certificates
+        .iter()
+        .map(|der| pem("CERTIFICATE", der))
+        .collect()
+}
+
+/// One PEM section.
+pub(crate) fn pem(label: &str, der: &[u8]) -> String {
+    use std::fmt::Write as _;
+    let body = base64(der);
+    let mut text = format!("-----BEGIN {label}-----\n");
+    for line in body.as_bytes().chunks(64) {
+        let _ = writeln!(text, "{}", String::from_utf8_lossy(line));
+    }
+    let _ = writeln!(text, "-----END {label}-----");
+    text
+}
+
+fn base64(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for chunk in bytes.chunks(3) {
+        let word = chunk
+            .iter()
+            .chain([0, 0].iter())
+            .take(3)
+            .fold(0u32, |w, b| w << 8 | u32::from(*b));
+        for place in 0..4 {
+            if place <= chunk.len() {
+                let digit = (word >> (18 - 6 * place) & 63) as usize;
+                text.push(char::from(ALPHABET[digit]));
+            } else {
+                text.push('=');
+            }
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{base64, certificates, pem};
+
+    #[test]
+    fn pem_is_what_a_pem_reader_reads() {
+        assert_eq!(base64(b"Man"), "TWFu");
+        assert_eq!(base64(b"Ma"), "TWE=");
+        assert_eq!(base64(b"M"), "TQ==");
+        let der: Vec<u8> = (0..=255).collect();
+        let read = certificates(&pem("CERTIFICATE", &der)).unwrap();
+        assert_eq!(read[0].as_ref(), der);
+        assert!(
+            certificates("-----BEGIN CERTIFICATE-----\n!!\n-----END CERTIFICATE-----\n").is_err()
+        );
+    }
+}
