@@ -1,0 +1,151 @@
+//! The one table of finding codes: what each means, an example, what to write instead.
+//!
+//! Findings are made only from these constants, and `docs/reference/findings.md` is compared with [`TABLE`] by a test,
+//! so a code cannot be used without being explained. Codes are never reused.
+
+/// A code with its explanation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Code {
+    /// For example `E002`.
+    pub id: &'static str,
+    /// What it means.
+    pub meaning: &'static str,
+    /// Input that has it, short.
+    pub example: &'static str,
+    /// What to write instead.
+    pub fix: &'static str,
+}
+
+macro_rules! codes {
+    (@id $id:ident) => { stringify!($id) };
+    (@id $id:ident $text:literal) => { $text };
+    ($($id:ident $(= $text:literal)?: $meaning:literal, $example:literal, $fix:literal;)*) => {
+        $(
+            #[doc = $meaning]
+            pub const $id: Code = Code { id: codes!(@id $id $($text)?), meaning: $meaning, example: $example, fix: $fix };
+        )*
+        /// All codes this crate emits, by number within their letter.
+        pub const TABLE: &[Code] = &[$($id),*];
+    };
+}
+
+codes! {
+    E001: "The text is not YAML or JSON, or is larger or deeper than what is read. Only this document is lost; the others of the file are applied.",
+        "`hosts: [a, b`", "Close the bracket or quote, or correct the indentation, at the line named.";
+    E002: "A field that the kind does not have. The part that holds it (route, server, subset, port, else the object) is not in force.",
+        "`timout: 3s`", "Use the field named after \"did you mean\", or remove it.";
+    E003: "A value of the wrong type. The part that holds it is not in force.",
+        "`number: \"8080\"`", "Write the type named: a number without quotes, a text in quotes, a list with `-`.";
+    E004: "A key is written twice in one map; which one was meant is unknown. The part that holds it is not in force.",
+        "`host: a` and `host: b` in one destination", "Keep one of the two.";
+    E005: "A kind or apiVersion that Naka does not serve: mistyped, or not supported yet. The object is not applied.",
+        "`kind: VirtualServise`", "Correct the name; for kinds not supported yet leave the object out.";
+    E006: "A required field is missing or empty. The part that lacks it is not in force.",
+        "a destination without `host`", "Add the field.";
+    E007: "A value outside of what is allowed: duration, regular expression, host, port, weight, status, name. The part that holds it is not in force.",
+        "`timeout: 3`", "Write a value of the form named in the message.";
+    E101: "Strict mode: W101 as an error.", "`trafficPolicy.circuitBreaker`", "Move it to `trafficPolicy.outlierDetection`.";
+    E102: "Strict mode: W102 as an error.", "`connectionPool.http.consecutiveGatewayFailureThreshold`", "Move it to `outlierDetection.consecutiveGatewayErrors`.";
+    E103: "Strict mode: W103 as an error.", "`connectionPool.http.interval`", "Move it to `outlierDetection`.";
+    E104: "Strict mode: W104 as an error.", "`connectionPool.tcp.tcpNoDelay: true`", "Remove it: small packets are always sent at once.";
+    E110: "Strict mode: W110 as an error.", "`simple: LEAST_CONN`", "Write `LEAST_REQUEST`.";
+    E111: "Strict mode: W111 as an error.", "`outlierDetection.consecutiveErrors: 3`", "Choose `consecutive5xxErrors` or `consecutiveGatewayErrors`.";
+    E201: "`circuitBreaker` and `outlierDetection` are both set; which one was meant is unknown.",
+        "both in one `trafficPolicy`", "Keep `outlierDetection`.";
+    E202: "A misplaced ejection setting in `connectionPool.http` contradicts the one in `outlierDetection`.",
+        "`consecutiveGatewayFailureThreshold: 3` beside `consecutiveGatewayErrors: 5`", "Keep the one in `outlierDetection`.";
+    E204: "`tcpNoDelay: false` cannot be had: small packets are always sent at once.",
+        "`connectionPool.tcp.tcpNoDelay: false`", "Remove it.";
+    E312: "A VirtualService names a Gateway that does not exist; it is bound to no gateway by this name.",
+        "`gateways: [edge]` while the Gateway is `payments/edge`", "Write `namespace/name`.";
+    E330: "A server uses a port that the proxy needs for itself. The server is not in force.",
+        "`port: {number: 15021}`", "Use another port.";
+    E901: "A field that exists but is not enforced yet, and leaving it out would let more through or change the meaning. The part that holds it is not in force.",
+        "`match[].sourceLabels`", "Remove the field or the part until it is supported.";
+    W101: "`trafficPolicy.circuitBreaker` is no field of today's API; read as `outlierDetection`.",
+        "`circuitBreaker: {consecutiveErrors: 5}`", "Rename it to `outlierDetection`.";
+    W102: "`consecutiveGatewayFailureThreshold` is no field of `connectionPool.http`; read as `outlierDetection.consecutiveGatewayErrors`.",
+        "`connectionPool.http.consecutiveGatewayFailureThreshold: 3`", "Move it to `outlierDetection.consecutiveGatewayErrors`.";
+    W103: "`interval`, `baseEjectionTime`, `maxEjectionPercent` are no fields of `connectionPool.http`; read as those of `outlierDetection`.",
+        "`connectionPool.http.interval: 30s`", "Move it to `outlierDetection`.";
+    W104: "`tcpNoDelay: true` is no field; small packets are always sent at once, so nothing is lost.",
+        "`connectionPool.tcp.tcpNoDelay: true`", "Remove it.";
+    W110: "`LEAST_CONN` is the deprecated name of `LEAST_REQUEST`; read as that.",
+        "`simple: LEAST_CONN`", "Write `LEAST_REQUEST`.";
+    W111: "`consecutiveErrors` is deprecated; read as `consecutive5xxErrors` unless one of the two newer fields is set, which then wins.",
+        "`outlierDetection.consecutiveErrors: 3`", "Choose `consecutive5xxErrors` or `consecutiveGatewayErrors`.";
+    W900: "A field that exists but is not enforced yet. It is kept with the object and does nothing; the rest is in force.",
+        "`fault:` in a route", "Nothing to do; leave it out if you rely on it.";
+    L301: "A subset's or a port's block replaces the parent's block of the same name as a whole: settings of the parent are lost.",
+        "`connectionPool` in a subset without the parent's `connectTimeout`", "Repeat the settings named in the subset.";
+    L301B = "L301b": "Port-level settings replace everything, blocks they do not mention too.",
+        "`portLevelSettings` with `loadBalancer` only", "Repeat the blocks named below the port.";
+    L302: "`consecutiveGatewayErrors` is not below `consecutive5xxErrors` (default 5): the gateway threshold can never be the first to be reached.",
+        "`consecutiveGatewayErrors: 3`, `consecutive5xxErrors: 2`", "Make it smaller, or set `consecutive5xxErrors: 0`.";
+    L303: "`connectionPool.http.maxRetries` limits the retries in flight to the whole destination, not the tries of a request.",
+        "`maxRetries: 3`", "Tries belong to the VirtualService's `retries.attempts`; remove it or use 10 or more.";
+    L304: "`maxRequestsPerConnection` of 1 or 2 opens a new connection for nearly every request.",
+        "`maxRequestsPerConnection: 1`", "Remove it or use a larger number.";
+    L306: "All tries together can last longer than the route's timeout: the last ones are cut off.",
+        "`timeout: 30s` with 1 + 3 tries of 10s", "Raise `timeout` or lower `attempts` or `perTryTimeout`.";
+    L307: "Retries on 5xx repeat requests that may have been processed, for methods that are not safe to repeat.",
+        "`retryOn: 5xx` on a route that takes POST", "Use `connect-failure,refused-stream`, or match GET only, or use idempotency keys.";
+    L308: "No route takes the requests that match none of the conditions: they get 404.",
+        "every route has a `match`", "Add a last route without `match`.";
+    L309: "The regular expression can match only a fixed beginning, but it must match the whole value.",
+        "`regex: \"^(09|10):\"`", "Add `.*` at the end, or use `prefix`.";
+    L310: "A route names a subset that no DestinationRule defines: its traffic gets 503.",
+        "`subset: v2` without a DestinationRule", "Define the subset, or remove it from the route.";
+    L311: "Subsets that no route leads to.",
+        "`subsets: [{name: v0}]` with routes to v1 only", "Remove them, or add a route.";
+    L312: "A short host name resolves in the object's own namespace: the VirtualService and the DestinationRule mean different services.",
+        "VirtualService in `shop`, DestinationRule in `default`, both for `cart`", "Put both into one namespace, or write the full host.";
+    L313: "A route can never be reached: an earlier one takes all its requests.",
+        "a route after one without `match`", "Move it up, or remove it.";
+}
+
+impl Code {
+    /// `error`, `warning` or `lint`, by its first letter.
+    #[must_use]
+    pub fn severity(&self) -> &'static str {
+        match self.id.as_bytes().first() {
+            Some(b'E') => "error",
+            Some(b'W') => "warning",
+            _ => "lint",
+        }
+    }
+}
+
+/// The code of that id.
+#[must_use]
+pub fn of(id: &str) -> Option<&'static Code> {
+    TABLE.iter().find(|code| code.id == id)
+}
+
+/// The reference page, as committed in `docs/reference/findings.md`.
+#[must_use]
+pub fn page() -> String {
+    use std::fmt::Write as _;
+    let mut out = String::from(
+        "# Findings\n\nEverything Naka has to say about an object has a code that never changes its meaning. **E** error: the part named \
+         is not in force, the sound rest is. **W** warning: accepted, read as described. **L** lint: accepted, but probably not \
+         what was meant. Where a lint and an error meet, both are reported.\n\n`naka check -f FILE` prints them with file, line, \
+         column and field; exit code 1 if any is an error. `--strict` turns the warnings about old spellings (W1xx) into errors.\n\n\
+         This page is the table in `crates/api/src/codes.rs`; a test compares the two.\n\n\
+         | code | severity | meaning | example | fix |\n|---|---|---|---|---|\n",
+    );
+    let cell = |text: &str| text.replace('|', "\\|");
+    for code in TABLE {
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            out,
+            "| {} | {} | {} | {} | {} |",
+            code.id,
+            code.severity(),
+            cell(code.meaning),
+            cell(code.example),
+            cell(code.fix)
+        );
+    }
+    out
+}

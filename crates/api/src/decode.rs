@@ -1,0 +1,281 @@
+//! From bytes or JSON to objects and findings.
+//!
+//! A file may hold several documents; each stands for itself. `List` objects are opened. Everything found is reported,
+//! not only the first error.
+
+use crate::kind::{self, Kind};
+use crate::object::{Object, Spec};
+use crate::schema::Field;
+use crate::tree::{self, Data, Node, Problem};
+use crate::{codes, core, networking, security};
+use naka_types::finding::Finding;
+use naka_types::host::DEFAULT_NAMESPACE;
+use serde_json::Value;
+
+pub(crate) mod meta;
+mod report;
+
+pub(crate) use report::Report;
+
+/// How old spellings are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mode {
+    /// A fixed list of them is accepted with a warning.
+    #[default]
+    Compat,
+    /// Each is an error.
+    Strict,
+}
+
+/// What came out of a text.
+#[derive(Debug, Clone, Default)]
+pub struct Decoded {
+    /// Objects of which something is in force.
+    pub objects: Vec<Object>,
+    /// Everything found.
+    pub findings: Vec<Finding>,
+}
+
+/// Decodes all documents of a YAML (or JSON) text; objects without namespace go to `default`.
+#[must_use]
+pub fn decode_yaml(file: &str, bytes: &[u8], mode: Mode) -> Decoded {
+    decode_yaml_in(file, bytes, mode, DEFAULT_NAMESPACE)
+}
+
+/// As [`decode_yaml`], with the namespace for objects that name none.
+#[must_use]
+pub fn decode_yaml_in(file: &str, bytes: &[u8], mode: Mode, namespace: &str) -> Decoded {
+    let mut out = Decoded::default();
+    for document in tree::read(bytes) {
+        let Some(root) = document.root else {
+            for problem in &document.problems {
+                let mut report = Report::new(file, mode);
+                report.problem(problem);
+                out.findings.append(&mut report.findings);
+            }
+            continue;
+        };
+        for (node, problems) in open_list(root, &document.problems) {
+            let (object, mut findings) = decode_node(file, node, &problems, mode, namespace);
+            out.objects.extend(object);
+            out.findings.append(&mut findings);
+        }
+    }
+    out
+}
+
+/// Decodes one object from JSON; without namespace it goes to `default`.
+#[must_use]
+pub fn decode_json(value: &Value, mode: Mode) -> (Option<Object>, Vec<Finding>) {
+    decode_json_in(value, mode, DEFAULT_NAMESPACE)
+}
+
+/// As [`decode_json`], with the namespace for an object that names none.
+#[must_use]
+pub fn decode_json_in(
+    value: &Value,
+    mode: Mode,
+    namespace: &str,
+) -> (Option<Object>, Vec<Finding>) {
+    decode_node("", Node::from_json(value), &[], mode, namespace)
+}
+
+/// `kind: List` is what `kubectl get -o yaml` prints: its items are objects of their own.
+fn open_list(mut root: Node, problems: &[Problem]) -> Vec<(Node, Vec<Problem>)> {
+    let is_list =
+        root.get("kind").and_then(Node::text) == Some("List") && root.get("items").is_some();
+    if !is_list {
+        return vec![(root, problems.to_vec())];
+    }
+    let Some(Data::List(items)) = root.take("items").map(|entry| entry.value.data) else {
+        return Vec::new();
+    };
+    items
+        .into_iter()
+        .enumerate()
+        .map(|(index, item)| {
+            let prefix = format!("items[{index}].");
+            let own = problems
+                .iter()
+                .filter_map(|problem| match problem {
+                    Problem::Duplicate {
+                        place,
+                        field,
+                        first,
+                    } => Some(Problem::Duplicate {
+                        place: *place,
+                        field: field.strip_prefix(&prefix)?.to_owned(),
+                        first: *first,
+                    }),
+                    Problem::Broken { .. } => None,
+                })
+                .collect();
+            (item, own)
+        })
+        .collect()
+}
+
+fn decode_node(
+    file: &str,
+    mut node: Node,
+    problems: &[Problem],
+    mode: Mode,
+    namespace: &str,
+) -> (Option<Object>, Vec<Finding>) {
+    let mut report = Report::new(file, mode);
+    let Some(kind) = kind_of(&mut report, &node) else {
+        return (None, report.findings);
+    };
+    report.kind = Some(kind);
+    for problem in problems {
+        report.problem(problem);
+    }
+    let meta = meta::decode(&mut report, &mut node, kind, namespace);
+    node.take("status");
+    let raw = if kind == Kind::Secret {
+        core::secret::canonical(&node)
+    } else {
+        node.to_json()
+    };
+    if kind == Kind::DestinationRule {
+        networking::destination_rule::aliases::rewrite(&mut report, &mut node);
+    }
+    check_fields(&mut report, &node, kind);
+    let spec = build(&mut report, &node, kind, &meta.namespace);
+    report.finish(&meta);
+    let object = spec.filter(|_| report.object_sound()).map(|spec| Object {
+        kind,
+        meta,
+        spec,
+        raw,
+    });
+    (object, report.findings)
+}
+
+/// Field table of a kind: everything below the object but `apiVersion`, `kind`, `metadata`, `status`.
+pub(crate) fn fields_of(kind: Kind) -> &'static [Field] {
+    match kind {
+        Kind::Namespace => core::namespace::fields::OBJECT,
+        Kind::Service => core::service::fields::OBJECT,
+        Kind::Secret => core::secret::fields::OBJECT,
+        Kind::WorkloadEntry => networking::workload_entry::fields::OBJECT,
+        Kind::VirtualService => networking::virtual_service::fields::OBJECT,
+        Kind::DestinationRule => networking::destination_rule::fields::OBJECT,
+        Kind::Gateway => networking::gateway::fields::OBJECT,
+        Kind::PeerAuthentication => security::peer_authentication::fields::OBJECT,
+    }
+}
+
+fn check_fields(report: &mut Report, node: &Node, kind: Kind) {
+    let mut body = node.clone();
+    for header in ["apiVersion", "kind", "metadata"] {
+        body.take(header);
+    }
+    crate::schema::walk::object(report, &body, fields_of(kind), "");
+}
+
+fn build(report: &mut Report, node: &Node, kind: Kind, namespace: &str) -> Option<Spec> {
+    let empty = Node::bare(Data::Map(Vec::new()));
+    let spec = node.get("spec").unwrap_or(&empty);
+    Some(match kind {
+        Kind::Namespace => Spec::Namespace,
+        Kind::Service => Spec::Service(core::service::build(report, spec)),
+        Kind::Secret => Spec::Secret(core::secret::build(report, node)),
+        Kind::WorkloadEntry => {
+            Spec::WorkloadEntry(networking::workload_entry::build(report, spec)?)
+        }
+        Kind::VirtualService => {
+            Spec::VirtualService(networking::virtual_service::build(report, spec, namespace)?)
+        }
+        Kind::DestinationRule => Spec::DestinationRule(networking::destination_rule::build(
+            report, spec, namespace,
+        )?),
+        Kind::Gateway => Spec::Gateway(networking::gateway::build(report, spec, namespace)),
+        Kind::PeerAuthentication => {
+            Spec::PeerAuthentication(security::peer_authentication::build(report, spec))
+        }
+    })
+}
+
+fn kind_of(report: &mut Report, node: &Node) -> Option<Kind> {
+    let place = node.place;
+    if !matches!(node.data, Data::Map(_)) {
+        report.error(
+            codes::E003,
+            "",
+            place,
+            format!("an object is a map, found {}", node.what()),
+            "start with apiVersion, kind, metadata".to_owned(),
+        );
+        return None;
+    }
+    let mut word = |field: &str| -> Option<String> {
+        match node.get(field) {
+            None => {
+                report.error(
+                    codes::E006,
+                    field,
+                    place,
+                    format!("{field} is required"),
+                    format!("add {field}"),
+                );
+                None
+            }
+            Some(value) => match value.text() {
+                Some(text) => Some(text.to_owned()),
+                None => {
+                    report.error(
+                        codes::E003,
+                        field,
+                        value.place,
+                        format!("wants a text, found {}", value.what()),
+                        String::new(),
+                    );
+                    None
+                }
+            },
+        }
+    };
+    let (version, name) = (word("apiVersion"), word("kind"));
+    let (version, name) = (version?, name?);
+    let at = |field: &str| node.get(field).map_or(place, |value| value.place);
+    let Some(kind) = Kind::parse(&name) else {
+        let (message, fix) = if kind::known_elsewhere(&name) {
+            (
+                format!("kind {name} is not supported yet"),
+                "leave the object out".to_owned(),
+            )
+        } else if let Some(near) = kind::nearest(&name) {
+            (
+                format!("unknown kind {name}; did you mean {near}?"),
+                format!("write {near}"),
+            )
+        } else {
+            let all: Vec<&str> = Kind::all().map(Kind::as_str).collect();
+            (
+                format!("unknown kind {name}"),
+                format!("kinds supported: {}", all.join(", ")),
+            )
+        };
+        report.error(codes::E005, "kind", at("kind"), message, fix);
+        return None;
+    };
+    if !kind.reads(&version) {
+        let group = version.rsplit_once('/').map_or("", |(group, _)| group);
+        // `Service` is a kind of Knative too, `Gateway` one of the Gateway API: say so rather than "bad version".
+        let message = if group != kind.names().group {
+            format!("kind {name} of {version} is not supported yet")
+        } else {
+            format!("{name} has no apiVersion {version}")
+        };
+        report.error(
+            codes::E005,
+            "apiVersion",
+            at("apiVersion"),
+            message,
+            format!("write apiVersion: {}", kind.api_version()),
+        );
+        return None;
+    }
+    Some(kind)
+}

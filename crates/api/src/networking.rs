@@ -1,0 +1,7 @@
+//! Kinds of `networking.istio.io`.
+
+pub mod destination_rule;
+pub mod gateway;
+pub(crate) mod read;
+pub mod virtual_service;
+pub mod workload_entry;

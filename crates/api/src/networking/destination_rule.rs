@@ -1,0 +1,160 @@
+//! DestinationRule: how a destination is called, and its subsets.
+//!
+//! Blocks of a subset replace the parent's block of the same name as a whole; a port's settings replace everything,
+//! blocks they do not mention too. That is Istio's rule; [`DestinationRule::effective`] is the one place that knows it.
+
+use naka_types::host::Host;
+use naka_types::labels::Labels;
+use std::time::Duration;
+
+pub(crate) mod aliases;
+mod build;
+pub(crate) mod fields;
+
+pub(crate) use build::build;
+
+/// The sound part of a DestinationRule.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DestinationRule {
+    /// Full host or wildcard.
+    pub host: Host,
+    /// For the whole host.
+    pub policy: TrafficPolicy,
+    /// Named parts of the host.
+    pub subsets: Vec<Subset>,
+    /// `exportTo` as written; empty = everywhere. Not enforced yet (W900).
+    pub export_to: Vec<String>,
+}
+
+/// A named part of a host.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Subset {
+    /// Place in the user's list.
+    pub index: usize,
+    /// Name.
+    pub name: String,
+    /// Labels its endpoints carry.
+    pub labels: Labels,
+    /// Blocks that replace the host's.
+    pub policy: TrafficPolicy,
+}
+
+/// Blocks as written; `None` = not written.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct TrafficPolicy {
+    /// How an endpoint is picked.
+    pub load_balancer: Option<LoadBalancer>,
+    /// Limits.
+    pub connection_pool: Option<ConnectionPool>,
+    /// Ejection of failing endpoints. Read, not enforced yet (W900).
+    pub outlier_detection: Option<OutlierDetection>,
+    /// TLS towards the destination.
+    pub tls: Option<TlsMode>,
+    /// Settings of single ports, by port number.
+    pub ports: Vec<(u16, TrafficPolicy)>,
+}
+
+/// How an endpoint is picked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum LoadBalancer {
+    /// One after the other.
+    RoundRobin,
+    /// The less busy of two at random: the default, as in Istio.
+    #[default]
+    LeastRequest,
+    /// At random.
+    Random,
+}
+
+/// TLS towards the destination.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum TlsMode {
+    /// Plaintext.
+    Disable,
+    /// Mesh mTLS.
+    IstioMutual,
+}
+
+/// Limits; `None` = not limited.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ConnectionPool {
+    /// Connections to all endpoints of the destination (HTTP/1.1, TCP).
+    pub max_connections: Option<u32>,
+    /// Limit for a TCP connect; default 10 s.
+    pub connect_timeout: Option<Duration>,
+    /// Requests waiting for a connection.
+    pub max_pending_requests: Option<u32>,
+    /// Requests in flight.
+    pub max_requests: Option<u32>,
+    /// Requests per connection; 0 or none = no limit.
+    pub max_requests_per_connection: Option<u32>,
+    /// Retries in flight, for the whole destination.
+    pub max_retries: Option<u32>,
+}
+
+/// Ejection of failing endpoints.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct OutlierDetection {
+    /// Errors of 5xx kind in a row; default 5; 0 = off.
+    pub consecutive_5xx: Option<u32>,
+    /// 502, 503, 504 in a row; default off.
+    pub consecutive_gateway: Option<u32>,
+    /// Local errors (connect failure, reset) in a row.
+    pub consecutive_local: Option<u32>,
+    /// Whether local errors count apart.
+    pub split_local: bool,
+    /// Time between sweeps; default 10 s.
+    pub interval: Option<Duration>,
+    /// Shortest ejection; default 30 s.
+    pub base_ejection: Option<Duration>,
+    /// Largest ejected share in percent; default 10.
+    pub max_ejection_percent: Option<u32>,
+    /// Below this healthy share in percent nothing is ejected; default 0.
+    pub min_health_percent: Option<u32>,
+}
+
+impl DestinationRule {
+    /// The subset of that name.
+    #[must_use]
+    pub fn subset(&self, name: &str) -> Option<&Subset> {
+        self.subsets.iter().find(|subset| subset.name == name)
+    }
+
+    /// What holds for a port of a subset (`None` = the whole host): subset blocks replace the host's blocks, then the
+    /// nearest port-level settings replace all of them.
+    #[must_use]
+    pub fn effective(&self, subset: Option<&str>, port: u16) -> TrafficPolicy {
+        let own = subset
+            .and_then(|name| self.subset(name))
+            .map(|subset| &subset.policy);
+        let port_level = own
+            .and_then(|policy| policy.port(port))
+            .or_else(|| self.policy.port(port));
+        if let Some(policy) = port_level {
+            return policy.clone();
+        }
+        let base = &self.policy;
+        TrafficPolicy {
+            load_balancer: own.and_then(|p| p.load_balancer).or(base.load_balancer),
+            connection_pool: own
+                .and_then(|p| p.connection_pool.clone())
+                .or_else(|| base.connection_pool.clone()),
+            outlier_detection: own
+                .and_then(|p| p.outlier_detection.clone())
+                .or_else(|| base.outlier_detection.clone()),
+            tls: own.and_then(|p| p.tls).or(base.tls),
+            ports: Vec::new(),
+        }
+    }
+}
+
+impl TrafficPolicy {
+    /// Port-level settings of a port.
+    #[must_use]
+    pub fn port(&self, port: u16) -> Option<&Self> {
+        self.ports
+            .iter()
+            .find(|(number, _)| *number == port)
+            .map(|(_, policy)| policy)
+    }
+}

@@ -1,0 +1,188 @@
+//! The typed DestinationRule from a checked tree.
+
+use super::{
+    ConnectionPool, DestinationRule, LoadBalancer, OutlierDetection, Subset, TlsMode, TrafficPolicy,
+};
+use crate::codes;
+use crate::decode::Report;
+use crate::decode::meta::labels;
+use crate::networking::read;
+use crate::tree::Node;
+use std::collections::BTreeSet;
+
+/// Builds; `None` without a host.
+pub(crate) fn build(report: &mut Report, spec: &Node, namespace: &str) -> Option<DestinationRule> {
+    let host = read::host(report, spec.get("host"), "spec.host", namespace, true);
+    let policy = policy(report, spec.get("trafficPolicy"), "spec.trafficPolicy");
+    let mut subsets = Vec::new();
+    let mut names = BTreeSet::new();
+    for (index, node) in spec
+        .get("subsets")
+        .map(Node::items)
+        .unwrap_or_default()
+        .iter()
+        .enumerate()
+    {
+        let at = format!("spec.subsets[{index}]");
+        let policy = self::policy(
+            report,
+            node.get("trafficPolicy"),
+            &format!("{at}.trafficPolicy"),
+        );
+        let Some(name) = read::text(node.get("name")) else {
+            continue;
+        };
+        // The name is a part of cluster names and of the server name in TLS.
+        if name.len() > 63
+            || !name
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+        {
+            report.invalid(
+                &format!("{at}.name"),
+                node,
+                format!("{name:?} is not a subset name"),
+                "use letters, digits, '-', '_' and '.', at most 63 characters".to_owned(),
+            );
+        }
+        if !names.insert(name.clone()) {
+            report.invalid(
+                &format!("{at}.name"),
+                node,
+                format!("subset {name} is defined twice"),
+                "give each subset a name of its own".to_owned(),
+            );
+        }
+        if report.sound(&at) {
+            subsets.push(Subset {
+                index,
+                name,
+                labels: labels(node.get("labels")),
+                policy,
+            });
+        }
+    }
+    Some(DestinationRule {
+        host: host?,
+        policy,
+        subsets,
+        export_to: read::texts(spec.get("exportTo")),
+    })
+}
+
+fn policy(report: &mut Report, node: Option<&Node>, at: &str) -> TrafficPolicy {
+    let Some(node) = node else {
+        return TrafficPolicy::default();
+    };
+    let mut policy = blocks(report, node, at);
+    for (index, port) in node
+        .get("portLevelSettings")
+        .map(Node::items)
+        .unwrap_or_default()
+        .iter()
+        .enumerate()
+    {
+        let at = format!("{at}.portLevelSettings[{index}]");
+        let settings = blocks(report, port, &at);
+        if let Some(number) = read::port(port.at(&["port", "number"])) {
+            if policy.port(number).is_some() {
+                report.invalid(
+                    &format!("{at}.port.number"),
+                    port,
+                    format!("port {number} is set twice"),
+                    "merge the two".to_owned(),
+                );
+            }
+            policy.ports.push((number, settings));
+        }
+    }
+    policy
+}
+
+fn blocks(report: &mut Report, node: &Node, at: &str) -> TrafficPolicy {
+    TrafficPolicy {
+        load_balancer: node
+            .get("loadBalancer")
+            .and_then(|block| load_balancer(report, block, &format!("{at}.loadBalancer"))),
+        connection_pool: node.get("connectionPool").map(connection_pool),
+        outlier_detection: node.get("outlierDetection").map(outlier_detection),
+        tls: node
+            .get("tls")
+            .and_then(|block| tls(report, block, &format!("{at}.tls"))),
+        ports: Vec::new(),
+    }
+}
+
+fn load_balancer(report: &mut Report, node: &Node, at: &str) -> Option<LoadBalancer> {
+    let simple = node.get("simple");
+    if node.get("consistentHash").is_some() && simple.is_some() {
+        report.invalid(
+            at,
+            node,
+            "simple and consistentHash exclude each other".to_owned(),
+            "keep one of them".to_owned(),
+        );
+    }
+    match simple?.text()? {
+        "ROUND_ROBIN" => Some(LoadBalancer::RoundRobin),
+        "RANDOM" => Some(LoadBalancer::Random),
+        "PASSTHROUGH" => {
+            report.error(
+                codes::E901,
+                &format!("{at}.simple"),
+                simple?.place,
+                "PASSTHROUGH is not enforced yet, and another balancer would call other addresses than the program chose".to_owned(),
+                "write ROUND_ROBIN, LEAST_REQUEST or RANDOM".to_owned(),
+            );
+            None
+        }
+        _ => Some(LoadBalancer::LeastRequest),
+    }
+}
+
+fn tls(report: &mut Report, node: &Node, at: &str) -> Option<TlsMode> {
+    let mode = node.get("mode")?;
+    match mode.text()? {
+        "ISTIO_MUTUAL" => Some(TlsMode::IstioMutual),
+        word @ ("SIMPLE" | "MUTUAL") => {
+            report.error(
+                codes::E901,
+                &format!("{at}.mode"),
+                mode.place,
+                format!("mode {word} is not enforced yet, and without it calls would leave unencrypted or with the wrong certificate"),
+                "remove tls, or write ISTIO_MUTUAL or DISABLE".to_owned(),
+            );
+            None
+        }
+        _ => Some(TlsMode::Disable),
+    }
+}
+
+fn connection_pool(node: &Node) -> ConnectionPool {
+    let tcp = |key: &str| node.at(&["tcp", key]);
+    let http = |key: &str| node.at(&["http", key]);
+    ConnectionPool {
+        max_connections: read::count(tcp("maxConnections")),
+        connect_timeout: read::duration(tcp("connectTimeout")),
+        max_pending_requests: read::count(http("http1MaxPendingRequests")),
+        max_requests: read::count(http("http2MaxRequests")),
+        max_requests_per_connection: read::count(http("maxRequestsPerConnection")),
+        max_retries: read::count(http("maxRetries")),
+    }
+}
+
+fn outlier_detection(node: &Node) -> OutlierDetection {
+    OutlierDetection {
+        consecutive_5xx: read::count(node.get("consecutive5xxErrors")),
+        consecutive_gateway: read::count(node.get("consecutiveGatewayErrors")),
+        consecutive_local: read::count(node.get("consecutiveLocalOriginFailures")),
+        split_local: node
+            .get("splitExternalLocalOriginErrors")
+            .and_then(Node::truth)
+            .unwrap_or(false),
+        interval: read::duration(node.get("interval")),
+        base_ejection: read::duration(node.get("baseEjectionTime")),
+        max_ejection_percent: read::count(node.get("maxEjectionPercent")),
+        min_health_percent: read::count(node.get("minHealthPercent")),
+    }
+}

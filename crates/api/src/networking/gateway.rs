@@ -1,0 +1,66 @@
+//! Gateway: which ports and hosts an ingress or egress proxy serves.
+//!
+//! Plain HTTP for now: servers of another protocol are left out with E901, because serving them without TLS would let
+//! through what the user wanted encrypted.
+
+use naka_types::host::Host;
+use naka_types::labels::Labels;
+
+mod build;
+pub(crate) mod fields;
+
+pub(crate) use build::build;
+
+/// The sound part of a Gateway. May have no server at all: then it serves nothing, and references to it resolve.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Gateway {
+    /// Labels of the proxies that serve it; empty = every gateway proxy.
+    pub selector: Labels,
+    /// Servers in order.
+    pub servers: Vec<Server>,
+}
+
+/// One port with its hosts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Server {
+    /// Place in the user's list.
+    pub index: usize,
+    /// `name`, if any.
+    pub name: Option<String>,
+    /// Port the proxy listens on.
+    pub port: u16,
+    /// Name of the port.
+    pub port_name: String,
+    /// Hosts served.
+    pub hosts: Vec<ServerHost>,
+}
+
+/// A host of a server: which VirtualServices may bind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerHost {
+    /// Namespace whose VirtualServices may bind; `None` = any. `.` is resolved to the Gateway's own.
+    pub namespace: Option<String>,
+    /// Host or wildcard.
+    pub host: Host,
+}
+
+impl ServerHost {
+    /// Whether a VirtualService of `namespace` for `host` may bind: the narrower of two hosts that overlap.
+    #[must_use]
+    pub fn admits(&self, namespace: &str, host: &Host) -> bool {
+        self.namespace.as_deref().is_none_or(|own| own == namespace)
+            && overlap(self.host.as_str(), host.as_str())
+    }
+}
+
+/// Whether two hosts, each possibly a wildcard, have a name in common.
+#[must_use]
+pub fn overlap(a: &str, b: &str) -> bool {
+    let tail = |pattern: &str| pattern.strip_prefix('*').map(str::to_owned);
+    match (tail(a), tail(b)) {
+        (None, None) => a == b,
+        (Some(suffix), None) => b.ends_with(&suffix),
+        (None, Some(suffix)) => a.ends_with(&suffix),
+        (Some(x), Some(y)) => x.ends_with(&y) || y.ends_with(&x),
+    }
+}

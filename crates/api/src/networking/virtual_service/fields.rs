@@ -1,0 +1,450 @@
+//! Fields of a VirtualService, as in Istio's CRD.
+
+use crate::schema::{COUNT, Field, Now, PORT, STRINGS, TEXTS, Ty};
+
+use Now::{NotYet, Refused, Yes};
+
+const fn f(name: &'static str, ty: Ty, now: Now, doc: &'static str) -> Field {
+    Field::new(name, ty, now, doc)
+}
+
+const CONDITION: &str = "without this condition the route would take requests it must not";
+
+const STRING_MATCH: Ty = Ty::Object(&[
+    f("exact", Ty::Str, Yes, "The whole value."),
+    f("prefix", Ty::Str, Yes, "Its beginning."),
+    f(
+        "regex",
+        Ty::Str,
+        Yes,
+        "RE2 expression; must match the whole value.",
+    ),
+]);
+
+const HEADER_OPS: Ty = Ty::Object(&[
+    f("set", STRINGS, Yes, "Set, replacing."),
+    f("add", STRINGS, Yes, "Append."),
+    f("remove", TEXTS, Yes, "Remove."),
+]);
+
+const HEADERS: Ty = Ty::Object(&[
+    f("request", HEADER_OPS, Yes, "Before the request is sent."),
+    f(
+        "response",
+        HEADER_OPS,
+        Yes,
+        "Before the response is returned.",
+    ),
+]);
+
+const DESTINATION: &[Field] = &[
+    f(
+        "host",
+        Ty::Str,
+        Yes,
+        "Service; short names resolve in the object's namespace.",
+    )
+    .required(),
+    f(
+        "subset",
+        Ty::Str,
+        Yes,
+        "Subset of the host's DestinationRule; unknown: 503 `unknown-cluster`.",
+    ),
+    f(
+        "port",
+        Ty::Object(&[f("number", PORT, Yes, "Service port.").required()]),
+        Yes,
+        "Needed when the service has several ports and the request's own is not meant.",
+    ),
+];
+
+const ROUTE: &[Field] = &[
+    f("destination", Ty::Object(DESTINATION), Yes, "Where to.").required(),
+    f(
+        "weight",
+        COUNT,
+        Yes,
+        "Share; may be left out when there is one destination. 0 is never picked.",
+    ),
+    f(
+        "headers",
+        HEADERS,
+        Yes,
+        "Header edits for this destination only.",
+    ),
+];
+
+const HTTP_MATCH: &[Field] = &[
+    f("name", Ty::Str, Yes, "For people."),
+    f(
+        "uri",
+        STRING_MATCH,
+        Yes,
+        "Path without query, after normalisation.",
+    ),
+    f(
+        "ignoreUriCase",
+        Ty::Bool,
+        Yes,
+        "`exact` and `prefix` of uri ignore case. Default false.",
+    ),
+    f("scheme", STRING_MATCH, Yes, "Scheme."),
+    f("method", STRING_MATCH, Yes, "Method."),
+    f(
+        "authority",
+        STRING_MATCH,
+        Yes,
+        "Host header or `:authority`.",
+    ),
+    f(
+        "headers",
+        Ty::Map(&STRING_MATCH),
+        Yes,
+        "All must match; `{}` = present.",
+    ),
+    f(
+        "withoutHeaders",
+        Ty::Map(&STRING_MATCH),
+        Yes,
+        "None may match; `{}` = absent.",
+    ),
+    f(
+        "queryParams",
+        Ty::Map(&STRING_MATCH),
+        Yes,
+        "All must match; `{}` = present.",
+    ),
+    f("port", PORT, Yes, "Port the request was sent to."),
+    f(
+        "gateways",
+        TEXTS,
+        Yes,
+        "Replaces the object's `gateways` for this match.",
+    ),
+    f(
+        "sourceLabels",
+        STRINGS,
+        Refused(CONDITION),
+        "Labels of the caller.",
+    ),
+    f(
+        "sourceNamespace",
+        Ty::Str,
+        Refused(CONDITION),
+        "Namespace of the caller.",
+    ),
+    f("statPrefix", Ty::Str, NotYet, "Prefix of statistics."),
+];
+
+const REDIRECT: &[Field] = &[
+    f("uri", Ty::Str, Yes, "New path, whole."),
+    f(
+        "prefixRewrite",
+        Ty::Str,
+        Yes,
+        "New path prefix in place of the matched one.",
+    ),
+    f("authority", Ty::Str, Yes, "New host."),
+    f("port", PORT, Yes, "New port."),
+    f(
+        "derivePort",
+        Ty::Enum(&["FROM_PROTOCOL_DEFAULT", "FROM_REQUEST_PORT"]),
+        Yes,
+        "Port by scheme, or the request's.",
+    ),
+    f("scheme", Ty::Str, Yes, "New scheme."),
+    f(
+        "redirectCode",
+        Ty::Int(300, 399),
+        Yes,
+        "301 (default), 302, 303, 307 or 308.",
+    ),
+];
+
+const DIRECT: &[Field] = &[
+    f("status", Ty::Int(200, 599), Yes, "Status.").required(),
+    f(
+        "body",
+        Ty::Object(&[
+            f("string", Ty::Str, Yes, "Text."),
+            f("bytes", Ty::Str, Yes, "Base64."),
+        ]),
+        Yes,
+        "Body, at most 64 KiB.",
+    ),
+];
+
+const REWRITE: &[Field] = &[
+    f(
+        "uri",
+        Ty::Str,
+        Yes,
+        "Replaces the matched prefix, or the whole path after exact or regex.",
+    ),
+    f(
+        "uriRegexRewrite",
+        Ty::Object(&[
+            f("match", Ty::Str, Yes, "RE2 expression.").required(),
+            f("rewrite", Ty::Str, Yes, "Replacement, groups as `\\1`."),
+        ]),
+        Yes,
+        "Replaces what the expression finds in the path.",
+    ),
+    f("authority", Ty::Str, Yes, "Replaces the host."),
+];
+
+const RETRIES: &[Field] = &[
+    f(
+        "attempts",
+        Ty::Int(0, 100),
+        Yes,
+        "Tries after the first; 0 turns retries off.",
+    ),
+    f(
+        "perTryTimeout",
+        Ty::Duration,
+        Yes,
+        "Limit of one try; default: the route's timeout.",
+    ),
+    f(
+        "retryOn",
+        Ty::Str,
+        Yes,
+        "Conditions, with commas. Applied only where safe and within the budget.",
+    ),
+    f(
+        "backoff",
+        Ty::Duration,
+        Yes,
+        "Shortest wait; default 25 ms.",
+    ),
+    f(
+        "retryRemoteLocalities",
+        Ty::Bool,
+        NotYet,
+        "Try other localities.",
+    ),
+    f(
+        "retryIgnorePreviousHosts",
+        Ty::Bool,
+        Now::Default("true"),
+        "Another endpoint for each try.",
+    ),
+];
+
+const PERCENT: Ty = Ty::Object(&[f("value", Ty::Percent, Yes, "Percent.")]);
+
+const FAULT: &[Field] = &[
+    f(
+        "delay",
+        Ty::Object(&[
+            f("fixedDelay", Ty::Duration, Yes, "Wait."),
+            f("percentage", PERCENT, Yes, "Share."),
+            f("percent", Ty::Percent, Yes, "Share, old spelling."),
+            f("exponentialDelay", Ty::Duration, Yes, "Wait."),
+        ]),
+        Yes,
+        "Delay.",
+    ),
+    f(
+        "abort",
+        Ty::Object(&[
+            f("httpStatus", Ty::Int(200, 599), Yes, "Status."),
+            f("grpcStatus", Ty::Str, Yes, "gRPC status."),
+            f("http2Error", Ty::Str, Yes, "HTTP/2 error."),
+            f("percentage", PERCENT, Yes, "Share."),
+        ]),
+        Yes,
+        "Abort.",
+    ),
+];
+
+const CORS: &[Field] = &[
+    f("allowOrigins", Ty::List(&STRING_MATCH), Yes, "Origins."),
+    f("allowOrigin", TEXTS, Yes, "Origins, old spelling."),
+    f("allowMethods", TEXTS, Yes, "Methods."),
+    f("allowHeaders", TEXTS, Yes, "Headers."),
+    f("exposeHeaders", TEXTS, Yes, "Headers shown."),
+    f("maxAge", Ty::Duration, Yes, "Cache time."),
+    f("allowCredentials", Ty::Bool, Yes, "Credentials."),
+    f(
+        "unmatchedPreflights",
+        Ty::Enum(&["UNSPECIFIED", "FORWARD", "IGNORE"]),
+        Yes,
+        "Other preflights.",
+    ),
+];
+
+const HTTP: &[Field] = &[
+    f(
+        "name",
+        Ty::Str,
+        Yes,
+        "For people, metrics and `naka explain`.",
+    ),
+    f(
+        "match",
+        Ty::List(&Ty::Object(HTTP_MATCH)),
+        Yes,
+        "Alternatives; without it every request matches.",
+    ),
+    f(
+        "route",
+        Ty::List(&Ty::Object(ROUTE)),
+        Yes,
+        "Destinations by weight. One of route, redirect, directResponse.",
+    ),
+    f(
+        "redirect",
+        Ty::Object(REDIRECT),
+        Yes,
+        "Answer with a redirect.",
+    ),
+    f(
+        "directResponse",
+        Ty::Object(DIRECT),
+        Yes,
+        "Answer with a fixed response.",
+    ),
+    f(
+        "rewrite",
+        Ty::Object(REWRITE),
+        Yes,
+        "Path and host as sent on.",
+    ),
+    f(
+        "timeout",
+        Ty::Duration,
+        Yes,
+        "Limit for the whole exchange; default none.",
+    ),
+    f(
+        "retries",
+        Ty::Object(RETRIES),
+        Yes,
+        "Retries; default 2, safe conditions only.",
+    ),
+    f("headers", HEADERS, Yes, "Header edits."),
+    f(
+        "delegate",
+        Ty::Object(&[
+            f("name", Ty::Str, Yes, "Name."),
+            f("namespace", Ty::Str, Yes, "Namespace."),
+        ]),
+        Refused("the route has no destination without it"),
+        "Another VirtualService with the routes.",
+    ),
+    f(
+        "fault",
+        Ty::Object(FAULT),
+        NotYet,
+        "Injected delays and aborts.",
+    ),
+    f(
+        "mirror",
+        Ty::Object(DESTINATION),
+        NotYet,
+        "Copy of the requests.",
+    ),
+    f(
+        "mirrors",
+        Ty::List(&Ty::Object(&[
+            f("destination", Ty::Object(DESTINATION), Yes, "Where to."),
+            f("percentage", PERCENT, Yes, "Share."),
+        ])),
+        NotYet,
+        "Copies of the requests.",
+    ),
+    f("mirrorPercentage", PERCENT, NotYet, "Share copied."),
+    f(
+        "mirrorPercent",
+        Ty::Percent,
+        NotYet,
+        "Share copied, old spelling.",
+    ),
+    f(
+        "mirror_percent",
+        Ty::Percent,
+        NotYet,
+        "Share copied, older spelling.",
+    ),
+    f(
+        "corsPolicy",
+        Ty::Object(CORS),
+        NotYet,
+        "Cross-origin rules.",
+    ),
+];
+
+const L4_ROUTE: Ty = Ty::List(&Ty::Object(&[
+    f("destination", Ty::Object(DESTINATION), Yes, "Where to.").required(),
+    f("weight", COUNT, Yes, "Share."),
+]));
+
+const TCP: &[Field] = &[
+    f(
+        "match",
+        Ty::List(&Ty::Object(&[
+            f("destinationSubnets", TEXTS, Yes, "Addresses."),
+            f("port", PORT, Yes, "Port."),
+            f("sourceLabels", STRINGS, Yes, "Labels of the caller."),
+            f("sourceSubnet", Ty::Str, Yes, "Address of the caller."),
+            f("sourceNamespace", Ty::Str, Yes, "Namespace of the caller."),
+            f("gateways", TEXTS, Yes, "Gateways."),
+        ])),
+        Yes,
+        "Alternatives.",
+    ),
+    f("route", L4_ROUTE, Yes, "Destinations."),
+];
+
+const TLS: &[Field] = &[
+    f(
+        "match",
+        Ty::List(&Ty::Object(&[
+            f("sniHosts", TEXTS, Yes, "Server names."),
+            f("destinationSubnets", TEXTS, Yes, "Addresses."),
+            f("port", PORT, Yes, "Port."),
+            f("sourceLabels", STRINGS, Yes, "Labels of the caller."),
+            f("sourceNamespace", Ty::Str, Yes, "Namespace of the caller."),
+            f("gateways", TEXTS, Yes, "Gateways."),
+        ])),
+        Yes,
+        "Alternatives.",
+    ),
+    f("route", L4_ROUTE, Yes, "Destinations."),
+];
+
+const SPEC: &[Field] = &[
+    f(
+        "hosts",
+        TEXTS,
+        Yes,
+        "Hosts it applies to; short names resolve in the object's namespace.",
+    )
+    .required(),
+    f(
+        "gateways",
+        TEXTS,
+        Yes,
+        "`mesh` (default) = sidecars; else `[namespace/]name` of a Gateway.",
+    ),
+    f(
+        "http",
+        Ty::List(&Ty::Object(HTTP)),
+        Yes,
+        "Routes, tried in order.",
+    ),
+    f("tcp", Ty::List(&Ty::Object(TCP)), NotYet, "TCP routes."),
+    f("tls", Ty::List(&Ty::Object(TLS)), NotYet, "Routes by SNI."),
+    f(
+        "exportTo",
+        TEXTS,
+        Now::Default("[\"*\"]"),
+        "Namespaces that see it; today all do.",
+    ),
+];
+
+/// Below the object itself.
+pub(crate) const OBJECT: &[Field] = &[f("spec", Ty::Object(SPEC), Yes, "Rules.").required()];

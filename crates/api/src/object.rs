@@ -1,0 +1,192 @@
+//! One object: who it is, what is in force of it, and what the user wrote.
+//!
+//! `spec` holds only sound parts, with hosts resolved and defaults left as `None`; `raw` is the whole object as JSON in
+//! the storage version, faithful to what was written (aliases included), so that decoding `raw` again gives the same
+//! object and the same findings. `Debug` never shows values of a Secret.
+
+use crate::core::{secret::Secret, service::Service};
+use crate::kind::Kind;
+use crate::networking::{
+    destination_rule::DestinationRule, gateway::Gateway, virtual_service::VirtualService,
+    workload_entry::WorkloadEntry,
+};
+use crate::security::peer_authentication::PeerAuthentication;
+use naka_types::labels::Labels;
+use naka_types::name::ObjectRef;
+use serde_json::{Map, Value};
+use std::fmt;
+
+/// Standard metadata. What only the server sets is empty or 0 in objects that come from files.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Meta {
+    /// Name.
+    pub name: String,
+    /// Namespace, empty for cluster-wide kinds.
+    pub namespace: String,
+    /// Set by the server at creation.
+    pub uid: String,
+    /// Counts changes of the spec.
+    pub generation: u64,
+    /// Store-wide revision of the last change.
+    pub resource_version: String,
+    /// Labels.
+    pub labels: Labels,
+    /// Annotations.
+    pub annotations: Labels,
+    /// RFC 3339, set by the server.
+    pub creation_timestamp: String,
+}
+
+/// What is in force of an object.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Spec {
+    /// A namespace has labels only.
+    Namespace,
+    /// v1 Service.
+    Service(Service),
+    /// v1 Secret.
+    Secret(Secret),
+    /// WorkloadEntry.
+    WorkloadEntry(WorkloadEntry),
+    /// VirtualService.
+    VirtualService(VirtualService),
+    /// DestinationRule.
+    DestinationRule(DestinationRule),
+    /// Gateway.
+    Gateway(Gateway),
+    /// PeerAuthentication.
+    PeerAuthentication(PeerAuthentication),
+}
+
+/// A decoded object.
+#[derive(Clone, PartialEq)]
+pub struct Object {
+    /// Kind.
+    pub kind: Kind,
+    /// Metadata.
+    pub meta: Meta,
+    /// The sound parts, typed.
+    pub spec: Spec,
+    /// The whole object as JSON in the storage version, without `status`.
+    pub raw: Value,
+}
+
+impl Object {
+    /// Its reference: kind, namespace, name.
+    #[must_use]
+    pub fn reference(&self) -> ObjectRef {
+        ObjectRef {
+            kind: self.kind.as_str().to_owned(),
+            namespace: self.meta.namespace.clone(),
+            name: self.meta.name.clone(),
+        }
+    }
+
+    /// The spec as JSON; for kinds without `spec` (Namespace, Secret) everything but `apiVersion`, `kind`, `metadata`
+    /// and `status`. Equal specs mean that `generation` stays.
+    #[must_use]
+    pub fn spec_json(&self) -> Value {
+        spec_json(&self.raw)
+    }
+
+    /// The VirtualService, if it is one.
+    #[must_use]
+    pub fn virtual_service(&self) -> Option<&VirtualService> {
+        if let Spec::VirtualService(spec) = &self.spec {
+            Some(spec)
+        } else {
+            None
+        }
+    }
+
+    /// The DestinationRule, if it is one.
+    #[must_use]
+    pub fn destination_rule(&self) -> Option<&DestinationRule> {
+        if let Spec::DestinationRule(spec) = &self.spec {
+            Some(spec)
+        } else {
+            None
+        }
+    }
+
+    /// The Gateway, if it is one.
+    #[must_use]
+    pub fn gateway(&self) -> Option<&Gateway> {
+        if let Spec::Gateway(spec) = &self.spec {
+            Some(spec)
+        } else {
+            None
+        }
+    }
+
+    /// The Service, if it is one.
+    #[must_use]
+    pub fn service(&self) -> Option<&Service> {
+        if let Spec::Service(spec) = &self.spec {
+            Some(spec)
+        } else {
+            None
+        }
+    }
+
+    /// The PeerAuthentication, if it is one.
+    #[must_use]
+    pub fn peer_authentication(&self) -> Option<&PeerAuthentication> {
+        if let Spec::PeerAuthentication(spec) = &self.spec {
+            Some(spec)
+        } else {
+            None
+        }
+    }
+
+    /// The WorkloadEntry, if it is one.
+    #[must_use]
+    pub fn workload_entry(&self) -> Option<&WorkloadEntry> {
+        if let Spec::WorkloadEntry(spec) = &self.spec {
+            Some(spec)
+        } else {
+            None
+        }
+    }
+
+    /// The Secret, if it is one.
+    #[must_use]
+    pub fn secret(&self) -> Option<&Secret> {
+        if let Spec::Secret(spec) = &self.spec {
+            Some(spec)
+        } else {
+            None
+        }
+    }
+}
+
+/// As [`Object::spec_json`], for an object that is JSON only.
+#[must_use]
+pub fn spec_json(raw: &Value) -> Value {
+    let Some(all) = raw.as_object() else {
+        return Value::Null;
+    };
+    if let Some(spec) = all.get("spec") {
+        return spec.clone();
+    }
+    let rest: Map<String, Value> = all
+        .iter()
+        .filter(|(key, _)| !matches!(key.as_str(), "apiVersion" | "kind" | "metadata" | "status"))
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect();
+    Value::Object(rest)
+}
+
+impl fmt::Debug for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut out = f.debug_struct("Object");
+        out.field("kind", &self.kind)
+            .field("meta", &self.meta)
+            .field("spec", &self.spec);
+        if self.kind == Kind::Secret {
+            out.finish_non_exhaustive()
+        } else {
+            out.field("raw", &self.raw).finish()
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! Kinds of `security.istio.io`.
+
+pub mod peer_authentication;

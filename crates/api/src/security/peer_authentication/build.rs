@@ -1,0 +1,55 @@
+//! The typed PeerAuthentication from a checked tree.
+
+use super::{MtlsMode, PeerAuthentication};
+use crate::codes;
+use crate::decode::Report;
+use crate::decode::meta::labels;
+use crate::tree::{Node, join};
+
+/// Builds.
+pub(crate) fn build(report: &mut Report, spec: &Node) -> PeerAuthentication {
+    let selector = spec
+        .at(&["selector", "matchLabels"])
+        .map(|node| labels(Some(node)))
+        .filter(|labels| !labels.is_empty());
+    let mut ports = std::collections::BTreeMap::new();
+    if let Some(node) = spec.get("portLevelMtls") {
+        for entry in node.entries() {
+            match entry.key.parse::<u16>() {
+                Ok(port) if port > 0 => {
+                    ports.insert(port, mode(&entry.value));
+                }
+                _ => report.error(
+                    codes::E007,
+                    &join("spec.portLevelMtls", &entry.key),
+                    entry.place,
+                    format!("{:?} is no port", entry.key),
+                    "write a number from 1 to 65535".to_owned(),
+                ),
+            }
+        }
+        if selector.is_none() && !node.entries().is_empty() {
+            report.invalid(
+                "spec.portLevelMtls",
+                node,
+                "port level modes need a selector: a port means nothing for all workloads"
+                    .to_owned(),
+                "add selector.matchLabels".to_owned(),
+            );
+        }
+    }
+    PeerAuthentication {
+        selector,
+        mode: spec.get("mtls").and_then(mode),
+        ports,
+    }
+}
+
+fn mode(node: &Node) -> Option<MtlsMode> {
+    match node.get("mode").and_then(Node::text) {
+        Some("DISABLE") => Some(MtlsMode::Disable),
+        Some("PERMISSIVE") => Some(MtlsMode::Permissive),
+        Some("STRICT") => Some(MtlsMode::Strict),
+        _ => None,
+    }
+}
