@@ -69,7 +69,7 @@ impl Snapshot {
     }
 
     fn put(&mut self, key: &ObjectRef, value: Value) {
-        match naka_api::decode_json(&value, naka_api::Mode::Lenient).0 {
+        match naka_api::decode_json(&value, naka_api::Mode::Compat).0 {
             Some(object) => {
                 Arc::make_mut(&mut self.objects).insert(key.clone(), Arc::new(object));
                 if self.unreadable.contains_key(key) {

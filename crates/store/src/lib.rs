@@ -34,3 +34,6 @@ pub use log::{Damage, Recovery};
 pub use seal::{REDACTED, redact};
 pub use stamp::rfc3339;
 pub use store::{Repaired, Settings, Store};
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,7 @@
 //! Questions to the log: events, history, the state of then, what would take a change back.
 
 use crate::Error;
-use crate::event::{DELETE, Draft, Event, Filter, PUT};
+use crate::event::{Draft, Event, Filter};
 use crate::fold::{Folded, Snapshot};
 use crate::log::{Span, lines};
 use crate::plan::revision_of;
@@ -111,17 +111,15 @@ impl Store {
         let Some((own, later)) = spans.split_first().filter(|_| revision > 0) else {
             return Err(Error::NoSuchRevision(revision));
         };
+        // Of several events about one object the first knows what was there before the commit.
         let mut first: BTreeMap<ObjectRef, Arc<Event>> = BTreeMap::new();
         let mut order = Vec::new();
         for event in self.read(*own)?.into_iter().filter(|event| event.is_object()) {
             if let Some(object) = event.object.clone()
-                && first.insert(object.clone(), event.clone()).is_none()
+                && !first.contains_key(&object)
             {
-                order.push(object);
-            } else if let Some(object) = &event.object {
-                // The earliest event knows what was there before the commit.
-                let earliest = self.read(*own)?.into_iter().find(|e| e.is_object() && e.object.as_ref() == Some(object));
-                first.extend(earliest.map(|earliest| (object.clone(), earliest)));
+                order.push(object.clone());
+                first.insert(object, event);
             }
         }
         if order.is_empty() {
@@ -158,10 +156,7 @@ impl Store {
     /// When the log cannot be read.
     pub fn last_change(&self) -> Result<Option<u64>, Error> {
         for span in self.spans(0).into_iter().rev() {
-            let changed = self.read(span)?.iter().any(|event| {
-                event.record.is_none() && (event.kind == PUT || event.kind == DELETE)
-            });
-            if changed {
+            if self.read(span)?.iter().any(|event| event.is_object()) {
                 return Ok(Some(span.last));
             }
         }
@@ -175,7 +170,7 @@ impl Store {
         spans[start..].to_vec()
     }
 
-    /// The events of one record, from memory where held, else from the file.
+    /// The events of one record of the file.
     fn read(&self, span: Span) -> Result<Vec<Arc<Event>>, Error> {
         let mut payload = vec![0; span.length as usize];
         self.reader
