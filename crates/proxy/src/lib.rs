@@ -4,7 +4,10 @@
 //! engine's runtime registry. Never sees `control`, `api` or `store`: only the wire joins them.
 
 pub mod drain;
+pub mod lease;
 pub mod names;
 pub mod run;
 pub mod saved;
 pub mod settings;
+pub mod control_client;
+pub mod rotation;

@@ -10,7 +10,6 @@
 use naka_types::host::filter_key;
 use naka_wire::v1::NameFilter;
 use std::collections::{BTreeMap, BTreeSet};
-use xorf::{BinaryFuse16, Filter as _};
 
 /// The most names one proxy holds on demand.
 pub const CAPACITY: usize = 1_000;
@@ -31,7 +30,7 @@ pub enum Error {
 #[derive(Debug, Default)]
 pub struct Filter {
     exact: BTreeSet<String>,
-    fuse: Option<BinaryFuse16>,
+    fuse: Option<Fuse>,
     suffixes: Vec<String>,
 }
 
@@ -64,12 +63,45 @@ impl Filter {
             || self
                 .fuse
                 .as_ref()
-                .is_some_and(|fuse| fuse.contains(&filter_key(host)))
+                .is_some_and(|fuse| fuse.contains(filter_key(host)))
     }
 }
 
-/// The lengths come from the network and index the fingerprints, so each is checked against the others.
-fn decode_fuse(bytes: &[u8]) -> Result<BinaryFuse16, Error> {
+/// A binary fuse filter of 16 bits, read only. The lookup is written out here so that the lengths, which come from
+/// the network and index the fingerprints, are checked in the same place.
+#[derive(Debug)]
+struct Fuse {
+    seed: u64,
+    segment_length: u32,
+    segment_count_length: u32,
+    fingerprints: Box<[u16]>,
+}
+
+impl Fuse {
+    fn contains(&self, key: u64) -> bool {
+        let mut hash = key.wrapping_add(self.seed);
+        hash = (hash ^ hash >> 33).wrapping_mul(0xff51_afd7_ed55_8ccd);
+        hash = (hash ^ hash >> 33).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+        hash ^= hash >> 33;
+        let mask = u64::from(self.segment_length) - 1;
+        let length = u64::from(self.segment_length);
+        let product = u128::from(hash) * u128::from(self.segment_count_length);
+        let first = u64::try_from(product >> 64).unwrap_or(0);
+        let second = (first + length) ^ (hash >> 18 & mask);
+        let third = (first + 2 * length) ^ (hash & mask);
+        let at = |index: u64| {
+            usize::try_from(index)
+                .ok()
+                .and_then(|index| self.fingerprints.get(index))
+                .copied()
+                .unwrap_or(0)
+        };
+        let wanted = ((hash ^ hash >> 32) & 0xffff) as u16;
+        wanted == at(first) ^ at(second) ^ at(third)
+    }
+}
+
+fn decode_fuse(bytes: &[u8]) -> Result<Fuse, Error> {
     let (header, prints) = bytes
         .split_at_checked(HEADER)
         .ok_or(Error::Length(bytes.len()))?;
@@ -88,17 +120,14 @@ fn decode_fuse(bytes: &[u8]) -> Result<BinaryFuse16, Error> {
         && segment_length_mask == segment_length - 1
         && segment_count_length.is_multiple_of(segment_length)
         && segment_count_length > 0
-        && reach <= u64::try_from(prints.len() / 2).unwrap_or(0);
+        && reach == u64::try_from(prints.len() / 2).unwrap_or(0);
     if !sound {
         return Err(Error::Shape);
     }
-    Ok(BinaryFuse16 {
-        descriptor: xorf::prelude::bfuse::Descriptor {
-            seed,
-            segment_length,
-            segment_length_mask,
-            segment_count_length,
-        },
+    Ok(Fuse {
+        seed,
+        segment_length,
+        segment_count_length,
         fingerprints: prints
             .chunks_exact(2)
             .map(|pair| u16::from_le_bytes([pair[0], pair[1]]))
@@ -162,6 +191,7 @@ impl Called {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use xorf::BinaryFuse16;
 
     fn encoded(hosts: &[String]) -> Vec<u8> {
         let keys: Vec<u64> = hosts.iter().map(|h| filter_key(h)).collect();
@@ -240,7 +270,7 @@ mod tests {
                 };
                 if let Ok(filter) = Filter::decode(&wire) {
                     for host in hosts(50) {
-                        filter.contains(&host);
+                        let _ = filter.contains(&host);
                     }
                 }
             }

@@ -1,0 +1,552 @@
+//! The line to the control plane: identity, configuration and registration on one TLS connection.
+//!
+//! A connection is proved by the saved identity, else by a join token (whose root hash verifies the other side); with
+//! a token the certificate comes first, and the same connection then carries ADS and registration. Losing the line
+//! loses nothing but news: it is dialled again, each address in turn, with a growing and jittered pause, while the
+//! data path goes on with what it has.
+//!
+//! Invariants: a token is shown only to a server whose root has the hash in the token; the private key never leaves
+//! this process. Decides nothing about configuration: updates go to [`crate::state`].
+
+use crate::rotation::{Feed, until_renewal};
+use crate::settings::{Role, Settings};
+use naka_identity::{KeyAndCsr, Svid, schedule, tls};
+use naka_types::node::{self, NodeId};
+use naka_types::token::Token;
+use naka_wire::envoy::envoy::config::core::v3::Node;
+use naka_wire::istio_ca::{
+    IstioCertificateRequest, istio_certificate_service_client::IstioCertificateServiceClient,
+};
+use naka_wire::v1::workloads_client::WorkloadsClient;
+use naka_wire::v1::{RegisterRequest, RegisterResponse};
+use naka_wire::values;
+use naka_xds::delta::client::{Client, Update};
+use naka_xds::driver::{self, Command, Ended, Verdict};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::WatchStream;
+
+/// Time to reach and greet one address.
+const DIAL: Duration = Duration::from_secs(3);
+/// Time for the certificate service to answer.
+const CERTIFY: Duration = Duration::from_secs(10);
+/// The longest pause between two rounds over all addresses.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const ALPN: &[&[u8]] = &[b"h2"];
+
+/// What goes wrong on the line. All of it is tried again.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Neither a usable identity nor a token.
+    #[error("no identity is saved and no join token was given")]
+    NoProof,
+    /// No address to dial.
+    #[error("no address of a control plane is known")]
+    NoAddress,
+    /// The token is none.
+    #[error("the join token is malformed")]
+    Token,
+    /// Not reachable in time, or TLS failed.
+    #[error("cannot reach the control plane at {address}: {what}")]
+    Dial {
+        /// The address.
+        address: String,
+        /// What happened.
+        what: String,
+    },
+    /// No certificate was issued.
+    #[error("no certificate was issued: {0}")]
+    Certify(String),
+    /// The lease's stream ended.
+    #[error("the registration ended: {0}")]
+    Register(String),
+    /// The configuration stream ended.
+    #[error("{0}")]
+    Stream(#[from] Ended),
+    /// Our own part of TLS.
+    #[error(transparent)]
+    Identity(#[from] naka_identity::Error),
+}
+
+/// How the line is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Line {
+    /// Whether the configuration stream is open.
+    pub connected: bool,
+    /// The address spoken to last.
+    pub address: String,
+    /// Why it is not connected.
+    pub problem: String,
+    /// Connections made so far.
+    pub connections: u64,
+    /// Problems the control plane named for our registration.
+    pub problems: Vec<String>,
+    /// Whether the registration counts.
+    pub registered: bool,
+}
+
+/// News from the line.
+#[derive(Debug)]
+pub enum News {
+    /// Configuration; answer the verdict when it is in force.
+    Update(Update, Verdict),
+    /// The configuration stream is open.
+    Opened,
+    /// What the control plane made of our registration.
+    Lease(RegisterResponse),
+}
+
+/// What the line is built from.
+#[derive(Debug)]
+pub struct Params {
+    /// Settings of the process.
+    pub settings: Arc<Settings>,
+    /// Where identities go.
+    pub feed: Arc<Feed>,
+    /// State of the xDS client, versions of the saved copy restored.
+    pub client: Client,
+    /// Names wanted and not wanted any more.
+    pub commands: mpsc::Receiver<Command>,
+    /// What we register.
+    pub registration: watch::Receiver<RegisterRequest>,
+    /// Where news go.
+    pub news: mpsc::UnboundedSender<News>,
+    /// Where the state of the line is shown.
+    pub line: Arc<watch::Sender<Line>>,
+}
+
+/// The node as the control plane is told.
+#[must_use]
+pub fn node(settings: &Settings, workload_id: &str) -> Node {
+    let role = match settings.role {
+        Role::Sidecar => node::Role::Sidecar,
+        Role::Gateway => node::Role::Gateway,
+    };
+    let id = NodeId {
+        role,
+        ip: settings.inbound_ip.to_string(),
+        workload: settings.workload_name.clone(),
+        namespace: settings.namespace.clone(),
+    };
+    let naka = values::fields([
+        ("workload_id", values::string(workload_id)),
+        ("version", values::string(env!("CARGO_PKG_VERSION"))),
+        (
+            "capabilities",
+            values::strings([
+                node::CAPABILITY_CLOSURE,
+                node::CAPABILITY_DRAIN_ACK,
+                node::CAPABILITY_NAME_FILTER,
+            ]),
+        ),
+    ]);
+    let metadata = values::fields([
+        ("NAMESPACE", values::string(&settings.namespace)),
+        ("SERVICE_ACCOUNT", values::string(&settings.service_account)),
+        ("WORKLOAD_NAME", values::string(&settings.workload_name)),
+        (
+            "LABELS",
+            values::nested(values::string_struct(settings.labels.clone())),
+        ),
+        ("CLUSTER_ID", values::string(&settings.cluster_id)),
+        (node::NODE_METADATA, values::nested(naka)),
+    ]);
+    Node {
+        id: id.to_string(),
+        cluster: format!(
+            "{}.{}",
+            settings
+                .service
+                .as_deref()
+                .unwrap_or(&settings.workload_name),
+            settings.namespace
+        ),
+        metadata: Some(metadata),
+        user_agent_name: "naka".to_owned(),
+        ..Node::default()
+    }
+}
+
+/// Keeps the line for as long as the process lives; returns when the command channel closes.
+pub async fn run(mut params: Params) {
+    let token = params.settings.control.token.as_deref().map(Token::parse);
+    let token = match token {
+        Some(Ok(token)) => Some(token),
+        Some(Err(_)) => {
+            tracing::error!(error = %Error::Token, "the token is left out");
+            None
+        }
+        None => None,
+    };
+    let mut addresses = params.settings.control.addresses.clone();
+    if addresses.is_empty() {
+        addresses = token
+            .as_ref()
+            .map(|t| t.addresses.clone())
+            .unwrap_or_default();
+    }
+    let mut turn = 0usize;
+    let mut pause = FIRST_PAUSE;
+    // An identity that the control plane does not know any more (its mesh was made anew) gives way to the token.
+    let mut by_token = false;
+    loop {
+        let opened_before = params.line.borrow().connections;
+        let address = addresses.get(turn % addresses.len().max(1)).cloned();
+        let ended = match address {
+            None => Error::NoAddress,
+            Some(address) => session(&mut params, &address, token.as_ref(), by_token).await,
+        };
+        if matches!(ended, Error::Stream(Ended::Stopped)) {
+            return;
+        }
+        let was_open = params.line.borrow().connections > opened_before;
+        params.line.send_modify(|line| {
+            line.connected = false;
+            line.problem = ended.to_string();
+        });
+        if was_open {
+            tracing::warn!(error = %ended, "the line to the control plane was lost; traffic goes on");
+            pause = FIRST_PAUSE;
+        } else {
+            tracing::debug!(error = %ended, "no line to the control plane");
+            let refused = matches!(&ended, Error::Dial { what, .. } if what.starts_with("TLS"))
+                || matches!(&ended, Error::Stream(Ended::Status(status)) if status.code() == tonic::Code::Unauthenticated)
+                || matches!(ended, Error::Certify(_));
+            if refused && token.is_some() {
+                by_token = !by_token;
+            }
+        }
+        turn += 1;
+        if turn.is_multiple_of(addresses.len().max(1)) {
+            let half = pause / 2;
+            let wait = half + half.mul_f64(fastrand::f64());
+            pause = (pause * 2).min(LONGEST_PAUSE);
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = closed(&params.commands) => return,
+            }
+        }
+    }
+}
+
+/// Resolves when nobody can send commands any more.
+async fn closed(commands: &mpsc::Receiver<Command>) {
+    while !commands.is_closed() {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// One connection, from dialling to its end.
+async fn session(
+    params: &mut Params,
+    address: &str,
+    token: Option<&Token>,
+    by_token: bool,
+) -> Error {
+    match connected(params, address, token, by_token).await {
+        Ok(ended) | Err(ended) => ended,
+    }
+}
+
+async fn connected(
+    params: &mut Params,
+    address: &str,
+    token: Option<&Token>,
+    by_token: bool,
+) -> Result<Error, Error> {
+    let identity = params
+        .feed
+        .now()
+        .filter(|identity| !identity.svid.remaining(naka_identity::now_s()).is_zero())
+        .filter(|_| !(by_token && token.is_some()));
+    let config = match (&identity, token) {
+        (Some(identity), _) => {
+            tls::control_client_tls(Some(&identity.svid), &identity.bundle, ALPN)?
+        }
+        (None, Some(token)) => tls::token_client_config(&token.ca_sha256, ALPN)?,
+        (None, None) => return Err(Error::NoProof),
+    };
+    let link = dial(address, config).await?;
+    if identity.is_none() {
+        certify(&link, params, token).await?;
+    }
+    let current = params.feed.now().ok_or(Error::NoProof)?;
+    let workload_id = current.svid.workload_id.to_string();
+    params.client.set_node(node(&params.settings, &workload_id));
+    params.line.send_modify(|line| {
+        address.clone_into(&mut line.address);
+    });
+    let mut handler = Handler {
+        news: params.news.clone(),
+        line: Arc::clone(&params.line),
+    };
+    let lease = lease(
+        link.clone(),
+        params.registration.clone(),
+        workload_id,
+        &params.news,
+        &params.line,
+    );
+    let renewal = renewal(&link, &params.settings, &params.feed);
+    let stream = driver::run(
+        link.clone(),
+        &mut params.client,
+        &mut params.commands,
+        &mut handler,
+    );
+    tokio::select! {
+        ended = stream => Ok(Error::Stream(ended)),
+        ended = lease => Ok(ended),
+        () = renewal => Ok(Error::Register("renewed".to_owned())),
+    }
+}
+
+struct Handler {
+    news: mpsc::UnboundedSender<News>,
+    line: Arc<watch::Sender<Line>>,
+}
+
+impl driver::Handler for Handler {
+    fn opened(&mut self) {
+        self.line.send_modify(|line| {
+            line.connected = true;
+            line.connections += 1;
+            line.problem.clear();
+        });
+        // A closed receiver means that the process is ending.
+        let _ = self.news.send(News::Opened);
+    }
+
+    fn update(&mut self, update: Update, verdict: Verdict) {
+        let _ = self.news.send(News::Update(update, verdict));
+    }
+}
+
+/// Registers, tells every change, and hands on what comes back, until the stream ends.
+async fn lease(
+    link: Link,
+    registration: watch::Receiver<RegisterRequest>,
+    workload_id: String,
+    news: &mpsc::UnboundedSender<News>,
+    line: &watch::Sender<Line>,
+) -> Error {
+    let requests = WatchStream::new(registration).map(move |mut request| {
+        request.workload_id.clone_from(&workload_id);
+        request
+    });
+    let mut stub = WorkloadsClient::new(link);
+    let mut answers = match stub.register(requests).await {
+        Ok(answers) => answers.into_inner(),
+        Err(status) => return Error::Register(status.message().to_owned()),
+    };
+    loop {
+        match answers.message().await {
+            Ok(Some(answer)) => {
+                line.send_modify(|line| {
+                    if line.problems != answer.problems {
+                        for problem in &answer.problems {
+                            tracing::warn!(%problem, "the control plane objects to our registration");
+                        }
+                        line.problems.clone_from(&answer.problems);
+                    }
+                    line.registered = answer.registered;
+                });
+                if news.send(News::Lease(answer)).is_err() {
+                    return Error::Stream(Ended::Stopped);
+                }
+            }
+            Ok(None) => return Error::Register("closed by the control plane".to_owned()),
+            Err(status) => return Error::Register(status.message().to_owned()),
+        }
+    }
+}
+
+/// Renews the certificate whenever its time comes, on this connection. Never ends: a renewal that fails is tried
+/// again, sooner the less is left.
+async fn renewal(link: &Link, settings: &Settings, feed: &Feed) {
+    let mut attempt = 0;
+    loop {
+        let wait = match (attempt, feed.now()) {
+            (0, identity) => until_renewal(identity.as_deref(), naka_identity::now_s()),
+            (_, identity) => {
+                let left = identity.map_or(Duration::ZERO, |identity| {
+                    identity.svid.remaining(naka_identity::now_s())
+                });
+                schedule::retry_in(attempt - 1, left, fastrand::u32(..))
+            }
+        };
+        tokio::time::sleep(wait).await;
+        match issue(link, settings, None).await {
+            Ok((svid, bundle)) => {
+                tracing::info!(identity = %svid.spiffe, not_after = svid.not_after, "the certificate was renewed");
+                feed.renewed(svid, bundle);
+                attempt = 0;
+            }
+            Err(error) => {
+                tracing::warn!(%error, attempt, "the certificate could not be renewed yet");
+                attempt += 1;
+            }
+        }
+    }
+}
+
+/// The first certificate, by token.
+async fn certify(link: &Link, params: &Params, token: Option<&Token>) -> Result<(), Error> {
+    let token = token.ok_or(Error::NoProof)?;
+    let (svid, bundle) = issue(link, &params.settings, Some(token)).await?;
+    // The server's chain was verified by the token's hash; what it issues must lead to the same root.
+    if !bundle
+        .roots()
+        .iter()
+        .any(|root| naka_identity::sha256_hex(root).eq_ignore_ascii_case(&token.ca_sha256))
+    {
+        return Err(Error::Certify(
+            "its root is not the one the token names".to_owned(),
+        ));
+    }
+    tracing::info!(identity = %svid.spiffe, workload = %svid.workload_id, "joined the mesh");
+    params.feed.renewed(svid, bundle);
+    Ok(())
+}
+
+async fn issue(
+    link: &Link,
+    settings: &Settings,
+    token: Option<&Token>,
+) -> Result<(Svid, naka_identity::Bundle), Error> {
+    let key = KeyAndCsr::generate()?;
+    let metadata = values::fields([
+        ("namespace", values::string(&settings.namespace)),
+        ("service_account", values::string(&settings.service_account)),
+        ("services", values::strings(settings.service.clone())),
+        (
+            "labels",
+            values::nested(values::string_struct(settings.labels.clone())),
+        ),
+    ]);
+    let mut request = tonic::Request::new(IstioCertificateRequest {
+        csr: key.csr_pem().to_owned(),
+        validity_duration: 0,
+        metadata: Some(metadata),
+    });
+    if let Some(token) = token {
+        let value = format!("Bearer {}", token.reveal());
+        let mut value = tonic::metadata::MetadataValue::try_from(value)
+            .map_err(|_| Error::Token)?;
+        value.set_sensitive(true);
+        request.metadata_mut().insert("authorization", value);
+    }
+    let mut stub = IstioCertificateServiceClient::new(link.clone());
+    let answer = tokio::time::timeout(CERTIFY, stub.create_certificate(request))
+        .await
+        .map_err(|_| Error::Certify("no answer in time".to_owned()))?
+        .map_err(|status| Error::Certify(status.message().to_owned()))?;
+    Ok(Svid::from_answer(
+        &answer.into_inner().cert_chain,
+        key.key(),
+    )?)
+}
+
+/// One HTTP/2 connection to the control plane, as tonic's clients want it.
+#[derive(Debug, Clone)]
+struct Link {
+    requests: hyper::client::conn::http2::SendRequest<tonic::body::Body>,
+}
+
+async fn dial(address: &str, config: Arc<rustls::ClientConfig>) -> Result<Link, Error> {
+    let failed = |what: String| Error::Dial {
+        address: address.to_owned(),
+        what,
+    };
+    let greet = async {
+        let stream = TcpStream::connect(address)
+            .await
+            .map_err(|error| failed(error.to_string()))?;
+        // A delay only costs latency; without the option the line still works.
+        let _ = stream.set_nodelay(true);
+        let stream = tokio_rustls::TlsConnector::from(config)
+            .connect(tls::control_name(), stream)
+            .await
+            .map_err(|error| failed(format!("TLS: {error}")))?;
+        let executor = hyper_util::rt::TokioExecutor::new();
+        let (requests, connection) = hyper::client::conn::http2::Builder::new(executor)
+            .timer(hyper_util::rt::TokioTimer::new())
+            .keep_alive_interval(driver::KEEPALIVE_INTERVAL)
+            .keep_alive_timeout(driver::KEEPALIVE_TIMEOUT)
+            .keep_alive_while_idle(true)
+            .initial_connection_window_size(4 << 20)
+            .initial_stream_window_size(1 << 20)
+            .handshake(hyper_util::rt::TokioIo::new(stream))
+            .await
+            .map_err(|error| failed(format!("HTTP/2: {error}")))?;
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "the connection to the control plane ended");
+            }
+        });
+        Ok(Link { requests })
+    };
+    tokio::time::timeout(DIAL, greet)
+        .await
+        .map_err(|_| failed("no answer in time".to_owned()))?
+}
+
+impl tower_service::Service<http::Request<tonic::body::Body>> for Link {
+    type Response = http::Response<hyper::body::Incoming>;
+    type Error = hyper::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.requests.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: http::Request<tonic::body::Body>) -> Self::Future {
+        let path = request
+            .uri()
+            .path_and_query()
+            .map_or("/", http::uri::PathAndQuery::as_str);
+        // HTTP/2 wants scheme and authority; the name is the one in the control plane's certificate.
+        if let Ok(uri) = http::Uri::builder()
+            .scheme("https")
+            .authority(naka_identity::CONTROL_NAME)
+            .path_and_query(path)
+            .build()
+        {
+            *request.uri_mut() = uri;
+        }
+        Box::pin(self.requests.send_request(request))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_node_says_who_we_are_in_istios_words() {
+        let mut settings = Settings::new("/r".into(), "pay", "pay-1");
+        settings.labels.insert("app".into(), "pay".into());
+        let node = node(&settings, "01ARZ3NDEKTSV4RRFFQ69G5FAV");
+        assert_eq!(
+            node.id,
+            "sidecar~127.0.0.1~pay-1.default~default.svc.cluster.local"
+        );
+        let metadata = node.metadata.unwrap();
+        assert_eq!(values::get_str(&metadata, "NAMESPACE"), Some("default"));
+        let naka = values::get_struct(&metadata, "NAKA").unwrap();
+        assert_eq!(
+            values::get_str(naka, "workload_id"),
+            Some("01ARZ3NDEKTSV4RRFFQ69G5FAV")
+        );
+        assert!(values::get_strings(naka, "capabilities").contains(&"drain-ack".to_owned()));
+        settings.role = Role::Gateway;
+        assert!(super::node(&settings, "").id.starts_with("router~"));
+    }
+}

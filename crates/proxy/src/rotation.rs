@@ -1,0 +1,232 @@
+//! Who this proxy is and whom it trusts: one cell that everybody watches, its file, and its schedule.
+//!
+//! A new certificate or a new bundle replaces the pair in the cell; workers get new TLS configurations for new
+//! connections, old connections live on. Saving is off the main thread and never fails a rotation: a proxy that cannot
+//! write its identity serves all the same and says so.
+
+use crate::saved;
+use naka_identity::{Bundle, Svid, schedule};
+use naka_types::spiffe::SpiffeId;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// What we show and whom we trust.
+#[derive(Debug)]
+pub struct Identity {
+    /// Certificate chain and key.
+    pub svid: Svid,
+    /// Roots of the mesh.
+    pub bundle: Bundle,
+    /// The second at which to renew, spread per certificate.
+    pub renew_at: u64,
+}
+
+/// The cell: the current identity, once there is one.
+#[derive(Debug)]
+pub struct Feed {
+    cell: watch::Sender<Option<Arc<Identity>>>,
+    file: Option<PathBuf>,
+}
+
+impl Feed {
+    /// An empty cell; with a run directory, what comes in is saved there.
+    #[must_use]
+    pub fn new(save_in: Option<&std::path::Path>) -> Self {
+        Self {
+            cell: watch::Sender::new(None),
+            file: save_in.map(|dir| dir.join(saved::IDENTITY)),
+        }
+    }
+
+    /// Takes over the saved identity if it is there, is for this namespace and service account, and has not expired.
+    /// Returns whether it did.
+    pub fn restore(&self, namespace: &str, service_account: &str) -> bool {
+        let Some(file) = &self.file else {
+            return false;
+        };
+        match Svid::load(file) {
+            Ok(Some((svid, bundle))) => {
+                let ours = svid.spiffe.namespace() == namespace
+                    && svid.spiffe.service_account() == service_account;
+                if !ours {
+                    tracing::info!(identity = %svid.spiffe, "the saved identity is somebody else's; asking for an own one");
+                    return false;
+                }
+                if svid.remaining(naka_identity::now_s()).is_zero() {
+                    tracing::warn!(identity = %svid.spiffe, "the saved identity has expired");
+                    return false;
+                }
+                self.put(svid, bundle);
+                true
+            }
+            Ok(None) => false,
+            Err(error) => {
+                tracing::warn!(%error, "the saved identity is of no use");
+                false
+            }
+        }
+    }
+
+    /// A new certificate, with the roots that came along; known roots with the same trust are kept, and sessions
+    /// with them.
+    pub fn renewed(&self, svid: Svid, bundle: Bundle) {
+        let bundle = match self.now() {
+            Some(old) if old.svid.spiffe.trust_domain() == svid.spiffe.trust_domain() => {
+                merged(&old.bundle, bundle)
+            }
+            _ => bundle,
+        };
+        self.put(svid, bundle);
+        self.save();
+    }
+
+    /// The roots as the control plane publishes them. Returns false when they are no bundle.
+    pub fn trust(&self, pem: &str) -> bool {
+        let Some(old) = self.now() else {
+            // Without an identity there is nobody to trust anything; the bundle comes again with the certificate.
+            return true;
+        };
+        match Bundle::from_pem(old.bundle.trust_domain(), pem) {
+            Ok(new) => {
+                if !new.same_trust(&old.bundle) {
+                    tracing::info!(roots = new.roots().len(), "the trust bundle changed");
+                    self.put(old.svid.clone(), new);
+                    self.save();
+                }
+                true
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the trust bundle is of no use");
+                false
+            }
+        }
+    }
+
+    fn put(&self, svid: Svid, bundle: Bundle) {
+        let renew_at = schedule::renew_at(svid.not_before, svid.not_after, fastrand::u32(..));
+        self.cell.send_replace(Some(Arc::new(Identity {
+            svid,
+            bundle,
+            renew_at,
+        })));
+    }
+
+    fn save(&self) {
+        let (Some(file), Some(identity)) = (self.file.clone(), self.now()) else {
+            return;
+        };
+        let write = move || {
+            if let Err(error) = identity.svid.save(&file, &identity.bundle) {
+                tracing::warn!(%error, "the identity could not be saved; a restart will need the control plane");
+            }
+        };
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(write)),
+            Err(_) => write(),
+        }
+    }
+
+    /// The current identity.
+    #[must_use]
+    pub fn now(&self) -> Option<Arc<Identity>> {
+        self.cell.borrow().clone()
+    }
+
+    /// A view that is told of changes.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<Option<Arc<Identity>>> {
+        self.cell.subscribe()
+    }
+
+    /// Who we are, if we are anybody yet.
+    #[must_use]
+    pub fn spiffe(&self) -> Option<SpiffeId> {
+        self.now().map(|identity| identity.svid.spiffe.clone())
+    }
+}
+
+/// The certificate service sends one root; the secret `ROOTCA` sends all. During a rotation of roots a renewal must
+/// not shrink what we trust.
+fn merged(old: &Bundle, new: Bundle) -> Bundle {
+    if new.roots().iter().all(|root| old.roots().contains(root)) {
+        return old.clone();
+    }
+    let mut roots = old.roots().to_vec();
+    for root in new.roots() {
+        if !roots.contains(root) {
+            roots.push(root.clone());
+        }
+    }
+    Bundle::new(new.trust_domain(), roots).unwrap_or(new)
+}
+
+/// How long until the current certificate should be renewed; forever when there is none.
+#[must_use]
+pub fn until_renewal(identity: Option<&Identity>, now: u64) -> Duration {
+    identity.map_or(Duration::from_secs(86_400 * 365), |identity| {
+        Duration::from_secs(identity.renew_at.saturating_sub(now))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use naka_identity::{Authority, IssueRequest, KeyAndCsr, now_s};
+    use naka_types::workload::Ulid;
+
+    fn issue(authority: &Authority, account: &str, ttl: Duration) -> (Svid, Bundle) {
+        let key = KeyAndCsr::generate().unwrap();
+        let spiffe = SpiffeId::new("cluster.local", "default", account).unwrap();
+        let issued = authority
+            .issue(&IssueRequest {
+                csr_pem: key.csr_pem(),
+                spiffe: &spiffe,
+                workload_id: Ulid::new(1, 2),
+                dns_sans: &[],
+                ttl,
+                now: now_s(),
+            })
+            .unwrap();
+        Svid::from_answer(&issued.pems(), key.key()).unwrap()
+    }
+
+    #[test]
+    fn a_saved_identity_is_taken_over_only_by_its_owner() {
+        let dir = tempfile::tempdir().unwrap();
+        let authority =
+            Authority::open_or_create(&dir.path().join("ca"), "cluster.local", now_s()).unwrap();
+        let (svid, bundle) = issue(&authority, "pay", Duration::from_secs(3600));
+        let first = Feed::new(Some(dir.path()));
+        assert!(!first.restore("default", "pay"));
+        first.renewed(svid, bundle);
+        for (account, expect) in [("pay", true), ("order", false)] {
+            let next = Feed::new(Some(dir.path()));
+            assert_eq!(next.restore("default", account), expect, "{account}");
+        }
+        let unsaved = Feed::new(None);
+        assert!(!unsaved.restore("default", "pay"));
+    }
+
+    #[test]
+    fn a_renewal_keeps_the_bundle_and_its_sessions_and_never_shrinks_trust() {
+        let dir = tempfile::tempdir().unwrap();
+        let one = Authority::open_or_create(&dir.path().join("1"), "cluster.local", now_s()).unwrap();
+        let two = Authority::open_or_create(&dir.path().join("2"), "cluster.local", now_s()).unwrap();
+        let feed = Feed::new(None);
+        let (svid, bundle) = issue(&one, "pay", Duration::from_secs(3600));
+        feed.renewed(svid, bundle);
+        let both = format!("{}{}", one.bundle().to_pem(), two.bundle().to_pem());
+        assert!(feed.trust(&both));
+        assert!(!feed.trust("no pem"));
+        let epoch = feed.now().unwrap().bundle.epoch().to_owned();
+        let (svid, bundle) = issue(&two, "pay", Duration::from_secs(7200));
+        feed.renewed(svid, bundle);
+        let now = feed.now().unwrap();
+        assert_eq!(now.bundle.epoch(), epoch);
+        assert_eq!(now.bundle.roots().len(), 2);
+        let wait = until_renewal(Some(&now), now_s());
+        assert!(wait > Duration::from_secs(3000) && wait < Duration::from_secs(6000), "{wait:?}");
+    }
+}
