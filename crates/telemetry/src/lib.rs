@@ -1,1 +1,29 @@
-//! Naka telemetry.
+//! What a process tells about itself: metrics under Istio's names, and one access-log line per exchange.
+//!
+//! * [`Metrics`] has one [`Shard`] per worker. A handle ([`RequestHandle`], [`TcpHandle`]) is resolved once per peer
+//!   and route; recording with it is a few relaxed additions: no lock, no hash, no allocation.
+//! * [`AccessLog`] formats a [`Record`] into a bounded buffer of its worker; a thread writes. Full buffers lose lines,
+//!   which are counted.
+//! * [`process`] reads `/proc`.
+//!
+//! Invariants: cardinality is bounded (label sets beyond the cap are counted under `other`); every metric name stands
+//! in one table, [`name::TABLE`]; nothing here blocks a request.
+//!
+//! Not here: HTTP endpoints for scraping, traces, exports.
+
+mod expose;
+mod label;
+mod log;
+mod metrics;
+pub mod name;
+pub mod process;
+mod record;
+mod series;
+mod time;
+
+pub use expose::CONTENT_TYPE;
+pub use label::{Labels, Reporter, Security, Service, Traffic, Workload};
+pub use log::{AccessLog, Lines};
+pub use metrics::{Metrics, Number, Shard};
+pub use record::{Direction, Record};
+pub use series::{Exchange, RequestHandle, TcpHandle};

@@ -1,0 +1,259 @@
+//! Prometheus text exposition (format 0.0.4): shards summed, names in the table's order, values in a fixed order.
+
+use crate::label::{Labels, NAMES};
+use crate::metrics::{Inner, lock};
+use crate::name::{self, Name, TABLE};
+use crate::process;
+use crate::series::{BOUNDS, Histogram, Outcome};
+use naka_types::reason::Reason;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// `Content-Type` of the exposition.
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+#[derive(Default, Clone)]
+struct Sums {
+    buckets: [u64; 20],
+    sum: u64,
+}
+
+impl Sums {
+    fn add(&mut self, histogram: &Histogram) {
+        for (mine, theirs) in self.buckets.iter_mut().zip(&histogram.buckets) {
+            *mine += theirs.load(Relaxed);
+        }
+        self.sum = self.sum.saturating_add(histogram.sum.load(Relaxed));
+    }
+
+    fn count(&self) -> u64 {
+        self.buckets.iter().sum()
+    }
+}
+
+#[derive(Default)]
+struct Requests {
+    duration: Sums,
+    request_bytes: Sums,
+    response_bytes: Sums,
+}
+
+#[derive(Default)]
+struct Tcp {
+    sent: u64,
+    received: u64,
+    opened: u64,
+    closed: BTreeMap<&'static str, u64>,
+}
+
+/// The label part of a request sample, ready to print, without braces.
+type Printed = String;
+
+pub(crate) fn render(inner: &Inner) -> String {
+    let shards = lock(&inner.shards).clone();
+    let mut requests: BTreeMap<Printed, Requests> = BTreeMap::new();
+    let mut tcp: BTreeMap<Printed, Tcp> = BTreeMap::new();
+    let mut replies = [0u64; Reason::ALL.len()];
+    let mut capped = 0;
+    for shard in &shards {
+        #[expect(clippy::iter_over_hash_type, reason = "summed into a sorted map")]
+        for (labels, series) in lock(&shard.requests).iter() {
+            let common = pairs(labels);
+            series.each(|outcome, slot| {
+                let sums = requests.entry(with_outcome(&common, outcome)).or_default();
+                sums.duration.add(&slot.duration);
+                sums.request_bytes.add(&slot.request_bytes);
+                sums.response_bytes.add(&slot.response_bytes);
+            });
+        }
+        #[expect(clippy::iter_over_hash_type, reason = "summed into a sorted map")]
+        for (labels, series) in lock(&shard.tcp).iter() {
+            let sums = tcp.entry(pairs(labels)).or_default();
+            sums.sent += series.sent.load(Relaxed);
+            sums.received += series.received.load(Relaxed);
+            sums.opened += series.opened.load(Relaxed);
+            for (place, count) in series.closed.iter().enumerate() {
+                let flag = match place.checked_sub(1).and_then(|i| Reason::ALL.get(i)) {
+                    Some(reason) => reason.flag(),
+                    None => "-",
+                };
+                *sums.closed.entry(flag).or_default() += count.load(Relaxed);
+            }
+        }
+        for (sum, count) in replies.iter_mut().zip(&shard.replies) {
+            *sum += count.load(Relaxed);
+        }
+        capped += shard.capped.load(Relaxed);
+    }
+    let mut out = String::with_capacity(16 * 1024);
+    for name in TABLE {
+        let start = out.len();
+        match *name {
+            name::REQUESTS => {
+                for (labels, sums) in &requests {
+                    sample(&mut out, name.name, labels, sums.duration.count());
+                }
+            }
+            name::DURATION => histograms(&mut out, name.name, &requests, |r| &r.duration),
+            name::REQUEST_BYTES => histograms(&mut out, name.name, &requests, |r| &r.request_bytes),
+            name::RESPONSE_BYTES => {
+                histograms(&mut out, name.name, &requests, |r| &r.response_bytes)
+            }
+            name::TCP_SENT => tcp_samples(&mut out, name.name, &tcp, |t| t.sent),
+            name::TCP_RECEIVED => tcp_samples(&mut out, name.name, &tcp, |t| t.received),
+            name::TCP_OPENED => tcp_samples(&mut out, name.name, &tcp, |t| t.opened),
+            name::TCP_CLOSED => closed_samples(&mut out, name.name, &tcp),
+            name::LOCAL_REPLIES => {
+                for (reason, count) in Reason::ALL.iter().zip(replies).filter(|(_, c)| *c > 0) {
+                    sample(&mut out, name.name, &format!("reason=\"{reason}\""), count);
+                }
+            }
+            name::SERIES_CAPPED if !shards.is_empty() => sample(&mut out, name.name, "", capped),
+            _ => {}
+        }
+        numbers(&mut out, inner, name);
+        process_number(&mut out, name);
+        if out.len() > start {
+            let head = format!(
+                "# HELP {0} {1}\n# TYPE {0} {2}\n",
+                name.name,
+                name.help,
+                name.kind.word()
+            );
+            out.insert_str(start, &head);
+        }
+    }
+    out
+}
+
+fn sample(out: &mut String, name: &str, labels: &str, value: impl std::fmt::Display) {
+    let _ = if labels.is_empty() {
+        writeln!(out, "{name} {value}")
+    } else {
+        writeln!(out, "{name}{{{labels}}} {value}")
+    };
+}
+
+fn histograms(
+    out: &mut String,
+    name: &str,
+    requests: &BTreeMap<Printed, Requests>,
+    of: impl Fn(&Requests) -> &Sums,
+) {
+    for (labels, requests) in requests {
+        let sums = of(requests);
+        let mut running = 0;
+        for (place, count) in sums.buckets.iter().enumerate() {
+            running += count;
+            let bound = BOUNDS.get(place).map_or("+Inf".to_owned(), f64::to_string);
+            let _ = writeln!(out, "{name}_bucket{{{labels},le=\"{bound}\"}} {running}");
+        }
+        let (whole, part) = (sums.sum / 1_000, sums.sum % 1_000);
+        let _ = writeln!(out, "{name}_sum{{{labels}}} {whole}.{part:03}");
+        let _ = writeln!(out, "{name}_count{{{labels}}} {running}");
+    }
+}
+
+fn tcp_samples(
+    out: &mut String,
+    name: &str,
+    tcp: &BTreeMap<Printed, Tcp>,
+    of: impl Fn(&Tcp) -> u64,
+) {
+    for (labels, sums) in tcp {
+        sample(
+            out,
+            name,
+            &format!("{labels},response_flags=\"-\""),
+            of(sums),
+        );
+    }
+}
+
+fn closed_samples(out: &mut String, name: &str, tcp: &BTreeMap<Printed, Tcp>) {
+    for (labels, sums) in tcp {
+        for (flag, count) in &sums.closed {
+            if *count > 0 || *flag == "-" {
+                sample(
+                    out,
+                    name,
+                    &format!("{labels},response_flags=\"{flag}\""),
+                    count,
+                );
+            }
+        }
+    }
+}
+
+fn numbers(out: &mut String, inner: &Inner, name: &Name) {
+    let numbers = lock(&inner.numbers);
+    for (pairs, value) in numbers.get(name.name).into_iter().flatten() {
+        let mut labels = String::new();
+        for (key, value) in pairs {
+            push_pair(&mut labels, key, value);
+        }
+        sample(out, name.name, &labels, AtomicU64::load(value, Relaxed));
+    }
+}
+
+fn process_number(out: &mut String, name: &Name) {
+    let whole = |out: &mut String, value: Option<u64>| {
+        if let Some(value) = value {
+            sample(out, name.name, "", value);
+        }
+    };
+    match *name {
+        name::RESIDENT => whole(out, process::resident_bytes()),
+        name::OPEN_FILES => whole(out, process::open_files()),
+        name::THREADS => whole(out, process::threads()),
+        name::START_TIME => whole(out, process::start_time_s()),
+        name::CPU => {
+            if let Some(ms) = process::cpu_ms() {
+                sample(
+                    out,
+                    name.name,
+                    "",
+                    format!("{}.{:03}", ms / 1_000, ms % 1_000),
+                );
+            }
+        }
+        _ => {}
+    }
+}
+
+fn pairs(labels: &Labels) -> Printed {
+    let mut text = String::with_capacity(700);
+    for (name, value) in NAMES.iter().zip(labels.values()) {
+        push_pair(&mut text, name, value);
+    }
+    text
+}
+
+fn with_outcome(common: &str, outcome: Outcome) -> Printed {
+    let (code, flags, grpc) = outcome.values();
+    let mut text = String::with_capacity(common.len() + 80);
+    text.push_str(common);
+    push_pair(&mut text, "response_code", &code);
+    push_pair(&mut text, "response_flags", flags);
+    push_pair(&mut text, "grpc_response_status", &grpc);
+    text
+}
+
+/// Appends `name="value"`, escaped as the format wants.
+fn push_pair(text: &mut String, name: &str, value: &str) {
+    if !text.is_empty() {
+        text.push(',');
+    }
+    text.push_str(name);
+    text.push_str("=\"");
+    for c in value.chars() {
+        match c {
+            '\\' => text.push_str("\\\\"),
+            '"' => text.push_str("\\\""),
+            '\n' => text.push_str("\\n"),
+            c => text.push(c),
+        }
+    }
+    text.push('"');
+}
