@@ -1,0 +1,87 @@
+//! The HTTP API: Kubernetes-shaped paths for objects, `/naka/v1/` for everything Kubernetes has no word for.
+//!
+//! One walk for each request: who is it ([`auth`]) → what does it want ([`route`]) → may it ([`auth`]) → do it → answer,
+//! errors always as Kubernetes `Status` objects. Dispatch is one `match` over a parsed path rather than a table of
+//! routes, because the same path shape serves every kind of `naka-api`.
+//!
+//! Invariants: nothing but `/healthz` and `/version` is answered without a credential; a Secret's values leave only
+//! through `reveal`; status is computed, never stored; every change carries its subject into the log.
+//!
+//! Not here: server-side apply, managedFields, finalizers, OpenAPI (they come with Kubernetes).
+
+use axum::Router;
+use naka_store::Store;
+use std::sync::{Arc, Mutex};
+
+mod answer;
+mod auth;
+mod body;
+mod change;
+mod confirm;
+mod discovery;
+mod dispatch;
+pub mod live;
+mod objects;
+mod read;
+mod route;
+mod select;
+mod serve;
+mod table;
+mod tokens;
+mod watch;
+
+#[cfg(test)]
+mod tests;
+
+pub use auth::{Peer, Role, Subject};
+pub use confirm::watch_pending;
+pub use live::Live;
+pub use serve::{Listeners, serve};
+pub use tokens::TOKEN_RECORD;
+
+/// What the API tells about the mesh, and what goes into tokens.
+#[derive(Debug, Clone, Default)]
+pub struct Mesh {
+    /// Name.
+    pub name: String,
+    /// Trust domain.
+    pub trust_domain: String,
+    /// `host:port` of the API, at least one.
+    pub api: Vec<String>,
+    /// `host:port` of xDS, CA and registration, at least one.
+    pub xds: Vec<String>,
+    /// Root certificate.
+    pub root_pem: String,
+    /// SHA-256 of the root's DER, lower-case hex.
+    pub root_sha256: String,
+}
+
+/// Everything a handler needs.
+#[derive(Debug)]
+pub struct State {
+    pub(crate) store: Arc<Store>,
+    pub(crate) live: Arc<dyn Live>,
+    pub(crate) mesh: Mesh,
+    /// Owner of the mesh: connections of this uid on the control socket are admin.
+    pub(crate) owner: u32,
+    pub(crate) pending: Mutex<confirm::Pending>,
+}
+
+impl State {
+    /// State of an API server whose mesh belongs to the user this process runs as.
+    #[must_use]
+    pub fn new(store: Arc<Store>, live: Arc<dyn Live>, mesh: Mesh) -> Arc<Self> {
+        Arc::new(Self {
+            store,
+            live,
+            mesh,
+            owner: rustix::process::geteuid().as_raw(),
+            pending: Mutex::default(),
+        })
+    }
+}
+
+/// The API. Requests must carry a [`Peer`] extension, which [`serve`] sets; without one they count as anonymous.
+pub fn router(state: Arc<State>) -> Router {
+    Router::new().fallback(dispatch::handle).with_state(state)
+}
