@@ -6,8 +6,11 @@
 //! Invariants: nothing below `compile` decides meaning; nothing in `compile` knows time, sockets or other proxies;
 //! status never enters the store.
 
+pub mod compile;
+pub mod registry;
 pub mod run;
 pub mod settings;
+pub mod world;
 
 pub use run::{Bound, run};
 pub use settings::{Addresses, Settings};

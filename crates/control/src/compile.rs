@@ -1,0 +1,265 @@
+//! From the world to resources: `compile(World, Key, Class) -> Compiled`, pure and sorted.
+//!
+//! A resource is compiled into a model of our own first and into Envoy's message from that. The version is a hash of
+//! the model's debug form, which has a fixed order, never of the encoded message, whose maps have none; so equal
+//! content has equal versions on every replica and after every restart. Everything looked at is recorded
+//! ([`View`]), which is what invalidation rests on.
+//!
+//! Invariants: no clock, no chance, no socket; the same world gives the same result whatever was compiled before.
+//! Not here: who gets what and when (`push`), what objects mean (`api`).
+
+use crate::world::{Read, Service, World};
+use naka_api::Object;
+use naka_types::finding::Finding;
+use naka_types::host::Host;
+use naka_types::labels::Labels;
+use naka_types::name::{ClusterName, VirtualHostName};
+use naka_types::node::Role;
+use naka_types::version::Version;
+use naka_wire::google::protobuf::Any;
+use naka_wire::type_url;
+use naka_xds::Encoded;
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+pub mod cluster;
+pub mod endpoint;
+pub mod gateway;
+pub mod listener;
+pub mod names;
+pub mod roots;
+pub mod route;
+pub mod secret;
+pub mod tls;
+pub mod vhost;
+pub mod workload;
+
+#[cfg(test)]
+mod tests;
+
+/// Raised whenever equal models compile into different messages than before.
+const FORMAT: u32 = 1;
+/// Name of the secret with the trust bundle.
+pub const ROOT_CA: &str = "ROOTCA";
+/// Name of the name filter.
+pub const NAMES: &str = "names";
+/// Name of a sidecar's listener.
+pub const INBOUND: &str = "virtualInbound";
+
+/// Which resource.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Key {
+    /// Trust bundle.
+    RootCa,
+    /// A cluster.
+    Cluster(ClusterName),
+    /// The endpoints of an outbound cluster.
+    Endpoints(ClusterName),
+    /// A listener by name.
+    Listener(String),
+    /// A virtual host.
+    VirtualHost(VirtualHostName),
+    /// The filter of host names.
+    Names,
+    /// What is known of a workload.
+    Workload(String),
+}
+
+impl Key {
+    /// Its type.
+    #[must_use]
+    pub fn type_url(&self) -> &'static str {
+        match self {
+            Self::RootCa => type_url::SECRET,
+            Self::Cluster(_) => type_url::CLUSTER,
+            Self::Endpoints(_) => type_url::ENDPOINT,
+            Self::Listener(_) => type_url::LISTENER,
+            Self::VirtualHost(_) => type_url::VIRTUAL_HOST,
+            Self::Names => type_url::NAME_FILTER,
+            Self::Workload(_) => type_url::WORKLOAD,
+        }
+    }
+
+    /// Its name on the wire.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match self {
+            Self::RootCa => ROOT_CA.to_owned(),
+            Self::Cluster(name) | Self::Endpoints(name) => name.to_string(),
+            Self::Listener(name) => name.clone(),
+            Self::VirtualHost(name) => name.to_string(),
+            Self::Names => NAMES.to_owned(),
+            Self::Workload(id) => id.clone(),
+        }
+    }
+
+    /// The key of a name on the wire; `None` when nothing can have that name.
+    #[must_use]
+    pub fn parse(type_url: &str, name: &str) -> Option<Self> {
+        match type_url {
+            type_url::SECRET => (name == ROOT_CA).then_some(Self::RootCa),
+            type_url::CLUSTER => ClusterName::parse(name).map(Self::Cluster),
+            type_url::ENDPOINT => ClusterName::parse(name).map(Self::Endpoints),
+            type_url::LISTENER => Some(Self::Listener(name.to_owned())),
+            type_url::VIRTUAL_HOST => VirtualHostName::parse(name).map(Self::VirtualHost),
+            type_url::NAME_FILTER => (name == NAMES).then_some(Self::Names),
+            type_url::WORKLOAD => Some(Self::Workload(name.to_owned())),
+            _ => None,
+        }
+    }
+
+    /// The part of a class this resource depends on: proxies that agree on it share the resource.
+    #[must_use]
+    pub fn scope(&self, class: &Class) -> Class {
+        let none = Class {
+            role: Role::Sidecar,
+            namespace: String::new(),
+            workload_id: String::new(),
+            labels: Labels::new(),
+        };
+        match self {
+            Self::RootCa | Self::Workload(_) | Self::Names => none,
+            Self::Cluster(ClusterName::Inbound { .. }) => none,
+            Self::Cluster(_) | Self::Endpoints(_) | Self::VirtualHost(_) => Class {
+                namespace: class.namespace.clone(),
+                ..none
+            },
+            Self::Listener(_) => class.clone(),
+        }
+    }
+}
+
+/// What of a proxy decides how its configuration looks. The dialect is Naka's own for now.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Class {
+    /// Sidecar or gateway.
+    pub role: Role,
+    /// Namespace.
+    pub namespace: String,
+    /// Workload id.
+    pub workload_id: String,
+    /// Labels, for gateways: Gateway objects select by them.
+    pub labels: Labels,
+}
+
+/// A compiled resource.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Compiled {
+    /// The resource; `None`: there is none of that name.
+    pub resource: Option<Arc<Encoded>>,
+    /// Resources it refers to, which must be there before it.
+    pub refers: Vec<Key>,
+    /// What was looked at.
+    pub reads: BTreeSet<Read>,
+    /// What is wrong with the objects behind it.
+    pub findings: Vec<Finding>,
+}
+
+/// A world that writes down what is looked at.
+#[derive(Debug)]
+pub struct View<'a> {
+    world: &'a World,
+    reads: RefCell<BTreeSet<Read>>,
+    findings: RefCell<Vec<Finding>>,
+}
+
+impl<'a> View<'a> {
+    /// Nothing was looked at yet.
+    #[must_use]
+    pub fn new(world: &'a World) -> Self {
+        Self {
+            world,
+            reads: RefCell::default(),
+            findings: RefCell::default(),
+        }
+    }
+
+    fn read(&self, read: Read) -> &'a World {
+        self.reads.borrow_mut().insert(read);
+        self.world
+    }
+
+    pub(crate) fn service(&self, host: &Host) -> Option<&'a Arc<Service>> {
+        self.read(Read::Service(host.clone())).services.get(host)
+    }
+
+    pub(crate) fn rule(&self, host: &Host, namespace: &str) -> Option<&'a Arc<Object>> {
+        self.read(Read::Rules(host.clone())).rule(host, namespace)
+    }
+
+    pub(crate) fn routes(&self, host: &Host) -> &'a [Arc<Object>] {
+        let routes = &self.read(Read::Routes(host.clone())).routes;
+        routes.get(host).map_or(&[], |all| all.as_slice())
+    }
+
+    pub(crate) fn finding(&self, finding: Finding) {
+        self.findings.borrow_mut().push(finding);
+    }
+
+    fn into_parts(self) -> (BTreeSet<Read>, Vec<Finding>) {
+        (self.reads.into_inner(), self.findings.into_inner())
+    }
+}
+
+/// A model with its message and what it refers to.
+#[derive(Debug)]
+pub(crate) struct Built {
+    version: Version,
+    any: Any,
+    refers: Vec<Key>,
+}
+
+impl Built {
+    /// `model` decides the version; `any` is made from it and from nothing else.
+    pub(crate) fn new(model: &impl std::fmt::Debug, any: Any) -> Self {
+        Self {
+            version: Version::of(FORMAT, format!("{model:?}").as_bytes()),
+            any,
+            refers: Vec::new(),
+        }
+    }
+
+    pub(crate) fn referring(mut self, mut keys: Vec<Key>) -> Self {
+        keys.sort();
+        keys.dedup();
+        self.refers = keys;
+        self
+    }
+}
+
+/// Compiles one resource for one class of proxies.
+#[must_use]
+pub fn compile(world: &World, key: &Key, class: &Class) -> Compiled {
+    let view = View::new(world);
+    let built = match key {
+        Key::RootCa => Some(secret::root_ca(&view)),
+        Key::Cluster(ClusterName::Inbound { port }) => Some(cluster::inbound(*port)),
+        Key::Cluster(name) => cluster::outbound(&view, name, class),
+        Key::Endpoints(name) => endpoint::endpoints(&view, name, class),
+        Key::Listener(name) => match class.role {
+            Role::Sidecar => listener::inbound(&view, name, class),
+            Role::Gateway => gateway::listener(&view, name, class),
+        },
+        Key::VirtualHost(name) => vhost::virtual_host(&view, name, class),
+        Key::Names => Some(names::names(&view)),
+        Key::Workload(id) => workload::record(&view, id),
+    };
+    let (reads, findings) = view.into_parts();
+    let (resource, refers) = match built {
+        None => (None, Vec::new()),
+        Some(built) => {
+            let encoded = Encoded {
+                version: built.version.to_string(),
+                any: built.any,
+            };
+            (Some(Arc::new(encoded)), built.refers)
+        }
+    };
+    Compiled {
+        resource,
+        refers,
+        reads,
+        findings,
+    }
+}

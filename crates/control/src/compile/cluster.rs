@@ -1,0 +1,262 @@
+//! Clusters: destinations of a workload, and its own program.
+
+use super::{Built, Class, Key, View, tls};
+use crate::world::{Read, Service};
+use naka_api::networking::destination_rule::{LoadBalancer, TlsMode, TrafficPolicy};
+use naka_types::host::Host;
+use naka_types::name::ClusterName;
+use naka_types::node::NAKA;
+use naka_types::protocol::Protocol;
+use naka_types::spiffe::SpiffeId;
+use naka_wire::envoy::config::cluster::v3::{
+    CircuitBreakers, Cluster, circuit_breakers::Thresholds, cluster,
+};
+use naka_wire::envoy::config::core::v3::{
+    Address, Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions as Common, Metadata,
+    SocketAddress, address, socket_address,
+};
+use naka_wire::envoy::config::endpoint::v3::{
+    ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint,
+};
+use naka_wire::envoy::extensions::upstreams::http::v3::{
+    HttpProtocolOptions,
+    http_protocol_options::{
+        ExplicitHttpConfig, UpstreamProtocolOptions, UseDownstreamHttpConfig,
+        explicit_http_config::ProtocolConfig,
+    },
+};
+use naka_wire::google::protobuf::UInt32Value;
+use naka_wire::{time, values};
+use std::time::Duration;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+
+/// What decides how a destination is called.
+#[derive(Debug)]
+struct Outbound<'a> {
+    name: String,
+    sni: String,
+    service: (&'a Host, &'a str, &'a str),
+    protocol: Protocol,
+    policy: TrafficPolicy,
+    identities: Vec<String>,
+}
+
+/// A destination as far as a cluster name leads to one: the service has the port, the rule has the subset.
+pub(crate) struct Target<'a> {
+    pub(crate) host: Host,
+    pub(crate) service: &'a Service,
+    pub(crate) protocol: Protocol,
+    pub(crate) rule: Option<&'a naka_api::networking::destination_rule::DestinationRule>,
+}
+
+/// What a cluster name means for callers of a class; `None`: nothing.
+pub(crate) fn target<'a>(view: &View<'a>, name: &ClusterName, class: &Class) -> Option<Target<'a>> {
+    let ClusterName::Outbound { port, subset, host } = name else {
+        return None;
+    };
+    let host = Host::parse(host).ok()?;
+    let service = view.service(&host)?;
+    let protocol = service.ports.get(port)?.protocol;
+    let rule = view
+        .rule(&host, &class.namespace)
+        .and_then(|object| object.destination_rule());
+    if !subset.is_empty() {
+        rule?.subset(subset)?;
+    }
+    Some(Target {
+        host,
+        service,
+        protocol,
+        rule,
+    })
+}
+
+/// `outbound|<port>|<subset>|<host>`.
+pub(crate) fn outbound(view: &View<'_>, name: &ClusterName, class: &Class) -> Option<Built> {
+    let ClusterName::Outbound { port, subset, .. } = name else {
+        return None;
+    };
+    let Target {
+        host,
+        service,
+        protocol,
+        rule,
+    } = target(view, name, class)?;
+    let domain = &view.read(Read::Trust).trust_domain;
+    let identity = |account: &String| {
+        SpiffeId::new(domain, &service.namespace, account)
+            .ok()
+            .map(|id| id.to_string())
+    };
+    let subset_name = (!subset.is_empty()).then_some(subset.as_str());
+    let mut policy = rule.map_or_else(TrafficPolicy::default, |rule| {
+        rule.effective(subset_name, *port)
+    });
+    policy.ports.clear();
+    // Not enforced yet, so a change of it changes nothing.
+    policy.outlier_detection = None;
+    let model = Outbound {
+        name: name.to_string(),
+        sni: format!("outbound_.{port}_.{subset}_.{host}"),
+        service: (&host, &service.name, &service.namespace),
+        protocol,
+        policy,
+        identities: service.accounts.iter().filter_map(identity).collect(),
+    };
+    let any = naka_wire::pack(&message(&model));
+    Some(Built::new(&model, any).referring(vec![Key::Endpoints(name.clone())]))
+}
+
+fn message(model: &Outbound<'_>) -> Cluster {
+    let pool = model.policy.connection_pool.clone().unwrap_or_default();
+    let lb = match model.policy.load_balancer.unwrap_or_default() {
+        LoadBalancer::RoundRobin => cluster::LbPolicy::RoundRobin,
+        LoadBalancer::LeastRequest => cluster::LbPolicy::LeastRequest,
+        LoadBalancer::Random => cluster::LbPolicy::Random,
+    };
+    let threshold = |limit: Option<u32>| limit.map(|value| UInt32Value { value });
+    let limits = Thresholds {
+        max_connections: threshold(pool.max_connections),
+        max_pending_requests: threshold(pool.max_pending_requests),
+        max_requests: threshold(pool.max_requests),
+        max_retries: threshold(pool.max_retries),
+        ..Thresholds::default()
+    };
+    Cluster {
+        name: model.name.clone(),
+        cluster_discovery_type: Some(cluster::ClusterDiscoveryType::Type(
+            cluster::DiscoveryType::Eds as i32,
+        )),
+        eds_cluster_config: Some(cluster::EdsClusterConfig {
+            eds_config: Some(tls::ads()),
+            ..cluster::EdsClusterConfig::default()
+        }),
+        connect_timeout: Some(time::to_wire(
+            pool.connect_timeout.unwrap_or(CONNECT_TIMEOUT),
+        )),
+        lb_policy: lb as i32,
+        circuit_breakers: Some(CircuitBreakers {
+            thresholds: vec![limits],
+            ..CircuitBreakers::default()
+        }),
+        transport_socket_matches: sockets(model),
+        typed_extension_protocol_options: http_options(
+            model.protocol,
+            pool.max_requests_per_connection,
+        ),
+        metadata: Some(metadata(model)),
+        ..Cluster::default()
+    }
+}
+
+fn sockets(model: &Outbound<'_>) -> Vec<cluster::TransportSocketMatch> {
+    let plain = cluster::TransportSocketMatch {
+        name: "tlsMode-disabled".to_owned(),
+        r#match: Some(values::string_struct::<String, String>([])),
+        transport_socket: Some(tls::raw()),
+    };
+    if model.policy.tls == Some(TlsMode::Disable) {
+        return vec![plain];
+    }
+    let mutual = cluster::TransportSocketMatch {
+        name: "tlsMode-istio".to_owned(),
+        r#match: Some(values::string_struct([("tlsMode", "istio")])),
+        transport_socket: Some(tls::upstream(&model.sni, &model.identities)),
+    };
+    vec![mutual, plain]
+}
+
+fn http_options(
+    protocol: Protocol,
+    per_connection: Option<u32>,
+) -> std::collections::HashMap<String, naka_wire::google::protobuf::Any> {
+    let explicit = |config| {
+        UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
+            protocol_config: Some(config),
+        })
+    };
+    let upstream = match protocol {
+        Protocol::Tcp | Protocol::Tls => return std::collections::HashMap::new(),
+        Protocol::Http => explicit(ProtocolConfig::HttpProtocolOptions(
+            Http1ProtocolOptions::default(),
+        )),
+        Protocol::Http2 | Protocol::Grpc => explicit(ProtocolConfig::Http2ProtocolOptions(
+            Http2ProtocolOptions::default(),
+        )),
+        Protocol::Auto => {
+            UpstreamProtocolOptions::UseDownstreamProtocolConfig(UseDownstreamHttpConfig {
+                http_protocol_options: Some(Http1ProtocolOptions::default()),
+                http2_protocol_options: Some(Http2ProtocolOptions::default()),
+                ..UseDownstreamHttpConfig::default()
+            })
+        }
+    };
+    let common = per_connection.map(|value| Common {
+        max_requests_per_connection: Some(UInt32Value { value }),
+        ..Common::default()
+    });
+    let options = HttpProtocolOptions {
+        common_http_protocol_options: common,
+        upstream_protocol_options: Some(upstream),
+        ..HttpProtocolOptions::default()
+    };
+    [(HTTP_OPTIONS.to_owned(), naka_wire::pack(&options))].into()
+}
+
+fn metadata(model: &Outbound<'_>) -> Metadata {
+    let (host, name, namespace) = model.service;
+    let service = values::string_struct([
+        ("host", host.as_str()),
+        ("name", name),
+        ("namespace", namespace),
+    ]);
+    let services = values::list([values::nested(service)]);
+    let own = values::string_struct([("protocol", model.protocol.as_str())]);
+    values::metadata([
+        ("istio", values::fields([("services", services)])),
+        (NAKA, own),
+    ])
+}
+
+/// `inbound|<port>||`: the workload's own program.
+pub(crate) fn inbound(port: u16) -> Built {
+    let name = ClusterName::Inbound { port }.to_string();
+    let endpoint = Endpoint {
+        address: Some(socket_address("127.0.0.1", port)),
+        ..Endpoint::default()
+    };
+    let endpoints = LocalityLbEndpoints {
+        lb_endpoints: vec![LbEndpoint {
+            host_identifier: Some(lb_endpoint::HostIdentifier::Endpoint(endpoint)),
+            ..LbEndpoint::default()
+        }],
+        ..LocalityLbEndpoints::default()
+    };
+    let cluster = Cluster {
+        name: name.clone(),
+        cluster_discovery_type: Some(cluster::ClusterDiscoveryType::Type(
+            cluster::DiscoveryType::Static as i32,
+        )),
+        connect_timeout: Some(time::to_wire(CONNECT_TIMEOUT)),
+        load_assignment: Some(ClusterLoadAssignment {
+            cluster_name: name.clone(),
+            endpoints: vec![endpoints],
+            ..ClusterLoadAssignment::default()
+        }),
+        ..Cluster::default()
+    };
+    Built::new(&name, naka_wire::pack(&cluster))
+}
+
+/// An address as Envoy writes it.
+pub(crate) fn socket_address(host: &str, port: u16) -> Address {
+    Address {
+        address: Some(address::Address::SocketAddress(SocketAddress {
+            address: host.to_owned(),
+            port_specifier: Some(socket_address::PortSpecifier::PortValue(u32::from(port))),
+            ..SocketAddress::default()
+        })),
+    }
+}

@@ -1,0 +1,53 @@
+//! What a proxy gets without asking for names: the starting points of its closure.
+
+use super::{Class, INBOUND, Key, View};
+use crate::world::{Read, World};
+use naka_types::labels::selects;
+use naka_types::name::VirtualHostName;
+use naka_types::node::Role;
+use std::collections::BTreeSet;
+
+/// At most this many hosts of the own namespace are held eagerly.
+const EAGER_HOSTS: usize = 100;
+
+/// Listeners of a proxy. Clusters of its own program follow from them.
+#[must_use]
+pub fn listeners(world: &World, class: &Class) -> BTreeSet<Key> {
+    match class.role {
+        Role::Sidecar => [Key::Listener(INBOUND.to_owned())].into(),
+        Role::Gateway => gateway_ports(&View::new(world), class)
+            .into_iter()
+            .map(|port| Key::Listener(super::gateway::name(port)))
+            .collect(),
+    }
+}
+
+/// Virtual hosts a sidecar holds before it asks: the ports of its own namespace's services.
+#[must_use]
+pub fn eager(world: &World, class: &Class) -> BTreeSet<Key> {
+    if class.role == Role::Gateway {
+        return BTreeSet::new();
+    }
+    world
+        .hosts_of(&class.namespace)
+        .take(EAGER_HOSTS)
+        .flat_map(|service| {
+            service.ports.keys().map(|port| {
+                let host = service.host.as_str().to_owned();
+                Key::VirtualHost(VirtualHostName { host, port: *port })
+            })
+        })
+        .collect()
+}
+
+/// Ports of the Gateways that select a proxy.
+pub(crate) fn gateway_ports(view: &View<'_>, class: &Class) -> BTreeSet<u16> {
+    let world = view.read(Read::Gateways);
+    world
+        .gateways
+        .values()
+        .filter_map(|object| object.gateway())
+        .filter(|gateway| selects(&gateway.selector, &class.labels))
+        .flat_map(|gateway| gateway.servers.iter().map(|server| server.port))
+        .collect()
+}

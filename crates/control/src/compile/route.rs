@@ -1,0 +1,220 @@
+//! Routes: from a VirtualService's HTTP routes to Envoy's, through a model that decides the version.
+//!
+//! The model is the sound route of the object plus what only the world knows: the clusters its destinations mean.
+//! A destination that does not exist keeps its cluster name, so that its requests get 503 with the reason
+//! `unknown-cluster` instead of another route; the finding goes into the object's status.
+
+use super::{Class, View};
+use naka_api::Object;
+use naka_api::networking::virtual_service::{
+    Action, Destination, GatewayRef, Headers, HttpMatch, HttpRoute, Redirect, RedirectPort,
+    Retries, Rewrite, VirtualService,
+};
+use naka_types::finding::Finding;
+use naka_types::host::Host;
+use naka_types::name::ClusterName;
+use std::time::Duration;
+
+mod message;
+
+pub(crate) use message::messages;
+
+/// Where routes are compiled for.
+pub(crate) struct Place<'a, 'w> {
+    pub(crate) view: &'a View<'w>,
+    pub(crate) class: &'a Class,
+    /// Port of the virtual host.
+    pub(crate) port: u16,
+    /// Port of the gateway's listener, when it is one.
+    pub(crate) gateway: Option<u16>,
+}
+
+/// One route with everything that decides what it does.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Model {
+    name: String,
+    /// Namespace and name of the VirtualService; `None` for the default route.
+    origin: Option<(String, String)>,
+    /// Alternatives; empty = every request.
+    matches: Vec<HttpMatch>,
+    action: ModelAction,
+    rewrite: Option<Rewrite>,
+    timeout: Option<Duration>,
+    retries: Option<Retries>,
+    headers: Headers,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum ModelAction {
+    Clusters(Vec<Share>),
+    Redirect(Redirect, u16),
+    Direct(u16, Vec<u8>),
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct Share {
+    cluster: ClusterName,
+    weight: u32,
+    headers: Headers,
+}
+
+impl Model {
+    /// Clusters the route names, existing or not.
+    pub(crate) fn clusters(&self) -> impl Iterator<Item = &ClusterName> {
+        let shares = match &self.action {
+            ModelAction::Clusters(shares) => shares.as_slice(),
+            _ => &[],
+        };
+        shares.iter().map(|share| &share.cluster)
+    }
+}
+
+/// The route of a service without VirtualService.
+pub(crate) fn default(at: &Place<'_, '_>, host: &Host) -> Model {
+    Model {
+        name: "default".to_owned(),
+        origin: None,
+        matches: Vec::new(),
+        action: ModelAction::Clusters(vec![Share {
+            cluster: ClusterName::outbound(at.port, "", host.as_str()),
+            weight: 100,
+            headers: Headers::default(),
+        }]),
+        rewrite: None,
+        timeout: None,
+        retries: None,
+        headers: Headers::default(),
+    }
+}
+
+/// The routes of a VirtualService for one gateway, or for sidecars (`mesh`).
+pub(crate) fn models(
+    at: &Place<'_, '_>,
+    object: &Object,
+    spec: &VirtualService,
+    gateway: &GatewayRef,
+) -> Vec<Model> {
+    spec.http
+        .iter()
+        .filter_map(|route| model(at, object, route, gateway))
+        .collect()
+}
+
+fn model(
+    at: &Place<'_, '_>,
+    object: &Object,
+    route: &HttpRoute,
+    gateway: &GatewayRef,
+) -> Option<Model> {
+    let here = |wanted: &&HttpMatch| {
+        wanted.port.is_none_or(|port| port == at.port)
+            && (wanted.gateways.is_empty() || wanted.gateways.contains(gateway))
+    };
+    let matches: Vec<HttpMatch> = route
+        .matches
+        .iter()
+        .filter(here)
+        .map(|wanted| HttpMatch {
+            // Decided here, so nothing of it is left to the proxy or to the version.
+            port: None,
+            gateways: Vec::new(),
+            ..wanted.clone()
+        })
+        .collect();
+    if matches.is_empty() && !route.matches.is_empty() {
+        return None;
+    }
+    let action = match &route.action {
+        Action::Route(destinations) => ModelAction::Clusters(
+            destinations
+                .iter()
+                .enumerate()
+                .map(|(index, weighted)| Share {
+                    cluster: cluster(at, object, route, index, &weighted.destination),
+                    weight: weighted.weight,
+                    headers: weighted.headers.clone(),
+                })
+                .collect(),
+        ),
+        Action::Redirect(redirect) => ModelAction::Redirect(redirect.clone(), port(at, redirect)),
+        Action::Direct(direct) => ModelAction::Direct(direct.status, direct.body.clone()),
+    };
+    let meta = &object.meta;
+    Some(Model {
+        name: format!("{}/{}/{}", meta.namespace, meta.name, route.label()),
+        origin: Some((meta.namespace.clone(), meta.name.clone())),
+        matches,
+        action,
+        rewrite: route.rewrite.clone(),
+        timeout: route.timeout,
+        retries: route.retries.clone(),
+        headers: route.headers.clone(),
+    })
+}
+
+fn port(at: &Place<'_, '_>, redirect: &Redirect) -> u16 {
+    match redirect.port {
+        None => 0,
+        Some(RedirectPort::Number(number)) => number,
+        Some(RedirectPort::ProtocolDefault) => match redirect.scheme.as_deref() {
+            Some("https") => 443,
+            _ => 80,
+        },
+        Some(RedirectPort::Request) => at.port,
+    }
+}
+
+/// The cluster a destination means: its port, else the virtual host's if the service has it, else its only one.
+fn cluster(
+    at: &Place<'_, '_>,
+    object: &Object,
+    route: &HttpRoute,
+    index: usize,
+    destination: &Destination,
+) -> ClusterName {
+    let service = at.view.service(&destination.host);
+    let port = destination.port.unwrap_or_else(|| {
+        let ports = service.map(|service| &service.ports);
+        let only = ports.filter(|ports| ports.len() == 1);
+        match (ports, only.and_then(|ports| ports.keys().next())) {
+            (Some(ports), _) if ports.contains_key(&at.port) => at.port,
+            (_, Some(only)) => *only,
+            // A service without declaration has 80 always; at a gateway the listener's port means nothing to it.
+            (Some(ports), None) if at.gateway.is_some() => {
+                ports.keys().next().copied().unwrap_or(80)
+            }
+            _ if at.gateway.is_some() => 80,
+            _ => at.port,
+        }
+    });
+    let subset = destination.subset.as_deref().unwrap_or_default();
+    let name = ClusterName::outbound(port, subset, destination.host.as_str());
+    let host = &destination.host;
+    let complaint = match service {
+        None => Some((
+            "host",
+            format!("no service {host}: nothing declares it and no workload runs under that name"),
+        )),
+        Some(service) if !service.ports.contains_key(&port) => {
+            let known: Vec<String> = service.ports.keys().map(u16::to_string).collect();
+            Some((
+                "port",
+                format!("{host} has no port {port}; it has {}", known.join(", ")),
+            ))
+        }
+        Some(_) if super::cluster::target(at.view, &name, at.class).is_none() => Some((
+            "subset",
+            format!("no DestinationRule defines the subset {subset:?} of {host}"),
+        )),
+        Some(_) => None,
+    };
+    if let Some((field, message)) = complaint {
+        let path = format!(
+            "spec.http[{}].route[{index}].destination.{field}",
+            route.index
+        );
+        let finding = Finding::new("L310", format!("{message}; requests of this route get 503"));
+        at.view.finding(finding.at(path).on(object.reference()));
+    }
+    name
+}

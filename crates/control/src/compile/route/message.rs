@@ -1,0 +1,344 @@
+//! A route model as Envoy's messages. One message per alternative match, all with the route's name.
+
+use super::{Model, ModelAction, Share};
+use naka_api::networking::virtual_service::{
+    HeaderOps, HttpMatch, Redirect, Retries, Rewrite, StringMatch,
+};
+use naka_wire::envoy::config::core::v3::{
+    DataSource, HeaderValue, HeaderValueOption, Metadata, data_source,
+    header_value_option::HeaderAppendAction,
+};
+use naka_wire::envoy::config::route::v3::{
+    DirectResponseAction, HeaderMatcher, QueryParameterMatcher, RedirectAction, RetryPolicy, Route,
+    RouteAction, RouteMatch, WeightedCluster, header_matcher, query_parameter_matcher,
+    redirect_action, retry_policy::RetryBackOff, route, route_action, route_match,
+    weighted_cluster::ClusterWeight,
+};
+use naka_wire::envoy::r#type::matcher::v3::{
+    RegexMatchAndSubstitute, RegexMatcher, StringMatcher, string_matcher::MatchPattern,
+};
+use naka_wire::google::protobuf::{BoolValue, UInt32Value};
+use naka_wire::{time, values};
+use std::time::Duration;
+
+/// Tries after the first when nothing is said.
+const DEFAULT_RETRIES: u32 = 2;
+/// Only what was provably not processed (design decision 12).
+const DEFAULT_RETRY_ON: &str = "connect-failure,refused-stream,reset-before-request";
+/// When a number of tries is written without conditions: Istio's list.
+const WRITTEN_RETRY_ON: &str =
+    "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes";
+const RETRIED_STATUS: u32 = 503;
+
+/// The messages of a route.
+pub(crate) fn messages(model: &Model) -> Vec<Route> {
+    let everything = [HttpMatch::default()];
+    let matches = if model.matches.is_empty() {
+        &everything[..]
+    } else {
+        &model.matches
+    };
+    matches
+        .iter()
+        .map(|wanted| message(model, wanted))
+        .collect()
+}
+
+fn message(model: &Model, wanted: &HttpMatch) -> Route {
+    let action = match &model.action {
+        ModelAction::Clusters(shares) => route::Action::Route(forward(model, wanted, shares)),
+        ModelAction::Redirect(redirect, port) => {
+            route::Action::Redirect(redirection(redirect, *port))
+        }
+        ModelAction::Direct(status, body) => {
+            let specifier = data_source::Specifier::InlineBytes(body.clone());
+            route::Action::DirectResponse(DirectResponseAction {
+                status: u32::from(*status),
+                body: (!body.is_empty()).then(|| DataSource {
+                    specifier: Some(specifier),
+                    ..DataSource::default()
+                }),
+                ..DirectResponseAction::default()
+            })
+        }
+    };
+    let request = &model.headers.request;
+    let response = &model.headers.response;
+    Route {
+        name: model.name.clone(),
+        r#match: Some(condition(wanted)),
+        metadata: model.origin.as_ref().map(origin),
+        request_headers_to_add: additions(request),
+        request_headers_to_remove: request.remove.clone(),
+        response_headers_to_add: additions(response),
+        response_headers_to_remove: response.remove.clone(),
+        action: Some(action),
+        ..Route::default()
+    }
+}
+
+fn origin((namespace, name): &(String, String)) -> Metadata {
+    let path =
+        format!("/apis/networking.istio.io/v1/namespaces/{namespace}/virtual-service/{name}");
+    values::metadata([("istio", values::string_struct([("config", path)]))])
+}
+
+fn condition(wanted: &HttpMatch) -> RouteMatch {
+    use route_match::PathSpecifier;
+    let path = match &wanted.uri {
+        None | Some(StringMatch::Present) => PathSpecifier::Prefix("/".to_owned()),
+        Some(StringMatch::Exact(path)) => PathSpecifier::Path(path.clone()),
+        Some(StringMatch::Prefix(prefix)) => PathSpecifier::Prefix(prefix.clone()),
+        Some(StringMatch::Regex(regex)) => PathSpecifier::SafeRegex(pattern(regex)),
+    };
+    let pseudo = [
+        (":scheme", &wanted.scheme),
+        (":method", &wanted.method),
+        (":authority", &wanted.authority),
+    ];
+    let headers = pseudo
+        .into_iter()
+        .filter_map(|(name, value)| Some(header(name, value.as_ref()?)))
+        .chain(
+            wanted
+                .headers
+                .iter()
+                .map(|(name, value)| header(name, value)),
+        )
+        .chain(
+            wanted
+                .without_headers
+                .iter()
+                .map(|(name, value)| HeaderMatcher {
+                    invert_match: true,
+                    // A header that is not there does not have the value.
+                    treat_missing_header_as_empty: *value != StringMatch::Present,
+                    ..header(name, value)
+                }),
+        )
+        .collect();
+    let query_parameters = wanted
+        .query_params
+        .iter()
+        .map(|(name, value)| {
+            use query_parameter_matcher::QueryParameterMatchSpecifier as Specifier;
+            QueryParameterMatcher {
+                name: name.clone(),
+                query_parameter_match_specifier: Some(match text(value) {
+                    None => Specifier::PresentMatch(true),
+                    Some(matcher) => Specifier::StringMatch(matcher),
+                }),
+            }
+        })
+        .collect();
+    RouteMatch {
+        path_specifier: Some(path),
+        case_sensitive: wanted.ignore_uri_case.then_some(BoolValue { value: false }),
+        headers,
+        query_parameters,
+        ..RouteMatch::default()
+    }
+}
+
+fn header(name: &str, value: &StringMatch) -> HeaderMatcher {
+    use header_matcher::HeaderMatchSpecifier as Specifier;
+    HeaderMatcher {
+        name: name.to_owned(),
+        header_match_specifier: Some(match text(value) {
+            None => Specifier::PresentMatch(true),
+            Some(matcher) => Specifier::StringMatch(matcher),
+        }),
+        ..HeaderMatcher::default()
+    }
+}
+
+/// `None`: any value will do.
+fn text(value: &StringMatch) -> Option<StringMatcher> {
+    let pattern = match value {
+        StringMatch::Present => return None,
+        StringMatch::Exact(text) => MatchPattern::Exact(text.clone()),
+        StringMatch::Prefix(text) => MatchPattern::Prefix(text.clone()),
+        StringMatch::Regex(regex) => MatchPattern::SafeRegex(pattern(regex)),
+    };
+    Some(StringMatcher {
+        match_pattern: Some(pattern),
+        ..StringMatcher::default()
+    })
+}
+
+fn pattern(regex: &str) -> RegexMatcher {
+    RegexMatcher {
+        regex: regex.to_owned(),
+        ..RegexMatcher::default()
+    }
+}
+
+fn forward(model: &Model, wanted: &HttpMatch, shares: &[Share]) -> RouteAction {
+    use route_action::{ClusterSpecifier, HostRewriteSpecifier};
+    let specifier = match shares {
+        [only] if only.headers == Default::default() => {
+            ClusterSpecifier::Cluster(only.cluster.to_string())
+        }
+        _ => ClusterSpecifier::WeightedClusters(WeightedCluster {
+            clusters: shares.iter().map(weighted).collect(),
+            ..WeightedCluster::default()
+        }),
+    };
+    let mut action = RouteAction {
+        cluster_specifier: Some(specifier),
+        // Said in any case: Envoy's own default is 15 s, Istio's is none.
+        timeout: Some(time::to_wire(model.timeout.unwrap_or(Duration::ZERO))),
+        retry_policy: retries(model.retries.as_ref()),
+        ..RouteAction::default()
+    };
+    if let Some(rewrite) = &model.rewrite {
+        rewritten(&mut action, rewrite, wanted);
+    }
+    let host = model
+        .headers
+        .request
+        .set
+        .iter()
+        .find(|(name, _)| is_host(name));
+    if let Some((_, value)) = host {
+        action.host_rewrite_specifier =
+            Some(HostRewriteSpecifier::HostRewriteLiteral(value.clone()));
+    }
+    action
+}
+
+fn rewritten(action: &mut RouteAction, rewrite: &Rewrite, wanted: &HttpMatch) {
+    if let Some((regex, substitution)) = &rewrite.uri_regex {
+        action.regex_rewrite = Some(RegexMatchAndSubstitute {
+            pattern: Some(pattern(regex)),
+            substitution: substitution.clone(),
+        });
+    } else if let Some(uri) = &rewrite.uri {
+        if matches!(wanted.uri, Some(StringMatch::Regex(_))) {
+            // A regular expression has no prefix to replace: the whole path goes.
+            action.regex_rewrite = Some(RegexMatchAndSubstitute {
+                pattern: Some(pattern("^.*$")),
+                substitution: uri.replace('\\', r"\\"),
+            });
+        } else {
+            action.prefix_rewrite.clone_from(uri);
+        }
+    }
+    if let Some(authority) = &rewrite.authority {
+        action.host_rewrite_specifier = Some(
+            route_action::HostRewriteSpecifier::HostRewriteLiteral(authority.clone()),
+        );
+    }
+}
+
+fn weighted(share: &Share) -> ClusterWeight {
+    let request = &share.headers.request;
+    let response = &share.headers.response;
+    ClusterWeight {
+        name: share.cluster.to_string(),
+        weight: Some(UInt32Value {
+            value: share.weight,
+        }),
+        request_headers_to_add: additions(request),
+        request_headers_to_remove: request.remove.clone(),
+        response_headers_to_add: additions(response),
+        response_headers_to_remove: response.remove.clone(),
+        ..ClusterWeight::default()
+    }
+}
+
+fn is_host(name: &str) -> bool {
+    name.eq_ignore_ascii_case("host") || name == ":authority"
+}
+
+fn additions(ops: &HeaderOps) -> Vec<HeaderValueOption> {
+    let option = |key: &String, value: &String, action: HeaderAppendAction| HeaderValueOption {
+        header: Some(HeaderValue {
+            key: key.clone(),
+            value: value.clone(),
+            ..HeaderValue::default()
+        }),
+        append_action: action as i32,
+        ..HeaderValueOption::default()
+    };
+    let set = ops
+        .set
+        .iter()
+        .filter(|(key, _)| !is_host(key))
+        .map(|(key, value)| option(key, value, HeaderAppendAction::OverwriteIfExistsOrAdd));
+    let add = ops
+        .add
+        .iter()
+        .map(|(key, value)| option(key, value, HeaderAppendAction::AppendIfExistsOrAdd));
+    set.chain(add).collect()
+}
+
+fn redirection(redirect: &Redirect, port: u16) -> RedirectAction {
+    use redirect_action::{
+        PathRewriteSpecifier, RedirectResponseCode as Code, SchemeRewriteSpecifier,
+    };
+    let code = match redirect.code {
+        302 => Code::Found,
+        303 => Code::SeeOther,
+        307 => Code::TemporaryRedirect,
+        308 => Code::PermanentRedirect,
+        _ => Code::MovedPermanently,
+    };
+    let path = match (&redirect.uri, &redirect.prefix) {
+        (Some(uri), _) => Some(PathRewriteSpecifier::PathRedirect(uri.clone())),
+        (None, Some(prefix)) => Some(PathRewriteSpecifier::PrefixRewrite(prefix.clone())),
+        (None, None) => None,
+    };
+    RedirectAction {
+        host_redirect: redirect.authority.clone().unwrap_or_default(),
+        port_redirect: u32::from(port),
+        response_code: code as i32,
+        scheme_rewrite_specifier: redirect
+            .scheme
+            .clone()
+            .map(SchemeRewriteSpecifier::SchemeRedirect),
+        path_rewrite_specifier: path,
+        ..RedirectAction::default()
+    }
+}
+
+/// `None` = no retries at all.
+fn retries(written: Option<&Retries>) -> Option<RetryPolicy> {
+    let tries = |value: u32| Some(UInt32Value { value });
+    let Some(written) = written else {
+        return Some(RetryPolicy {
+            retry_on: DEFAULT_RETRY_ON.to_owned(),
+            num_retries: tries(DEFAULT_RETRIES),
+            ..RetryPolicy::default()
+        });
+    };
+    if written.attempts == 0 {
+        return None;
+    }
+    let (codes, words): (Vec<_>, Vec<_>) = written
+        .on
+        .iter()
+        .partition(|word| word.parse::<u16>().is_ok());
+    let mut retry_on = words.into_iter().cloned().collect::<Vec<_>>().join(",");
+    let mut statuses: Vec<u32> = codes.iter().filter_map(|code| code.parse().ok()).collect();
+    if written.on.is_empty() {
+        retry_on = WRITTEN_RETRY_ON.to_owned();
+        statuses = vec![RETRIED_STATUS];
+    } else if !statuses.is_empty() && !retry_on.contains("retriable-status-codes") {
+        if !retry_on.is_empty() {
+            retry_on.push(',');
+        }
+        retry_on.push_str("retriable-status-codes");
+    }
+    Some(RetryPolicy {
+        retry_on,
+        num_retries: tries(written.attempts),
+        per_try_timeout: written.per_try_timeout.map(time::to_wire),
+        retriable_status_codes: statuses,
+        retry_back_off: written.backoff.map(|base| RetryBackOff {
+            base_interval: Some(time::to_wire(base)),
+            max_interval: None,
+        }),
+        ..RetryPolicy::default()
+    })
+}

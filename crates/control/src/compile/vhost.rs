@@ -1,0 +1,64 @@
+//! Virtual hosts of sidecars: the routes of one service port.
+//!
+//! The oldest VirtualService of a host holds for it as a whole; younger ones are Conflicted (status names the
+//! winner). A service without VirtualService has one route that takes everything.
+
+use super::{Built, Class, Key, View, route};
+use naka_api::Object;
+use naka_api::networking::virtual_service::GatewayRef;
+use naka_types::host::Host;
+use naka_types::name::{ClusterName, VirtualHostName};
+use naka_types::protocol::Protocol;
+use naka_wire::envoy::config::route::v3::VirtualHost;
+
+/// `<port>/<host>:<port>`; there is none unless the service has the port.
+pub(crate) fn virtual_host(
+    view: &View<'_>,
+    name: &VirtualHostName,
+    class: &Class,
+) -> Option<Built> {
+    let host = Host::parse(&name.host).ok()?;
+    let service = view.service(&host)?;
+    let port = service.ports.get(&name.port)?;
+    let opaque = matches!(port.protocol, Protocol::Tcp | Protocol::Tls);
+    let winner = view.routes(&host).first().filter(|_| !opaque);
+    let at = route::Place {
+        view,
+        class,
+        port: name.port,
+        gateway: None,
+    };
+    let routes = match winner.and_then(|object| bound(&at, object)) {
+        Some(routes) => routes,
+        None => vec![route::default(&at, &host)],
+    };
+    let model = (name.to_string(), host.as_str(), &routes);
+    let message = VirtualHost {
+        name: name.to_string(),
+        domains: vec![host.as_str().to_owned(), format!("{host}:{}", name.port)],
+        routes: routes.iter().flat_map(route::messages).collect(),
+        ..VirtualHost::default()
+    };
+    let refers = clusters(&at, &routes);
+    Some(Built::new(&model, naka_wire::pack(&message)).referring(refers))
+}
+
+/// The routes a VirtualService has for sidecars; `None` when all of it is for gateways or nothing of it is sound.
+fn bound(at: &route::Place<'_, '_>, object: &Object) -> Option<Vec<route::Model>> {
+    let spec = object.virtual_service()?;
+    if spec.http.is_empty() {
+        return None;
+    }
+    Some(route::models(at, object, spec, &GatewayRef::Mesh))
+}
+
+/// The clusters of routes that exist, to be there before the routes are.
+pub(crate) fn clusters(at: &route::Place<'_, '_>, routes: &[route::Model]) -> Vec<Key> {
+    let exists = |name: &ClusterName| super::cluster::target(at.view, name, at.class).is_some();
+    routes
+        .iter()
+        .flat_map(route::Model::clusters)
+        .filter(|name| exists(name))
+        .map(|name| Key::Cluster(name.clone()))
+        .collect()
+}

@@ -1,0 +1,419 @@
+//! Joins the parts into a [`World`].
+
+use super::{Endpoint, Endpoints, Port, Service, World, age};
+use crate::registry::{Claim, Health, Member, Registration, ServedPort};
+use naka_api::core::service::{ServicePort, TargetPort};
+use naka_api::networking::virtual_service::GatewayRef;
+use naka_api::{Object, Spec};
+use naka_store::Snapshot;
+use naka_types::host::Host;
+use naka_types::labels::{Labels, selects};
+use naka_types::name::ObjectRef;
+use naka_types::protocol::Protocol;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// Service port that leads to a workload's first port when no Service object says otherwise.
+const WELL_KNOWN_PORT: u16 = 80;
+/// Annotation of a Service: the service accounts that may serve it, separated by commas.
+const ACCOUNTS: &str = "naka.dev/service-accounts";
+
+/// What a world is made of.
+#[derive(Debug)]
+pub struct Inputs<'a> {
+    /// Objects.
+    pub snapshot: &'a Snapshot,
+    /// Workloads, oldest first.
+    pub members: Vec<Member>,
+    /// Owners of undeclared services, by (namespace, service).
+    pub owners: &'a BTreeMap<(String, String), String>,
+    /// Trust domain.
+    pub trust_domain: Arc<str>,
+    /// Roots, PEM.
+    pub roots: Arc<str>,
+}
+
+/// Who may serve the name a workload claims.
+#[must_use]
+pub fn claim(snapshot: &Snapshot, namespace: &str, service: &str) -> Claim {
+    let reference = ObjectRef {
+        kind: naka_api::Kind::Service.as_str().to_owned(),
+        namespace: namespace.to_owned(),
+        name: service.to_owned(),
+    };
+    match snapshot.objects.get(&reference) {
+        Some(object) => Claim::Declared(accounts(object)),
+        None => Claim::Undeclared,
+    }
+}
+
+/// Accounts that may serve a declared service: those of its annotation, else the one named as the service and the
+/// one named as the `app` it selects. Labels alone prove nothing: a workload chooses them itself.
+fn accounts(object: &Object) -> Vec<String> {
+    if let Some(listed) = object.meta.annotations.get(ACCOUNTS) {
+        let mut all: Vec<String> = listed
+            .split(',')
+            .map(|account| account.trim().to_owned())
+            .filter(|account| !account.is_empty())
+            .collect();
+        all.sort();
+        all.dedup();
+        return all;
+    }
+    let mut all = vec![object.meta.name.clone()];
+    if let Some(app) = object.service().and_then(|spec| spec.selector.get("app")) {
+        all.push(app.clone());
+    }
+    all.sort();
+    all.dedup();
+    all
+}
+
+impl World {
+    /// Joins everything.
+    #[must_use]
+    pub fn build(inputs: Inputs<'_>) -> Self {
+        let mut world = Self {
+            revision: inputs.snapshot.revision,
+            trust_domain: Arc::clone(&inputs.trust_domain),
+            roots: Arc::clone(&inputs.roots),
+            ..Self::default()
+        };
+        let members: Vec<Arc<Member>> = inputs.members.into_iter().map(Arc::new).collect();
+        world.declared(inputs.snapshot, &members);
+        world.undeclared(&members, inputs.owners);
+        world.objects(inputs.snapshot);
+        world.workloads = members
+            .into_iter()
+            .map(|member| (member.registration.workload_id.clone(), member))
+            .collect();
+        world
+    }
+
+    fn declared(&mut self, snapshot: &Snapshot, members: &[Arc<Member>]) {
+        let entries: Vec<&Arc<Object>> = snapshot
+            .objects
+            .values()
+            .filter(|object| matches!(object.spec, Spec::WorkloadEntry(_)))
+            .collect();
+        for object in snapshot.objects.values() {
+            let Spec::Service(spec) = &object.spec else {
+                continue;
+            };
+            let meta = &object.meta;
+            let host = Host::of_service(&meta.name, &meta.namespace);
+            let accounts: BTreeSet<String> = accounts(object).into_iter().collect();
+            let serving = |member: &&Arc<Member>| {
+                let registration = &member.registration;
+                registration.namespace == meta.namespace
+                    && accounts.contains(&registration.service_account)
+                    && if spec.selector.is_empty() {
+                        registration.service == meta.name
+                    } else {
+                        selects(&spec.selector, &registration.labels)
+                    }
+            };
+            let serving: Vec<&Arc<Member>> = members.iter().filter(serving).collect();
+            let mut endpoints = Endpoints::new();
+            let single = spec.ports.len() == 1;
+            for port in &spec.ports {
+                let mut all: Vec<Endpoint> = serving
+                    .iter()
+                    .filter_map(|member| {
+                        let served = target(&member.registration, port, single)?;
+                        endpoint(member, served)
+                    })
+                    .collect();
+                let selected = entries.iter().filter(|entry| {
+                    entry.meta.namespace == meta.namespace && !spec.selector.is_empty()
+                });
+                all.extend(
+                    selected.filter_map(|entry| entry_endpoint(entry, &spec.selector, port)),
+                );
+                all.sort();
+                all.dedup();
+                if !all.is_empty() {
+                    endpoints.insert(port.port, all);
+                }
+            }
+            let ports = spec
+                .ports
+                .iter()
+                .map(|port| (port.port, declared_port(port, &serving)))
+                .collect();
+            let service = Service {
+                host: host.clone(),
+                name: meta.name.clone(),
+                namespace: meta.namespace.clone(),
+                declared: true,
+                accounts,
+                ports,
+            };
+            self.services.insert(host.clone(), Arc::new(service));
+            self.endpoints.insert(host, Arc::new(endpoints));
+        }
+    }
+
+    fn undeclared(&mut self, members: &[Arc<Member>], owners: &BTreeMap<(String, String), String>) {
+        let mut groups: BTreeMap<(&str, &str), Vec<&Arc<Member>>> = BTreeMap::new();
+        for member in members {
+            let registration = &member.registration;
+            let (namespace, service) = (&registration.namespace, &registration.service);
+            let owner = owners.get(&(namespace.clone(), service.clone()));
+            let host = Host::of_service(service, namespace);
+            if service.is_empty()
+                || self.services.get(&host).is_some_and(|known| known.declared)
+                || owner.is_some_and(|owner| *owner != registration.service_account)
+            {
+                continue;
+            }
+            groups.entry((namespace, service)).or_default().push(member);
+        }
+        for ((namespace, name), serving) in groups {
+            let host = Host::of_service(name, namespace);
+            let (ports, endpoints) = undeclared_ports(&serving);
+            let accounts = serving
+                .iter()
+                .map(|member| member.registration.service_account.clone())
+                .collect();
+            let service = Service {
+                host: host.clone(),
+                name: name.to_owned(),
+                namespace: namespace.to_owned(),
+                declared: false,
+                accounts,
+                ports,
+            };
+            self.services.insert(host.clone(), Arc::new(service));
+            self.endpoints.insert(host, Arc::new(endpoints));
+        }
+    }
+
+    fn objects(&mut self, snapshot: &Snapshot) {
+        let mut objects: Vec<&Arc<Object>> = snapshot.objects.values().collect();
+        objects.sort_by(|a, b| age(a).cmp(&age(b)));
+        let mut routes: BTreeMap<Host, Vec<(bool, usize, Arc<Object>)>> = BTreeMap::new();
+        let mut rules = routes.clone();
+        for object in objects {
+            let (namespace, name) = (&object.meta.namespace, &object.meta.name);
+            match &object.spec {
+                Spec::VirtualService(spec) => {
+                    for gateway in &spec.gateways {
+                        self.bind(gateway, object, &spec.hosts, &mut routes);
+                    }
+                }
+                Spec::DestinationRule(spec) => {
+                    spread(&self.services, &spec.host, object, &mut rules);
+                }
+                Spec::PeerAuthentication(_) => {
+                    let all = self
+                        .peer_authentications
+                        .entry(namespace.clone())
+                        .or_default();
+                    Arc::make_mut(all).push(Arc::clone(object));
+                }
+                Spec::Gateway(_) => {
+                    let key = (namespace.clone(), name.clone());
+                    self.gateways.insert(key, Arc::clone(object));
+                }
+                _ => {}
+            }
+        }
+        self.routes = ranked(routes);
+        self.rules = ranked(rules);
+    }
+
+    fn bind(
+        &mut self,
+        gateway: &GatewayRef,
+        object: &Arc<Object>,
+        hosts: &[Host],
+        routes: &mut BTreeMap<Host, Vec<(bool, usize, Arc<Object>)>>,
+    ) {
+        match gateway {
+            GatewayRef::Mesh => {
+                for host in hosts {
+                    spread(&self.services, host, object, routes);
+                }
+            }
+            GatewayRef::Named { namespace, name } => {
+                let key = (namespace.clone(), name.clone());
+                let all = self.gateway_routes.entry(key).or_default();
+                Arc::make_mut(all).push(Arc::clone(object));
+            }
+        }
+    }
+}
+
+/// Enters an object under every service its host means; wildcards rank behind exact hosts, short ones last.
+fn spread(
+    services: &BTreeMap<Host, Arc<Service>>,
+    host: &Host,
+    object: &Arc<Object>,
+    into: &mut BTreeMap<Host, Vec<(bool, usize, Arc<Object>)>>,
+) {
+    let rank = usize::MAX - host.as_str().len();
+    let mut enter = |at: &Host, wildcard: bool, rank: usize| {
+        into.entry(at.clone())
+            .or_default()
+            .push((wildcard, rank, Arc::clone(object)));
+    };
+    match host.as_str().strip_prefix('*') {
+        // Kept for hosts without service too: status wants to say that nothing runs there.
+        None => enter(host, false, 0),
+        Some(suffix) => {
+            for known in services.keys() {
+                if known.as_str().ends_with(suffix) {
+                    enter(known, true, rank);
+                }
+            }
+        }
+    }
+}
+
+fn ranked(
+    all: BTreeMap<Host, Vec<(bool, usize, Arc<Object>)>>,
+) -> BTreeMap<Host, Arc<Vec<Arc<Object>>>> {
+    all.into_iter()
+        .map(|(host, mut objects)| {
+            // Stable: within a rank they stay in order of age.
+            objects.sort_by_key(|(wildcard, rank, _)| (*wildcard, *rank));
+            let objects = objects.into_iter().map(|(_, _, object)| object).collect();
+            (host, Arc::new(objects))
+        })
+        .collect()
+}
+
+/// The port of a workload that a declared service port leads to. A workload that was started without naming the
+/// target port still serves a service that has only one port.
+fn target<'a>(
+    registration: &'a Registration,
+    port: &ServicePort,
+    single: bool,
+) -> Option<&'a ServedPort> {
+    let ports = &registration.ports;
+    let found = match &port.target {
+        TargetPort::Number(number) => ports.iter().find(|served| served.port == *number),
+        TargetPort::Name(name) => ports.iter().find(|served| served.name == *name),
+    };
+    found.or_else(|| single.then(|| first(registration)).flatten())
+}
+
+fn first(registration: &Registration) -> Option<&ServedPort> {
+    let ports = &registration.ports;
+    ports
+        .iter()
+        .find(|port| port.first)
+        .or_else(|| ports.first())
+}
+
+fn declared_port(port: &ServicePort, serving: &[&Arc<Member>]) -> Port {
+    let protocol = match port.protocol {
+        // What the service does not declare, its oldest workload may.
+        Protocol::Auto => serving
+            .iter()
+            .find_map(|member| target(&member.registration, port, false))
+            .map_or(Protocol::Auto, protocol_of),
+        declared => declared,
+    };
+    Port {
+        name: port.name.clone(),
+        protocol,
+    }
+}
+
+fn protocol_of(served: &ServedPort) -> Protocol {
+    let name = (!served.name.is_empty()).then_some(served.name.as_str());
+    match served.protocol.as_str() {
+        "" | "auto" => Protocol::declared(name, None),
+        word => Protocol::declared(None, Some(word)),
+    }
+}
+
+/// Ports and endpoints of a service that exists because workloads run under its name. Port 80 and every workload's
+/// first port are one door: behind each stand the first ports of all workloads, whichever number they chose.
+fn undeclared_ports(serving: &[&Arc<Member>]) -> (BTreeMap<u16, Port>, Endpoints) {
+    let mut ports: BTreeMap<u16, Port> = BTreeMap::new();
+    let mut endpoints = Endpoints::new();
+    let firsts: BTreeSet<u16> = serving
+        .iter()
+        .filter_map(|member| first(&member.registration))
+        .map(|served| served.port)
+        .collect();
+    let doors: BTreeSet<u16> = firsts.iter().copied().chain([WELL_KNOWN_PORT]).collect();
+    for member in serving {
+        let registration = &member.registration;
+        let own_first = first(registration);
+        let mut offer = |number: u16, served: &ServedPort| {
+            ports.entry(number).or_insert_with(|| Port {
+                name: served.name.clone(),
+                protocol: protocol_of(served),
+            });
+            endpoints
+                .entry(number)
+                .or_default()
+                .extend(endpoint(member, served));
+        };
+        if let Some(served) = own_first {
+            for door in &doors {
+                offer(*door, served);
+            }
+        }
+        for served in &registration.ports {
+            let is_first = own_first.is_some_and(|first| first.port == served.port);
+            if !is_first && !doors.contains(&served.port) {
+                offer(served.port, served);
+            }
+        }
+    }
+    // A service whose workloads have not said their ports yet exists all the same.
+    ports.entry(WELL_KNOWN_PORT).or_insert_with(|| Port {
+        name: String::new(),
+        protocol: Protocol::Auto,
+    });
+    endpoints.retain(|_, all| {
+        all.sort();
+        !all.is_empty()
+    });
+    (ports, endpoints)
+}
+
+fn endpoint(member: &Member, served: &ServedPort) -> Option<Endpoint> {
+    let registration = &member.registration;
+    Some(Endpoint {
+        address: served.inbound_address.clone(),
+        health: member.health?,
+        weight: 1,
+        mtls: true,
+        labels: registration.labels.clone(),
+        workload: registration.workload_name.clone(),
+        namespace: registration.namespace.clone(),
+        workload_id: registration.workload_id.clone(),
+    })
+}
+
+fn entry_endpoint(object: &Object, selector: &Labels, port: &ServicePort) -> Option<Endpoint> {
+    let entry = object.workload_entry()?;
+    if !selects(selector, &entry.labels) {
+        return None;
+    }
+    let number = match (entry.ports.get(&port.name), &port.target) {
+        (Some(number), _) | (None, TargetPort::Number(number)) => *number,
+        (None, TargetPort::Name(name)) => *entry.ports.get(name)?,
+    };
+    let address = if entry.address.contains(':') {
+        format!("[{}]:{number}", entry.address)
+    } else {
+        format!("{}:{number}", entry.address)
+    };
+    Some(Endpoint {
+        address,
+        health: Health::Healthy,
+        weight: entry.weight.unwrap_or(1).max(1),
+        mtls: false,
+        labels: entry.labels.clone(),
+        workload: object.meta.name.clone(),
+        namespace: object.meta.namespace.clone(),
+        workload_id: String::new(),
+    })
+}

@@ -1,0 +1,114 @@
+//! What the compiler can read of a world, as keys, and which of them differ between two worlds.
+//!
+//! Each compiled resource records the keys it read; a new world invalidates exactly the resources that read a key
+//! that differs. Objects are compared by identity first (the store shares unchanged ones), so comparing two worlds
+//! costs little more than walking them.
+
+use super::World;
+use naka_types::host::Host;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// One thing the compiler can look at.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Read {
+    /// Ports and accounts of a service, or that there is none.
+    Service(Host),
+    /// Endpoints of a service.
+    Endpoints(Host),
+    /// VirtualServices of a host, for sidecars.
+    Routes(Host),
+    /// DestinationRules of a host.
+    Rules(Host),
+    /// PeerAuthentications of a namespace.
+    PeerAuthentications(String),
+    /// Gateways and what is bound to them.
+    Gateways,
+    /// A workload, health aside.
+    Workload(String),
+    /// The set of hosts.
+    Hosts,
+    /// Trust bundle and trust domain.
+    Trust,
+}
+
+impl World {
+    /// Keys whose content differs between `self` and the world after it.
+    #[must_use]
+    pub fn changes(&self, next: &Self) -> BTreeSet<Read> {
+        let mut reads = BTreeSet::new();
+        differing(
+            &self.services,
+            &next.services,
+            |a, b| a == b,
+            |host| {
+                reads.insert(Read::Service(host.clone()));
+            },
+        );
+        if !self.services.keys().eq(next.services.keys()) {
+            reads.insert(Read::Hosts);
+        }
+        differing(
+            &self.endpoints,
+            &next.endpoints,
+            |a, b| a == b,
+            |host| {
+                reads.insert(Read::Endpoints(host.clone()));
+            },
+        );
+        differing(&self.routes, &next.routes, same_objects, |host| {
+            reads.insert(Read::Routes(host.clone()));
+        });
+        differing(&self.rules, &next.rules, same_objects, |host| {
+            reads.insert(Read::Rules(host.clone()));
+        });
+        let (old, new) = (&self.peer_authentications, &next.peer_authentications);
+        differing(old, new, same_objects, |namespace| {
+            reads.insert(Read::PeerAuthentications(namespace.clone()));
+        });
+        let mut gateways = false;
+        differing(&self.gateways, &next.gateways, same_object, |_| {
+            gateways = true
+        });
+        let (old, new) = (&self.gateway_routes, &next.gateway_routes);
+        differing(old, new, same_objects, |_| gateways = true);
+        if gateways {
+            reads.insert(Read::Gateways);
+        }
+        let same = |a: &Arc<crate::registry::Member>, b: &Arc<crate::registry::Member>| {
+            a.registration == b.registration
+        };
+        differing(&self.workloads, &next.workloads, same, |id| {
+            reads.insert(Read::Workload(id.clone()));
+        });
+        if self.roots != next.roots || self.trust_domain != next.trust_domain {
+            reads.insert(Read::Trust);
+        }
+        reads
+    }
+}
+
+fn same_object(a: &Arc<naka_api::Object>, b: &Arc<naka_api::Object>) -> bool {
+    Arc::ptr_eq(a, b) || a == b
+}
+
+fn same_objects(a: &Arc<Vec<Arc<naka_api::Object>>>, b: &Arc<Vec<Arc<naka_api::Object>>>) -> bool {
+    a.len() == b.len() && a.iter().zip(b.iter()).all(|(a, b)| same_object(a, b))
+}
+
+/// Calls `found` for every key that only one map has or whose values are not `same`.
+fn differing<K: Ord, V>(
+    old: &BTreeMap<K, V>,
+    new: &BTreeMap<K, V>,
+    same: impl Fn(&V, &V) -> bool,
+    mut found: impl FnMut(&K),
+) {
+    for (key, value) in old {
+        if !new.get(key).is_some_and(|other| same(value, other)) {
+            found(key);
+        }
+    }
+    for key in new.keys().filter(|key| !old.contains_key(*key)) {
+        found(key);
+    }
+}
