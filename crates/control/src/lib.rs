@@ -7,6 +7,7 @@
 //! status never enters the store.
 
 pub mod compile;
+pub mod push;
 pub mod registry;
 pub mod run;
 pub mod settings;

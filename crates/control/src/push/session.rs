@@ -1,0 +1,319 @@
+//! One stream: from requests and marks to responses. No socket: the driver (`ads`) reads and writes.
+//!
+//! The target of a proxy is the closure of its roots: listeners, the virtual hosts it asked for or gets eagerly, and
+//! what these refer to. When something other than endpoints changes the closure is walked again and compared with
+//! the ledger; a change of endpoints alone costs only those endpoint sets.
+//!
+//! Invariants: nothing is planned before the client opened every type of the closure, because only then it is known
+//! what it still holds from before; what is no longer in the closure is removed after what replaced it was sent.
+
+use super::{Hub, Inner, Refusal, Span, Subscriber, SubscriberId};
+use crate::compile::{Class, Compiled, Key, roots};
+use naka_types::node::Role;
+use naka_wire::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use naka_wire::type_url;
+use naka_xds::delta::server::{Change, Ledger, Notice};
+use naka_xds::order;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use tokio::sync::Notify;
+
+/// The state of one stream. Dropping it takes the subscriber out of the hub.
+#[derive(Debug)]
+pub struct Session {
+    hub: Arc<Hub>,
+    id: SubscriberId,
+    class: Class,
+    notify: Arc<Notify>,
+    ledger: Ledger,
+    held: BTreeSet<Key>,
+    /// Requests since the last plan that changed what is wanted.
+    asked: bool,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.hub.leave(self.id);
+    }
+}
+
+impl Session {
+    /// Enters a subscriber into the hub.
+    #[must_use]
+    pub fn new(hub: Arc<Hub>, who: Subscriber) -> Self {
+        let class = who.class.clone();
+        let (id, notify) = hub.enter(who);
+        Self {
+            hub,
+            id,
+            class,
+            notify,
+            ledger: Ledger::new(),
+            held: BTreeSet::new(),
+            asked: false,
+        }
+    }
+
+    /// Fires when something was marked for this subscriber.
+    #[must_use]
+    pub fn notify(&self) -> Arc<Notify> {
+        Arc::clone(&self.notify)
+    }
+
+    /// Takes a request.
+    pub fn request(&mut self, request: &DeltaDiscoveryRequest) {
+        let notices = self.ledger.on(request);
+        let mut inner = self.hub.lock();
+        let slot = inner.slots.get_mut(&self.id);
+        let span = slot.and_then(|slot| {
+            let span = slot.in_flight.remove(&request.response_nonce)?;
+            for notice in &notices {
+                note(&mut slot.refused, notice);
+            }
+            Some((span, slot.who.name.clone()))
+        });
+        if let Some((span, name)) = &span {
+            inner.refusals(*span, name, &notices);
+        }
+        drop(inner);
+        if span.is_some() {
+            self.hub.move_on();
+        }
+        self.asked |= notices.iter().any(|notice| {
+            matches!(
+                notice,
+                Notice::Opened { .. } | Notice::Subscribed { .. } | Notice::Unsubscribed { .. }
+            )
+        });
+    }
+
+    /// Whether every type of the closure is open.
+    fn ready(&self) -> bool {
+        let types: &[&str] = match self.class.role {
+            Role::Sidecar => &[
+                type_url::CLUSTER,
+                type_url::ENDPOINT,
+                type_url::LISTENER,
+                type_url::VIRTUAL_HOST,
+            ],
+            Role::Gateway => &[type_url::CLUSTER, type_url::ENDPOINT, type_url::LISTENER],
+        };
+        types.iter().all(|wanted| self.ledger.opened(wanted))
+    }
+
+    /// The responses that bring the client up to date, in order. Marks are taken; they count as in flight now.
+    pub fn plan(&mut self) -> Vec<DeltaDiscoveryResponse> {
+        let hub = Arc::clone(&self.hub);
+        let mut guard = hub.lock();
+        let inner = &mut *guard;
+        let Some(slot) = inner.slots.get_mut(&self.id) else {
+            return Vec::new();
+        };
+        let marks = std::mem::take(&mut slot.marks);
+        let roots = slot.roots.take();
+        let name = slot.who.name.clone();
+        let asked = std::mem::take(&mut self.asked);
+        let marked = marks.values().copied().chain(roots).reduce(Span::join);
+        let walk =
+            asked || roots.is_some() || marks.keys().any(|key| !matches!(key, Key::Endpoints(_)));
+        let changes = if walk {
+            self.walk(inner)
+        } else {
+            let class = &self.class;
+            let cache = &inner.cache;
+            marks
+                .keys()
+                .filter(|key| self.held.contains(*key))
+                .filter_map(|key| Some(change(key, cache.get(key, class)?)))
+                .collect()
+        };
+        let revision = inner.cache.world().revision.to_string();
+        let responses = self.ledger.plan(changes, &revision);
+        let span = marked.unwrap_or(Span::at(inner.epoch));
+        inner.sent(self.id, &name, span, marked.is_some(), &responses);
+        drop(guard);
+        if marked.is_some() {
+            self.hub.move_on();
+        }
+        responses
+    }
+
+    /// Walks the closure from its roots and compares it with the ledger.
+    fn walk(&mut self, inner: &mut Inner) -> Vec<Change> {
+        let mut todo: Vec<Key> = self.explicit();
+        let ready = self.ready();
+        if ready {
+            let world = Arc::clone(inner.cache.world());
+            todo.extend(roots::listeners(&world, &self.class));
+            let hosts = self.ledger.of(type_url::VIRTUAL_HOST);
+            if hosts.is_some_and(|hosts| hosts.wildcard()) {
+                todo.extend(roots::eager(&world, &self.class));
+            }
+        }
+        let mut held = BTreeSet::new();
+        let mut changes = Vec::new();
+        while let Some(key) = todo.pop() {
+            if held.contains(&key) {
+                continue;
+            }
+            let compiled = inner.cache.hold(self.id, &key, &self.class);
+            todo.extend(compiled.refers.iter().cloned());
+            changes.push(change(&key, &compiled));
+            held.insert(key);
+        }
+        inner.cache.retain(self.id, &held);
+        changes.retain(|change| self.ledger.opened(change.type_url));
+        self.removals(&held, ready, &mut changes);
+        self.held = held;
+        changes
+    }
+
+    /// Names the client asked for, of types that need nothing else, and virtual hosts once all is open.
+    fn explicit(&self) -> Vec<Key> {
+        let ready = self.ready();
+        order::ADDITIONS
+            .iter()
+            .filter(|type_url| ready || !in_closure(type_url))
+            .filter_map(|type_url| Some((type_url, self.ledger.of(type_url)?)))
+            .flat_map(|(type_url, state)| {
+                let implied = match *type_url {
+                    type_url::SECRET => Some(Key::RootCa),
+                    type_url::NAME_FILTER => Some(Key::Names),
+                    _ => None,
+                };
+                let named = state.names().iter();
+                named
+                    .filter_map(|name| Key::parse(type_url, name))
+                    .chain(implied.filter(|_| state.wildcard()))
+            })
+            .filter(|key| match (self.class.role, key) {
+                // A gateway's hosts come from its Gateways; clients' names must not make it hold more.
+                (Role::Gateway, Key::VirtualHost(_)) => false,
+                _ => true,
+            })
+            .collect()
+    }
+
+    /// What the client has, or asked for, and is not to have.
+    fn removals(&self, held: &BTreeSet<Key>, ready: bool, changes: &mut Vec<Change>) {
+        for type_url in order::ADDITIONS {
+            let Some(state) = self.ledger.of(type_url) else {
+                continue;
+            };
+            if in_closure(type_url) && !ready {
+                continue;
+            }
+            let had = state.held().iter().filter(|(_, held)| held.sent.is_some());
+            let names = had.map(|(name, _)| name).chain(state.owed());
+            for name in names {
+                let wanted = Key::parse(type_url, name).is_some_and(|key| held.contains(&key));
+                if !wanted {
+                    changes.push(Change {
+                        type_url,
+                        name: name.clone(),
+                        resource: None,
+                    });
+                }
+            }
+        }
+    }
+
+    /// Responses without verdict.
+    #[must_use]
+    pub fn unanswered(&self) -> usize {
+        self.ledger.unanswered()
+    }
+}
+
+fn in_closure(url: &str) -> bool {
+    matches!(
+        url,
+        type_url::CLUSTER
+            | type_url::ENDPOINT
+            | type_url::LISTENER
+            | type_url::ROUTE
+            | type_url::VIRTUAL_HOST
+    )
+}
+
+fn change(key: &Key, compiled: &Compiled) -> Change {
+    Change {
+        type_url: key.type_url(),
+        name: key.name(),
+        resource: compiled.resource.clone(),
+    }
+}
+
+fn note(
+    refused: &mut std::collections::BTreeMap<(String, String), String>,
+    notice: &Notice,
+) {
+    match notice {
+        Notice::Acked {
+            type_url,
+            resources,
+        } => {
+            for (name, _) in resources {
+                refused.remove(&(type_url.clone(), name.clone()));
+            }
+        }
+        Notice::Nacked { type_url, rejects } => {
+            for reject in rejects {
+                let key = (type_url.clone(), reject.name.clone());
+                refused.insert(key, reject.reason.clone());
+            }
+        }
+        _ => {}
+    }
+}
+
+impl Inner {
+    fn refusals(&mut self, span: Span, proxy: &str, notices: &[Notice]) {
+        for notice in notices {
+            let Notice::Nacked { rejects, .. } = notice else {
+                continue;
+            };
+            for reject in rejects {
+                let refusal = Refusal {
+                    proxy: proxy.to_owned(),
+                    message: format!("{}: {}", reject.name, reject.reason),
+                };
+                self.refusals.push_back((span, refusal));
+            }
+        }
+        while self.refusals.len() > super::REMEMBERED {
+            self.refusals.pop_front();
+        }
+    }
+
+    fn sent(
+        &mut self,
+        id: SubscriberId,
+        name: &str,
+        span: Span,
+        marked: bool,
+        responses: &[DeltaDiscoveryResponse],
+    ) {
+        let Some(slot) = self.slots.get_mut(&id) else {
+            return;
+        };
+        for response in responses {
+            slot.in_flight.insert(response.nonce.clone(), span);
+            let known = order::ADDITIONS
+                .iter()
+                .find(|url| **url == response.type_url);
+            if let Some(url) = known {
+                *self.pushes.entry(url).or_insert(0) += 1;
+            }
+        }
+        if marked && !responses.is_empty() {
+            let remembered = span.last.saturating_sub(super::REMEMBERED as u64);
+            for epoch in span.first.max(remembered)..=span.last {
+                self.touched.entry(epoch).or_default().insert(name.to_owned());
+            }
+            while self.touched.len() > super::REMEMBERED {
+                self.touched.pop_first();
+            }
+        }
+    }
+}
