@@ -8,3 +8,4 @@ mod input;
 mod newcomer;
 mod restart;
 mod traffic;
+mod wire;
