@@ -6,11 +6,12 @@
 use crate::kind::{self, Kind};
 use crate::object::{Object, Spec};
 use crate::schema::Field;
-use crate::tree::{self, Data, Node, Problem};
+use crate::tree::{self, Data, Node, Place, Problem};
 use crate::{codes, core, networking, security};
 use naka_types::finding::Finding;
 use naka_types::host::DEFAULT_NAMESPACE;
 use serde_json::Value;
+use std::collections::HashMap;
 
 pub(crate) mod meta;
 mod report;
@@ -34,6 +35,83 @@ pub struct Decoded {
     pub objects: Vec<Object>,
     /// Everything found.
     pub findings: Vec<Finding>,
+    /// Where the fields of each object stand, in the order of `objects`.
+    pub places: Vec<Places>,
+}
+
+/// Where the fields of an object stand in its file.
+#[derive(Debug, Clone, Default)]
+pub struct Places {
+    file: String,
+    fields: HashMap<String, Place>,
+}
+
+impl Places {
+    fn of(file: &str, node: &Node) -> Self {
+        let mut fields = HashMap::new();
+        collect(&mut fields, node, "", node.place);
+        Self {
+            file: file.to_owned(),
+            fields,
+        }
+    }
+
+    /// File, line and column of a field, or of the nearest field around it.
+    fn fill(&self, finding: &mut Finding) {
+        let mut field = finding.field.as_str();
+        let place = loop {
+            match self.fields.get(field) {
+                Some(place) => break *place,
+                None if field.is_empty() => break Place::default(),
+                None => field = field.rfind(['.', '[']).map_or("", |end| &field[..end]),
+            }
+        };
+        finding.file.clone_from(&self.file);
+        (finding.line, finding.column) = (place.line, place.column);
+    }
+}
+
+fn collect(fields: &mut HashMap<String, Place>, node: &Node, path: &str, place: Place) {
+    fields.insert(path.to_owned(), place);
+    for entry in node.entries() {
+        collect(
+            fields,
+            &entry.value,
+            &tree::join(path, &entry.key),
+            entry.place,
+        );
+    }
+    for (index, item) in node.items().iter().enumerate() {
+        collect(fields, item, &format!("{path}[{index}]"), item.place);
+    }
+}
+
+impl Decoded {
+    /// [`crate::cross_check`] over these objects, with file and line.
+    #[must_use]
+    pub fn lint(&self) -> Vec<Finding> {
+        let objects: Vec<&Object> = self.objects.iter().collect();
+        let mut findings = crate::cross_check(&objects);
+        let places: HashMap<String, &Places> = self
+            .objects
+            .iter()
+            .zip(&self.places)
+            .map(|(object, places)| (object.reference().to_string(), places))
+            .collect();
+        for finding in &mut findings {
+            if let Some(places) = places.get(&finding.object) {
+                places.fill(finding);
+            }
+        }
+        findings
+    }
+
+    /// Adds what came out of another file.
+    pub fn append(&mut self, mut other: Self) {
+        self.objects.append(&mut other.objects);
+        self.findings.append(&mut other.findings);
+        self.places.append(&mut other.places);
+    }
 }
 
 /// Decodes all documents of a YAML (or JSON) text; objects without namespace go to `default`.
@@ -56,8 +134,12 @@ pub fn decode_yaml_in(file: &str, bytes: &[u8], mode: Mode, namespace: &str) -> 
             continue;
         };
         for (node, problems) in open_list(root, &document.problems) {
+            let places = Places::of(file, &node);
             let (object, mut findings) = decode_node(file, node, &problems, mode, namespace);
-            out.objects.extend(object);
+            if let Some(object) = object {
+                out.objects.push(object);
+                out.places.push(places);
+            }
             out.findings.append(&mut findings);
         }
     }

@@ -22,7 +22,7 @@ pub(crate) fn object(report: &mut Report, node: &Node, fields: &'static [Field],
         }
         match field.now {
             Now::NotYet => not_yet(report, entry.place, &at),
-            Now::Default(only) if entry.value.to_json().to_string() != only => {
+            Now::Default(only) if !reads_as(&entry.value, only) => {
                 not_yet(report, entry.place, &at)
             }
             Now::Refused(why) => {
@@ -55,6 +55,11 @@ pub(crate) fn object(report: &mut Report, node: &Node, fields: &'static [Field],
             );
         }
     }
+}
+
+fn reads_as(value: &Node, json: &str) -> bool {
+    let shown = value.to_json().to_string();
+    shown == json
 }
 
 fn not_yet(report: &mut Report, place: Place, at: &str) {
