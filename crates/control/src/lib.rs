@@ -6,11 +6,15 @@
 //! Invariants: nothing below `compile` decides meaning; nothing in `compile` knows time, sockets or other proxies;
 //! status never enters the store.
 
+pub mod ca_service;
+pub mod ads;
 pub mod compile;
+pub mod plane;
 pub mod push;
 pub mod registry;
 pub mod run;
 pub mod settings;
+pub mod workloads;
 pub mod world;
 
 pub use run::{Bound, run};

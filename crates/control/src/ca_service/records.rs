@@ -1,0 +1,105 @@
+//! What the store keeps of tokens and certificates: records `("token", id)` and `("certificate", workload id)`.
+
+use super::PeerIdentity;
+use naka_identity::{Issued, TokenGrant};
+use naka_store::{Draft, Snapshot};
+use naka_types::labels::Labels;
+use naka_types::workload::Ulid;
+use serde::{Deserialize, Serialize};
+
+/// Record kind of tokens; the value is a [`TokenGrant`].
+pub const TOKEN: &str = "token";
+/// Record kind of certificates; the value is a [`Certificate`].
+pub const CERTIFICATE: &str = "certificate";
+
+/// Records are forgotten a day after they stopped to count.
+const FORGET_AFTER_S: u64 = 24 * 3600;
+/// So many at a time, so that no single join pays for all.
+const FORGET_AT_ONCE: usize = 16;
+
+/// The newest certificate of a workload, as the store keeps it. Fields are only added.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Certificate {
+    /// Identity.
+    pub spiffe: String,
+    /// Workload id.
+    pub workload_id: String,
+    /// Serial number, hexadecimal.
+    pub serial: String,
+    /// First second.
+    pub not_before: u64,
+    /// Last second.
+    pub not_after: u64,
+    /// Services it may serve.
+    #[serde(default)]
+    pub services: Vec<String>,
+    /// Labels that count in policies.
+    #[serde(default)]
+    pub labels: Labels,
+    /// Id of the token it joined with.
+    #[serde(default)]
+    pub token: String,
+}
+
+/// What is kept of a workload's certificate: which services and labels it was vouched for.
+#[must_use]
+pub fn certificate(snapshot: &Snapshot, workload_id: Ulid) -> Option<Certificate> {
+    let value = snapshot.record(CERTIFICATE, &workload_id.to_string())?;
+    Certificate::deserialize(value.as_ref()).ok()
+}
+
+/// What is kept of a token.
+#[must_use]
+pub fn grant(snapshot: &Snapshot, id: &str) -> Option<TokenGrant> {
+    TokenGrant::deserialize(snapshot.record(TOKEN, id)?.as_ref()).ok()
+}
+
+/// The event of an issued certificate.
+pub(super) fn issued(mut certificate: Certificate, issued: &Issued, who: &PeerIdentity) -> Draft {
+    certificate.serial.clone_from(&issued.serial);
+    certificate.not_before = issued.not_before;
+    certificate.not_after = issued.not_after;
+    Draft::record(
+        &format!("workload:{}", who.spiffe),
+        "",
+        "certificate.issued",
+        CERTIFICATE,
+        &certificate.workload_id,
+        serde_json::to_value(&certificate).ok(),
+    )
+}
+
+/// The event of one use of a token.
+pub(super) fn used(grant: &TokenGrant) -> Draft {
+    Draft::record(
+        &format!("token:{}", grant.id),
+        "",
+        "token.used",
+        TOKEN,
+        &grant.id,
+        serde_json::to_value(grant.used()).ok(),
+    )
+}
+
+/// The event that takes a token out.
+pub(super) fn forget(id: &str) -> Draft {
+    Draft::record("system", "", "token.forgotten", TOKEN, id, None)
+}
+
+/// Takes a few records out that stopped to count more than a day ago.
+pub(super) fn prune(snapshot: &Snapshot, now: u64) -> Vec<Draft> {
+    let over = |value: &serde_json::Value, field: &str| {
+        value[field]
+            .as_u64()
+            .is_some_and(|end| end + FORGET_AFTER_S < now)
+    };
+    let tokens = snapshot
+        .records_of(TOKEN)
+        .filter(|(_, value)| over(value, "expires"))
+        .map(|(id, _)| forget(id));
+    let certificates = snapshot
+        .records_of(CERTIFICATE)
+        .filter(|(_, value)| over(value, "not_after"))
+        .map(|(id, _)| Draft::record("system", "", "certificate.forgotten", CERTIFICATE, id, None));
+    tokens.chain(certificates).take(FORGET_AT_ONCE).collect()
+}
