@@ -1,0 +1,667 @@
+//! The command line as typed. Parsing touches no file, no socket and no environment; the commands resolve.
+//!
+//! A command that does not exist yet is not here: `naka --help` never promises what the binary cannot do.
+
+use clap::{Args as Group, Parser, Subcommand, ValueEnum};
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A service mesh in one binary: sidecar, gateway, control plane, certificate authority and command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "naka",
+    version,
+    disable_help_subcommand = true,
+    arg_required_else_help = true,
+    help_template = "{about}\n\n{usage-heading} {usage}\n\n{subcommands}\n\n{options}\n\nExit codes: 0 done, 1 the checked thing is bad, 2 failed to do it, 64 wrong usage."
+)]
+pub(crate) struct Args {
+    /// Context to use instead of the current one
+    #[arg(long, global = true, value_name = "NAME")]
+    pub(crate) context: Option<String>,
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// A whole mesh with load; Ctrl-C removes it
+    Demo(Demo),
+    /// Start this machine's mesh
+    Up(Up),
+    /// Stop this machine's mesh
+    Down(Down),
+    /// Run a program inside the mesh
+    #[command(
+        override_usage = "naka run [-n NS] [-s NAME] [-p PORT]... [-l k=v]... [OPTIONS] -- COMMAND..."
+    )]
+    Run(Run),
+    /// Use a mesh that runs elsewhere
+    Join(Join),
+    /// Create or change objects from files
+    Apply(Apply),
+    /// What applying files would change, and whom it touches
+    Diff(Diff),
+    /// Remove objects
+    Delete(Delete),
+    /// Keep a change made with `apply --confirm`
+    Confirm(Confirm),
+    /// Split a service's calls over its versions: `split payment v1=90 v2=10`
+    Split(Split),
+    /// What changed, when and by whom
+    History(History),
+    /// Take a change back
+    Undo(Undo),
+    /// What has reached whom
+    #[command(alias = "proxy-status")]
+    Status(Status),
+    /// List objects and live kinds (proxies, workloads, revisions, events)
+    Get(Get),
+    /// Everything about one object
+    Describe(Describe),
+    /// Which rule decides about a request, and why; or what a code or a field means
+    Explain(Explain),
+    /// Check this installation, or files with -f
+    #[command(alias = "analyze")]
+    Check(Check),
+    /// Create, list and revoke tokens
+    Token(Token),
+    /// The control plane in the foreground
+    Control(Control),
+    /// The proxies
+    Proxy(Proxy),
+    /// List contexts, or choose one
+    Context(Context),
+    /// Version of this binary and of the control plane
+    Version(Version),
+    /// Completion script for a shell
+    Completion(Completion),
+    /// One program of the demo.
+    #[command(hide = true)]
+    DemoProgram(DemoProgram),
+}
+
+/// How to print.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// One JSON value
+    Json,
+    /// YAML documents
+    Yaml,
+    /// A table with more columns
+    Wide,
+}
+
+/// Where objects come from.
+#[derive(Debug, Group)]
+pub(crate) struct Files {
+    /// File, directory, or - for standard input
+    #[arg(short = 'f', long = "filename", value_name = "FILE", required = true)]
+    pub(crate) files: Vec<PathBuf>,
+    /// Namespace of objects that name none
+    #[arg(short, long, value_name = "NS", default_value = "default")]
+    pub(crate) namespace: String,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Demo {
+    /// End after this time
+    #[arg(long = "for", value_name = "TIME", value_parser = duration)]
+    pub(crate) length: Option<Duration>,
+    /// Orders per second
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) rate: u32,
+    /// Form of the report at the end
+    #[arg(long, value_name = "FORM")]
+    pub(crate) report: Option<Report>,
+    /// A guided minute: each claim is shown with its evidence
+    #[arg(long)]
+    pub(crate) tour: bool,
+}
+
+/// Form of the demo's report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Report {
+    /// One JSON object as the last line
+    Json,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Up {
+    /// Name of the mesh
+    #[arg(long, value_name = "NAME", default_value = "local")]
+    pub(crate) mesh: String,
+    /// Trust domain of new identities (only when the mesh is made)
+    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
+    pub(crate) trust_domain: String,
+    /// Address that other machines reach this one by; without it the mesh serves this machine only
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) advertise: Option<String>,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Down {
+    /// Name of the mesh
+    #[arg(long, value_name = "NAME", default_value = "local")]
+    pub(crate) mesh: String,
+    /// Remove the mesh's files too: its authority, its log, its objects
+    #[arg(long)]
+    pub(crate) purge: bool,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Run {
+    /// Namespace of the workload
+    #[arg(short, long, value_name = "NS", default_value = "default")]
+    pub(crate) namespace: String,
+    /// Service the program serves under; without it the program is a client only
+    #[arg(short, long, value_name = "NAME")]
+    pub(crate) service: Option<String>,
+    /// Service account; the service's name unless given
+    #[arg(long, value_name = "SA")]
+    pub(crate) service_account: Option<String>,
+    /// Port the program listens on, `PORT` or `PORT/PROTOCOL`; found by itself when missing
+    #[arg(short, long = "port", value_name = "PORT")]
+    pub(crate) ports: Vec<String>,
+    /// Label of the workload; app and version have defaults
+    #[arg(short, long = "label", value_name = "K=V")]
+    pub(crate) labels: Vec<String>,
+    /// Take plain calls from outside the mesh here
+    #[arg(long, value_name = "[ADDR:]PORT")]
+    pub(crate) publish: Vec<String>,
+    /// Give the program a local port that leads to a service: `postgres:5432`
+    #[arg(long, value_name = "NAME:PORT")]
+    pub(crate) upstream: Vec<String>,
+    /// Port of the host that others call instead of a free one
+    #[arg(long, value_name = "PORT")]
+    pub(crate) host_port: Option<u16>,
+    /// How the program's traffic gets into the sidecar
+    #[arg(long, value_name = "WAY", default_value = "auto")]
+    pub(crate) capture: Capture,
+    /// Number of this replica; the first free one unless given
+    #[arg(long, value_name = "N")]
+    pub(crate) instance: Option<u32>,
+    /// Do not keep the identity on disk for a restart
+    #[arg(long)]
+    pub(crate) no_saved_identity: bool,
+    /// Join token, when the mesh runs elsewhere
+    #[arg(long, value_name = "TOKEN", hide = true)]
+    pub(crate) token: Option<String>,
+    /// End with the parent process: set by `naka demo`.
+    #[arg(long, hide = true)]
+    pub(crate) with_parent: bool,
+    /// The program and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<OsString>,
+}
+
+/// How a program's traffic gets into its sidecar.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Capture {
+    /// The best way that works here
+    Auto,
+    /// A network namespace of its own
+    Namespace,
+    /// Proxy environment variables
+    Proxy,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Join {
+    /// Token made by `naka token create` on the mesh's machine
+    pub(crate) token: String,
+    /// Name of the context to add
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Apply {
+    #[command(flatten)]
+    pub(crate) files: Files,
+    /// Say what would happen and change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Wait until every proxy that holds an affected resource has it
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// How long --wait waits
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
+    pub(crate) timeout: Duration,
+    /// Take the change back unless `naka confirm` comes within this time
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) confirm: Option<Duration>,
+    /// Why, for the history
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub(crate) cause: String,
+    /// How to print
+    #[arg(short, long, value_name = "FORM")]
+    pub(crate) output: Option<Output>,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Diff {
+    #[command(flatten)]
+    pub(crate) files: Files,
+    /// How to print
+    #[arg(short, long, value_name = "FORM")]
+    pub(crate) output: Option<Output>,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Delete {
+    /// Kind, or KIND/NAME
+    #[arg(required_unless_present = "files")]
+    pub(crate) kind: Option<String>,
+    /// Names
+    pub(crate) names: Vec<String>,
+    /// Remove the objects these files name
+    #[arg(
+        short = 'f',
+        long = "filename",
+        value_name = "FILE",
+        conflicts_with = "kind"
+    )]
+    pub(crate) files: Vec<PathBuf>,
+    /// Namespace
+    #[arg(short, long, value_name = "NS", default_value = "default")]
+    pub(crate) namespace: String,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Confirm {
+    /// Id that `apply --confirm` printed; the only open one unless given
+    pub(crate) id: Option<String>,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Split {
+    /// Service
+    pub(crate) service: String,
+    /// Version and percent: `v1=90 v2=10`
+    #[arg(required = true, value_name = "VERSION=PERCENT")]
+    pub(crate) weights: Vec<String>,
+    /// Namespace
+    #[arg(short, long, value_name = "NS", default_value = "default")]
+    pub(crate) namespace: String,
+    /// Print the objects and change nothing
+    #[arg(short, long, value_name = "FORM")]
+    pub(crate) output: Option<Output>,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct History {
+    /// Object, KIND/NAME; everything unless given
+    pub(crate) object: Option<String>,
+    /// Namespace of the object
+    #[arg(short, long, value_name = "NS", default_value = "default")]
+    pub(crate) namespace: String,
+    /// How many, newest last
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub(crate) limit: u32,
+    /// Not older than this
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) since: Option<Duration>,
+    /// How to print
+    #[arg(short, long, value_name = "FORM")]
+    pub(crate) output: Option<Output>,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Undo {
+    /// Revision to take back; the last change unless given
+    pub(crate) revision: Option<u64>,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Status {
+    /// Object, KIND/NAME; the whole mesh unless given
+    pub(crate) object: Option<String>,
+    /// Namespace of the object
+    #[arg(short, long, value_name = "NS", default_value = "default")]
+    pub(crate) namespace: String,
+    /// How to print
+    #[arg(short, long, value_name = "FORM")]
+    pub(crate) output: Option<Output>,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Get {
+    /// Kind (also short and plural names), or KIND/NAME
+    pub(crate) kind: String,
+    /// Name
+    pub(crate) name: Option<String>,
+    /// Namespace
+    #[arg(short, long, value_name = "NS", default_value = "default")]
+    pub(crate) namespace: String,
+    /// All namespaces
+    #[arg(short = 'A', long)]
+    pub(crate) all_namespaces: bool,
+    /// Label selector, `k=v,k2=v2`
+    #[arg(short = 'l', long, value_name = "SELECTOR")]
+    pub(crate) selector: Option<String>,
+    /// As it was at this revision
+    #[arg(long, value_name = "REVISION")]
+    pub(crate) at: Option<u64>,
+    /// Print changes as they come
+    #[arg(short, long)]
+    pub(crate) watch: bool,
+    /// How to print
+    #[arg(short, long, value_name = "FORM")]
+    pub(crate) output: Option<Output>,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Describe {
+    /// Kind, or KIND/NAME
+    pub(crate) kind: String,
+    /// Name
+    pub(crate) name: Option<String>,
+    /// Namespace
+    #[arg(short, long, value_name = "NS", default_value = "default")]
+    pub(crate) namespace: String,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Explain {
+    /// A method and an address (`GET http://payment/pay`), a reason or finding code, or a field path
+    #[arg(required = true, value_name = "X")]
+    pub(crate) what: Vec<String>,
+    /// Header of the request, `name: value`
+    #[arg(short = 'H', long = "header", value_name = "HEADER")]
+    pub(crate) headers: Vec<String>,
+    /// Service that calls
+    #[arg(long, value_name = "SERVICE")]
+    pub(crate) from: Option<String>,
+    /// Namespace of the caller
+    #[arg(short, long, value_name = "NS", default_value = "default")]
+    pub(crate) namespace: String,
+    /// Decide on these files instead of the running mesh
+    #[arg(short = 'f', long = "filename", value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// How to print
+    #[arg(short, long, value_name = "FORM")]
+    pub(crate) output: Option<Output>,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Check {
+    /// Files to check, as with -f
+    #[arg(hide = true)]
+    pub(crate) more_files: Vec<PathBuf>,
+    /// File, directory, or - for standard input
+    #[arg(short = 'f', long = "filename", value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// Every alias and deprecated spelling is an error
+    #[arg(long)]
+    pub(crate) strict: bool,
+    /// Namespace of objects that name none
+    #[arg(short, long, value_name = "NS", default_value = "default")]
+    pub(crate) namespace: String,
+    /// How to print
+    #[arg(short, long, value_name = "FORM")]
+    pub(crate) output: Option<Output>,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Token {
+    #[command(subcommand)]
+    pub(crate) command: TokenCommand,
+}
+
+/// What to do with tokens.
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Make a token; it is shown once
+    Create(TokenCreate),
+    /// List tokens, without their secrets
+    List {
+        /// How to print
+        #[arg(short, long, value_name = "FORM")]
+        output: Option<Output>,
+    },
+    /// Revoke a token
+    Revoke {
+        /// Id of the token
+        id: String,
+    },
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct TokenCreate {
+    /// join: lets a proxy get its certificate. api: lets a person or program use the API
+    #[arg(long, value_name = "KIND", default_value = "join")]
+    pub(crate) kind: TokenKind,
+    /// Namespace of the workload
+    #[arg(short, long, value_name = "NS", default_value = "default")]
+    pub(crate) namespace: String,
+    /// Service that may be served (join); its service account too unless --service-account is given
+    #[arg(short, long, value_name = "NAME")]
+    pub(crate) service: Vec<String>,
+    /// Service account (join)
+    #[arg(long, value_name = "SA")]
+    pub(crate) service_account: Option<String>,
+    /// Label that counts in policies (join)
+    #[arg(short, long = "label", value_name = "K=V")]
+    pub(crate) labels: Vec<String>,
+    /// How often it may be used (join)
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) uses: u32,
+    /// How long it is good
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration)]
+    pub(crate) ttl: Duration,
+    /// Role (api)
+    #[arg(long, value_name = "ROLE", default_value = "viewer")]
+    pub(crate) role: TokenRole,
+}
+
+/// Kind of a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TokenKind {
+    /// For proxies
+    Join,
+    /// For people and programs
+    Api,
+}
+
+/// Role of an API token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TokenRole {
+    /// Reads
+    Viewer,
+    /// Changes objects
+    Operator,
+    /// Everything
+    Admin,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Control {
+    /// Name of the mesh
+    #[arg(long, value_name = "NAME", default_value = "local")]
+    pub(crate) mesh: String,
+    /// Trust domain of new identities (only when the mesh is made)
+    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
+    pub(crate) trust_domain: String,
+    /// Address that other machines reach this one by
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) advertise: Option<String>,
+    /// Leave the terminal's session: set by `naka up`.
+    #[arg(long, hide = true)]
+    pub(crate) detached: bool,
+    /// End with the parent process: set by `naka demo`.
+    #[arg(long, hide = true)]
+    pub(crate) with_parent: bool,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Proxy {
+    #[command(subcommand)]
+    pub(crate) command: ProxyCommand,
+}
+
+/// The two proxies.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ProxyCommand {
+    /// Beside one workload
+    Sidecar(ProxyRun),
+    /// At the edge
+    Gateway(GatewayRun),
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct ProxyRun {
+    /// Settings file (JSON)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) settings: PathBuf,
+    /// End with the parent process: set by `naka run`.
+    #[arg(long, hide = true)]
+    pub(crate) with_parent: bool,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct GatewayRun {
+    /// Settings file (JSON) instead of the options
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub(crate) settings: Option<PathBuf>,
+    /// Namespace of the gateway
+    #[arg(short, long, value_name = "NS", default_value = "istio-system")]
+    pub(crate) namespace: String,
+    /// Name and service account of the gateway
+    #[arg(
+        short,
+        long,
+        value_name = "NAME",
+        default_value = "istio-ingressgateway"
+    )]
+    pub(crate) service: String,
+    /// Label that Gateway objects select; `istio: ingressgateway` unless given
+    #[arg(short, long = "label", value_name = "K=V")]
+    pub(crate) labels: Vec<String>,
+    /// Address that listeners bind
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1")]
+    pub(crate) bind: String,
+    /// Where a port of the Gateway objects is really bound: `80=127.0.0.1:8080`
+    #[arg(short, long = "port", value_name = "PORT=ADDR:PORT")]
+    pub(crate) ports: Vec<String>,
+    /// Worker threads; one per core of the quota unless given
+    #[arg(long, value_name = "N")]
+    pub(crate) workers: Option<usize>,
+    /// Join token, when the mesh runs elsewhere
+    #[arg(long, value_name = "TOKEN", hide = true)]
+    pub(crate) token: Option<String>,
+    /// Number of this replica; the first free one unless given
+    #[arg(long, value_name = "N")]
+    pub(crate) instance: Option<u32>,
+    /// End with the parent process: set by `naka demo`.
+    #[arg(long, hide = true)]
+    pub(crate) with_parent: bool,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Context {
+    /// Context to make current; lists them unless given
+    pub(crate) name: Option<String>,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Version {
+    /// How to print
+    #[arg(short, long, value_name = "FORM")]
+    pub(crate) output: Option<Output>,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Completion {
+    /// Shell
+    pub(crate) shell: Shell,
+}
+
+/// Shells with a completion script.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Shell {
+    /// GNU Bash
+    Bash,
+    /// Z shell
+    Zsh,
+    /// fish
+    Fish,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct DemoProgram {
+    /// Name of the service
+    #[arg(long)]
+    pub(crate) name: String,
+    /// Version
+    #[arg(long, default_value = "v1")]
+    pub(crate) version: String,
+    /// Directory of the request logs
+    #[arg(long)]
+    pub(crate) log_dir: PathBuf,
+    /// Port to listen on; a free one unless given
+    #[arg(long, default_value_t = 0)]
+    pub(crate) port: u16,
+    /// Services to call for each order, one after the other
+    #[arg(long)]
+    pub(crate) call: Vec<String>,
+}
+
+/// Reads a duration as users write it (`60s`, `1h30m`).
+fn duration(text: &str) -> Result<Duration, String> {
+    naka_types::duration::parse(text).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Args, Command};
+    use clap::{CommandFactory, Parser};
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn run_takes_everything_after_the_dashes_as_the_program() {
+        let args = Args::parse_from([
+            "naka",
+            "run",
+            "-s",
+            "order",
+            "-p",
+            "80",
+            "-p",
+            "81/grpc",
+            "-l",
+            "version=v2",
+            "--",
+            "prog",
+            "-p",
+            "1",
+        ]);
+        let Command::Run(run) = args.command else {
+            panic!("not run")
+        };
+        assert_eq!(run.service.as_deref(), Some("order"));
+        assert_eq!(run.ports, ["80", "81/grpc"]);
+        assert_eq!(run.command, ["prog", "-p", "1"]);
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for line in [
+            vec!["naka", "run", "-s", "a"],
+            vec!["naka", "nonsense"],
+            vec!["naka", "apply"],
+            vec!["naka", "demo", "--for", "soon"],
+            vec!["naka", "demo", "--rate", "0"],
+            vec!["naka", "split", "payment"],
+        ] {
+            assert!(Args::try_parse_from(&line).is_err(), "{line:?}");
+        }
+    }
+}

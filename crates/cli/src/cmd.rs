@@ -1,0 +1,21 @@
+//! One file per command, named as it is typed.
+
+pub(crate) mod apply;
+pub(crate) mod check;
+pub(crate) mod context;
+pub(crate) mod control;
+pub(crate) mod delete;
+pub(crate) mod describe;
+pub(crate) mod diff;
+pub(crate) mod explain;
+pub(crate) mod get;
+pub(crate) mod history;
+pub(crate) mod join;
+pub(crate) mod names;
+pub(crate) mod proxy;
+pub(crate) mod run;
+pub(crate) mod split;
+pub(crate) mod status;
+pub(crate) mod token;
+pub(crate) mod up;
+pub(crate) mod version;

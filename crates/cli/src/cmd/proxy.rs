@@ -1,0 +1,101 @@
+//! `naka proxy sidecar` and `naka proxy gateway`: the processes themselves.
+
+use crate::args;
+use crate::cmd::{control, token};
+use crate::contexts::Contexts;
+use crate::exit::{Exit, Outcome};
+use crate::home::Home;
+use crate::launch::{self, Who};
+use naka_proxy::settings::{GatewayPort, Role, Settings};
+use serde_json::json;
+use std::path::Path;
+
+/// Runs a sidecar with the settings that `naka run`, systemd or an injector wrote.
+pub(crate) fn sidecar(args: &args::ProxyRun) -> Outcome {
+    if args.with_parent {
+        control::end_with_parent();
+    }
+    control::logs();
+    serve(read(&args.settings)?)
+}
+
+/// Runs a gateway: with a settings file, or as the options say.
+pub(crate) fn gateway(args: &args::GatewayRun, context: Option<&str>) -> Outcome {
+    if args.with_parent {
+        control::end_with_parent();
+    }
+    control::logs();
+    if let Some(path) = &args.settings {
+        return serve(read(path)?);
+    }
+    let home = Home::from_env()?;
+    let context = Contexts::open(&home)?.choose(context)?;
+    let mut labels = token::labels(&args.labels)?;
+    if labels.is_empty() {
+        labels.insert("istio".to_owned(), json!("ingressgateway"));
+        labels.insert("app".to_owned(), json!(args.service));
+    }
+    let who = Who {
+        namespace: args.namespace.clone(),
+        service: Some(args.service.clone()),
+        account: args.service.clone(),
+        labels,
+    };
+    let instance = launch::take_instance(&home, &context.mesh, &who, args.instance)?;
+    let workload = format!("{}-{}", args.service, instance.number);
+    let mut settings = Settings::new(instance.dir.clone(), &args.service, &workload);
+    settings.role = Role::Gateway;
+    settings.lock_inherited = true;
+    settings.namespace.clone_from(&who.namespace);
+    settings.service.clone_from(&who.service);
+    settings.outbound = None;
+    settings.workers = args.workers;
+    settings.labels = who
+        .labels
+        .iter()
+        .map(|(key, value)| (key.clone(), crate::cmd::apply::show(value)))
+        .collect();
+    settings.inbound_ip = args
+        .bind
+        .parse()
+        .map_err(|_| Exit::usage(format!("--bind {}: no IP address", args.bind)))?;
+    for text in &args.ports {
+        settings.gateway_ports.push(gateway_port(text)?);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(launch::admit(
+        &mut settings,
+        &who,
+        &context,
+        args.token.as_deref(),
+    ))?;
+    drop(runtime);
+    let outcome = serve(settings);
+    drop(instance);
+    outcome
+}
+
+/// Reads `80=127.0.0.1:8080`.
+fn gateway_port(text: &str) -> Outcome<GatewayPort> {
+    text.split_once('=')
+        .and_then(|(port, bind)| {
+            Some(GatewayPort {
+                port: port.parse().ok()?,
+                bind: bind.parse().ok()?,
+            })
+        })
+        .ok_or_else(|| Exit::usage(format!("-p {text}: write PORT=ADDR:PORT")))
+}
+
+fn read(path: &Path) -> Outcome<Settings> {
+    let bytes = std::fs::read(path)
+        .map_err(|error| Exit::failed(format!("{}: {error}", path.display())))?;
+    serde_json::from_slice(&bytes)
+        .map_err(|error| Exit::failed(format!("{}: {error}", path.display())))
+}
+
+fn serve(settings: Settings) -> Outcome {
+    naka_proxy::run::main(settings).map_err(|error| Exit::from(anyhow::Error::from(error)))
+}

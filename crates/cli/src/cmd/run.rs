@@ -1,0 +1,406 @@
+//! `naka run`: a program and its sidecar, each its own process, and the order in which they begin and end.
+//!
+//! Begin: sidecar, then (when it is ready) the program, then (when the program listens) its ports are announced, and
+//! only now does the workload take calls. End: inbound drains while outbound keeps working, the program gets SIGTERM,
+//! and when it is gone the sidecar goes. A program that ends by itself takes the sidecar with it. The exit code is the
+//! program's. A sidecar that dies alone is started again as the same instance at the same addresses.
+//!
+//! The program's output is untouched; at most three lines of ours go to stderr.
+
+use crate::args::{self, Capture};
+use crate::cmd::token;
+use crate::contexts::Contexts;
+use crate::exit::{Exit, Outcome, USAGE};
+use crate::home::Home;
+use crate::launch::{self, Proxy, Who, environment, listening};
+use crate::out;
+use naka_proxy::settings::{Outbound, Port, Publish, Settings, Upstream};
+use naka_types::protocol::Protocol;
+use rustix::process::Signal;
+use serde_json::json;
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, ExitStatus};
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+/// How often the program's sockets are looked at until it listens.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// Pause before a sidecar that died is started again.
+const RESTART_AFTER: Duration = Duration::from_secs(1);
+
+/// Runs `naka run`.
+pub(crate) async fn run(args: &args::Run, context: Option<&str>) -> Outcome {
+    if args.with_parent {
+        crate::cmd::control::end_with_parent();
+    }
+    let home = Home::from_env()?;
+    let who = who(args)?;
+    let declared: Vec<Port> = args
+        .ports
+        .iter()
+        .map(|text| port(text))
+        .collect::<Outcome<_>>()?;
+    if who.service.is_none() && !(declared.is_empty() && args.publish.is_empty()) {
+        return Err(Exit::usage(
+            "a port needs a name to be found under: add -s NAME",
+        ));
+    }
+    let context = Contexts::open(&home)?.choose(context)?;
+    if args.capture == Capture::Namespace {
+        out::note("naka: --capture namespace is not available yet; using proxy variables");
+    }
+    let instance = launch::take_instance(&home, &context.mesh, &who, args.instance)?;
+    let credential = environment::credential(&naka_identity::new_secret());
+    let workload_name = format!("{}-{}", who.stem(), instance.number);
+    let mut settings = settings(args, &who, &workload_name)?;
+    settings.run_dir.clone_from(&instance.dir);
+    settings.outbound = Some(Outbound {
+        bind: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
+        credential: Some(credential.clone()),
+    });
+    launch::admit(&mut settings, &who, &context, args.token.as_deref()).await?;
+    let mut signals = Signals::new()?;
+    let mut sidecar = Proxy::start("sidecar", &settings, instance)?;
+    if let Err(error) = sidecar.ready().await {
+        sidecar.stop().await;
+        return Err(error);
+    }
+    let outbound = sidecar.outbound().await?;
+    let program = match start_program(&args.command, outbound, &credential) {
+        Ok(program) => program,
+        Err(error) => {
+            sidecar.stop().await;
+            return Err(error);
+        }
+    };
+    let pair = Pair {
+        sidecar,
+        program,
+        declared,
+        serves: who.service.is_some(),
+        host_port: args.host_port,
+        announced: Vec::new(),
+    };
+    match code(pair.supervise(&mut signals).await?) {
+        0 => Ok(()),
+        code => Err(Exit::silent(code)),
+    }
+}
+
+/// Who the workload is: names and labels with their defaults.
+fn who(args: &args::Run) -> Outcome<Who> {
+    let mut labels = token::labels(&args.labels)?;
+    if let Some(service) = &args.service {
+        labels.entry("app").or_insert_with(|| json!(service));
+        labels.entry("version").or_insert_with(|| json!("v1"));
+    }
+    let account = args
+        .service_account
+        .clone()
+        .or_else(|| args.service.clone())
+        .unwrap_or_else(|| format!("user-{}", login()));
+    for name in args.service.iter().chain([&account, &args.namespace]) {
+        let dns = !name.is_empty()
+            && name.len() <= 63
+            && name
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+            && !name.starts_with('-')
+            && !name.ends_with('-');
+        if !dns {
+            return Err(Exit::usage(format!(
+                "{name:?} is no name: use up to 63 of a-z, 0-9 and -, not at the ends"
+            )));
+        }
+    }
+    Ok(Who {
+        namespace: args.namespace.clone(),
+        service: args.service.clone(),
+        account,
+        labels,
+    })
+}
+
+/// Login name in the letters a service account may have.
+fn login() -> String {
+    let name = std::env::var("USER")
+        .or_else(|_| std::env::var("LOGNAME"))
+        .unwrap_or_default();
+    let clean: String = name
+        .to_ascii_lowercase()
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+        .collect();
+    let clean = clean.trim_matches('-');
+    if clean.is_empty() {
+        rustix::process::getuid().as_raw().to_string()
+    } else {
+        clean.chars().take(50).collect()
+    }
+}
+
+/// `PORT` or `PORT/PROTOCOL`.
+fn port(text: &str) -> Outcome<Port> {
+    let (number, protocol) = text.split_once('/').unwrap_or((text, "auto"));
+    let number = number
+        .parse::<u16>()
+        .ok()
+        .filter(|n| *n > 0)
+        .ok_or_else(|| Exit::usage(format!("-p {text}: {number:?} is no port")))?;
+    let known = Protocol::declared(None, Some(protocol));
+    if known == Protocol::Auto && protocol != "auto" {
+        return Err(Exit::usage(format!("-p {text}: no protocol {protocol:?}")));
+    }
+    Ok(Port {
+        protocol: known.as_str().to_owned(),
+        ..Port::plain(number)
+    })
+}
+
+fn settings(args: &args::Run, who: &Who, workload_name: &str) -> Outcome<Settings> {
+    let mut settings = Settings::new(std::path::PathBuf::new(), &who.account, workload_name);
+    settings.lock_inherited = true;
+    settings.namespace.clone_from(&who.namespace);
+    settings.service.clone_from(&who.service);
+    settings.labels = who
+        .labels
+        .iter()
+        .map(|(key, value)| (key.clone(), crate::cmd::apply::show(value)))
+        .collect();
+    // Ports are announced when the program listens, declared ones too: nobody is called before it can answer.
+    settings.ports_later = who.service.is_some();
+    settings.save_identity = !args.no_saved_identity;
+    for text in &args.publish {
+        settings.publish.push(Publish {
+            bind: published(text)?,
+            port: None,
+        });
+    }
+    for text in &args.upstream {
+        let (host, port) = text
+            .rsplit_once(':')
+            .and_then(|(host, port)| Some((host, port.parse::<u16>().ok().filter(|p| *p > 0)?)))
+            .filter(|(host, _)| !host.is_empty())
+            .ok_or_else(|| Exit::usage(format!("--upstream {text}: write NAME:PORT")))?;
+        settings.upstreams.push(Upstream {
+            bind: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port),
+            host: host.to_owned(),
+            port,
+        });
+    }
+    Ok(settings)
+}
+
+fn published(text: &str) -> Outcome<SocketAddr> {
+    let address = match text.parse::<u16>() {
+        Ok(port) => Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port)),
+        Err(_) => text.parse().ok(),
+    };
+    address.ok_or_else(|| Exit::usage(format!("--publish {text}: write [ADDR:]PORT")))
+}
+
+fn start_program(command: &[OsString], outbound: SocketAddr, credential: &str) -> Outcome<Child> {
+    let Some((program, arguments)) = command.split_first() else {
+        return Err(Exit::usage("nothing to run: add -- COMMAND"));
+    };
+    let java = std::env::var("JAVA_TOOL_OPTIONS").ok();
+    let mut run = Command::new(program);
+    run.args(arguments).envs(environment::variables(
+        outbound,
+        credential,
+        java.as_deref(),
+    ));
+    for name in environment::REMOVED {
+        run.env_remove(name);
+    }
+    run.spawn().map_err(|error| Exit {
+        code: if error.kind() == std::io::ErrorKind::NotFound {
+            127
+        } else {
+            126
+        },
+        message: format!("cannot run {}: {error}", program.display()),
+    })
+}
+
+/// Exit code of the program; death by signal n is 128 + n, as shells say it.
+fn code(status: ExitStatus) -> u8 {
+    let code = status
+        .code()
+        .or_else(|| status.signal().map(|signal| 128 + signal))
+        .unwrap_or(i32::from(USAGE));
+    u8::try_from(code & 0xff).unwrap_or(u8::MAX)
+}
+
+/// Signals to us, in the order they came.
+struct Signals(mpsc::Receiver<Signal>);
+
+impl Signals {
+    fn new() -> Outcome<Self> {
+        let (sender, receiver) = mpsc::channel(16);
+        for (kind, same) in [
+            (SignalKind::terminate(), Signal::TERM),
+            (SignalKind::interrupt(), Signal::INT),
+            (SignalKind::child(), Signal::CHILD),
+            (SignalKind::hangup(), Signal::HUP),
+            (SignalKind::user_defined1(), Signal::USR1),
+            (SignalKind::user_defined2(), Signal::USR2),
+            (SignalKind::quit(), Signal::QUIT),
+        ] {
+            let mut stream = signal(kind)?;
+            let sender = sender.clone();
+            tokio::spawn(async move {
+                while stream.recv().await.is_some() && sender.send(same).await.is_ok() {}
+            });
+        }
+        Ok(Self(receiver))
+    }
+
+    /// The next signal. The senders live as long as the runtime.
+    async fn next(&mut self) -> Signal {
+        match self.0.recv().await {
+            Some(signal) => signal,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// The next signal that asks us to end.
+    async fn end(&mut self) {
+        while !matches!(self.next().await, Signal::TERM | Signal::INT) {}
+    }
+}
+
+/// A sidecar and its program.
+struct Pair {
+    sidecar: Proxy,
+    program: Child,
+    declared: Vec<Port>,
+    serves: bool,
+    host_port: Option<u16>,
+    announced: Vec<Port>,
+}
+
+impl Pair {
+    /// Until the program has ended; then the sidecar ends too.
+    async fn supervise(mut self, signals: &mut Signals) -> Outcome<ExitStatus> {
+        let mut restart: Option<Instant> = None;
+        loop {
+            let alive = restart.is_none();
+            let looking = alive && self.serves && self.announced.is_empty();
+            let again = restart.unwrap_or_else(Instant::now);
+            tokio::select! {
+                came = signals.next() => match came {
+                    Signal::TERM | Signal::INT => return self.end(signals).await,
+                    // It may have been for either child; both are asked below.
+                    Signal::CHILD => {}
+                    other => launch::signal(self.program.id(), other),
+                },
+                () = tokio::time::sleep_until(again), if !alive => {
+                    restart = None;
+                    self.restart().await?;
+                }
+                () = tokio::time::sleep(LOOK_EVERY), if looking => self.look().await?,
+            }
+            if let Some(status) = self.program.try_wait()? {
+                self.sidecar.stop().await;
+                return Ok(status);
+            }
+            if restart.is_none() && self.sidecar.ended().is_some() {
+                restart = Some(Instant::now() + RESTART_AFTER);
+            }
+        }
+    }
+
+    /// Starts the sidecar again as the same instance. One that does not come up is tried again later.
+    async fn restart(&mut self) -> Outcome {
+        self.sidecar.restart()?;
+        if self.sidecar.ready().await.is_ok() && !self.announced.is_empty() {
+            self.sidecar.announce(&self.announced).await?;
+        }
+        Ok(())
+    }
+
+    /// Announces the ports once the program listens.
+    async fn look(&mut self) -> Outcome {
+        let mut ports: Vec<Port> = if self.declared.is_empty() {
+            let found: BTreeSet<u16> = listening::ports(self.program.id());
+            // The first port is enough: others may be anything, debuggers included.
+            found.into_iter().take(1).map(Port::plain).collect()
+        } else if self
+            .declared
+            .iter()
+            .all(|port| listening::anyone(port.port))
+        {
+            self.declared.clone()
+        } else {
+            Vec::new()
+        };
+        let Some(first) = ports.first_mut() else {
+            return Ok(());
+        };
+        if let Some(host_port) = self.host_port {
+            first.bind = Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), host_port));
+        }
+        self.sidecar.announce(&ports).await?;
+        self.announced = ports;
+        Ok(())
+    }
+
+    /// Drains inbound while outbound keeps working, then tells the program to end, then the sidecar. A second signal
+    /// skips the drain, a third kills.
+    async fn end(&mut self, signals: &mut Signals) -> Outcome<ExitStatus> {
+        if !self.announced.is_empty() {
+            tokio::select! {
+                () = self.sidecar.drain() => {}
+                () = signals.end() => {}
+            }
+        }
+        // SIGTERM whatever came: a SIGINT of the terminal has reached the program already.
+        launch::signal(self.program.id(), Signal::TERM);
+        loop {
+            if let Some(status) = self.program.try_wait()? {
+                self.sidecar.stop().await;
+                return Ok(status);
+            }
+            match signals.next().await {
+                Signal::TERM | Signal::INT => launch::signal(self.program.id(), Signal::KILL),
+                _ => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{code, port, published};
+    use std::process::Command;
+
+    #[test]
+    fn exit_codes_are_the_programs() {
+        let of = |script: &str| code(Command::new("sh").args(["-c", script]).status().unwrap());
+        assert_eq!(of("exit 0"), 0);
+        assert_eq!(of("exit 7"), 7);
+        assert_eq!(of("kill -9 $$"), 137);
+    }
+
+    #[test]
+    fn ports_carry_a_protocol_when_one_is_given() {
+        assert_eq!(port("8080").unwrap().protocol, "auto");
+        assert_eq!(port("50051/grpc").unwrap().protocol, "grpc");
+        for bad in ["0", "x", "80/nonsense", "70000"] {
+            assert_eq!(port(bad).unwrap_err().code, 64, "{bad}");
+        }
+    }
+
+    #[test]
+    fn published_addresses_may_leave_out_the_host() {
+        assert_eq!(published("8080").unwrap().to_string(), "0.0.0.0:8080");
+        assert_eq!(published("127.0.0.1:1").unwrap().port(), 1);
+        assert!(published("here").is_err());
+    }
+}

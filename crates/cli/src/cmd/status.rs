@@ -1,0 +1,178 @@
+//! `naka status`: what has reached whom. The whole mesh on one page, or one object with its conditions.
+
+use crate::args::{self, Output};
+use crate::client::Client;
+use crate::cmd::apply::{show, text};
+use crate::cmd::history::items;
+use crate::cmd::names::Target;
+use crate::exit::Outcome;
+use crate::out::{self, Table};
+use naka_api::Kind;
+use serde_json::Value;
+
+/// Runs `naka status`.
+pub(crate) async fn run(args: &args::Status, context: Option<&str>) -> Outcome {
+    let mut client = Client::open(context).await?;
+    let Some(object) = &args.object else {
+        let status = client.get("/naka/v1/status").await?;
+        match args.output {
+            Some(Output::Json) => out::json(&status),
+            Some(Output::Yaml) => out::raw(out::yaml(&status)),
+            Some(Output::Wide) | None => mesh(&mut client, &status).await?,
+        }
+        return Ok(());
+    };
+    let (kind, name) = Target::one(object, None)?;
+    match args.output {
+        Some(Output::Json | Output::Yaml) => {
+            let status = client.get(&path(kind, &args.namespace, &name)).await?;
+            if args.output == Some(Output::Json) {
+                out::json(&status);
+            } else {
+                out::raw(out::yaml(&status));
+            }
+            Ok(())
+        }
+        Some(Output::Wide) | None => self::object(&mut client, kind, &args.namespace, &name).await,
+    }
+}
+
+fn path(kind: Kind, namespace: &str, name: &str) -> String {
+    let namespace = if kind.namespaced() { namespace } else { "-" };
+    format!("/naka/v1/status/{kind}/{namespace}/{name}")
+}
+
+/// Prints conditions and rollout of one object.
+pub(crate) async fn object(
+    client: &mut Client,
+    kind: Kind,
+    namespace: &str,
+    name: &str,
+) -> Outcome {
+    let status = client.get(&path(kind, namespace, name)).await?;
+    out::line(format!(
+        "{kind} {namespace}/{name}, revision {}",
+        text(&status, "revision")
+    ));
+    let conditions = status
+        .get("conditions")
+        .or_else(|| status.pointer("/status/conditions"))
+        .and_then(Value::as_array);
+    for condition in conditions.into_iter().flatten() {
+        let detail = [text(condition, "reason"), text(condition, "message")];
+        let detail: Vec<&str> = detail
+            .iter()
+            .map(String::as_str)
+            .filter(|t| !t.is_empty())
+            .collect();
+        out::line(
+            format!(
+                "  {}: {}  {}",
+                text(condition, "type"),
+                text(condition, "status"),
+                detail.join(": ")
+            )
+            .trim_end(),
+        );
+    }
+    for (field, words) in [
+        ("acked", "have it"),
+        ("behind", "are behind"),
+        ("nacked", "refuse it"),
+        ("away", "are away"),
+        ("unaffected", "do not need it"),
+    ] {
+        let names = status
+            .get(field)
+            .and_then(Value::as_array)
+            .filter(|all| !all.is_empty());
+        if let Some(names) = names {
+            let names: Vec<String> = names.iter().map(proxy_name).collect();
+            out::line(format!("  {} {words}: {}", names.len(), names.join(", ")));
+        }
+    }
+    Ok(())
+}
+
+fn proxy_name(value: &Value) -> String {
+    let name = text(value, "proxy");
+    if name.is_empty() {
+        return show(value);
+    }
+    match text(value, "message") {
+        message if message.is_empty() => name,
+        message => format!("{name} ({message})"),
+    }
+}
+
+async fn mesh(client: &mut Client, status: &Value) -> Outcome {
+    let info = client.get("/naka/v1/mesh").await?;
+    out::line(format!(
+        "mesh {}, trust domain {}, revision {}",
+        text(&info, "name"),
+        text(&info, "trust_domain"),
+        text(status, "revision")
+    ));
+    let proxies = client.get("/naka/v1/proxies").await?;
+    let mut table = Table::new(&["PROXY", "NAMESPACE", "SERVICE", "STATE", "HAS", "IDENTITY"]);
+    for proxy in items(&proxies) {
+        table.row([
+            text(proxy, "name"),
+            text(proxy, "namespace"),
+            text(proxy, "service"),
+            text(proxy, "state"),
+            has(proxy),
+            text(proxy, "identity"),
+        ]);
+    }
+    table.print(
+        "no proxy is connected: put a program into the mesh with \"naka run -s NAME -- COMMAND\"",
+    );
+    let objects = status
+        .get("objects")
+        .and_then(Value::as_array)
+        .map_or(&[][..], Vec::as_slice);
+    if !objects.is_empty() {
+        let mut table = Table::new(&["OBJECT", "STATE", "REVISION", "PROXIES"]);
+        for object in objects {
+            let counts: Vec<String> = [
+                ("acked", "have it"),
+                ("behind", "behind"),
+                ("nacked", "refuse"),
+                ("away", "away"),
+            ]
+            .iter()
+            .filter_map(|(field, words)| {
+                let count = match object.get(*field)? {
+                    Value::Array(all) => all.len() as u64,
+                    other => other.as_u64()?,
+                };
+                (count > 0).then(|| format!("{count} {words}"))
+            })
+            .collect();
+            table.row([
+                text(object, "object"),
+                text(object, "state"),
+                text(object, "revision"),
+                counts.join(", "),
+            ]);
+        }
+        out::line("");
+        out::raw(table.render());
+    }
+    let findings = status.get("findings").cloned().unwrap_or_default();
+    let findings: Vec<naka_types::finding::Finding> =
+        serde_json::from_value(findings).unwrap_or_default();
+    for finding in findings {
+        out::line(finding.to_string());
+    }
+    Ok(())
+}
+
+/// How far a proxy has come, in two words.
+fn has(proxy: &Value) -> String {
+    match (text(proxy, "revision"), text(proxy, "behind")) {
+        (revision, behind) if behind.is_empty() || behind == "0" || behind == "false" => revision,
+        (revision, behind) => format!("{revision} ({behind} behind)"),
+    }
+}

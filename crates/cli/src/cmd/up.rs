@@ -1,0 +1,198 @@
+//! `naka up` and `naka down`: this machine's control plane in the background.
+//!
+//! Idempotent: a control plane that answers is left alone. No pid file: the kernel says who holds the other end of the
+//! control socket, so `down` never signals a stranger.
+
+use crate::args;
+use crate::client::{Client, ask_socket};
+use crate::cmd::apply::text;
+use crate::contexts::{Context, Contexts};
+use crate::exit::{Exit, Outcome};
+use crate::home::{Home, make_dir};
+use crate::{launch, out};
+use http::Method;
+use serde_json::{Value, json};
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// A control plane that does not answer by then will not.
+const UP_WITHIN: Duration = Duration::from_secs(20);
+/// A control plane that was told to end and has not by then is named.
+const DOWN_WITHIN: Duration = Duration::from_secs(10);
+/// Lifetime of the token in the owner's own context file.
+const TOKEN_TTL: Duration = Duration::from_hours(24 * 365);
+
+/// Runs `naka up`.
+pub(crate) async fn up(args: &args::Up) -> Outcome {
+    let home = Home::from_env()?;
+    let running = answers(&home.control_sock(&args.mesh)).await;
+    if !running {
+        let mut extra = vec![
+            "--detached".to_owned(),
+            "--trust-domain".to_owned(),
+            args.trust_domain.clone(),
+        ];
+        if let Some(address) = &args.advertise {
+            extra.extend(["--advertise".to_owned(), address.clone()]);
+        }
+        start(&home, &args.mesh, &extra).await?;
+    }
+    let context = record(&home, &args.mesh, true).await?;
+    let word = if running { "runs already" } else { "is up" };
+    out::line(format!("mesh {} {word}; API {}", args.mesh, context.server));
+    out::line("run a program in it: naka run -s NAME -- COMMAND");
+    Ok(())
+}
+
+/// Runs `naka down`.
+pub(crate) async fn down(args: &args::Down) -> Outcome {
+    let home = Home::from_env()?;
+    let socket = home.control_sock(&args.mesh);
+    match tokio::net::UnixStream::connect(&socket).await {
+        Err(_) => out::line(format!("mesh {} is not running", args.mesh)),
+        Ok(stream) => {
+            let pid = stream
+                .peer_cred()?
+                .pid()
+                .and_then(|pid| u32::try_from(pid).ok())
+                .ok_or_else(|| {
+                    Exit::failed("the kernel does not say who serves the control socket")
+                })?;
+            drop(stream);
+            launch::signal(pid, rustix::process::Signal::TERM);
+            let deadline = Instant::now() + DOWN_WITHIN;
+            while Path::new(&format!("/proc/{pid}/exe")).exists() && answers(&socket).await {
+                if Instant::now() > deadline {
+                    return Err(Exit::failed(format!(
+                        "process {pid} does not end; see {}",
+                        log(&home, &args.mesh).display()
+                    )));
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            out::line(format!(
+                "mesh {} is down; its programs keep running on what they know",
+                args.mesh
+            ));
+        }
+    }
+    if args.purge {
+        let dir = home.mesh(&args.mesh);
+        if dir.exists() {
+            std::fs::remove_dir_all(&dir).map_err(|error| {
+                Exit::failed(format!("cannot remove {}: {error}", dir.display()))
+            })?;
+        }
+        let mut contexts = Contexts::open(&home)?;
+        contexts.remove(&args.mesh);
+        contexts.save()?;
+        out::line(format!("mesh {} is removed", args.mesh));
+    }
+    Ok(())
+}
+
+fn log(home: &Home, mesh: &str) -> std::path::PathBuf {
+    home.mesh(mesh).join("control.log")
+}
+
+/// Starts `naka control` with these further options and waits until it answers.
+pub(crate) async fn start(home: &Home, mesh: &str, options: &[String]) -> Outcome<Child> {
+    make_dir(&home.mesh(mesh))?;
+    let log = log(home, mesh);
+    let file = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(&log)?;
+    let mut child = Command::new(std::env::current_exe()?)
+        .args(["control", "--mesh", mesh])
+        .args(options)
+        .env("NAKA_HOME", home.dir())
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(file.try_clone()?)
+        .stderr(file)
+        .process_group(0)
+        .spawn()
+        .map_err(|error| Exit::failed(format!("cannot start the control plane: {error}")))?;
+    let socket = home.control_sock(mesh);
+    let deadline = Instant::now() + UP_WITHIN;
+    loop {
+        if answers(&socket).await {
+            return Ok(child);
+        }
+        if let Some(status) = child.try_wait()? {
+            let said = launch::last_line(&log).map_or_else(String::new, |line| format!(": {line}"));
+            return Err(Exit::failed(format!(
+                "the control plane ended at its start ({status}){said}"
+            )));
+        }
+        if Instant::now() > deadline {
+            let _ = child.kill();
+            return Err(Exit::failed(format!(
+                "the control plane does not answer after 20 s; its log: {}",
+                log.display()
+            )));
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Whether a control plane answers at this socket.
+pub(crate) async fn answers(socket: &Path) -> bool {
+    let asked = ask_socket(socket, Method::GET, "/healthz", None);
+    let answer = tokio::time::timeout(Duration::from_secs(2), asked).await;
+    matches!(answer, Ok(Ok(answer)) if answer.status.is_success())
+}
+
+/// Writes the context of a mesh whose control plane runs here. It becomes current if asked, or if none is.
+pub(crate) async fn record(home: &Home, mesh: &str, make_current: bool) -> Outcome<Context> {
+    let socket = home.control_sock(mesh);
+    let mut client = Client::over_socket(&socket, Context::default()).await?;
+    let info = client.get("/naka/v1/mesh").await?;
+    let mut contexts = Contexts::open(home)?;
+    let known = contexts.choose(Some(mesh)).ok();
+    let words = |field: &str| -> Vec<String> {
+        match info.get(field) {
+            Some(Value::Array(all)) => all
+                .iter()
+                .filter_map(|v| v.as_str().map(str::to_owned))
+                .collect(),
+            Some(Value::String(one)) => vec![one.clone()],
+            _ => Vec::new(),
+        }
+    };
+    let mut context = Context {
+        name: mesh.to_owned(),
+        mesh: mesh.to_owned(),
+        server: format!(
+            "https://{}",
+            words("api").first().cloned().unwrap_or_default()
+        ),
+        root_pem: text(&info, "root_pem"),
+        root_sha256: text(&info, "root_sha256"),
+        socket: Some(socket),
+        xds: words("xds"),
+        ..Context::default()
+    };
+    context.token = match known {
+        // The same mesh as last time: its token is still good.
+        Some(known) if known.root_sha256 == context.root_sha256 && !known.token.is_empty() => {
+            known.token
+        }
+        _ => {
+            let wanted = json!({"kind": "api", "role": "admin", "namespaces": [], "ttl_seconds": TOKEN_TTL.as_secs()});
+            text(&client.post("/naka/v1/tokens", &wanted).await?, "token")
+        }
+    };
+    contexts.put(&context);
+    if make_current || contexts.current().is_empty() {
+        contexts.make_current(mesh);
+    }
+    contexts.save()?;
+    Ok(context)
+}

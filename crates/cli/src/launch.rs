@@ -1,0 +1,316 @@
+//! Everything around one proxy process that is not the proxy: its instance, its settings, its start, its end.
+//!
+//! `naka run`, `naka proxy gateway` and the demo all come through here. The parent takes the instance's lock and hands
+//! it to the proxy as standard input, so that the instance stays taken for exactly as long as one of the two lives.
+//!
+//! Not here: the program beside the sidecar ([`crate::cmd::run`]).
+
+pub(crate) mod environment;
+pub(crate) mod instance;
+pub(crate) mod listening;
+
+use crate::client::{Client, ask_socket};
+use crate::cmd::token;
+use crate::contexts::Context;
+use crate::exit::{Exit, Outcome};
+use crate::home::{Home, write_secret};
+use http::Method;
+use instance::Instance;
+use naka_proxy::settings::Settings;
+use serde_json::{Map, Value, json};
+use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+/// A proxy that is not ready by then will not be.
+const READY_WITHIN: Duration = Duration::from_secs(15);
+/// The longest a drain may take: the proxy's own limit and some.
+const DRAIN_WITHIN: Duration = Duration::from_secs(25);
+/// A proxy that was told to end and has not by then is killed.
+const QUIT_WITHIN: Duration = Duration::from_secs(5);
+
+/// Who a workload is.
+#[derive(Debug, Clone)]
+pub(crate) struct Who {
+    /// Namespace.
+    pub(crate) namespace: String,
+    /// Service; none for a client only.
+    pub(crate) service: Option<String>,
+    /// Service account.
+    pub(crate) account: String,
+    /// Labels.
+    pub(crate) labels: Map<String, Value>,
+}
+
+impl Who {
+    /// Name of the instances of this workload, such as `payment-v2`.
+    pub(crate) fn stem(&self) -> String {
+        let name = self.service.as_ref().unwrap_or(&self.account);
+        match self.labels.get("version").and_then(Value::as_str) {
+            Some(version) if self.service.is_some() => format!("{name}-{version}"),
+            _ => name.clone(),
+        }
+    }
+}
+
+/// A running proxy process.
+#[derive(Debug)]
+pub(crate) struct Proxy {
+    child: Child,
+    instance: Instance,
+    settings: PathBuf,
+    role: &'static str,
+    started: Instant,
+}
+
+/// Fills in what the mesh knows: addresses of the control plane and a one-use token, when it can be had.
+///
+/// Without a control plane a saved identity is enough; without that there is no way in.
+pub(crate) async fn admit(
+    settings: &mut Settings,
+    who: &Who,
+    context: &Context,
+    given_token: Option<&str>,
+) -> Outcome {
+    settings.control.addresses.clone_from(&context.xds);
+    if let Some(token) = given_token.or(context.join_token.as_deref()) {
+        settings.control.token = Some(token.to_owned());
+        return Ok(());
+    }
+    match one_use_token(who, context).await {
+        Ok((token, xds)) => {
+            settings.control.token = Some(token);
+            if !xds.is_empty() {
+                settings.control.addresses = xds;
+            }
+            Ok(())
+        }
+        Err(_) if settings.run_dir.join("identity.pem").exists() => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+async fn one_use_token(who: &Who, context: &Context) -> Outcome<(String, Vec<String>)> {
+    let mut client = Client::connect(context.clone()).await?;
+    let services: Vec<String> = who.service.iter().cloned().collect();
+    let body = token::join(
+        &who.namespace,
+        &who.account,
+        &services,
+        who.labels.clone(),
+        1,
+        3600,
+    );
+    let answer = client.post("/naka/v1/tokens", &body).await?;
+    let token = answer
+        .get("token")
+        .and_then(Value::as_str)
+        .ok_or_else(|| Exit::failed("the control plane gave no token"))?;
+    let xds = naka_types::token::Token::parse(token)
+        .map(|token| token.addresses)
+        .unwrap_or_default();
+    Ok((token.to_owned(), xds))
+}
+
+impl Proxy {
+    /// Writes the settings (0600: they hold the token) and starts the proxy as its own process.
+    pub(crate) fn start(
+        role: &'static str,
+        settings: &Settings,
+        instance: Instance,
+    ) -> Outcome<Self> {
+        let path = instance.dir.join("settings.json");
+        let text =
+            serde_json::to_vec_pretty(settings).map_err(|error| Exit::failed(error.to_string()))?;
+        write_secret(&path, &text)?;
+        let started = Instant::now();
+        let child = spawn(role, &path, &instance)?;
+        Ok(Self {
+            child,
+            instance,
+            settings: path,
+            role,
+            started,
+        })
+    }
+
+    /// Starts it again after it ended, as the same instance.
+    pub(crate) fn restart(&mut self) -> Outcome {
+        self.started = Instant::now();
+        self.child = spawn(self.role, &self.settings, &self.instance)?;
+        Ok(())
+    }
+
+    /// Whether it has ended, and how.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().ok().flatten()
+    }
+
+    /// Waits until its admin socket says that it is ready.
+    pub(crate) async fn ready(&mut self) -> Outcome {
+        let deadline = Instant::now() + READY_WITHIN;
+        let mut last = String::from("its admin socket does not answer");
+        loop {
+            if let Some(status) = self.ended() {
+                let said = self.last_words();
+                return Err(Exit::failed(format!(
+                    "the {} ended at its start ({status}){said}",
+                    self.role
+                )));
+            }
+            match self.ask(Method::GET, "/ready", None).await {
+                Ok(answer) if answer.status.is_success() => {
+                    self.note_start();
+                    return Ok(());
+                }
+                Ok(answer) => last = crate::cmd::apply::show(&answer.body).trim().to_owned(),
+                Err(_) => {}
+            }
+            if Instant::now() > deadline {
+                return Err(Exit::failed(format!(
+                    "the {} is not ready after 15 s: {last}; its log: {}",
+                    self.role,
+                    self.log().display()
+                )));
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    /// Keeps the time from exec to ready, seen from outside, for reports. Losing it loses nothing else.
+    fn note_start(&self) {
+        let ready_ms = self.started.elapsed().as_micros() as f64 / 1000.0;
+        let text = json!({"format": 1, "ready_ms": (ready_ms * 10.0).round() / 10.0}).to_string();
+        let _ = std::fs::write(self.instance.dir.join("start.json"), text);
+    }
+
+    /// Where it listens.
+    pub(crate) async fn addresses(&self) -> Outcome<naka_proxy::run::Addresses> {
+        let answer = self.ask(Method::GET, "/addresses", None).await?;
+        serde_json::from_value(answer.body)
+            .map_err(|error| Exit::failed(format!("admin /addresses: {error}")))
+    }
+
+    /// Where the program's calls go in.
+    pub(crate) async fn outbound(&self) -> Outcome<SocketAddr> {
+        self.addresses()
+            .await?
+            .outbound
+            .ok_or_else(|| Exit::failed("the sidecar has no outbound listener"))
+    }
+
+    /// Tells it which ports the program listens on; from now on the workload takes calls.
+    pub(crate) async fn announce(&self, ports: &[naka_proxy::settings::Port]) -> Outcome {
+        let answer = self
+            .ask(Method::POST, "/ports", Some(&json!({ "ports": ports })))
+            .await?;
+        if answer.status.is_success() {
+            Ok(())
+        } else {
+            Err(answer.refusal())
+        }
+    }
+
+    /// Drains inbound; returns when it has drained or the time is over.
+    pub(crate) async fn drain(&self) {
+        let drained = self.ask(Method::POST, "/drain?wait=true", None);
+        let _ = tokio::time::timeout(DRAIN_WITHIN, drained).await;
+    }
+
+    /// Ends it: asks first, kills after a while.
+    pub(crate) async fn stop(&mut self) {
+        if self.ended().is_some() {
+            return;
+        }
+        let asked = self.ask(Method::POST, "/quit", None);
+        let asked = tokio::time::timeout(QUIT_WITHIN, asked).await;
+        if !matches!(asked, Ok(Ok(ref answer)) if answer.status.is_success()) {
+            signal(self.child.id(), rustix::process::Signal::TERM);
+        }
+        let deadline = Instant::now() + QUIT_WITHIN;
+        while self.ended().is_none() {
+            if Instant::now() > deadline {
+                let _ = self.child.kill();
+                let _ = self.child.wait();
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Its log.
+    pub(crate) fn log(&self) -> PathBuf {
+        self.instance.dir.join("proxy.log")
+    }
+
+    async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Outcome<crate::client::Answer> {
+        ask_socket(&self.instance.dir.join("admin.sock"), method, path, body).await
+    }
+
+    /// The last line of the log, for an error message.
+    fn last_words(&self) -> String {
+        last_line(&self.log()).map_or_else(String::new, |line| format!(": {line}"))
+    }
+}
+
+/// Last line of a log that is not empty.
+pub(crate) fn last_line(log: &std::path::Path) -> Option<String> {
+    let text = std::fs::read_to_string(log).ok()?;
+    text.lines()
+        .rev()
+        .find(|line| !line.trim().is_empty())
+        .map(|line| line.trim().to_owned())
+}
+
+/// Sends a signal to a process; one that is gone is no error.
+pub(crate) fn signal(pid: u32, signal: rustix::process::Signal) {
+    let pid = i32::try_from(pid)
+        .ok()
+        .and_then(rustix::process::Pid::from_raw);
+    if let Some(pid) = pid {
+        let _ = rustix::process::kill_process(pid, signal);
+    }
+}
+
+/// In its own process group, so that Ctrl-C at the terminal reaches the program and us but not the proxy: it must
+/// outlive the program.
+fn spawn(role: &str, settings: &std::path::Path, instance: &Instance) -> Outcome<Child> {
+    let log = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(instance.dir.join("proxy.log"))?;
+    let exe = std::env::current_exe()?;
+    Command::new(exe)
+        .args(["proxy", role, "--with-parent", "--settings"])
+        .arg(settings)
+        .stdin(Stdio::from(instance.lock.try_clone()?))
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .process_group(0)
+        .spawn()
+        .map_err(|error| Exit::failed(format!("cannot start the {role}: {error}")))
+}
+
+/// Takes an instance in `$NAKA_HOME/run`.
+pub(crate) fn take_instance(
+    home: &Home,
+    mesh: &str,
+    who: &Who,
+    number: Option<u32>,
+) -> Outcome<Instance> {
+    let mesh = if mesh.is_empty() { "mesh" } else { mesh };
+    let stem = format!("{mesh}.{}.{}", who.namespace, who.stem());
+    Instance::take(&home.runs(), &stem, number)
+}
