@@ -191,6 +191,13 @@ impl Hub {
         Arc::clone(self.lock().cache.world())
     }
 
+    /// The current world and its number.
+    #[must_use]
+    pub fn current(&self) -> (Arc<World>, Epoch) {
+        let inner = self.lock();
+        (Arc::clone(inner.cache.world()), inner.epoch)
+    }
+
     /// The number of the current world.
     #[must_use]
     pub fn epoch(&self) -> Epoch {

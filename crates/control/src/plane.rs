@@ -1,0 +1,295 @@
+//! The running control plane without its sockets: store, registry and hub, and the loops between them.
+//!
+//! Changes come from two sides, commits to the store and what workloads say on their streams. [`Plane::push`] joins
+//! both into worlds: at once when an endpoint became worse, else after a short pause in which more may come.
+//! What the registry wants remembered goes through one journal task, so its order in the log is the order in which it
+//! happened, and many joins at once share one commit.
+//!
+//! Invariant: the registry decides in memory and never waits for the disk; losing the journal's tail to a crash
+//! costs a repeated join, because every proxy says everything again when it reconnects.
+
+use crate::ca_service::{PeerIdentity, certificate};
+use crate::push::Hub;
+use crate::registry::{Millis, Note, Outcome, Refused, Registration, Registry, State};
+use crate::settings::Leases;
+use crate::world::{Inputs, World, claim};
+use naka_store::{Draft, Store};
+use naka_types::spiffe::SpiffeId;
+use serde_json::{Value, json};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::{Notify, mpsc};
+
+/// Record kind of registrations.
+pub const REGISTRATION_RECORD: &str = "registration";
+/// Record kind of owners of undeclared services; the id is `<namespace>/<service>`.
+pub const OWNER_RECORD: &str = "service-owner";
+
+/// How long a change that is not urgent waits for company.
+const DEBOUNCE: Duration = Duration::from_millis(10);
+/// Notes that share one commit at most.
+const BATCH: usize = 256;
+
+/// Who is on a connection, as its TLS or its token proved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// Identity.
+    pub spiffe: SpiffeId,
+    /// Workload id.
+    pub workload_id: String,
+    /// Services its proof covers.
+    pub services: Vec<String>,
+}
+
+/// Everything the services share.
+#[derive(Debug)]
+pub struct Plane {
+    /// Events and state.
+    pub store: Arc<Store>,
+    /// Worlds and subscribers.
+    pub hub: Arc<Hub>,
+    registry: Mutex<Registry>,
+    trust_domain: Arc<str>,
+    roots: Mutex<Arc<str>>,
+    started: Instant,
+    poke: Notify,
+    hurry: Notify,
+    urgent: AtomicBool,
+    next_stream: AtomicU64,
+    journal: mpsc::UnboundedSender<Note>,
+    written: Mutex<Option<mpsc::UnboundedReceiver<Note>>>,
+}
+
+impl Plane {
+    /// Restores the registry from the store and publishes the first world.
+    #[must_use]
+    pub fn new(store: Arc<Store>, trust_domain: &str, roots: &str, leases: Leases) -> Arc<Self> {
+        let (journal, written) = mpsc::unbounded_channel();
+        let plane = Arc::new(Self {
+            registry: Mutex::new(restored(&store, leases)),
+            store,
+            hub: Arc::new(Hub::new()),
+            trust_domain: trust_domain.into(),
+            roots: Mutex::new(roots.into()),
+            started: Instant::now(),
+            poke: Notify::new(),
+            hurry: Notify::new(),
+            urgent: AtomicBool::new(false),
+            next_stream: AtomicU64::new(0),
+            journal,
+            written: Mutex::new(Some(written)),
+        });
+        plane.publish();
+        plane
+    }
+
+    /// The registry, for reading.
+    pub fn registry(&self) -> MutexGuard<'_, Registry> {
+        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Trust domain of the mesh.
+    #[must_use]
+    pub fn trust_domain(&self) -> &str {
+        &self.trust_domain
+    }
+
+    fn now(&self) -> Millis {
+        Millis::try_from(self.started.elapsed().as_millis()).unwrap_or(Millis::MAX)
+    }
+
+    /// A connection's peer with what its certificate was issued for.
+    #[must_use]
+    pub fn caller(&self, peer: &PeerIdentity) -> Caller {
+        let issued = certificate(&self.store.snapshot(), peer.workload_id);
+        Caller {
+            spiffe: peer.spiffe.clone(),
+            workload_id: peer.workload_id.to_string(),
+            services: issued.map(|issued| issued.services).unwrap_or_default(),
+        }
+    }
+
+    /// A number for a new registration stream.
+    pub fn stream(&self) -> u64 {
+        self.next_stream.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// A workload said something.
+    ///
+    /// # Errors
+    /// [`Refused`] when it may not serve under its name.
+    pub fn register(
+        &self,
+        stream: u64,
+        registration: Registration,
+        state: State,
+    ) -> Result<(), Refused> {
+        let snapshot = self.store.snapshot();
+        let claim = claim(&snapshot, &registration.namespace, &registration.service);
+        let now = self.now();
+        let mut registry = self.registry();
+        let outcome = registry.register(stream, registration, state, &claim, now)?;
+        self.take(outcome);
+        drop(registry);
+        Ok(())
+    }
+
+    /// A stream ended.
+    pub fn lost(&self, stream: u64) {
+        let now = self.now();
+        let mut registry = self.registry();
+        let outcome = registry.lost(stream, now);
+        self.take(outcome);
+    }
+
+    /// Called with the registry locked, so that the journal keeps its order.
+    fn take(&self, outcome: Outcome) {
+        for note in outcome.notes {
+            // The journal ends with the plane; then nobody is left to remember for.
+            let _ = self.journal.send(note);
+        }
+        if outcome.urgent {
+            self.urgent.store(true, Ordering::Release);
+            self.hurry.notify_one();
+        }
+        if outcome.changed {
+            self.poke.notify_one();
+        }
+    }
+
+    /// Replaces the trust bundle (root rotation).
+    pub fn set_roots(&self, roots: &str) {
+        *self.roots.lock().unwrap_or_else(PoisonError::into_inner) = roots.into();
+        self.poke.notify_one();
+    }
+
+    /// The world of this moment, on top of any snapshot.
+    #[must_use]
+    pub fn world_of(&self, snapshot: &naka_store::Snapshot) -> World {
+        let registry = self.registry();
+        let roots = self.roots.lock().unwrap_or_else(PoisonError::into_inner);
+        World::build(Inputs {
+            snapshot,
+            members: registry.members(),
+            owners: registry.owners(),
+            trust_domain: Arc::clone(&self.trust_domain),
+            roots: Arc::clone(&roots),
+        })
+    }
+
+    fn publish(&self) {
+        let world = self.world_of(&self.store.snapshot());
+        self.hub.publish(world);
+    }
+
+    /// Publishes a world whenever something changed. Runs until it is dropped.
+    pub async fn push(&self) {
+        let mut revisions = self.store.subscribe();
+        loop {
+            tokio::select! {
+                changed = revisions.changed() => if changed.is_err() { return },
+                () = self.poke.notified() => {}
+            }
+            if !self.urgent.load(Ordering::Acquire) {
+                tokio::select! {
+                    () = tokio::time::sleep(DEBOUNCE) => {}
+                    () = self.hurry.notified() => {}
+                }
+            }
+            self.urgent.store(false, Ordering::Release);
+            revisions.mark_unchanged();
+            let _ = revisions.borrow_and_update();
+            self.publish();
+        }
+    }
+
+    /// Lets leases run out. Runs until it is dropped.
+    pub async fn lease(&self) {
+        loop {
+            let now = self.now();
+            let deadline = {
+                let mut registry = self.registry();
+                let outcome = registry.tick(now);
+                self.take(outcome);
+                registry.deadline(now)
+            };
+            // Deadlines that appear meanwhile are seconds away, so looking again each second misses none by much.
+            let wait = deadline
+                .map_or(1_000, |at| at.saturating_sub(now))
+                .clamp(1, 1_000);
+            tokio::time::sleep(Duration::from_millis(wait)).await;
+        }
+    }
+
+    /// Writes what the registry wants remembered. Runs until it is dropped.
+    pub async fn remember(&self) {
+        let taken = self
+            .written
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let Some(mut written) = taken else {
+            return;
+        };
+        let mut notes = Vec::with_capacity(BATCH);
+        while written.recv_many(&mut notes, BATCH).await > 0 {
+            let drafts = notes.drain(..).map(draft).collect();
+            if let Err(error) = self.store.commit(drafts).await {
+                tracing::error!(%error, "registrations are not remembered across a restart");
+            }
+        }
+    }
+}
+
+fn restored(store: &Store, leases: Leases) -> Registry {
+    let mut registry = Registry::new(leases);
+    let snapshot = store.snapshot();
+    for (_, value) in snapshot.records_of(OWNER_RECORD) {
+        let text = |field: &str| value.get(field).and_then(Value::as_str).unwrap_or_default();
+        let (namespace, service) = (text("namespace"), text("service"));
+        registry.restore_owner(namespace, service, text("service_account"));
+    }
+    for (id, value) in snapshot.records_of(REGISTRATION_RECORD) {
+        let ready = value.get("ready").and_then(Value::as_bool).unwrap_or(false);
+        match serde_json::from_value::<Registration>(value.as_ref().clone()) {
+            Ok(registration) => registry.restore(registration, ready),
+            Err(error) => tracing::warn!(id, %error, "a stored registration cannot be read"),
+        }
+    }
+    registry
+}
+
+fn draft(note: Note) -> Draft {
+    match note {
+        Note::Put {
+            event,
+            registration,
+            ready,
+        } => {
+            let mut value = json!(*registration);
+            value["ready"] = Value::Bool(ready);
+            let id = &registration.workload_id;
+            let actor = format!("workload:{id}");
+            Draft::record(&actor, "", event, REGISTRATION_RECORD, id, Some(value))
+        }
+        Note::Leave { workload_id, why } => {
+            let actor = format!("workload:{workload_id}");
+            let kind = "registration.leave";
+            Draft::record(&actor, why, kind, REGISTRATION_RECORD, &workload_id, None)
+        }
+        Note::Own {
+            namespace,
+            service,
+            service_account,
+        } => {
+            let id = format!("{namespace}/{service}");
+            let value = json!({
+                "namespace": namespace,
+                "service": service,
+                "service_account": service_account,
+            });
+            Draft::record("system", "first to run it", "service.own", OWNER_RECORD, &id, Some(value))
+        }
+    }
+}

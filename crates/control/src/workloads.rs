@@ -1,0 +1,304 @@
+//! Registration: a workload's lease is its stream, and a stopping workload learns when nobody will call it any more.
+//!
+//! Each message carries the workload's whole state. After DRAINING the stream reports who still may send requests:
+//! subscribers that hold endpoints of the workload and have not acknowledged the draining state. A Naka proxy
+//! acknowledges endpoints once all its workers have them; others count as done after 2 s. Whoever is silent for 5 s
+//! is named and no longer waited for.
+
+use crate::ca_service::peer;
+use crate::plane::{Caller, Plane};
+use crate::push::{Epoch, SubscriberId};
+use crate::registry::{Health, Registration, ServedPort, State};
+use naka_wire::v1::workloads_server::Workloads;
+use naka_wire::v1::{DrainProgress, RegisterRequest, RegisterResponse, register_request};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+/// A silent subscriber is dropped after this.
+const SILENT: Duration = Duration::from_secs(5);
+/// A subscriber that cannot acknowledge draining counts as done after this.
+const WITHOUT_ACK: Duration = Duration::from_secs(2);
+
+/// The service.
+#[derive(Debug, Clone)]
+pub struct WorkloadService {
+    plane: Arc<Plane>,
+    stop: watch::Receiver<bool>,
+}
+
+impl WorkloadService {
+    /// A service on a plane; streams end when `stop` becomes true.
+    #[must_use]
+    pub fn new(plane: Arc<Plane>, stop: watch::Receiver<bool>) -> Self {
+        Self { plane, stop }
+    }
+}
+
+type Out = mpsc::Sender<Result<RegisterResponse, Status>>;
+
+#[tonic::async_trait]
+impl Workloads for WorkloadService {
+    type RegisterStream = ReceiverStream<Result<RegisterResponse, Status>>;
+
+    async fn register(
+        &self,
+        request: Request<Streaming<RegisterRequest>>,
+    ) -> Result<Response<Self::RegisterStream>, Status> {
+        let caller = self.plane.caller(&peer(&request)?);
+        let (out, responses) = mpsc::channel(8);
+        let service = self.clone();
+        let requests = request.into_inner();
+        tokio::spawn(async move {
+            let stream = service.plane.stream();
+            let ended = service.serve(stream, &caller, requests, &out).await;
+            // When the control plane itself stops, no lease is lost: they are taken up again after the start.
+            if !*service.stop.borrow() {
+                service.plane.lost(stream);
+            }
+            if let Err(status) = ended {
+                let _ = out.send(Err(status)).await;
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(responses)))
+    }
+}
+
+impl WorkloadService {
+    async fn serve(
+        &self,
+        stream: u64,
+        caller: &Caller,
+        mut requests: Streaming<RegisterRequest>,
+        out: &Out,
+    ) -> Result<(), Status> {
+        let mut stop = self.stop.clone();
+        let mut moves = self.plane.hub.moves();
+        let mut drain: Option<Drain> = None;
+        loop {
+            let wake = drain.as_ref().and_then(Drain::wake);
+            tokio::select! {
+                request = requests.message() => match request? {
+                    None => return Ok(()),
+                    Some(request) => {
+                        let state = state(&request);
+                        let id = caller.workload_id.clone();
+                        let response = self.take(stream, caller, request, state)?;
+                        let registered = response.registered;
+                        send(out, response).await?;
+                        match state {
+                            State::Draining if registered && drain.is_none() => {
+                                drain = Some(Drain::new(id));
+                            }
+                            State::Draining => {}
+                            State::Gone => return Ok(()),
+                            _ => drain = None,
+                        }
+                    }
+                },
+                changed = moves.changed(), if drain.as_ref().is_some_and(|d| !d.complete) => {
+                    if changed.is_err() {
+                        return Ok(());
+                    }
+                }
+                () = sleep_until(wake) => {}
+                () = stopped(&mut stop) => {
+                    return Err(Status::unavailable("the control plane is stopping"));
+                }
+            }
+            if let Some(drain) = &mut drain
+                && let Some(progress) = drain.step(&self.plane)
+            {
+                let response = RegisterResponse {
+                    revision: self.plane.store.snapshot().revision,
+                    registered: true,
+                    drain: Some(progress),
+                    ..RegisterResponse::default()
+                };
+                send(out, response).await?;
+            }
+        }
+    }
+
+    fn take(
+        &self,
+        stream: u64,
+        caller: &Caller,
+        request: RegisterRequest,
+        state: State,
+    ) -> Result<RegisterResponse, Status> {
+        let revision = self.plane.store.snapshot().revision;
+        let registration = registration(request, caller)?;
+        let service = &registration.service;
+        let allowed = service.is_empty() || caller.services.contains(service);
+        let refused = if allowed {
+            let done = self.plane.register(stream, registration, state);
+            done.err().map(|refused| refused.to_string())
+        } else {
+            Some(format!(
+                "the proof by which {} joined does not cover serving {service}",
+                caller.spiffe
+            ))
+        };
+        Ok(RegisterResponse {
+            revision,
+            registered: refused.is_none(),
+            problems: refused.into_iter().collect(),
+            drain: None,
+        })
+    }
+}
+
+/// Resolves when the control plane stops (or its handle is gone).
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+async fn send(out: &Out, response: RegisterResponse) -> Result<(), Status> {
+    let gone = |_| Status::cancelled("the workload is gone");
+    out.send(Ok(response)).await.map_err(gone)
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn state(request: &RegisterRequest) -> State {
+    use register_request::State as Said;
+    match request.state() {
+        Said::Starting => State::Starting,
+        Said::Ready => State::Ready,
+        Said::Draining => State::Draining,
+        Said::Unhealthy => State::Unhealthy,
+        Said::Gone => State::Gone,
+    }
+}
+
+fn registration(request: RegisterRequest, caller: &Caller) -> Result<Registration, Status> {
+    let pairs = [
+        ("workload id", &request.workload_id, caller.workload_id.as_str()),
+        ("namespace", &request.namespace, caller.spiffe.namespace()),
+        ("service account", &request.service_account, caller.spiffe.service_account()),
+    ];
+    for (what, said, is) in pairs {
+        if said != is {
+            return Err(Status::permission_denied(format!(
+                "the workload says {what} {said:?}, its identity says {is:?}"
+            )));
+        }
+    }
+    let invalid = |what: String| Status::invalid_argument(what);
+    if !request.service.is_empty() {
+        naka_types::host::check_label(&request.service).map_err(|e| invalid(e.to_string()))?;
+    }
+    let mut ports = Vec::with_capacity(request.ports.len());
+    for port in request.ports {
+        let number = u16::try_from(port.port).ok().filter(|number| *number > 0);
+        let number = number.ok_or_else(|| invalid(format!("{} is not a port", port.port)))?;
+        if port.inbound_address.parse::<std::net::SocketAddr>().is_err() {
+            let address = port.inbound_address;
+            return Err(invalid(format!("{address:?} is not an address with a port")));
+        }
+        ports.push(ServedPort {
+            port: number,
+            inbound_address: port.inbound_address,
+            protocol: port.protocol,
+            name: port.name,
+            first: port.first,
+        });
+    }
+    Ok(Registration {
+        workload_id: request.workload_id,
+        namespace: request.namespace,
+        service: request.service,
+        service_account: request.service_account,
+        labels: request.labels,
+        workload_name: request.workload_name,
+        ports,
+        ip: request.ip,
+        gateway: request.gateway,
+    })
+}
+
+/// The wait of one draining workload.
+#[derive(Debug)]
+struct Drain {
+    workload_id: String,
+    since: Instant,
+    epoch: Option<Epoch>,
+    complete: bool,
+    last: Option<DrainProgress>,
+    waiting: BTreeMap<SubscriberId, String>,
+}
+
+impl Drain {
+    fn new(workload_id: String) -> Self {
+        Self {
+            workload_id,
+            since: Instant::now(),
+            epoch: None,
+            complete: false,
+            last: None,
+            waiting: BTreeMap::new(),
+        }
+    }
+
+    /// When to look again if nothing moves.
+    fn wake(&self) -> Option<Instant> {
+        if self.complete {
+            return None;
+        }
+        let now = Instant::now();
+        [WITHOUT_ACK, SILENT]
+            .into_iter()
+            .map(|after| self.since + after)
+            .find(|at| *at > now)
+    }
+
+    /// Looks at who still may call; progress if it differs from what was said last.
+    fn step(&mut self, plane: &Plane) -> Option<DrainProgress> {
+        if self.complete {
+            return None;
+        }
+        // The wait starts with the first world that says so.
+        let Some(epoch) = self.epoch.or_else(|| published(plane, &self.workload_id)) else {
+            return None;
+        };
+        self.epoch = Some(epoch);
+        let elapsed = self.since.elapsed();
+        self.waiting = plane
+            .hub
+            .callers(&self.workload_id, epoch)
+            .into_iter()
+            .filter(|(who, _, behind)| *behind && (who.drain_ack || elapsed < WITHOUT_ACK))
+            .map(|(who, id, _)| (id, who.name))
+            .collect();
+        let names: Vec<String> = self.waiting.values().cloned().collect();
+        let silent = elapsed >= SILENT;
+        let progress = DrainProgress {
+            complete: names.is_empty() || silent,
+            waiting_for: if silent { Vec::new() } else { names.clone() },
+            dropped_silent: if silent { names } else { Vec::new() },
+        };
+        self.complete = progress.complete;
+        if self.last.as_ref() == Some(&progress) {
+            return None;
+        }
+        self.last = Some(progress.clone());
+        Some(progress)
+    }
+}
+
+/// The current epoch, if its world knows that the workload drains (or does not know it at all).
+fn published(plane: &Plane, workload_id: &str) -> Option<Epoch> {
+    let (world, epoch) = plane.hub.current();
+    let health = world.workload(workload_id).and_then(|member| member.health);
+    matches!(health, None | Some(Health::Draining)).then_some(epoch)
+}
