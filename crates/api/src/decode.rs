@@ -35,8 +35,9 @@ pub struct Decoded {
     pub objects: Vec<Object>,
     /// Everything found.
     pub findings: Vec<Finding>,
-    /// Where the fields of each object stand, in the order of `objects`.
-    pub places: Vec<Places>,
+    /// What lints look at, with the places of its fields: objects as compat mode reads them, whatever the mode was,
+    /// because old spellings that strict mode refuses do not change what a lint has to say.
+    linted: Vec<(Object, Places)>,
 }
 
 /// Where the fields of an object stand in its file.
@@ -90,12 +91,11 @@ impl Decoded {
     /// [`crate::cross_check`] over these objects, with file and line.
     #[must_use]
     pub fn lint(&self) -> Vec<Finding> {
-        let objects: Vec<&Object> = self.objects.iter().collect();
+        let objects: Vec<&Object> = self.linted.iter().map(|(object, _)| object).collect();
         let mut findings = crate::cross_check(&objects);
         let places: HashMap<String, &Places> = self
-            .objects
+            .linted
             .iter()
-            .zip(&self.places)
             .map(|(object, places)| (object.reference().to_string(), places))
             .collect();
         for finding in &mut findings {
@@ -110,7 +110,7 @@ impl Decoded {
     pub fn append(&mut self, mut other: Self) {
         self.objects.append(&mut other.objects);
         self.findings.append(&mut other.findings);
-        self.places.append(&mut other.places);
+        self.linted.append(&mut other.linted);
     }
 }
 
@@ -135,11 +135,12 @@ pub fn decode_yaml_in(file: &str, bytes: &[u8], mode: Mode, namespace: &str) -> 
         };
         for (node, problems) in open_list(root, &document.problems) {
             let places = Places::of(file, &node);
+            let lenient = (mode == Mode::Strict)
+                .then(|| decode_node(file, node.clone(), &problems, Mode::Compat, namespace).0);
             let (object, mut findings) = decode_node(file, node, &problems, mode, namespace);
-            if let Some(object) = object {
-                out.objects.push(object);
-                out.places.push(places);
-            }
+            let linted = lenient.unwrap_or_else(|| object.clone());
+            out.linted.extend(linted.map(|object| (object, places)));
+            out.objects.extend(object);
             out.findings.append(&mut findings);
         }
     }
@@ -311,7 +312,7 @@ fn kind_of(report: &mut Report, node: &Node) -> Option<Kind> {
                         field,
                         value.place,
                         format!("wants a text, found {}", value.what()),
-                        String::new(),
+                        format!("write {field} as a text"),
                     );
                     None
                 }

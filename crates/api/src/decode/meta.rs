@@ -76,7 +76,7 @@ pub(crate) fn decode(report: &mut Report, node: &mut Node, kind: Kind, namespace
             "metadata",
             start,
             format!("wants a map, found {}", metadata.what()),
-            String::new(),
+            "write fields such as name below metadata".to_owned(),
         );
         return Meta::default();
     }

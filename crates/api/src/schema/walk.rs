@@ -68,7 +68,7 @@ fn not_yet(report: &mut Report, place: Place, at: &str) {
         at,
         place,
         "this field is not enforced yet: it is kept and does nothing".to_owned(),
-        String::new(),
+        "nothing to change; remove it if you rely on it today".to_owned(),
     );
 }
 

@@ -1,0 +1,429 @@
+//! Each code has a case that has it, at the field and line where a person would look, and says what to write instead.
+
+use naka_api::{Decoded, Mode, codes, decode_yaml};
+use naka_types::finding::Finding;
+use std::collections::BTreeSet;
+
+const VS: &str = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: v}\nspec:\n  hosts: [pay]\n  http:\n";
+const DR: &str = "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: d}\nspec:\n  host: pay\n";
+const GW: &str =
+    "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: g}\nspec:\n  servers:\n";
+
+fn all(decoded: &Decoded) -> Vec<Finding> {
+    decoded
+        .findings
+        .iter()
+        .cloned()
+        .chain(decoded.lint())
+        .collect()
+}
+
+/// Code, mode, text, field, line, words of the message.
+fn cases() -> Vec<(&'static str, Mode, String, &'static str, u32, &'static str)> {
+    use Mode::{Compat, Strict};
+    let vs = |body: &str| format!("{VS}{body}");
+    let dr = |body: &str| format!("{DR}{body}");
+    let policy = |body: &str| format!("{DR}  trafficPolicy:\n{body}");
+    vec![
+        ("E001", Compat, "hosts: [a, b\n".into(), "", 2, ""),
+        (
+            "E002",
+            Compat,
+            vs("  - route: [{destination: {host: a}}]\n    timout: 3s\n"),
+            "spec.http[0].timout",
+            8,
+            "did you mean timeout?",
+        ),
+        (
+            "E003",
+            Compat,
+            vs("  - route:\n    - destination: {host: a, port: {number: '80'}}\n"),
+            "spec.http[0].route[0].destination.port.number",
+            8,
+            "a whole number",
+        ),
+        (
+            "E004",
+            Compat,
+            vs("  - route:\n    - destination:\n        host: a\n        host: b\n"),
+            "spec.http[0].route[0].destination.host",
+            10,
+            "line 9",
+        ),
+        (
+            "E005",
+            Compat,
+            "apiVersion: networking.istio.io/v1\nkind: VirtualServise\nmetadata: {name: a}\n"
+                .into(),
+            "kind",
+            1,
+            "did you mean VirtualService?",
+        ),
+        (
+            "E005",
+            Compat,
+            "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {name: a}\n".into(),
+            "kind",
+            2,
+            "kind Sidecar is not supported yet",
+        ),
+        (
+            "E005",
+            Compat,
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: a}\n".into(),
+            "apiVersion",
+            1,
+            "not supported yet",
+        ),
+        (
+            "E005",
+            Compat,
+            "apiVersion: networking.istio.io/v2\nkind: Gateway\nmetadata: {name: a}\n".into(),
+            "apiVersion",
+            1,
+            "has no apiVersion",
+        ),
+        (
+            "E006",
+            Compat,
+            vs("  - route:\n    - destination: {subset: v1}\n"),
+            "spec.http[0].route[0].destination.host",
+            8,
+            "host is required",
+        ),
+        (
+            "E007",
+            Compat,
+            vs(
+                "  - timeout: 3\n    route: [{destination: {host: a}}]\n  - timeout: 3x\n    route: [{destination: {host: a}}]\n",
+            ),
+            "spec.http[1].timeout",
+            9,
+            "is not a duration",
+        ),
+        (
+            "E101",
+            Strict,
+            policy("    circuitBreaker: {interval: 3s}\n"),
+            "spec.trafficPolicy.circuitBreaker",
+            7,
+            "use trafficPolicy.outlierDetection",
+        ),
+        (
+            "W101",
+            Compat,
+            policy("    circuitBreaker: {interval: 3s}\n"),
+            "spec.trafficPolicy.circuitBreaker",
+            7,
+            "read as trafficPolicy.outlierDetection",
+        ),
+        (
+            "E102",
+            Strict,
+            policy("    connectionPool: {http: {consecutiveGatewayFailureThreshold: 3}}\n"),
+            "spec.trafficPolicy.connectionPool.http.consecutiveGatewayFailureThreshold",
+            7,
+            "move to outlierDetection.consecutiveGatewayErrors",
+        ),
+        (
+            "W102",
+            Compat,
+            policy("    connectionPool: {http: {consecutiveGatewayFailureThreshold: 3}}\n"),
+            "spec.trafficPolicy.connectionPool.http.consecutiveGatewayFailureThreshold",
+            7,
+            "read as",
+        ),
+        (
+            "E103",
+            Strict,
+            policy("    connectionPool: {http: {interval: 30s}}\n"),
+            "spec.trafficPolicy.connectionPool.http.interval",
+            7,
+            "it belongs to outlierDetection",
+        ),
+        (
+            "W103",
+            Compat,
+            policy(
+                "    connectionPool: {http: {interval: 30s}}\n    outlierDetection: {interval: 0.5m}\n",
+            ),
+            "spec.trafficPolicy.connectionPool.http.interval",
+            7,
+            "it belongs to outlierDetection",
+        ),
+        (
+            "E104",
+            Strict,
+            policy("    connectionPool: {tcp: {tcpNoDelay: true}}\n"),
+            "spec.trafficPolicy.connectionPool.tcp.tcpNoDelay",
+            7,
+            "unknown field",
+        ),
+        (
+            "W104",
+            Compat,
+            policy("    connectionPool: {tcp: {tcpNoDelay: true}}\n"),
+            "spec.trafficPolicy.connectionPool.tcp.tcpNoDelay",
+            7,
+            "changes nothing",
+        ),
+        (
+            "E110",
+            Strict,
+            policy("    loadBalancer: {simple: LEAST_CONN}\n"),
+            "spec.trafficPolicy.loadBalancer.simple",
+            7,
+            "use LEAST_REQUEST",
+        ),
+        (
+            "W110",
+            Compat,
+            policy("    loadBalancer: {simple: LEAST_CONN}\n"),
+            "spec.trafficPolicy.loadBalancer.simple",
+            7,
+            "read as LEAST_REQUEST",
+        ),
+        (
+            "E111",
+            Strict,
+            policy("    outlierDetection: {consecutiveErrors: 3}\n"),
+            "spec.trafficPolicy.outlierDetection.consecutiveErrors",
+            7,
+            "choose consecutive5xxErrors",
+        ),
+        (
+            "W111",
+            Compat,
+            policy("    outlierDetection: {consecutiveErrors: 3, consecutive5xxErrors: 4}\n"),
+            "spec.trafficPolicy.outlierDetection.consecutiveErrors",
+            7,
+            "consecutive5xxErrors beside it wins",
+        ),
+        (
+            "E201",
+            Compat,
+            policy("    circuitBreaker: {interval: 3s}\n    outlierDetection: {interval: 3s}\n"),
+            "spec.trafficPolicy.circuitBreaker",
+            7,
+            "keep outlierDetection",
+        ),
+        (
+            "E202",
+            Compat,
+            policy(
+                "    connectionPool: {http: {consecutiveGatewayFailureThreshold: 3}}\n    outlierDetection: {consecutiveGatewayErrors: 5}\n",
+            ),
+            "spec.trafficPolicy.connectionPool.http.consecutiveGatewayFailureThreshold",
+            7,
+            "conflicting values for consecutive gateway errors: 3 in connectionPool.http, 5 in outlierDetection",
+        ),
+        (
+            "E204",
+            Compat,
+            policy("    connectionPool: {tcp: {tcpNoDelay: false}}\n"),
+            "spec.trafficPolicy.connectionPool.tcp.tcpNoDelay",
+            7,
+            "cannot be had",
+        ),
+        (
+            "E312",
+            Compat,
+            format!(
+                "{}  gateways: [edge]\n",
+                vs("  - route: [{destination: {host: a}}]\n")
+            ),
+            "spec.gateways[0]",
+            8,
+            "gateway default/edge not found",
+        ),
+        (
+            "E330",
+            Compat,
+            format!("{GW}  - port: {{number: 15021, name: h, protocol: HTTP}}\n    hosts: ['*']\n"),
+            "spec.servers[0].port.number",
+            6,
+            "port 15021 is reserved for proxy health",
+        ),
+        (
+            "E901",
+            Compat,
+            vs("  - match: [{sourceLabels: {app: a}}]\n    route: [{destination: {host: a}}]\n"),
+            "spec.http[0].match[0].sourceLabels",
+            7,
+            "not enforced yet",
+        ),
+        (
+            "W900",
+            Compat,
+            vs("  - route: [{destination: {host: a}}]\n    fault: {abort: {httpStatus: 500}}\n"),
+            "spec.http[0].fault",
+            8,
+            "not enforced yet",
+        ),
+        (
+            "L301",
+            Compat,
+            policy(
+                "    connectionPool: {tcp: {maxConnections: 1, connectTimeout: 1s}}\n  subsets: [{name: a, trafficPolicy: {connectionPool: {tcp: {maxConnections: 2}}}}]\n",
+            ),
+            "spec.subsets[0].trafficPolicy",
+            8,
+            "connectionPool.tcp.connectTimeout",
+        ),
+        (
+            "L301b",
+            Compat,
+            policy(
+                "    connectionPool: {tcp: {maxConnections: 1}}\n    portLevelSettings: [{port: {number: 80}, loadBalancer: {simple: RANDOM}}]\n",
+            ),
+            "spec.trafficPolicy.portLevelSettings[0]",
+            8,
+            "connectionPool do not hold",
+        ),
+        (
+            "L302",
+            Compat,
+            policy("    outlierDetection: {consecutiveGatewayErrors: 5}\n"),
+            "spec.trafficPolicy.outlierDetection.consecutiveGatewayErrors",
+            7,
+            "never reached",
+        ),
+        (
+            "L303",
+            Compat,
+            policy("    connectionPool: {http: {maxRetries: 3}}\n"),
+            "spec.trafficPolicy.connectionPool.http.maxRetries",
+            7,
+            "not the tries of a request",
+        ),
+        (
+            "L304",
+            Compat,
+            policy("    connectionPool: {http: {maxRequestsPerConnection: 1}}\n"),
+            "spec.trafficPolicy.connectionPool.http.maxRequestsPerConnection",
+            7,
+            "new connection",
+        ),
+        (
+            "L306",
+            Compat,
+            vs(
+                "  - route: [{destination: {host: a}}]\n    timeout: 3s\n    retries: {attempts: 3, perTryTimeout: 1s}\n",
+            ),
+            "spec.http[0].retries",
+            9,
+            "1 + 3 tries of 1s exceed the timeout of 3s",
+        ),
+        (
+            "L307",
+            Compat,
+            vs(
+                "  - route: [{destination: {host: a}}]\n    retries: {attempts: 3, retryOn: 'connect-failure,503'}\n",
+            ),
+            "spec.http[0].retries.retryOn",
+            8,
+            "retries on 503",
+        ),
+        (
+            "L308",
+            Compat,
+            vs("  - match: [{uri: {prefix: /a}}]\n    route: [{destination: {host: a}}]\n"),
+            "spec.http",
+            6,
+            "404",
+        ),
+        (
+            "L309",
+            Compat,
+            vs(
+                "  - match: [{headers: {t: {regex: '^(09|10):'}}}]\n    route: [{destination: {host: a}}]\n",
+            ),
+            "spec.http[0].match[0].headers.t.regex",
+            7,
+            "regex needs a trailing .* to match more than \"09:\"",
+        ),
+        (
+            "L310",
+            Compat,
+            vs("  - route: [{destination: {host: a, subset: v9}}]\n"),
+            "spec.http[0].route[0].destination.subset",
+            7,
+            "subset v9 of a.default.svc.cluster.local",
+        ),
+        (
+            "L311",
+            Compat,
+            dr("  subsets: [{name: v0}]\n"),
+            "spec.subsets",
+            6,
+            "v0",
+        ),
+        (
+            "L312",
+            Compat,
+            format!(
+                "{}---\n{}",
+                vs("  - route: [{destination: {host: pay, subset: v1}}]\n")
+                    .replace("{name: v}", "{name: v, namespace: shop}"),
+                dr("  subsets: [{name: v1}]\n")
+            ),
+            "spec.http[0].route[0].destination.host",
+            7,
+            "pay.default.svc.cluster.local",
+        ),
+        (
+            "L313",
+            Compat,
+            vs(
+                "  - match: [{uri: {prefix: /a}}]\n    route: [{destination: {host: a}}]\n  - match: [{uri: {exact: /a/b}, method: {exact: GET}}]\n    route: [{destination: {host: a}}]\n",
+            ),
+            "spec.http[1]",
+            9,
+            "spec.http[0] takes all its requests",
+        ),
+    ]
+}
+
+#[test]
+fn every_code_has_a_case() {
+    let mut covered = BTreeSet::new();
+    for (code, mode, text, field, line, words) in cases() {
+        let found = all(&decode_yaml("f.yaml", text.as_bytes(), mode));
+        let finding = found
+            .iter()
+            .find(|finding| finding.code == code && finding.field == field)
+            .unwrap_or_else(|| panic!("{code} at {field:?}: {found:#?}\n{text}"));
+        assert_eq!(
+            (finding.line, finding.file.as_str()),
+            (line, "f.yaml"),
+            "{finding}"
+        );
+        assert!(finding.column > 0, "{finding}");
+        assert!(finding.message.contains(words), "{finding}");
+        assert!(!finding.fix.is_empty(), "{finding}");
+        covered.insert(code);
+    }
+    let wanted: BTreeSet<&str> = codes::TABLE.iter().map(|code| code.id).collect();
+    assert_eq!(covered, wanted);
+}
+
+/// The twin: what is right has no finding at all.
+#[test]
+fn sound_objects_have_no_findings() {
+    let text = format!(
+        "{}---\n{}---\n{}---\n{}",
+        format_args!(
+            "{VS}  - match:\n    - uri: {{prefix: /v2}}\n      headers: {{x-tier: {{exact: gold}}, x-any: {{}}}}\n      withoutHeaders: {{x-no: {{}}}}\n      queryParams: {{q: {{regex: 'a.*'}}}}\n    name: gold\n    route:\n    - {{destination: {{host: pay, subset: v1, port: {{number: 80}}}}, weight: 90}}\n    - {{destination: {{host: pay, subset: v2}}, weight: 10, headers: {{request: {{set: {{a: b}}}}}}}}\n    timeout: 3s\n    retries: {{attempts: 2, perTryTimeout: 1s, retryOn: 'connect-failure,refused-stream'}}\n  - match: [{{uri: {{exact: /old}}}}]\n    redirect: {{uri: /new, redirectCode: 308}}\n  - match: [{{uri: {{exact: /teapot}}}}]\n    directResponse: {{status: 418, body: {{string: short}}}}\n  - match: [{{uri: {{prefix: /api/}}}}]\n    rewrite: {{uri: /}}\n    route: [{{destination: {{host: pay}}}}]\n  - route: [{{destination: {{host: pay, subset: v1}}}}]\n  gateways: [mesh, g]\n"
+        ),
+        format_args!(
+            "{DR}  trafficPolicy: {{loadBalancer: {{simple: ROUND_ROBIN}}, tls: {{mode: ISTIO_MUTUAL}}, connectionPool: {{tcp: {{maxConnections: 9}}}}}}\n  subsets: [{{name: v1, labels: {{version: v1}}}}, {{name: v2, labels: {{version: v2}}}}]\n"
+        ),
+        format_args!(
+            "{GW}  - port: {{number: 80, name: http, protocol: HTTP}}\n    hosts: ['*.example.com', './shop.example.com']\n  selector: {{app: edge}}\n"
+        ),
+        "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: p}\nspec: {selector: {matchLabels: {app: a}}, mtls: {mode: STRICT}, portLevelMtls: {8080: {mode: PERMISSIVE}}}\n---\napiVersion: v1\nkind: Service\nmetadata: {name: pay}\nspec: {selector: {app: pay}, ports: [{name: http, port: 80, targetPort: 8080}, {name: tcp-db, port: 5432}]}\n---\napiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {name: db}\nspec: {address: 10.0.0.1, ports: {tcp-db: 5432}, labels: {app: pay}, weight: 2}\n---\napiVersion: v1\nkind: Namespace\nmetadata: {name: shop, labels: {a: b}}\n---\napiVersion: v1\nkind: Secret\nmetadata: {name: s}\ndata: {k: aGk=}\nstringData: {t: hello}\n",
+    );
+    let decoded = decode_yaml("f.yaml", text.as_bytes(), Mode::Strict);
+    assert_eq!(all(&decoded), Vec::new());
+    assert_eq!(decoded.objects.len(), 8);
+}
