@@ -16,7 +16,7 @@ fn decode(text: &str) -> Decoded {
 fn one(text: &str) -> Object {
     let decoded = decode(text);
     assert_eq!(decoded.objects.len(), 1, "{:#?}", decoded.findings);
-    decoded.objects.into_iter().next().unwrap()
+    decoded.objects.into_iter().next().expect("one object")
 }
 
 fn codes(decoded: &Decoded) -> Vec<&str> {
@@ -96,98 +96,101 @@ fn a_bad_route_falls_out_alone_and_names_resolve() {
     assert_eq!(object.raw["apiVersion"], "networking.istio.io/v1");
 }
 
+/// Routes that fall out, and why.
+const OUT_OF_FORCE: &[(&str, &str)] = &[
+    ("{route: [{destination: {host: a}, weight: -1}]}", "E007"),
+    ("{route: [{destination: {host: a}, weight: 0}]}", "E007"),
+    (
+        "{route: [{destination: {host: a}, weight: 1}, {destination: {host: b}}]}",
+        "E006",
+    ),
+    (
+        "{route: [{destination: {host: a}, weight: 4294967296}]}",
+        "E007",
+    ),
+    ("{route: [{destination: {host: 'a b'}}]}", "E007"),
+    ("{route: [{destination: {host: '*.a'}}]}", "E007"),
+    (
+        "{route: [{destination: {host: a, port: {number: 70000}}}]}",
+        "E007",
+    ),
+    (
+        "{route: [{destination: {host: a, port: {number: 0}}}]}",
+        "E007",
+    ),
+    ("{route: []}", "E006"),
+    ("{route: {destination: {host: a}}}", "E003"),
+    (
+        "{match: [{uri: {regex: '(?=a)'}}], route: [{destination: {host: a}}]}",
+        "E007",
+    ),
+    (
+        "{match: [{uri: {regex: '('}}], route: [{destination: {host: a}}]}",
+        "E007",
+    ),
+    (
+        "{match: [{uri: {regex: '(a{1000}){1000}'}}], route: [{destination: {host: a}}]}",
+        "E007",
+    ),
+    (
+        "{match: [{uri: {exact: a, prefix: b}}], route: [{destination: {host: a}}]}",
+        "E007",
+    ),
+    (
+        "{match: [{uri: {}}], route: [{destination: {host: a}}]}",
+        "E006",
+    ),
+    (
+        "{match: [{headers: {a: null}}], route: [{destination: {host: a}}]}",
+        "E003",
+    ),
+    (
+        "{match: [{headers: {'a b': {}}}], route: [{destination: {host: a}}]}",
+        "E007",
+    ),
+    (
+        "{match: [{sourceNamespace: x}], route: [{destination: {host: a}}]}",
+        "E901",
+    ),
+    ("{delegate: {name: x}}", "E901"),
+    ("{timeout: -3s, route: [{destination: {host: a}}]}", "E007"),
+    ("{timeout: 3, route: [{destination: {host: a}}]}", "E003"),
+    (
+        "{retries: {attempts: 2, retryOn: 6xx}, route: [{destination: {host: a}}]}",
+        "E007",
+    ),
+    ("{redirect: {redirectCode: 304}}", "E007"),
+    (
+        "{redirect: {uri: /a}, route: [{destination: {host: a}}]}",
+        "E007",
+    ),
+    ("{redirect: {uri: \"/a\\r\\nx: y\"}}", "E007"),
+    ("{directResponse: {status: 99}}", "E007"),
+    ("{directResponse: {}}", "E006"),
+    (
+        "{directResponse: {status: 200, body: {bytes: '%'}}}",
+        "E007",
+    ),
+    (
+        "{headers: {request: {set: {transfer-encoding: chunked}}}, route: [{destination: {host: a}}]}",
+        "E007",
+    ),
+    (
+        "{headers: {request: {set: {a: \"b\\nc\"}}}, route: [{destination: {host: a}}]}",
+        "E007",
+    ),
+    ("{}", "E006"),
+];
+
 /// Each puts exactly the first of two routes out of force.
 #[test]
 fn what_puts_a_route_out_of_force() {
-    for (route, code) in [
-        ("{route: [{destination: {host: a}, weight: -1}]}", "E007"),
-        ("{route: [{destination: {host: a}, weight: 0}]}", "E007"),
-        (
-            "{route: [{destination: {host: a}, weight: 1}, {destination: {host: b}}]}",
-            "E006",
-        ),
-        (
-            "{route: [{destination: {host: a}, weight: 4294967296}]}",
-            "E007",
-        ),
-        ("{route: [{destination: {host: 'a b'}}]}", "E007"),
-        ("{route: [{destination: {host: '*.a'}}]}", "E007"),
-        (
-            "{route: [{destination: {host: a, port: {number: 70000}}}]}",
-            "E007",
-        ),
-        (
-            "{route: [{destination: {host: a, port: {number: 0}}}]}",
-            "E007",
-        ),
-        ("{route: []}", "E006"),
-        ("{route: {destination: {host: a}}}", "E003"),
-        (
-            "{match: [{uri: {regex: '(?=a)'}}], route: [{destination: {host: a}}]}",
-            "E007",
-        ),
-        (
-            "{match: [{uri: {regex: '('}}], route: [{destination: {host: a}}]}",
-            "E007",
-        ),
-        (
-            "{match: [{uri: {regex: '(a{1000}){1000}'}}], route: [{destination: {host: a}}]}",
-            "E007",
-        ),
-        (
-            "{match: [{uri: {exact: a, prefix: b}}], route: [{destination: {host: a}}]}",
-            "E007",
-        ),
-        (
-            "{match: [{uri: {}}], route: [{destination: {host: a}}]}",
-            "E006",
-        ),
-        (
-            "{match: [{headers: {a: null}}], route: [{destination: {host: a}}]}",
-            "E003",
-        ),
-        (
-            "{match: [{headers: {'a b': {}}}], route: [{destination: {host: a}}]}",
-            "E007",
-        ),
-        (
-            "{match: [{sourceNamespace: x}], route: [{destination: {host: a}}]}",
-            "E901",
-        ),
-        ("{delegate: {name: x}}", "E901"),
-        ("{timeout: -3s, route: [{destination: {host: a}}]}", "E007"),
-        ("{timeout: 3, route: [{destination: {host: a}}]}", "E003"),
-        (
-            "{retries: {attempts: 2, retryOn: 6xx}, route: [{destination: {host: a}}]}",
-            "E007",
-        ),
-        ("{redirect: {redirectCode: 304}}", "E007"),
-        (
-            "{redirect: {uri: /a}, route: [{destination: {host: a}}]}",
-            "E007",
-        ),
-        ("{redirect: {uri: \"/a\\r\\nx: y\"}}", "E007"),
-        ("{directResponse: {status: 99}}", "E007"),
-        ("{directResponse: {}}", "E006"),
-        (
-            "{directResponse: {status: 200, body: {bytes: '%'}}}",
-            "E007",
-        ),
-        (
-            "{headers: {request: {set: {transfer-encoding: chunked}}}, route: [{destination: {host: a}}]}",
-            "E007",
-        ),
-        (
-            "{headers: {request: {set: {a: \"b\\nc\"}}}, route: [{destination: {host: a}}]}",
-            "E007",
-        ),
-        ("{}", "E006"),
-    ] {
+    for (route, code) in OUT_OF_FORCE {
         let decoded = decode(&format!(
             "{VS}  - {route}\n  - route: [{{destination: {{host: ok}}}}]\n"
         ));
         assert!(
-            codes(&decoded).contains(&code),
+            codes(&decoded).contains(code),
             "{route}: {:?}",
             decoded.findings
         );

@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 fn seeds() -> Vec<Vec<u8>> {
     let dir = format!("{}/../../cases/seeds", env!("CARGO_MANIFEST_DIR"));
     let mut files: Vec<_> = std::fs::read_dir(dir)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
+        .expect("cases/seeds can be read")
+        .map(|entry| entry.expect("cases/seeds can be read").path())
         .collect();
     files.sort();
     files
         .iter()
-        .map(|path| std::fs::read(path).unwrap())
+        .map(|path| std::fs::read(path).expect("cases/seeds can be read"))
         .collect()
 }
 

@@ -23,7 +23,11 @@ fn codes(decoded: &Decoded, object: &str) -> BTreeMap<String, usize> {
             !finding.file.is_empty() && !finding.field.is_empty(),
             "{finding}"
         );
-        let name = finding.object.split(['/', ' ']).next_back().unwrap();
+        let name = finding
+            .object
+            .split(['/', ' '])
+            .next_back()
+            .expect("a name");
         if name == object && finding.code != "W900" && finding.code != "E901" {
             *out.entry(finding.code.clone()).or_insert(0) += 1;
         }
@@ -37,8 +41,9 @@ fn check(decoded: &Decoded, object: &str, expected: &str) {
     let mut want: Vec<(&str, Option<usize>)> = expected
         .split_whitespace()
         .map(|word| {
-            word.split_once('×')
-                .map_or((word, None), |(code, n)| (code, Some(n.parse().unwrap())))
+            word.split_once('×').map_or((word, None), |(code, n)| {
+                (code, Some(n.parse().expect("a number")))
+            })
         })
         .collect();
     want.sort_unstable();
