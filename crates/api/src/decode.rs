@@ -223,7 +223,11 @@ fn decode_node(
     if kind == Kind::DestinationRule {
         networking::destination_rule::aliases::rewrite(&mut report, &mut node);
     }
-    check_fields(&mut report, &node, kind);
+    // Checked by `kind_of` and `meta`; what is left is the kind's own.
+    for header in ["apiVersion", "kind", "metadata"] {
+        node.take(header);
+    }
+    crate::schema::walk::object(&mut report, &node, fields_of(kind), "");
     let spec = build(&mut report, &node, kind, &meta.namespace);
     report.finish(&meta);
     let object = spec.filter(|_| report.object_sound()).map(|spec| Object {
@@ -247,14 +251,6 @@ pub(crate) fn fields_of(kind: Kind) -> &'static [Field] {
         Kind::Gateway => networking::gateway::fields::OBJECT,
         Kind::PeerAuthentication => security::peer_authentication::fields::OBJECT,
     }
-}
-
-fn check_fields(report: &mut Report, node: &Node, kind: Kind) {
-    let mut body = node.clone();
-    for header in ["apiVersion", "kind", "metadata"] {
-        body.take(header);
-    }
-    crate::schema::walk::object(report, &body, fields_of(kind), "");
 }
 
 fn build(report: &mut Report, node: &Node, kind: Kind, namespace: &str) -> Option<Spec> {

@@ -1,5 +1,6 @@
 //! Field changes between two versions of an object, for `diff`, `history` and the log.
 
+use crate::object::REDACTED;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -56,22 +57,26 @@ fn cleaned(value: &Value) -> Value {
     value
 }
 
+/// Values below `data`, `stringData` and annotations (`kubectl apply` keeps a copy there).
 fn redact(change: &mut FieldChange) {
-    if change.path.starts_with("data") || change.path.starts_with("stringData") {
-        for value in [&mut change.before, &mut change.after]
-            .into_iter()
-            .flatten()
-        {
-            *value = Value::String("(redacted)".to_owned());
+    let values = [&mut change.before, &mut change.after]
+        .into_iter()
+        .flatten();
+    if change.path == "metadata" {
+        for value in values {
+            if let Some(annotations) = value.get_mut("annotations") {
+                *annotations = Value::String(REDACTED.to_owned());
+            }
         }
-    } else if change.path.is_empty() || change.path.starts_with("metadata.annotations") {
-        // The whole object, or kubectl's last-applied copy of it.
-        for value in [&mut change.before, &mut change.after]
-            .into_iter()
-            .flatten()
-        {
-            *value = Value::String("(redacted)".to_owned());
-        }
+    } else if ["", "data", "stringData", "metadata.annotations"]
+        .iter()
+        .any(|secret| {
+            change.path.strip_prefix(secret).is_some_and(|rest| {
+                rest.is_empty() || (!secret.is_empty() && rest.starts_with(['.', '[']))
+            })
+        })
+    {
+        values.for_each(|value| *value = Value::String(REDACTED.to_owned()));
     }
 }
 

@@ -26,5 +26,5 @@ pub use decode::{Decoded, Mode, decode_json, decode_json_in, decode_yaml, decode
 pub use diff::{FieldChange, diff};
 pub use kind::Kind;
 pub use lint::cross_check;
-pub use object::{Meta, Object, Spec};
+pub use object::{Meta, Object, Spec, redacted};
 pub use patch::merge_patch;

@@ -177,16 +177,43 @@ pub fn spec_json(raw: &Value) -> Value {
     Value::Object(rest)
 }
 
+/// An object as it may be shown to people and written to logs: values of a Secret are replaced, copies of them in
+/// annotations too (`kubectl apply` keeps one). Other kinds come back as they are.
+#[must_use]
+pub fn redacted(raw: &Value) -> Value {
+    let mut shown = raw.clone();
+    if raw.get("kind").and_then(Value::as_str) != Some(Kind::Secret.as_str()) {
+        return shown;
+    }
+    for at in ["/data", "/stringData", "/metadata/annotations"] {
+        match shown.pointer_mut(at) {
+            Some(Value::Object(values)) => values
+                .values_mut()
+                .for_each(|value| *value = Value::String(REDACTED.to_owned())),
+            Some(other) => *other = Value::String(REDACTED.to_owned()),
+            None => {}
+        }
+    }
+    shown
+}
+
+/// Stands for a value that is not shown.
+pub const REDACTED: &str = "(redacted)";
+
 impl fmt::Debug for Object {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut out = f.debug_struct("Object");
+        if self.kind == Kind::Secret {
+            // Annotations may hold a copy of the values.
+            out.field("kind", &self.kind)
+                .field("name", &self.meta.name)
+                .field("namespace", &self.meta.namespace);
+            return out.field("spec", &self.spec).finish_non_exhaustive();
+        }
         out.field("kind", &self.kind)
             .field("meta", &self.meta)
-            .field("spec", &self.spec);
-        if self.kind == Kind::Secret {
-            out.finish_non_exhaustive()
-        } else {
-            out.field("raw", &self.raw).finish()
-        }
+            .field("spec", &self.spec)
+            .field("raw", &self.raw)
+            .finish()
     }
 }

@@ -31,7 +31,7 @@ type Case = (
 use Mode::{Compat, Strict};
 
 const CASES: &[Case] = &[
-    ("E001", Compat, "hosts: [a, b\n", "", 2, ""),
+    ("E001", Compat, "hosts: [a, b\n", "", 1, "unclosed"),
     (
         "E002",
         Compat,

@@ -460,14 +460,21 @@ fn secret_values_are_shown_nowhere() {
     assert_eq!(object.secret().unwrap().data["k"], b"planted-secret");
     assert_eq!(object.raw["data"]["t"], PLANTED, "stored as base64");
     assert!(object.raw.get("stringData").is_none());
-    let shown = format!("{object:?}");
+    // kubectl keeps a copy of what it applied in an annotation.
+    let mut copied = object.raw.clone();
+    copied["metadata"]["annotations"] =
+        json!({"kubectl.kubernetes.io/last-applied-configuration": format!("{{{PLANTED}}}")});
+    let (kept, _) = decode_json(&copied, Mode::Compat);
+    let shown = format!("{object:?} {kept:?} {}", naka_api::redacted(&copied));
     assert!(
         !shown.contains(PLANTED) && !shown.contains("planted-secret"),
         "{shown}"
     );
     let other = json!({"kind": "Secret", "data": {"k": "b3RoZXI="}});
     let changes = serde_json::to_string(&[
-        diff(None, Some(&object.raw)),
+        diff(None, Some(&copied)),
+        diff(Some(&copied), Some(&object.raw)),
+        diff(Some(&object.raw), Some(&copied)),
         diff(Some(&object.raw), Some(&other)),
         diff(Some(&object.raw), None),
     ])

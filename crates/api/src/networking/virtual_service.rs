@@ -23,7 +23,7 @@ pub struct VirtualService {
     pub gateways: Vec<GatewayRef>,
     /// `exportTo` as written; empty = everywhere. Not enforced yet (W900).
     pub export_to: Vec<String>,
-    /// HTTP routes in order.
+    /// HTTP routes in order. Empty only when none was written: then default routing holds for HTTP.
     pub http: Vec<HttpRoute>,
 }
 
