@@ -178,6 +178,9 @@ pub(crate) struct Run {
     /// Port of the host that others call instead of a free one
     #[arg(long, value_name = "PORT")]
     pub(crate) host_port: Option<u16>,
+    /// Address others dial instead, when a relay stands in front of the host port.
+    #[arg(long, value_name = "ADDR:PORT", hide = true)]
+    pub(crate) advertise_port: Option<std::net::SocketAddr>,
     /// How the program's traffic gets into the sidecar
     #[arg(long, value_name = "WAY", default_value = "auto")]
     pub(crate) capture: Capture,

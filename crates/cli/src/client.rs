@@ -31,8 +31,6 @@ pub(crate) struct Client {
     sender: SendRequest<Full<Bytes>>,
     authority: String,
     token: String,
-    /// The context it belongs to.
-    pub(crate) context: Context,
 }
 
 /// An answer, whatever its status.
@@ -55,7 +53,7 @@ impl Client {
     /// Connects to the mesh of a context.
     pub(crate) async fn connect(context: Context) -> Outcome<Self> {
         if let Some(socket) = context.socket.clone() {
-            match Self::over_socket(&socket, context.clone()).await {
+            match Self::over_socket(&socket).await {
                 Ok(client) => return Ok(client),
                 Err(error) if context.server.is_empty() => return Err(error),
                 Err(_) => {}
@@ -65,7 +63,7 @@ impl Client {
     }
 
     /// Connects to a control socket.
-    pub(crate) async fn over_socket(socket: &Path, context: Context) -> Outcome<Self> {
+    pub(crate) async fn over_socket(socket: &Path) -> Outcome<Self> {
         let stream = UnixStream::connect(socket).await.map_err(|error| {
             Exit::failed(format!(
                 "the control plane does not answer at {}: {error}; start it with \"naka up\"",
@@ -80,7 +78,6 @@ impl Client {
             sender,
             authority: "localhost".to_owned(),
             token: String::new(),
-            context,
         })
     }
 
@@ -122,14 +119,8 @@ impl Client {
         Ok(Self {
             sender,
             authority,
-            token: context.token.clone(),
-            context,
+            token: context.token,
         })
-    }
-
-    /// Whether the connection is the local socket.
-    pub(crate) fn is_local(&self) -> bool {
-        self.authority == "localhost"
     }
 
     /// Sends a request and returns the answer, whatever its status.
@@ -306,7 +297,7 @@ pub(crate) async fn ask_socket(
     path: &str,
     body: Option<&Value>,
 ) -> Outcome<Answer> {
-    Client::over_socket(socket, Context::default())
+    Client::over_socket(socket)
         .await?
         .send(method, path, body)
         .await

@@ -6,6 +6,7 @@ pub(crate) mod program;
 mod summary;
 mod tally;
 mod tour;
+mod wire;
 
 use crate::args;
 use crate::exit::Outcome;
@@ -27,7 +28,7 @@ pub(crate) async fn run(args: &args::Demo) -> Outcome {
         signal(SignalKind::terminate())?,
     );
     let flow = tokio::select! {
-        flow = Flow::start(home) => flow?,
+        flow = Flow::start(home, args.tour) => flow?,
         // What was started ends with this process: each child asked the kernel for that.
         _ = interrupt.recv() => return Ok(()),
         _ = terminate.recv() => return Ok(()),
@@ -67,7 +68,7 @@ impl Demo {
     async fn play(&mut self, args: &args::Demo) -> Outcome {
         self.first_answer().await;
         if args.tour {
-            return tour::run(self).await;
+            return tour::run(self, args.report).await;
         }
         if args.report.is_none() || out::is_terminal() {
             out::raw(self.summary.opening(&self.flow));

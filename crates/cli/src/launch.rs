@@ -151,8 +151,8 @@ impl Proxy {
     /// Waits until its admin socket says that it is ready.
     pub(crate) async fn ready(&mut self) -> Outcome {
         let deadline = Instant::now() + READY_WITHIN;
-        let mut last = String::from("its admin socket does not answer");
-        loop {
+        let mut missing = String::from("its admin socket does not answer");
+        while Instant::now() < deadline {
             if let Some(status) = self.ended() {
                 let said = self.last_words();
                 return Err(Exit::failed(format!(
@@ -160,23 +160,27 @@ impl Proxy {
                     self.role
                 )));
             }
-            match self.ask(Method::GET, "/ready", None).await {
+            match self.ask(Method::GET, "/ready?wait=200", None).await {
                 Ok(answer) if answer.status.is_success() => {
                     self.note_start();
                     return Ok(());
                 }
-                Ok(answer) => last = crate::cmd::apply::show(&answer.body).trim().to_owned(),
-                Err(_) => {}
+                Ok(answer) => {
+                    missing = answer
+                        .body
+                        .get("missing")
+                        .map(ToString::to_string)
+                        .unwrap_or_default()
+                }
+                Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,
             }
-            if Instant::now() > deadline {
-                return Err(Exit::failed(format!(
-                    "the {} is not ready after 15 s: {last}; its log: {}",
-                    self.role,
-                    self.log().display()
-                )));
-            }
-            tokio::time::sleep(Duration::from_millis(1)).await;
         }
+        Err(Exit::failed(format!(
+            "the {} is not ready after {} s; missing: {missing}; its log: {}",
+            self.role,
+            READY_WITHIN.as_secs(),
+            self.log().display()
+        )))
     }
 
     /// Keeps the time from exec to ready, seen from outside, for reports. Losing it loses nothing else.
@@ -215,7 +219,7 @@ impl Proxy {
 
     /// Drains inbound; returns when it has drained or the time is over.
     pub(crate) async fn drain(&self) {
-        let drained = self.ask(Method::POST, "/drain?wait=true", None);
+        let drained = self.ask(Method::POST, "/drain?wait=1", None);
         let _ = tokio::time::timeout(DRAIN_WITHIN, drained).await;
     }
 
@@ -238,11 +242,6 @@ impl Proxy {
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-    }
-
-    /// Process id.
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
     }
 
     /// Its log.

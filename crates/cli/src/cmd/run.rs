@@ -84,6 +84,7 @@ pub(crate) async fn run(args: &args::Run, context: Option<&str>) -> Outcome {
         declared,
         serves: who.service.is_some(),
         host_port: args.host_port,
+        advertise: args.advertise_port,
         announced: Vec::new(),
     };
     match code(pair.supervise(&mut signals).await?) {
@@ -282,6 +283,7 @@ struct Pair {
     declared: Vec<Port>,
     serves: bool,
     host_port: Option<u16>,
+    advertise: Option<SocketAddr>,
     announced: Vec<Port>,
 }
 
@@ -346,6 +348,7 @@ impl Pair {
         if let Some(host_port) = self.host_port {
             first.bind = Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), host_port));
         }
+        first.advertise = self.advertise;
         self.sidecar.announce(&ports).await?;
         self.announced = ports;
         Ok(())

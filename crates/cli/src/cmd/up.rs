@@ -152,7 +152,7 @@ pub(crate) async fn answers(socket: &Path) -> bool {
 /// Writes the context of a mesh whose control plane runs here. It becomes current if asked, or if none is.
 pub(crate) async fn record(home: &Home, mesh: &str, make_current: bool) -> Outcome<Context> {
     let socket = home.control_sock(mesh);
-    let mut client = Client::over_socket(&socket, Context::default()).await?;
+    let mut client = Client::over_socket(&socket).await?;
     let info = client.get("/naka/v1/mesh").await?;
     let mut contexts = Contexts::open(home)?;
     let known = contexts.choose(Some(mesh)).ok();

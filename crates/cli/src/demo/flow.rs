@@ -15,6 +15,8 @@ use crate::cmd::apply::{self, Request, text};
 use crate::cmd::history::items;
 use crate::cmd::up;
 use crate::contexts::{Context, Contexts};
+use crate::demo::program::CARD;
+use crate::demo::wire::Relay;
 use crate::exit::{Exit, Outcome};
 use crate::home::{Home, make_dir};
 use crate::launch::{self, Proxy, Who, listening};
@@ -217,13 +219,15 @@ pub(crate) struct Flow {
     pub(crate) runs: Vec<Running>,
     /// Where orders get in.
     pub(crate) ingress: SocketAddr,
+    /// Relays between sidecars, when the wire is watched.
+    pub(crate) relays: Vec<Relay>,
     gateway: Option<Proxy>,
     before: String,
 }
 
 impl Flow {
     /// Starts everything; returns when an order can be placed. Whatever was started ends when it fails.
-    pub(crate) async fn start(home: Home) -> Outcome<Self> {
+    pub(crate) async fn start(home: Home, tapped: bool) -> Outcome<Self> {
         if up::answers(&home.control_sock(MESH)).await {
             return Err(Exit::failed("a demo is running already"));
         }
@@ -239,10 +243,11 @@ impl Flow {
             runs: Vec::new(),
             ingress: SocketAddr::from(([127, 0, 0, 1], 0)),
             gateway: None,
+            relays: Vec::new(),
             before,
             home,
         };
-        match flow.assemble().await {
+        match flow.assemble(tapped).await {
             Ok(()) => Ok(flow),
             Err(error) => {
                 flow.end().await;
@@ -251,13 +256,18 @@ impl Flow {
         }
     }
 
-    async fn assemble(&mut self) -> Outcome {
+    async fn assemble(&mut self, tapped: bool) -> Outcome {
         self.context = up::record(&self.home, MESH, false).await?;
         let mut contexts = Contexts::open(&self.home)?;
         contexts.make_current(&self.before);
         contexts.save()?;
         for part in PARTS {
-            let run = self.spawn(*part)?;
+            let options = if tapped && part.service == "payment" {
+                self.tap().await?
+            } else {
+                Vec::new()
+            };
+            let run = self.spawn(*part, &options)?;
             self.runs.push(run);
         }
         self.apply("ingress.yaml").await?;
@@ -266,8 +276,26 @@ impl Flow {
         self.wait_ready().await
     }
 
+    /// Puts a relay in front of the next program's sidecar; returns the options of `naka run` for that.
+    async fn tap(&mut self) -> Outcome<Vec<String>> {
+        let port = free_port()?;
+        let relay = Relay::start(SocketAddr::from(([127, 0, 0, 1], port)), CARD).await?;
+        let options = [
+            "--host-port".to_owned(),
+            port.to_string(),
+            "--advertise-port".to_owned(),
+            relay.address.to_string(),
+        ];
+        self.relays.push(relay);
+        Ok(options.into())
+    }
+
     /// Starts one program and its sidecar through `naka run`.
-    pub(crate) fn spawn(&self, part: Part) -> Outcome<Running> {
+    fn spawn(&self, part: Part, options: &[String]) -> Outcome<Running> {
+        self.spawn_with(part, options, &[])
+    }
+
+    fn spawn_with(&self, part: Part, options: &[String], arguments: &[String]) -> Outcome<Running> {
         let exe = std::env::current_exe()?;
         let log = std::fs::OpenOptions::new()
             .create(true)
@@ -285,6 +313,7 @@ impl Flow {
                 "-l",
             ])
             .arg(format!("version={}", part.version))
+            .args(options)
             .arg("--")
             .arg(&exe)
             .args([
@@ -295,7 +324,8 @@ impl Flow {
                 part.version,
                 "--log-dir",
             ])
-            .arg(self.logs());
+            .arg(self.logs())
+            .args(arguments);
         for service in part.calls {
             command.args(["--call", service]);
         }
@@ -312,6 +342,11 @@ impl Flow {
             child,
             sidecar: None,
         })
+    }
+
+    /// Starts a further program that listens on a port known beforehand.
+    pub(crate) fn spawn_prober(&self, part: Part, port: u16) -> Outcome<Running> {
+        self.spawn_with(part, &[], &["--port".to_owned(), port.to_string()])
     }
 
     /// Directory of the programs' request logs.
@@ -480,6 +515,13 @@ impl Flow {
             let _ = contexts.save();
         }
     }
+}
+
+/// A port that was free a moment ago.
+pub(crate) fn free_port() -> Outcome<u16> {
+    Ok(std::net::TcpListener::bind(("127.0.0.1", 0))?
+        .local_addr()?
+        .port())
 }
 
 fn control_options() -> [String; 2] {

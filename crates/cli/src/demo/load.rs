@@ -14,7 +14,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -73,7 +73,6 @@ pub(crate) fn histogram() -> Histogram<u64> {
 pub(crate) struct Load {
     seen: Arc<Mutex<Seen>>,
     stop: Arc<AtomicBool>,
-    rate: Arc<AtomicU64>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -82,10 +81,10 @@ impl Load {
     pub(crate) fn start(ingress: SocketAddr, host: &str, rate: u32) -> Self {
         let seen = Arc::new(Mutex::new(Seen::new()));
         let stop = Arc::new(AtomicBool::new(false));
-        let rate = Arc::new(AtomicU64::new(u64::from(rate)));
+        let every = Duration::from_secs(1) / rate.max(1);
         let host = host.to_owned();
         let thread = {
-            let (seen, stop, rate) = (Arc::clone(&seen), Arc::clone(&stop), Arc::clone(&rate));
+            let (seen, stop) = (Arc::clone(&seen), Arc::clone(&stop));
             std::thread::Builder::new()
                 .name("load".to_owned())
                 .spawn(move || {
@@ -96,21 +95,11 @@ impl Load {
                         return;
                     };
                     let local = tokio::task::LocalSet::new();
-                    local.block_on(&runtime, drive(ingress, host, &rate, seen, &stop));
+                    local.block_on(&runtime, drive(ingress, host, every, seen, &stop));
                 })
                 .ok()
         };
-        Self {
-            seen,
-            stop,
-            rate,
-            thread,
-        }
-    }
-
-    /// Changes the rate.
-    pub(crate) fn set_rate(&self, rate: u32) {
-        self.rate.store(u64::from(rate), Ordering::Relaxed);
+        Self { seen, stop, thread }
     }
 
     /// Looks at what was seen.
@@ -130,7 +119,7 @@ impl Load {
 async fn drive(
     ingress: SocketAddr,
     host: String,
-    rate: &AtomicU64,
+    every: Duration,
     seen: Arc<Mutex<Seen>>,
     stop: &AtomicBool,
 ) {
