@@ -1,0 +1,426 @@
+//! The canonical request: the only thing that route, policy and the endpoint see.
+//!
+//! Why: two readers of one request that disagree about its path or host is how policies are walked around. So the
+//! request is put into one form first (path normalised as RFC 3986 says, host in lower case, one authority, framing
+//! unambiguous), everything is decided on that form, and its very bytes go upstream. What has two meanings is refused
+//! with `bad-request`. A request that is already canonical, as nearly all are, is not copied.
+//!
+//! Invariants: canonicalising twice changes nothing; the target is in origin form (or `*` for OPTIONS) and the
+//! authority is apart until [`Canonical::take_head`] puts it where the HTTP version wants it.
+//!
+//! Not here: CONNECT, which the proxy answers itself; limits while reading a head, which hyper enforces.
+
+mod authority;
+mod framing;
+mod path;
+
+pub use authority::Authority;
+pub use framing::{Hop, strip_hop_by_hop};
+pub use path::normalise as normalise_path;
+
+use crate::limits;
+use http::uri::{PathAndQuery, Scheme};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, header, request};
+use naka_types::header as names;
+use naka_types::reason::Reason;
+use smallvec::SmallVec;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// Which way a request goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// From the workload's own program to the mesh.
+    Outbound,
+    /// To the workload's own program, on this declared port.
+    Inbound {
+        /// The program's port.
+        port: u16,
+    },
+    /// From outside into the mesh.
+    Gateway,
+}
+
+/// Who is at the other end of the connection, as far as it was verified.
+#[derive(Debug, Clone, Default)]
+pub enum Caller {
+    /// The workload's own program.
+    OwnProgram,
+    /// A mesh proxy whose certificate was verified.
+    MeshPeer {
+        /// Text for `x-forwarded-client-cert`, made once per connection by [`crate::exchange::xfcc`].
+        xfcc: Option<HeaderValue>,
+    },
+    /// Anybody else.
+    #[default]
+    Outside,
+}
+
+/// What is known of a connection before its first request; one per connection.
+#[derive(Debug, Clone)]
+pub struct Origin {
+    /// Which way.
+    pub direction: Direction,
+    /// Who.
+    pub caller: Caller,
+    /// Whether the caller's hop is encrypted.
+    pub tls: bool,
+    /// Port of an authority without one; at a gateway the listener's port, whatever the authority says.
+    pub default_port: u16,
+    /// Where the connection was meant for, when that is known apart from the request (CONNECT, an explicit bind):
+    /// it decides the virtual host instead of the authority.
+    pub destination: Option<(Arc<str>, u16)>,
+    /// The caller's address.
+    pub address: Option<IpAddr>,
+}
+
+impl Origin {
+    /// The own program, calling through the forward proxy.
+    #[must_use]
+    pub fn outbound(default_port: u16) -> Self {
+        Self {
+            direction: Direction::Outbound,
+            caller: Caller::OwnProgram,
+            tls: false,
+            default_port,
+            destination: None,
+            address: None,
+        }
+    }
+
+    /// A caller of a declared port of the own program.
+    #[must_use]
+    pub fn inbound(port: u16, caller: Caller, tls: bool) -> Self {
+        Self {
+            direction: Direction::Inbound { port },
+            caller,
+            tls,
+            default_port: port,
+            destination: None,
+            address: None,
+        }
+    }
+
+    /// A caller of a gateway's listener.
+    #[must_use]
+    pub fn gateway(port: u16, tls: bool, address: Option<IpAddr>) -> Self {
+        Self {
+            direction: Direction::Gateway,
+            caller: Caller::Outside,
+            tls,
+            default_port: port,
+            destination: None,
+            address,
+        }
+    }
+}
+
+/// Why a request is not forwarded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refused {
+    /// For the reply.
+    pub reason: Reason,
+    /// What was wrong, for the log.
+    pub detail: &'static str,
+    /// Whether the caller speaks gRPC.
+    pub grpc: bool,
+}
+
+/// A request in canonical form.
+#[derive(Debug)]
+pub struct Canonical {
+    pub(crate) parts: request::Parts,
+    pub(crate) authority: Authority,
+    pub(crate) port: u16,
+    pub(crate) grpc: bool,
+    pub(crate) internal: bool,
+}
+
+type Check<T> = Result<T, (Reason, &'static str)>;
+
+const fn bad(detail: &'static str) -> (Reason, &'static str) {
+    (Reason::BadRequest, detail)
+}
+
+impl Canonical {
+    /// Puts a request head into canonical form.
+    ///
+    /// # Errors
+    /// [`Refused`] when it is over a limit, malformed or ambiguous.
+    pub fn from_parts(mut parts: request::Parts, origin: &Origin) -> Result<Self, Refused> {
+        let grpc = is_grpc(&parts.headers);
+        let canonical = |parts: &mut request::Parts| -> Check<(Authority, bool)> {
+            let internal = check_headers(&parts.headers)?;
+            check_target(&parts.uri)?;
+            framing::check(parts)?;
+            let authority = authority_of(parts, origin)?;
+            canonical_target(parts)?;
+            parts.headers.remove(header::HOST);
+            Ok((authority, internal))
+        };
+        match canonical(&mut parts) {
+            Ok((authority, internal)) => Ok(Self {
+                port: authority.port().unwrap_or(origin.default_port),
+                parts,
+                authority,
+                grpc,
+                internal,
+            }),
+            Err((reason, detail)) => Err(Refused {
+                reason,
+                detail,
+                grpc,
+            }),
+        }
+    }
+
+    /// Method.
+    #[must_use]
+    pub fn method(&self) -> &Method {
+        &self.parts.method
+    }
+
+    /// Path without query.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        self.parts.uri.path()
+    }
+
+    /// Query without `?`.
+    #[must_use]
+    pub fn query(&self) -> Option<&str> {
+        self.parts.uri.query()
+    }
+
+    /// Path and query.
+    #[must_use]
+    pub fn target(&self) -> &str {
+        self.parts
+            .uri
+            .path_and_query()
+            .map_or("/", PathAndQuery::as_str)
+    }
+
+    /// Host in lower case, without port.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        self.authority.host()
+    }
+
+    /// Host and, if the caller gave one, port.
+    #[must_use]
+    pub fn authority(&self) -> &str {
+        self.authority.as_str()
+    }
+
+    /// Port the caller means.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Headers without `Host`.
+    #[must_use]
+    pub fn headers(&self) -> &HeaderMap {
+        &self.parts.headers
+    }
+
+    /// Headers without `Host`, for the proxy's own changes (hop-by-hop ones).
+    pub fn headers_mut(&mut self) -> &mut HeaderMap {
+        &mut self.parts.headers
+    }
+
+    /// Version the caller speaks.
+    #[must_use]
+    pub fn version(&self) -> Version {
+        self.parts.version
+    }
+
+    /// Whether the caller speaks gRPC.
+    #[must_use]
+    pub fn is_grpc(&self) -> bool {
+        self.grpc
+    }
+
+    /// Extensions that came with the head.
+    pub fn extensions_mut(&mut self) -> &mut http::Extensions {
+        &mut self.parts.extensions
+    }
+
+    /// The head to send upstream, leaving no headers behind; use it when no later try needs them.
+    #[must_use]
+    pub fn take_head(&mut self, version: Version) -> http::Request<()> {
+        let headers = std::mem::take(&mut self.parts.headers);
+        self.head_with(version, headers)
+    }
+
+    /// A copy of the head to send upstream, for a request that may be tried again.
+    #[must_use]
+    pub fn head(&self, version: Version) -> http::Request<()> {
+        self.head_with(version, self.parts.headers.clone())
+    }
+
+    /// Gives back the headers of a head that was not sent, so that another try can send it.
+    pub fn give_back(&mut self, mut headers: HeaderMap) {
+        headers.remove(header::HOST);
+        self.parts.headers = headers;
+    }
+
+    fn head_with(&self, version: Version, mut headers: HeaderMap) -> http::Request<()> {
+        let mut request = http::Request::new(());
+        *request.method_mut() = self.parts.method.clone();
+        *request.version_mut() = version;
+        let mut uri = http::uri::Parts::default();
+        uri.path_and_query = self.parts.uri.path_and_query().cloned();
+        if version == Version::HTTP_2 {
+            uri.scheme = Some(Scheme::HTTP);
+            uri.authority = self.authority.as_str().parse().ok();
+        } else if let Ok(host) = HeaderValue::from_str(self.authority.as_str()) {
+            headers.insert(header::HOST, host);
+        }
+        *request.uri_mut() = Uri::from_parts(uri).unwrap_or_default();
+        *request.headers_mut() = headers;
+        request
+    }
+
+    /// Sets another authority (a route's host rewrite).
+    pub(crate) fn set_authority(&mut self, value: &HeaderValue) {
+        if let Ok(authority) = Authority::parse(value.as_bytes()) {
+            self.authority = authority;
+        }
+    }
+
+    /// Sets another path, canonical again; an impossible one changes nothing and is reported.
+    pub(crate) fn set_path(&mut self, path: &[u8]) -> Result<(), Reason> {
+        let mut target = SmallVec::<[u8; 256]>::from_slice(path);
+        if target.first() != Some(&b'/') {
+            target.insert(0, b'/');
+        }
+        let mut target = match path::normalise(&target).map_err(|_| Reason::BadRequest)? {
+            None => target,
+            Some(normal) => SmallVec::from_vec(normal),
+        };
+        if let Some(query) = self.parts.uri.query() {
+            target.push(b'?');
+            target.extend_from_slice(query.as_bytes());
+        }
+        let target = PathAndQuery::try_from(&target[..]).map_err(|_| Reason::BadRequest)?;
+        self.parts.uri = Uri::from(target);
+        Ok(())
+    }
+}
+
+/// Whether a content type is gRPC's.
+#[must_use]
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(|value| {
+        value
+            .as_bytes()
+            .strip_prefix(b"application/grpc")
+            .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+    })
+}
+
+/// Checks the size of all headers; says whether any of the mesh's own is among them.
+fn check_headers(headers: &HeaderMap) -> Check<bool> {
+    let mut internal = false;
+    let mut bytes = 0;
+    for (name, value) in headers {
+        bytes += name.as_str().len() + value.len();
+        internal |= names::is_internal(name.as_str());
+    }
+    if bytes > limits::HEADER_BYTES || headers.len() > limits::HEADER_FIELDS {
+        return Err((Reason::HeadersTooLarge, "headers over the limit"));
+    }
+    Ok(internal)
+}
+
+fn check_target(uri: &Uri) -> Check<()> {
+    let target = uri
+        .path_and_query()
+        .map_or(0, |target| target.as_str().len());
+    let authority = uri.authority().map_or(0, |a| a.as_str().len());
+    if target + authority > limits::TARGET_BYTES {
+        return Err((Reason::UriTooLong, "target over the limit"));
+    }
+    Ok(())
+}
+
+/// One authority from the target and `Host`, which must agree.
+fn authority_of(parts: &request::Parts, origin: &Origin) -> Check<Authority> {
+    let mut hosts = parts.headers.get_all(header::HOST).iter();
+    let host = hosts.next();
+    if hosts.next().is_some() {
+        return Err(bad("more than one Host"));
+    }
+    let host = host
+        .filter(|value| !value.is_empty())
+        .map(|value| Authority::parse(value.as_bytes()))
+        .transpose()?;
+    let http1 = parts.version <= Version::HTTP_11;
+    if http1 && parts.uri.scheme().is_some_and(|s| *s != Scheme::HTTP) {
+        return Err(bad("absolute target that is not http"));
+    }
+    let target = parts
+        .uri
+        .authority()
+        .map(|authority| Authority::parse(authority.as_str().as_bytes()))
+        .transpose()?;
+    let port = |authority: &Authority| authority.port().unwrap_or(origin.default_port);
+    match (target, host) {
+        (Some(target), Some(host)) => {
+            if target.host() == host.host() && port(&target) == port(&host) {
+                Ok(target)
+            } else {
+                Err(bad("target and Host differ"))
+            }
+        }
+        (Some(authority), None) => Ok(authority),
+        (None, Some(authority)) => Ok(authority),
+        (None, None) => match &origin.destination {
+            Some((host, _)) if parts.version < Version::HTTP_11 => {
+                Authority::parse(host.as_bytes())
+            }
+            _ => Err(bad("no Host")),
+        },
+    }
+}
+
+/// Brings the target into origin form with a normal path.
+fn canonical_target(parts: &mut request::Parts) -> Check<()> {
+    if parts.method == Method::CONNECT {
+        return Err(bad("CONNECT inside a connection"));
+    }
+    let Some(target) = parts.uri.path_and_query() else {
+        return Err(bad("no path"));
+    };
+    let path = match target.path() {
+        "*" if parts.method == Method::OPTIONS => return Ok(()),
+        "" => "/",
+        path => path,
+    };
+    if !path.starts_with('/') {
+        return Err(bad("path without slash"));
+    }
+    let Some(mut normal) = path::normalise(path.as_bytes()).map_err(bad)? else {
+        if parts.uri.authority().is_some() {
+            parts.uri = Uri::from(target.clone());
+        }
+        return Ok(());
+    };
+    if let Some(query) = target.query() {
+        normal.push(b'?');
+        normal.extend_from_slice(query.as_bytes());
+    }
+    let target = PathAndQuery::try_from(normal).map_err(|_| bad("impossible path"))?;
+    parts.uri = Uri::from(target);
+    Ok(())
+}
+
+/// The mesh's own header names as typed constants.
+pub(crate) const fn own(name: &'static str) -> HeaderName {
+    HeaderName::from_static(name)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,487 @@
+//! An exchange (one request and its answer) as a state machine of steps and effects.
+//!
+//! The proxy performs an [`Effect`] and reports what happened as the next [`Input`]; `naka explain` and tests answer
+//! from tables. Usual course: `Begin → Try`, `Tried(Response) → Relay`. Detours: `Need(VirtualHost)` when the name is
+//! not held yet, `Need(Backoff)` or another `Try` when a try failed and may be repeated, `Reply` when the proxy
+//! answers itself. Each effect that waits has its limit in it (`deadline`, `per_try_timeout`, the back-off), and each
+//! failure has a [`Reason`].
+//!
+//! The order of a request: caller allowed → headers sanitised → virtual host → route → destination drawn → path and
+//! headers edited → endpoint picked → counted → tried.
+//!
+//! Invariants: after `Reply`, `Relay` or `Done` an exchange gives only `Done`; a [`Permit`] counts every try; a retry
+//! never happens beyond its policy's number, the budget, or the deadline.
+
+mod attempt;
+mod dial;
+mod headers;
+mod inbound;
+mod matching;
+mod redirect;
+mod retry;
+mod rewrite;
+
+pub use dial::Dial;
+pub use headers::xfcc;
+pub use matching::first_failing;
+
+use crate::canonical::{Canonical, Direction, Origin};
+use crate::model::{
+    Action, Cluster, Endpoint, Forward, Route, Snapshot, VirtualHost, WeightedCluster,
+};
+use crate::pick::Cursors;
+use crate::reply::LocalReply;
+use crate::runtime::{Permit, Slot};
+use crate::why::{Stage, Why};
+use naka_types::reason::Reason;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What a step may read.
+#[derive(Debug)]
+pub struct Cx<'a> {
+    /// The newest configuration.
+    pub snapshot: &'a Snapshot,
+    /// The connection the request came on.
+    pub origin: &'a Origin,
+    /// Monotonic time since any fixed moment.
+    pub now: Duration,
+    /// Chance.
+    pub rng: &'a mut fastrand::Rng,
+    /// This worker's round-robin positions.
+    pub cursors: &'a mut Cursors,
+    /// Trail of an explanation, if one is wanted.
+    pub why: Option<&'a mut Vec<Why>>,
+}
+
+impl Cx<'_> {
+    pub(crate) fn explain(&mut self, why: impl FnOnce() -> Why) {
+        if let Some(trail) = &mut self.why {
+            trail.push(why());
+        }
+    }
+}
+
+/// What happened.
+#[derive(Debug)]
+pub enum Input<'a> {
+    /// The request is there.
+    Begin,
+    /// What was needed came, or did not.
+    Answer(Answered),
+    /// A try ended.
+    Tried(Tried<'a>),
+    /// The back-off is over.
+    TimerFired,
+}
+
+/// Answer to [`Need::VirtualHost`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answered {
+    /// The snapshot of the next step has it.
+    Ready,
+    /// The name is outside the mesh: pass the request through.
+    External,
+    /// It could not be had.
+    Failed(Reason),
+}
+
+/// How a try ended.
+#[derive(Debug)]
+pub struct Tried<'a> {
+    /// What happened.
+    pub outcome: Outcome<'a>,
+    /// Whether the very same request can be sent again (no body, or all of it still there).
+    pub replayable: bool,
+}
+
+/// End of a try.
+#[derive(Debug)]
+pub enum Outcome<'a> {
+    /// A response head; edited in place when it is relayed. Drop the response if the next effect is not `Relay`.
+    Response(&'a mut http::response::Parts),
+    /// No connection.
+    ConnectFailed,
+    /// No connection in time.
+    ConnectTimeout,
+    /// TLS failed.
+    TlsFailed,
+    /// The endpoint is somebody else.
+    WrongPeerIdentity,
+    /// The endpoint refused the stream unprocessed (REFUSED_STREAM, or above the last stream of a GOAWAY).
+    RefusedStream,
+    /// The connection closed before the request was sent, or a reused one closed before any byte of the response.
+    NotProcessed,
+    /// The connection or stream broke later.
+    Reset,
+    /// The endpoint does not speak the protocol.
+    ProtocolError,
+    /// The try took longer than `per_try_timeout`.
+    PerTryTimeout,
+    /// The deadline passed.
+    Timeout,
+    /// No byte moved for the idle timeout.
+    IdleTimeout,
+    /// The pool is at its limit of connections or waiting requests.
+    CircuitOpen,
+    /// The caller went away.
+    ClientGone,
+}
+
+impl Outcome<'_> {
+    /// The reason of a failure, `None` for a response.
+    #[must_use]
+    pub fn reason(&self) -> Option<Reason> {
+        Some(match self {
+            Self::Response(_) => return None,
+            Self::ConnectFailed => Reason::ConnectFailed,
+            Self::ConnectTimeout => Reason::ConnectTimeout,
+            Self::TlsFailed => Reason::TlsFailed,
+            Self::WrongPeerIdentity => Reason::WrongPeerIdentity,
+            Self::RefusedStream | Self::NotProcessed | Self::Reset => Reason::UpstreamReset,
+            Self::ProtocolError => Reason::UpstreamProtocolError,
+            Self::PerTryTimeout => Reason::PerTryTimeout,
+            Self::Timeout => Reason::RequestTimeout,
+            Self::IdleTimeout => Reason::IdleTimeout,
+            Self::CircuitOpen => Reason::CircuitOpen,
+            Self::ClientGone => Reason::ClientGone,
+        })
+    }
+
+    /// Whether the endpoint's program provably never saw the request.
+    #[must_use]
+    pub fn is_unprocessed(&self) -> bool {
+        matches!(
+            self,
+            Self::ConnectFailed
+                | Self::ConnectTimeout
+                | Self::TlsFailed
+                | Self::WrongPeerIdentity
+                | Self::RefusedStream
+                | Self::NotProcessed
+        )
+    }
+}
+
+/// What to do next.
+#[derive(Debug)]
+pub enum Effect {
+    /// Get this, then step with [`Input::Answer`] or [`Input::TimerFired`].
+    Need(Need),
+    /// Send the request there, then step with [`Input::Tried`].
+    Try(Try),
+    /// Send the request to an address outside the mesh, then step with [`Input::Tried`].
+    PassThrough(PassThrough),
+    /// Answer this.
+    Reply(LocalReply),
+    /// Pass the response on; its headers have been edited.
+    Relay,
+    /// Nothing is left to do.
+    Done,
+}
+
+/// What is missing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Need {
+    /// Configuration of a name as the caller wrote it (lower case, maybe short).
+    VirtualHost {
+        /// Host.
+        host: Arc<str>,
+        /// Service port.
+        port: u16,
+    },
+    /// Time before the next try.
+    Backoff(Duration),
+}
+
+/// A try.
+#[derive(Debug)]
+pub struct Try {
+    /// Destination.
+    pub cluster: Arc<Cluster>,
+    /// Whom to call.
+    pub endpoint: Arc<Endpoint>,
+    /// Counts the request; keep until the response has been passed on, drop before stepping with a failure.
+    pub permit: Permit,
+    /// Time (same clock as `Cx::now`) at which the whole exchange must have its response head.
+    pub deadline: Option<Duration>,
+    /// Longest time of this try.
+    pub per_try_timeout: Option<Duration>,
+    /// Longest time without a byte.
+    pub idle_timeout: Option<Duration>,
+    /// Whether another try may follow, so that the head must be kept ([`Canonical::head`]).
+    pub keep: bool,
+    /// Number of this try, from 1.
+    pub attempt: u32,
+}
+
+/// A call outside the mesh.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PassThrough {
+    /// Name or address.
+    pub host: Arc<str>,
+    /// Port.
+    pub port: u16,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    New,
+    WaitingForHost,
+    Trying,
+    BackingOff,
+    Over,
+}
+
+/// One request on its way.
+#[derive(Debug)]
+pub struct Exchange {
+    state: State,
+    vhost: Option<Arc<VirtualHost>>,
+    route: Option<Arc<Route>>,
+    choice: usize,
+    cluster: Option<Arc<Cluster>>,
+    endpoint: Option<Arc<Endpoint>>,
+    external: bool,
+    attempts: u32,
+    asked: headers::Asked,
+    retry: retry::Rules,
+    retry_slot: Option<Slot>,
+    deadline: Option<Duration>,
+}
+
+impl Default for Exchange {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Exchange {
+    /// An exchange that has not begun.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            state: State::New,
+            vhost: None,
+            route: None,
+            choice: 0,
+            cluster: None,
+            endpoint: None,
+            external: false,
+            attempts: 0,
+            asked: headers::Asked::default(),
+            retry: retry::Rules::default(),
+            retry_slot: None,
+            deadline: None,
+        }
+    }
+
+    /// One step. An input that does not fit the state ends the exchange with `internal`.
+    pub fn step(&mut self, request: &mut Canonical, input: Input<'_>, cx: &mut Cx<'_>) -> Effect {
+        let effect = match (self.state, input) {
+            (State::Over, _) => return Effect::Done,
+            (State::New, Input::Begin) => self.begin(request, cx),
+            (State::WaitingForHost, Input::Answer(answer)) => self.answered(request, answer, cx),
+            (State::Trying, Input::Tried(tried)) => self.tried(request, tried, cx),
+            (State::BackingOff, Input::TimerFired) => {
+                if self.deadline.is_some_and(|deadline| cx.now >= deadline) {
+                    self.refuse(request, Reason::RequestTimeout, cx)
+                } else {
+                    self.attempt(request, cx)
+                }
+            }
+            _ => self.refuse(request, Reason::Internal, cx),
+        };
+        self.state = match &effect {
+            Effect::Need(Need::VirtualHost { .. }) => State::WaitingForHost,
+            Effect::Need(Need::Backoff(_)) => State::BackingOff,
+            Effect::Try(_) | Effect::PassThrough(_) => State::Trying,
+            Effect::Reply(_) | Effect::Relay | Effect::Done => State::Over,
+        };
+        effect
+    }
+
+    /// The virtual host, once known.
+    #[must_use]
+    pub fn virtual_host(&self) -> Option<&Arc<VirtualHost>> {
+        self.vhost.as_ref()
+    }
+
+    /// The route, once chosen.
+    #[must_use]
+    pub fn route(&self) -> Option<&Arc<Route>> {
+        self.route.as_ref()
+    }
+
+    /// The cluster, once chosen.
+    #[must_use]
+    pub fn cluster(&self) -> Option<&Arc<Cluster>> {
+        self.cluster.as_ref()
+    }
+
+    /// The endpoint of the last try.
+    #[must_use]
+    pub fn endpoint(&self) -> Option<&Arc<Endpoint>> {
+        self.endpoint.as_ref()
+    }
+
+    /// Number of tries so far.
+    #[must_use]
+    pub fn attempts(&self) -> u32 {
+        self.attempts
+    }
+
+    fn begin(&mut self, request: &mut Canonical, cx: &mut Cx<'_>) -> Effect {
+        self.asked = headers::sanitise(request, cx);
+        if let Direction::Inbound { port } = cx.origin.direction {
+            return self.begin_inbound(request, port, cx);
+        }
+        self.find_host(request, true, cx)
+    }
+
+    fn find_host(&mut self, request: &mut Canonical, ask: bool, cx: &mut Cx<'_>) -> Effect {
+        let (host, port) = wanted(request, cx.origin);
+        match cx.snapshot.virtual_host(host, port) {
+            Some(vhost) => {
+                let vhost = Arc::clone(vhost);
+                cx.explain(|| {
+                    Why::new(
+                        Stage::Host,
+                        &*vhost.name,
+                        format!("answers for {host}:{port}"),
+                    )
+                });
+                self.follow(request, vhost, cx)
+            }
+            None if cx.origin.direction == Direction::Gateway => {
+                cx.explain(|| {
+                    Why::new(
+                        Stage::Host,
+                        "none",
+                        format!("no Gateway takes {host}:{port}"),
+                    )
+                });
+                self.refuse(request, Reason::NoRoute, cx)
+            }
+            None if ask => Effect::Need(Need::VirtualHost {
+                host: host.into(),
+                port,
+            }),
+            None => self.refuse(request, Reason::ConfigUnavailable, cx),
+        }
+    }
+
+    fn answered(&mut self, request: &mut Canonical, answer: Answered, cx: &mut Cx<'_>) -> Effect {
+        match answer {
+            Answered::Ready => self.find_host(request, false, cx),
+            Answered::Failed(reason) => {
+                cx.explain(|| Why::new(Stage::Host, "none", reason.meaning()));
+                self.refuse(request, reason, cx)
+            }
+            Answered::External => {
+                self.external = true;
+                self.retry = retry::Rules::transport_only();
+                self.deadline = self.asked.timeout(None).map(|timeout| cx.now + timeout);
+                self.attempt(request, cx)
+            }
+        }
+    }
+
+    fn follow(
+        &mut self,
+        request: &mut Canonical,
+        vhost: Arc<VirtualHost>,
+        cx: &mut Cx<'_>,
+    ) -> Effect {
+        let found = matching::find(&vhost.routes, request, cx);
+        self.vhost = Some(vhost);
+        let Some(route) = found else {
+            return self.refuse(request, Reason::NoRoute, cx);
+        };
+        let action = Arc::clone(&route);
+        self.route = Some(route);
+        match &action.action {
+            Action::Forward(forward) => self.forward(request, &action, forward, cx),
+            Action::Redirect(to) => {
+                match redirect::reply(to, &action.matches, request, cx.origin) {
+                    Ok(reply) => self.finish_reply(reply, &action, cx),
+                    Err(reason) => self.refuse(request, reason, cx),
+                }
+            }
+            Action::Direct(direct) => self.finish_reply(redirect::direct(direct), &action, cx),
+        }
+    }
+
+    fn forward(
+        &mut self,
+        request: &mut Canonical,
+        route: &Route,
+        forward: &Forward,
+        cx: &mut Cx<'_>,
+    ) -> Effect {
+        self.choice = attempt::draw(forward, cx);
+        self.retry = retry::Rules::of(&forward.retry, &self.asked, request.method());
+        self.deadline = self.asked.timeout(forward.timeout).map(|t| cx.now + t);
+        if let Some(destination) = self.destination(route) {
+            destination
+                .request_headers
+                .apply(&mut request.parts.headers);
+            let host = destination.host_rewrite.as_ref();
+            if let Some(host) = host.or(forward.host_rewrite.as_ref()) {
+                request.set_authority(host);
+            }
+        }
+        route.request_headers.apply(&mut request.parts.headers);
+        if let Some(rewrite) = &forward.path_rewrite
+            && let Err(reason) = rewrite::apply(rewrite, &route.matches, request)
+        {
+            return self.refuse(request, reason, cx);
+        }
+        self.attempt(request, cx)
+    }
+
+    fn destination<'r>(&self, route: &'r Route) -> Option<&'r WeightedCluster> {
+        match &route.action {
+            Action::Forward(forward) => forward.clusters.get(self.choice),
+            Action::Redirect(_) | Action::Direct(_) => None,
+        }
+    }
+
+    /// Answers with a reason.
+    fn refuse(&mut self, request: &Canonical, reason: Reason, cx: &mut Cx<'_>) -> Effect {
+        self.retry_slot = None;
+        cx.explain(|| Why::new(Stage::Reply, reason.code(), reason.meaning()));
+        let reply = LocalReply::new(reason, request.is_grpc());
+        Effect::Reply(match cx.origin.direction {
+            Direction::Gateway => reply.for_outside(),
+            Direction::Outbound | Direction::Inbound { .. } => reply,
+        })
+    }
+
+    fn finish_reply(&mut self, mut reply: LocalReply, route: &Route, cx: &mut Cx<'_>) -> Effect {
+        cx.explain(|| {
+            Why::new(
+                Stage::Reply,
+                reply.status.as_str(),
+                format!("route {} answers itself", route.name),
+            )
+        });
+        route.response_headers.apply(&mut reply.headers);
+        Effect::Reply(match cx.origin.direction {
+            Direction::Gateway => reply.for_outside(),
+            Direction::Outbound | Direction::Inbound { .. } => reply,
+        })
+    }
+}
+
+/// The name and port that decide the virtual host.
+fn wanted<'a>(request: &'a Canonical, origin: &'a Origin) -> (&'a str, u16) {
+    match &origin.destination {
+        Some((host, port)) => (host, *port),
+        None if origin.direction == Direction::Gateway => (request.host(), origin.default_port),
+        None => (request.host(), request.port()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,168 @@
+//! Drawing a destination, picking an endpoint, counting and starting a try.
+
+use super::{Cx, Effect, Exchange, PassThrough, Try, headers, wanted};
+use crate::canonical::{Canonical, Direction};
+use crate::model::{Action, Cluster, ClusterId, Endpoint, Forward, Health};
+use crate::pick::pick;
+use crate::runtime::{Permit, Slot};
+use crate::why::{Stage, Why};
+use naka_types::reason::Reason;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// Draws one of the weighted destinations; one of weight 0 is never drawn.
+pub(super) fn draw(forward: &Forward, cx: &mut Cx<'_>) -> usize {
+    let clusters = &forward.clusters;
+    if clusters.len() == 1 {
+        return 0;
+    }
+    let drawn = cx.rng.u64(..forward.total);
+    let mut below = 0;
+    let choice = clusters
+        .iter()
+        .position(|c| {
+            below += u64::from(c.weight);
+            drawn < below
+        })
+        .unwrap_or(0);
+    cx.explain(|| {
+        let shares: Vec<_> = clusters
+            .iter()
+            .map(|c| format!("{}={}", c.name, c.weight))
+            .collect();
+        Why::new(
+            Stage::Weight,
+            &*clusters[choice].name,
+            format!(
+                "drew {drawn} of {} among {}",
+                forward.total,
+                shares.join(", ")
+            ),
+        )
+    });
+    choice
+}
+
+/// An endpoint chosen and counted.
+pub(super) struct Chosen {
+    pub(super) cluster: Arc<Cluster>,
+    pub(super) endpoint: Arc<Endpoint>,
+    pub(super) permit: Permit,
+}
+
+/// Picks an endpoint of a cluster and counts the request.
+pub(super) fn choose(
+    id: ClusterId,
+    name: &str,
+    avoid: Option<SocketAddr>,
+    retry: Option<Slot>,
+    cx: &mut Cx<'_>,
+) -> Result<Chosen, Reason> {
+    let Some(cluster) = cx.snapshot.cluster(id) else {
+        cx.explain(|| Why::new(Stage::Endpoint, "none", format!("{name} does not exist")));
+        return Err(Reason::UnknownCluster);
+    };
+    let cluster = Arc::clone(cluster);
+    let picked = pick(&cluster, avoid, cx.cursors, cx.rng).map(Arc::clone);
+    cx.explain(|| explain_pick(&cluster, picked.as_deref(), avoid));
+    let endpoint = picked.ok_or(Reason::NoHealthyEndpoints)?;
+    let permit = cluster
+        .runtime
+        .request(&endpoint.state, &cluster.spec.limits, retry)
+        .ok_or(Reason::CircuitOpen)?;
+    Ok(Chosen {
+        cluster,
+        endpoint,
+        permit,
+    })
+}
+
+fn explain_pick(cluster: &Cluster, picked: Option<&Endpoint>, avoid: Option<SocketAddr>) -> Why {
+    let considered: Vec<_> = cluster
+        .endpoints
+        .iter()
+        .map(|e| {
+            let health = match e.health {
+                Health::Healthy => "healthy",
+                Health::Draining => "draining",
+                Health::Unhealthy => "unhealthy",
+            };
+            let tried = if Some(e.address) == avoid {
+                ", just tried"
+            } else {
+                ""
+            };
+            format!(
+                "{} ({health}, weight {}, {} active{tried})",
+                e.address,
+                e.weight,
+                e.state.active()
+            )
+        })
+        .collect();
+    Why::new(
+        Stage::Endpoint,
+        picked.map_or_else(|| "none".to_owned(), |e| e.address.to_string()),
+        format!(
+            "{} of {}: {}",
+            cluster.spec.policy.as_str(),
+            cluster.name(),
+            if considered.is_empty() {
+                "no endpoints".to_owned()
+            } else {
+                considered.join(", ")
+            }
+        ),
+    )
+}
+
+impl Exchange {
+    /// Starts the next try.
+    pub(super) fn attempt(&mut self, request: &mut Canonical, cx: &mut Cx<'_>) -> Effect {
+        self.attempts += 1;
+        if self.external {
+            let (host, port) = wanted(request, cx.origin);
+            return Effect::PassThrough(PassThrough {
+                host: host.into(),
+                port,
+            });
+        }
+        let route = self.route.clone();
+        let target = match &route {
+            Some(route) => self
+                .destination(route)
+                .map(|c| (c.cluster, Arc::clone(&c.name))),
+            None => self.cluster.as_ref().map(|c| (c.id, Arc::clone(c.name()))),
+        };
+        let Some((id, name)) = target else {
+            return self.refuse(request, Reason::Internal, cx);
+        };
+        let avoid = self.endpoint.as_ref().map(|e| e.address);
+        let chosen = match choose(id, &name, avoid, self.retry_slot.take(), cx) {
+            Ok(chosen) => chosen,
+            Err(reason) => {
+                self.cluster = cx.snapshot.cluster(id).cloned();
+                return self.refuse(request, reason, cx);
+            }
+        };
+        self.cluster = Some(Arc::clone(&chosen.cluster));
+        self.endpoint = Some(Arc::clone(&chosen.endpoint));
+        if !matches!(cx.origin.direction, Direction::Inbound { .. }) {
+            let left = self.deadline.map(|d| d.saturating_sub(cx.now));
+            headers::mark_attempt(request, self.attempts, self.retry.per_try, left);
+        }
+        Effect::Try(Try {
+            cluster: chosen.cluster,
+            endpoint: chosen.endpoint,
+            permit: chosen.permit,
+            deadline: self.deadline,
+            per_try_timeout: self.retry.per_try,
+            idle_timeout: match route.as_deref().map(|r| &r.action) {
+                Some(Action::Forward(forward)) => forward.idle_timeout,
+                _ => None,
+            },
+            keep: self.attempts <= self.retry.retries,
+            attempt: self.attempts,
+        })
+    }
+}

@@ -1,0 +1,164 @@
+//! A TCP connection as a state machine: the same snapshot, picks, limits and effects as a request, without headers.
+//!
+//! Outbound it follows the catch-all route of the virtual host that `Origin::destination` names; inbound it leads to
+//! the program. A connection that could not be made is tried at other endpoints, up to three times, since not a byte
+//! has been passed on.
+
+use super::{Answered, Cx, Effect, Input, Need, Outcome, PassThrough, Try, attempt, inbound};
+use crate::canonical::Direction;
+use crate::model::{Action, Cluster, ClusterId, Endpoint, Match, Route};
+use crate::reply::LocalReply;
+use crate::why::{Stage, Why};
+use naka_types::reason::Reason;
+use std::sync::Arc;
+
+const TRIES: u32 = 3;
+
+/// One TCP connection on its way. `Reply` means: close it, for that reason. `Relay` is not used.
+#[derive(Debug, Default)]
+pub struct Dial {
+    route: Option<Arc<Route>>,
+    target: Option<(ClusterId, Arc<str>)>,
+    cluster: Option<Arc<Cluster>>,
+    endpoint: Option<Arc<Endpoint>>,
+    tries: u32,
+    over: bool,
+}
+
+impl Dial {
+    /// A connection that has not begun.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// One step. Report a connection that stands by not stepping any more; report one that failed with `Tried`.
+    pub fn step(&mut self, input: Input<'_>, cx: &mut Cx<'_>) -> Effect {
+        if self.over {
+            return Effect::Done;
+        }
+        let effect = match input {
+            Input::Begin => match cx.origin.direction {
+                Direction::Inbound { port } => self.begin_inbound(port, cx),
+                Direction::Outbound | Direction::Gateway => self.begin(true, cx),
+            },
+            Input::Answer(Answered::Ready) => self.begin(false, cx),
+            Input::Answer(Answered::Failed(reason)) => Self::refuse(reason, cx),
+            Input::Answer(Answered::External) => match &cx.origin.destination {
+                Some((host, port)) => Effect::PassThrough(PassThrough {
+                    host: Arc::clone(host),
+                    port: *port,
+                }),
+                None => Self::refuse(Reason::UnknownHost, cx),
+            },
+            Input::Tried(tried) => self.tried(&tried.outcome, cx),
+            Input::TimerFired => Self::refuse(Reason::Internal, cx),
+        };
+        self.over = matches!(effect, Effect::Reply(_) | Effect::Done | Effect::Relay);
+        effect
+    }
+
+    /// The route, once chosen.
+    #[must_use]
+    pub fn route(&self) -> Option<&Arc<Route>> {
+        self.route.as_ref()
+    }
+
+    /// The cluster, once chosen.
+    #[must_use]
+    pub fn cluster(&self) -> Option<&Arc<Cluster>> {
+        self.cluster.as_ref()
+    }
+
+    /// The endpoint of the last try.
+    #[must_use]
+    pub fn endpoint(&self) -> Option<&Arc<Endpoint>> {
+        self.endpoint.as_ref()
+    }
+
+    fn begin(&mut self, ask: bool, cx: &mut Cx<'_>) -> Effect {
+        let Some((host, port)) = &cx.origin.destination else {
+            return Self::refuse(Reason::UnknownHost, cx);
+        };
+        let Some(vhost) = cx.snapshot.virtual_host(host, *port) else {
+            return if ask {
+                Effect::Need(Need::VirtualHost {
+                    host: Arc::clone(host),
+                    port: *port,
+                })
+            } else {
+                Self::refuse(Reason::ConfigUnavailable, cx)
+            };
+        };
+        cx.explain(|| {
+            Why::new(
+                Stage::Host,
+                &*vhost.name,
+                format!("answers for {host}:{port}"),
+            )
+        });
+        let any = Match::default();
+        let route = vhost.routes.iter().find(|route| route.matches == any);
+        let Some((route, Action::Forward(forward))) = route.map(|r| (r, &r.action)) else {
+            return Self::refuse(Reason::NoRoute, cx);
+        };
+        let choice = attempt::draw(forward, cx);
+        self.target = forward
+            .clusters
+            .get(choice)
+            .map(|c| (c.cluster, Arc::clone(&c.name)));
+        self.route = Some(Arc::clone(route));
+        self.attempt(cx)
+    }
+
+    fn begin_inbound(&mut self, port: u16, cx: &mut Cx<'_>) -> Effect {
+        let Some(inbound) = cx.snapshot.inbound(port) else {
+            return Self::refuse(Reason::NoRoute, cx);
+        };
+        if let Err(reason) = inbound::admit(inbound, cx) {
+            return Self::refuse(reason, cx);
+        }
+        self.target = Some((inbound.cluster, Arc::clone(&inbound.name)));
+        self.attempt(cx)
+    }
+
+    fn attempt(&mut self, cx: &mut Cx<'_>) -> Effect {
+        self.tries += 1;
+        let Some((id, name)) = self.target.clone() else {
+            return Self::refuse(Reason::UnknownCluster, cx);
+        };
+        let avoid = self.endpoint.as_ref().map(|e| e.address);
+        match attempt::choose(id, &name, avoid, None, cx) {
+            Err(reason) => Self::refuse(reason, cx),
+            Ok(chosen) => {
+                self.cluster = Some(Arc::clone(&chosen.cluster));
+                self.endpoint = Some(Arc::clone(&chosen.endpoint));
+                Effect::Try(Try {
+                    cluster: chosen.cluster,
+                    endpoint: chosen.endpoint,
+                    permit: chosen.permit,
+                    deadline: None,
+                    per_try_timeout: None,
+                    idle_timeout: None,
+                    keep: false,
+                    attempt: self.tries,
+                })
+            }
+        }
+    }
+
+    fn tried(&mut self, outcome: &Outcome<'_>, cx: &mut Cx<'_>) -> Effect {
+        if outcome.is_unprocessed() && self.tries < TRIES && self.target.is_some() {
+            return self.attempt(cx);
+        }
+        match outcome.reason() {
+            Some(Reason::ClientGone) | None => Effect::Done,
+            Some(reason) => Self::refuse(reason, cx),
+        }
+    }
+
+    fn refuse(reason: Reason, cx: &mut Cx<'_>) -> Effect {
+        cx.explain(|| Why::new(Stage::Reply, reason.code(), reason.meaning()));
+        Effect::Reply(LocalReply::new(reason, false))
+    }
+}

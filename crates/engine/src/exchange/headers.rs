@@ -1,0 +1,238 @@
+//! The mesh's own headers: what is believed, what is taken away, what is added.
+//!
+//! Trust: a verified mesh proxy is believed; the own program only in the six `x-envoy-*` wishes of the contracts;
+//! nobody else in anything. Wishes are read and then taken away, so that they never travel further than one hop.
+
+use super::Cx;
+use crate::canonical::{Caller, Canonical, Direction, Origin, own};
+use crate::limits;
+use crate::model::{RetryOn, RetryPolicy};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use naka_types::header as names;
+use naka_types::spiffe::SpiffeId;
+use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::time::Duration;
+
+const REQUEST_ID: HeaderName = own(names::REQUEST_ID);
+const TRACEPARENT: HeaderName = own(names::TRACEPARENT);
+const FORWARDED_PROTO: HeaderName = own(names::FORWARDED_PROTO);
+const FORWARDED_FOR: HeaderName = own(names::FORWARDED_FOR);
+const XFCC: HeaderName = own(names::XFCC);
+const ATTEMPT_COUNT: HeaderName = own(names::ATTEMPT_COUNT);
+const EXPECTED_TIMEOUT: HeaderName = own(names::EXPECTED_TIMEOUT);
+
+/// What the caller asked for by headers.
+#[derive(Debug, Default)]
+pub(super) struct Asked {
+    /// `x-envoy-upstream-rq-timeout-ms`; zero: none.
+    timeout: Option<Duration>,
+    /// Time the caller has left itself.
+    left: Option<Duration>,
+    pub(super) per_try: Option<Duration>,
+    pub(super) retry_on: RetryOn,
+    pub(super) max_retries: Option<u32>,
+    /// The incoming request was a retry already.
+    pub(super) again: bool,
+}
+
+impl Asked {
+    /// The timeout in force, given the route's.
+    pub(super) fn timeout(&self, route: Option<Duration>) -> Option<Duration> {
+        let own = self.timeout.or(route).filter(|t| !t.is_zero());
+        match (own, self.left) {
+            (Some(own), Some(left)) => Some(own.min(left)),
+            (own, left) => own.or(left),
+        }
+    }
+}
+
+/// Reads wishes, takes untrusted headers away, adds what every hop adds.
+pub(super) fn sanitise(request: &mut Canonical, cx: &mut Cx<'_>) -> Asked {
+    let mut asked = Asked::default();
+    if request.internal {
+        if number(&request.parts.headers, names::ATTEMPT_COUNT).is_some_and(|n| n > 1) {
+            asked.again = true;
+        }
+        match cx.origin.caller {
+            Caller::OwnProgram => read_wishes(&request.parts.headers, &mut asked),
+            Caller::MeshPeer { .. } | Caller::Outside => {}
+        }
+        if matches!(cx.origin.caller, Caller::MeshPeer { .. }) {
+            request.parts.headers.remove(XFCC);
+        } else {
+            strip_internal(&mut request.parts.headers);
+        }
+    }
+    add(&mut request.parts.headers, cx);
+    asked
+}
+
+fn read_wishes(headers: &HeaderMap, asked: &mut Asked) {
+    let millis = |name| number(headers, name).map(Duration::from_millis);
+    asked.timeout = millis(names::UPSTREAM_TIMEOUT);
+    asked.left = millis(names::EXPECTED_TIMEOUT).filter(|left| !left.is_zero());
+    asked.per_try = millis(names::UPSTREAM_PER_TRY_TIMEOUT).filter(|t| !t.is_zero());
+    asked.max_retries = number(headers, names::MAX_RETRIES).map(|n| {
+        u32::try_from(n)
+            .unwrap_or(u32::MAX)
+            .min(limits::MAX_RETRIES)
+    });
+    let mut wished = RetryPolicy::default();
+    for name in [names::RETRY_ON, names::RETRY_GRPC_ON] {
+        for value in headers.get_all(name) {
+            // Unknown words are ignored, as Envoy does with a program's header; bare statuses are not in its syntax.
+            let _unknown = wished.add_words(value.to_str().unwrap_or_default());
+        }
+    }
+    asked.retry_on = wished.on;
+}
+
+fn number(headers: &HeaderMap, name: &str) -> Option<u64> {
+    headers.get(name)?.to_str().ok()?.parse().ok()
+}
+
+fn strip_internal(headers: &mut HeaderMap) {
+    let found: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| names::is_internal(name.as_str()))
+        .cloned()
+        .collect();
+    for name in found {
+        headers.remove(name);
+    }
+}
+
+fn add(headers: &mut HeaderMap, cx: &mut Cx<'_>) {
+    let sound_id = headers.get(&REQUEST_ID).is_some_and(|id| {
+        (1..=limits::REQUEST_ID_BYTES).contains(&id.len())
+            && id.as_bytes().iter().all(u8::is_ascii_graphic)
+    });
+    if !sound_id {
+        headers.insert(REQUEST_ID, request_id(cx.rng));
+    }
+    if !headers.contains_key(&TRACEPARENT) {
+        headers.insert(TRACEPARENT, trace_parent(cx.rng));
+    }
+    let trusted = !matches!(cx.origin.caller, Caller::Outside);
+    if !trusted || !headers.contains_key(&FORWARDED_PROTO) {
+        let scheme = if cx.origin.tls && !matches!(cx.origin.caller, Caller::MeshPeer { .. }) {
+            "https"
+        } else {
+            // Between mesh proxies TLS is the mesh's, not the caller's.
+            "http"
+        };
+        headers.insert(FORWARDED_PROTO, HeaderValue::from_static(scheme));
+    }
+    match &cx.origin.caller {
+        Caller::MeshPeer { xfcc: Some(xfcc) } => {
+            headers.insert(XFCC, xfcc.clone());
+        }
+        _ if cx.origin.direction == Direction::Gateway => {
+            if let Some(address) = cx.origin.address {
+                forwarded_for(headers, address);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Adds the address the gateway saw; what the caller claimed stays before it.
+fn forwarded_for(headers: &mut HeaderMap, address: IpAddr) {
+    let mut text = String::new();
+    for claimed in headers.get_all(&FORWARDED_FOR) {
+        if let Ok(claimed) = claimed.to_str() {
+            text.push_str(claimed);
+            text.push(',');
+        }
+    }
+    let _infallible = write!(text, "{address}");
+    if let Ok(value) = HeaderValue::from_str(&text) {
+        headers.insert(FORWARDED_FOR, value);
+    }
+}
+
+/// A random UUID (version 4).
+fn request_id(rng: &mut fastrand::Rng) -> HeaderValue {
+    let (high, low) = (rng.u64(..), rng.u64(..));
+    let bits = u128::from(high & 0xffff_ffff_ffff_0fff | 0x4000) << 64
+        | u128::from(low & 0x3fff_ffff_ffff_ffff | 0x8000_0000_0000_0000);
+    let mut text = [b'-'; 36];
+    let mut at = 0;
+    for digit in (0..32).rev().map(|place| (bits >> (4 * place)) & 15) {
+        if matches!(at, 8 | 13 | 18 | 23) {
+            at += 1;
+        }
+        text[at] = HEX[usize::try_from(digit).unwrap_or(0)];
+        at += 1;
+    }
+    HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("-"))
+}
+
+/// W3C trace context of a new trace. One in a hundred is marked sampled, Istio's default.
+fn trace_parent(rng: &mut fastrand::Rng) -> HeaderValue {
+    let trace = rng.u128(1..);
+    let span = rng.u64(1..);
+    let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
+    for place in 0..32 {
+        text[34 - place] = HEX[usize::try_from(trace >> (4 * place) & 15).unwrap_or(0)];
+    }
+    for place in 0..16 {
+        text[51 - place] = HEX[usize::try_from(span >> (4 * place) & 15).unwrap_or(0)];
+    }
+    if rng.u8(..100) == 0 {
+        text[54] = b'1';
+    }
+    HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("-"))
+}
+
+const HEX: &[u8; 16] = b"0123456789abcdef";
+
+/// Tells the next hop which try this is and how long it has.
+pub(super) fn mark_attempt(
+    request: &mut Canonical,
+    attempt: u32,
+    per_try: Option<Duration>,
+    left: Option<Duration>,
+) {
+    let headers = &mut request.parts.headers;
+    let value = match attempt {
+        1 => HeaderValue::from_static("1"),
+        n => HeaderValue::from(n),
+    };
+    headers.insert(ATTEMPT_COUNT, value);
+    let expected = match (per_try, left) {
+        (Some(per_try), Some(left)) => Some(per_try.min(left)),
+        (per_try, left) => per_try.or(left),
+    };
+    if let Some(expected) = expected {
+        let millis = u64::try_from(expected.as_millis()).unwrap_or(u64::MAX);
+        headers.insert(EXPECTED_TIMEOUT, HeaderValue::from(millis));
+    }
+}
+
+/// Takes the mesh's own headers out of a response where they would be forged or leak: from anybody but a mesh proxy,
+/// and at a gateway towards outside.
+pub(super) fn sanitise_response(headers: &mut HeaderMap, from_mesh: bool, origin: &Origin) {
+    let leaves = origin.direction == Direction::Gateway;
+    if (!from_mesh || leaves) && headers.keys().any(|name| names::is_internal(name.as_str())) {
+        strip_internal(headers);
+    }
+}
+
+/// Text of `x-forwarded-client-cert` for a verified caller; make it once per connection.
+#[must_use]
+pub fn xfcc(
+    by: &SpiffeId,
+    caller: &SpiffeId,
+    cert_sha256: &[u8; 32],
+    subject: &str,
+) -> Option<HeaderValue> {
+    let mut text = format!("By={by};Hash=");
+    for byte in cert_sha256 {
+        let _infallible = write!(text, "{byte:02x}");
+    }
+    let quoted = subject.replace('\\', "\\\\").replace('"', "\\\"");
+    let _infallible = write!(text, ";Subject=\"{quoted}\";URI={caller}");
+    HeaderValue::from_str(&text).ok()
+}

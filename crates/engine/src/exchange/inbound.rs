@@ -1,0 +1,55 @@
+//! Requests to the workload's own program.
+//!
+//! No routing: a declared port leads to the program. Who may call is decided here, by the port's mTLS mode; a call
+//! to a port that was never declared finds nothing.
+
+use super::{Cx, Effect, Exchange, retry};
+use crate::canonical::{Caller, Canonical};
+use crate::model::{Inbound, MtlsMode};
+use crate::why::{Stage, Why};
+use naka_types::reason::Reason;
+
+/// Whether a caller may use a declared port.
+pub(super) fn admit(inbound: &Inbound, cx: &mut Cx<'_>) -> Result<(), Reason> {
+    let peer = matches!(cx.origin.caller, Caller::MeshPeer { .. });
+    let (allowed, because) = match (inbound.mode, peer) {
+        (MtlsMode::Strict, true) => (true, "mode STRICT, the caller is a verified mesh peer"),
+        (MtlsMode::Strict, false) => (false, "mode STRICT, the caller has no mesh identity"),
+        (MtlsMode::Permissive, _) => (true, "mode PERMISSIVE takes every caller"),
+        (MtlsMode::Disable, _) => (true, "mode DISABLE takes every caller"),
+    };
+    cx.explain(|| {
+        Why::new(
+            Stage::Peer,
+            if allowed { "allowed" } else { "refused" },
+            because,
+        )
+    });
+    if allowed {
+        Ok(())
+    } else {
+        Err(Reason::MtlsRequired)
+    }
+}
+
+impl Exchange {
+    pub(super) fn begin_inbound(
+        &mut self,
+        request: &mut Canonical,
+        port: u16,
+        cx: &mut Cx<'_>,
+    ) -> Effect {
+        let Some(inbound) = cx.snapshot.inbound(port) else {
+            return self.refuse(request, Reason::NoRoute, cx);
+        };
+        if let Err(reason) = admit(inbound, cx) {
+            return self.refuse(request, reason, cx);
+        }
+        let Some(cluster) = cx.snapshot.cluster(inbound.cluster) else {
+            return self.refuse(request, Reason::UnknownCluster, cx);
+        };
+        self.cluster = Some(cluster.clone());
+        self.retry = retry::Rules::transport_only();
+        self.attempt(request, cx)
+    }
+}

@@ -1,0 +1,152 @@
+//! Which route matches: the first whose conditions all hold.
+
+use super::Cx;
+use crate::canonical::{Canonical, Origin};
+use crate::model::{Match, QueryCondition, Route, Subject};
+use crate::why::{Stage, Why};
+use std::borrow::Cow;
+use std::sync::Arc;
+
+/// The first route that matches.
+pub(super) fn find(
+    routes: &[Arc<Route>],
+    request: &Canonical,
+    cx: &mut Cx<'_>,
+) -> Option<Arc<Route>> {
+    let mut found = None;
+    for route in routes {
+        if cx.why.is_none() {
+            if holds(&route.matches, request, cx.origin) {
+                found = Some(route);
+                break;
+            }
+            continue;
+        }
+        let failing = first_failing(&route.matches, request, cx.origin);
+        let (decision, because) = match &failing {
+            None => (
+                format!("{} matches", route.name),
+                "all its conditions hold".to_owned(),
+            ),
+            Some(condition) => (
+                format!("{} does not match", route.name),
+                format!("not so: {condition}"),
+            ),
+        };
+        cx.explain(|| Why::new(Stage::Route, decision, because));
+        if failing.is_none() {
+            found = Some(route);
+            break;
+        }
+    }
+    found.cloned()
+}
+
+fn holds(conditions: &Match, request: &Canonical, origin: &Origin) -> bool {
+    conditions
+        .path
+        .holds(request.path(), conditions.ignore_case)
+        && conditions
+            .method
+            .as_ref()
+            .is_none_or(|m| m.holds(request.method().as_str().as_bytes()))
+        && conditions.authority.as_ref().is_none_or(|a| {
+            a.holds(request.authority().as_bytes()) || a.holds(request.host().as_bytes())
+        })
+        && conditions
+            .headers
+            .iter()
+            .all(|h| h.holds(value_of(&h.subject, request, origin).as_deref()))
+        && conditions
+            .query
+            .iter()
+            .all(|q| query_holds(q, request.query()))
+}
+
+/// The first condition of a match that fails, in words; `None` when all hold.
+#[must_use]
+pub fn first_failing(conditions: &Match, request: &Canonical, origin: &Origin) -> Option<String> {
+    let only = |part: &Match| !holds(part, request, origin);
+    let path = Match {
+        path: conditions.path.clone(),
+        ignore_case: conditions.ignore_case,
+        ..Match::default()
+    };
+    if only(&path) {
+        return Some(format!("{} (it is {:?})", path.path, request.path()));
+    }
+    if let Some(method) = &conditions.method
+        && !method.holds(request.method().as_str().as_bytes())
+    {
+        return Some(format!("method {method} (it is {})", request.method()));
+    }
+    let authority = Match {
+        authority: conditions.authority.clone(),
+        ..Match::default()
+    };
+    if let Some(wanted) = &authority.authority
+        && only(&authority)
+    {
+        return Some(format!(
+            "authority {wanted} (it is {:?})",
+            request.authority()
+        ));
+    }
+    for header in &conditions.headers {
+        let value = value_of(&header.subject, request, origin);
+        if !header.holds(value.as_deref()) {
+            let is = value.map_or_else(
+                || "it is missing".to_owned(),
+                |v| format!("it is {:?}", String::from_utf8_lossy(&v)),
+            );
+            return Some(format!("{header} ({is})"));
+        }
+    }
+    let query = conditions
+        .query
+        .iter()
+        .find(|q| !query_holds(q, request.query()))?;
+    Some(match &query.value {
+        None => format!("query parameter {} present", query.name),
+        Some(value) => format!("query parameter {} {value}", query.name),
+    })
+}
+
+/// The value a header condition sees; several values count as one joined by commas.
+fn value_of<'a>(
+    subject: &Subject,
+    request: &'a Canonical,
+    origin: &Origin,
+) -> Option<Cow<'a, [u8]>> {
+    match subject {
+        Subject::Method => Some(request.method().as_str().as_bytes().into()),
+        Subject::Authority => Some(request.authority().as_bytes().into()),
+        Subject::Target => Some(request.target().as_bytes().into()),
+        Subject::Scheme => Some(if origin.tls { &b"https"[..] } else { b"http" }.into()),
+        Subject::Header(name) => {
+            let mut values = request.headers().get_all(name).iter();
+            let first = values.next()?.as_bytes();
+            let Some(second) = values.next() else {
+                return Some(first.into());
+            };
+            let mut joined = first.to_vec();
+            for value in std::iter::once(second).chain(values) {
+                joined.push(b',');
+                joined.extend_from_slice(value.as_bytes());
+            }
+            Some(joined.into())
+        }
+    }
+}
+
+fn query_holds(condition: &QueryCondition, query: Option<&str>) -> bool {
+    let value = query.unwrap_or_default().split('&').find_map(|pair| {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (name == &*condition.name && !pair.is_empty()).then_some(value)
+    });
+    match (&condition.value, value) {
+        (_, None) => false,
+        (None, Some(_)) => true,
+        (Some(wanted), Some(value)) => wanted.holds(value.as_bytes()),
+    }
+}

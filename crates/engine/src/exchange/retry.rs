@@ -1,0 +1,214 @@
+//! Whether a failed try is repeated, and when.
+//!
+//! Rules, in this order: the policy must want it (see [`crate::model::RetryPolicy`]); the number of retries must not
+//! be used up; the request must still be there whole; a request that is itself a retry of somebody upstream is only
+//! repeated when it was provably not processed (no retry of retries); the deadline must not pass during the back-off;
+//! the budget must have room. The first repeat of an unprocessed try takes no budget and no back-off: it adds no
+//! load, as nobody has worked on the request yet.
+
+use super::headers::Asked;
+use super::{Cx, Effect, Exchange, Need, Outcome, Tried, headers};
+use crate::canonical::Canonical;
+use crate::limits;
+use crate::model::{Action, RetryOn, RetryPolicy};
+use crate::why::{Stage, Why};
+use http::Method;
+use naka_types::reason::Reason;
+use std::time::Duration;
+
+/// What one exchange may do, from its route and its caller's wishes.
+#[derive(Debug, Default)]
+pub(super) struct Rules {
+    on: RetryOn,
+    pub(super) retries: u32,
+    explicit: bool,
+    idempotent: bool,
+    pub(super) per_try: Option<Duration>,
+    base: Duration,
+    max: Duration,
+    /// The incoming request was a retry already.
+    again: bool,
+}
+
+impl Rules {
+    pub(super) fn of(policy: &RetryPolicy, asked: &Asked, method: &Method) -> Self {
+        let wished = !asked.retry_on.is_empty();
+        Self {
+            on: policy.on | asked.retry_on,
+            retries: asked
+                .max_retries
+                .unwrap_or(policy.retries)
+                .min(limits::MAX_RETRIES),
+            explicit: policy.explicit || wished,
+            idempotent: is_idempotent(method),
+            per_try: asked.per_try.or(policy.per_try_timeout),
+            base: policy.base,
+            max: policy.max,
+            again: asked.again,
+        }
+    }
+
+    /// For the own program and for addresses outside the mesh: only what was provably not processed, once.
+    pub(super) fn transport_only() -> Self {
+        let safe = RetryPolicy::default();
+        Self {
+            retries: 1,
+            base: safe.base,
+            max: safe.max,
+            ..Self::default()
+        }
+    }
+
+    /// Whether the policy wants such an outcome repeated.
+    fn wants(&self, outcome: &Outcome<'_>, statuses: &[u16], grpc: bool) -> bool {
+        if !self.explicit {
+            return outcome.is_unprocessed()
+                || self.idempotent
+                    && match outcome {
+                        Outcome::Reset => true,
+                        Outcome::Response(parts) => parts.status == 503,
+                        _ => false,
+                    };
+        }
+        let anything = RetryOn::FIVE_XX | RetryOn::GATEWAY_ERROR | RetryOn::RESET;
+        let on = |conditions: RetryOn| self.on.any(conditions);
+        match outcome {
+            Outcome::ConnectFailed
+            | Outcome::ConnectTimeout
+            | Outcome::TlsFailed
+            | Outcome::WrongPeerIdentity => on(anything | RetryOn::CONNECT_FAILURE),
+            Outcome::RefusedStream => on(anything | RetryOn::REFUSED_STREAM),
+            Outcome::NotProcessed => on(anything
+                | RetryOn::RESET_BEFORE_REQUEST
+                | RetryOn::CONNECT_FAILURE
+                | RetryOn::REFUSED_STREAM),
+            Outcome::Reset | Outcome::ProtocolError | Outcome::PerTryTimeout => on(anything),
+            Outcome::Response(parts) => {
+                let status = parts.status.as_u16();
+                on(RetryOn::FIVE_XX) && (500..600).contains(&status)
+                    || on(RetryOn::GATEWAY_ERROR) && (502..=504).contains(&status)
+                    || on(RetryOn::RETRIABLE_4XX) && status == 409
+                    || on(RetryOn::STATUS_CODES) && statuses.contains(&status)
+                    || grpc && on(grpc_condition(&parts.headers))
+            }
+            Outcome::Timeout
+            | Outcome::IdleTimeout
+            | Outcome::CircuitOpen
+            | Outcome::ClientGone => false,
+        }
+    }
+
+    /// Back-off before the n-th retry (from 1), drawn from zero up to a growing bound, as Envoy.
+    fn backoff(&self, retry: u32, rng: &mut fastrand::Rng) -> Duration {
+        let bound = self
+            .base
+            .saturating_mul((1u32 << retry.clamp(1, 16)) - 1)
+            .min(self.max);
+        bound.mul_f64(rng.f64())
+    }
+}
+
+fn is_idempotent(method: &Method) -> bool {
+    matches!(
+        *method,
+        Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
+    )
+}
+
+/// gRPC status of a response that is only headers.
+fn grpc_condition(headers: &http::HeaderMap) -> RetryOn {
+    let status = headers.get("grpc-status").and_then(|v| v.to_str().ok());
+    RetryOn::of_grpc(status.and_then(|s| s.parse().ok()).unwrap_or(0))
+}
+
+impl Exchange {
+    /// A try ended: relay, try again, or answer.
+    pub(super) fn tried(
+        &mut self,
+        request: &mut Canonical,
+        tried: Tried<'_>,
+        cx: &mut Cx<'_>,
+    ) -> Effect {
+        let Tried {
+            outcome,
+            replayable,
+        } = tried;
+        match self.again(request, &outcome, replayable, cx) {
+            Ok(Some(pause)) => return Effect::Need(Need::Backoff(pause)),
+            Ok(None) => return self.attempt(request, cx),
+            Err(None) => {}
+            Err(Some(because)) => {
+                cx.explain(|| Why::new(Stage::Retry, "no", because));
+            }
+        }
+        match outcome {
+            Outcome::Response(parts) => {
+                self.edit_response(parts, cx);
+                Effect::Relay
+            }
+            Outcome::ClientGone => Effect::Done,
+            failure => {
+                let reason = failure.reason().unwrap_or(Reason::Internal);
+                self.refuse(request, reason, cx)
+            }
+        }
+    }
+
+    /// `Ok`: try again, after a pause if there is one. `Err`: do not, for this reason if the policy wanted it.
+    fn again(
+        &mut self,
+        request: &Canonical,
+        outcome: &Outcome<'_>,
+        replayable: bool,
+        cx: &mut Cx<'_>,
+    ) -> Result<Option<Duration>, Option<&'static str>> {
+        let statuses: &[u16] = match self.route.as_deref().map(|route| &route.action) {
+            Some(Action::Forward(forward)) => &forward.retry.statuses,
+            _ => &[],
+        };
+        if !self.retry.wants(outcome, statuses, request.is_grpc()) {
+            return Err(None);
+        }
+        if self.attempts > self.retry.retries {
+            return Err(Some("the number of retries is used up"));
+        }
+        if !replayable {
+            return Err(Some("the request's body is gone"));
+        }
+        let unprocessed = outcome.is_unprocessed();
+        if self.retry.again && !unprocessed {
+            return Err(Some("the request is a retry itself"));
+        }
+        let free = unprocessed && self.attempts == 1;
+        let pause = if free {
+            Duration::ZERO
+        } else {
+            self.retry.backoff(self.attempts, cx.rng)
+        };
+        if self.deadline.is_some_and(|d| cx.now + pause >= d) {
+            return Err(Some("the deadline is too near"));
+        }
+        if !free && let Some(cluster) = &self.cluster {
+            let slot = cluster.runtime.retry(&cluster.spec.limits);
+            self.retry_slot = Some(slot.ok_or(Some("the retry budget is used up"))?);
+        }
+        cx.explain(|| {
+            let what = outcome
+                .reason()
+                .map_or("the response's status", Reason::code);
+            Why::new(Stage::Retry, format!("after {pause:?}"), what)
+        });
+        Ok((!pause.is_zero()).then_some(pause))
+    }
+
+    fn edit_response(&self, parts: &mut http::response::Parts, cx: &Cx<'_>) {
+        let trusted = self.endpoint.as_ref().is_some_and(|e| e.mtls);
+        headers::sanitise_response(&mut parts.headers, trusted, cx.origin);
+        if let Some(route) = &self.route {
+            if let Some(destination) = self.destination(route) {
+                destination.response_headers.apply(&mut parts.headers);
+            }
+            route.response_headers.apply(&mut parts.headers);
+        }
+    }
+}

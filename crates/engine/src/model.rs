@@ -1,0 +1,54 @@
+//! The configuration the request path reads: immutable, shared by reference counts, resolved ahead of time.
+//!
+//! What can be computed when configuration arrives is computed then: routes hold [`ClusterId`]s instead of names,
+//! clusters hold their pick schedules, regular expressions are compiled. The proxy's intake builds these values from
+//! xDS, `naka explain` from files; both through the same constructors, which refuse what cannot be meant.
+//!
+//! Not here: counts and permits ([`crate::runtime`]).
+
+mod cluster;
+mod condition;
+mod edits;
+mod pattern;
+mod retry;
+mod route;
+mod snapshot;
+
+pub use cluster::{
+    Cluster, ClusterId, ClusterSpec, Endpoint, Health, HttpVersion, Limits, PeerTls, Policy,
+    ServiceMeta, WorkloadMeta,
+};
+pub use condition::{HeaderCondition, HeaderRule, PathCondition, Subject, TextCondition, TextRule};
+pub use edits::HeaderEdits;
+pub use pattern::Pattern;
+pub use retry::{RetryOn, RetryPolicy};
+pub use route::{
+    Action, Direct, Forward, Match, PathRewrite, QueryCondition, Redirect, Route, VirtualHost,
+    WeightedCluster,
+};
+pub use snapshot::{Inbound, MtlsMode, Snapshot, SnapshotBuilder};
+
+/// Why a value of the model cannot be made; the caller adds where.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// A regular expression that does not compile or is over its cap.
+    #[error("regular expression {pattern:?} does not compile: {why}")]
+    Pattern {
+        /// As written.
+        pattern: String,
+        /// What the compiler says.
+        why: String,
+    },
+    /// A path prefix that could never match, or a separated one that does not start with `/`.
+    #[error("path {0:?} must start with '/'")]
+    Path(String),
+    /// A header edit that the mesh does not allow.
+    #[error("header {0:?} may not be edited")]
+    Header(String),
+    /// All weights of a route are zero.
+    #[error("the weights of a route add up to zero")]
+    Weights,
+    /// A status that HTTP does not have.
+    #[error("{0} is no status for this action")]
+    Status(u16),
+}

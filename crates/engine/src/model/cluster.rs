@@ -1,0 +1,240 @@
+//! Clusters and their endpoints.
+
+use crate::pick::Picks;
+use crate::runtime::{ClusterRuntime, EndpointState};
+use naka_types::labels::Labels;
+use naka_types::protocol::Protocol;
+use naka_types::spiffe::SpiffeId;
+use naka_types::workload::Ulid;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Number of a cluster, stable for the life of a proxy (see [`crate::runtime::Registry::id`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ClusterId(pub u32);
+
+impl ClusterId {
+    /// As an index into tables by cluster.
+    #[must_use]
+    pub fn index(self) -> usize {
+        usize::try_from(self.0).unwrap_or(usize::MAX)
+    }
+}
+
+/// How an endpoint is chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Policy {
+    /// In turn, in proportion to the weights.
+    RoundRobin,
+    /// The less busy of two drawn in proportion to the weights (Istio's default).
+    #[default]
+    LeastRequest,
+    /// Drawn in proportion to the weights.
+    Random,
+}
+
+impl Policy {
+    /// The word of a DestinationRule.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::RoundRobin => "ROUND_ROBIN",
+            Self::LeastRequest => "LEAST_REQUEST",
+            Self::Random => "RANDOM",
+        }
+    }
+}
+
+/// Limits of a cluster (DestinationRule `connectionPool`), over all workers of this proxy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Open connections.
+    pub connections: u32,
+    /// Requests waiting for a connection.
+    pub pending: u32,
+    /// Requests under way.
+    pub requests: u32,
+    /// Retries under way; holds together with the retry budget, the smaller counts.
+    pub retries: u32,
+}
+
+impl Default for Limits {
+    /// No limit, as Istio sets it.
+    fn default() -> Self {
+        Self {
+            connections: u32::MAX,
+            pending: u32::MAX,
+            requests: u32::MAX,
+            retries: u32::MAX,
+        }
+    }
+}
+
+/// Which HTTP a cluster is called with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum HttpVersion {
+    /// HTTP/1.1.
+    #[default]
+    Http1,
+    /// HTTP/2.
+    Http2,
+    /// The caller's version.
+    SameAsCaller,
+}
+
+/// What mutual TLS with a cluster's endpoints must prove.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerTls {
+    /// Identities that may serve here; an empty list allows nobody.
+    pub allowed: Arc<[SpiffeId]>,
+    /// Server name sent.
+    pub sni: Arc<str>,
+}
+
+/// The service behind a cluster, for metrics.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ServiceMeta {
+    /// Full host.
+    pub host: Arc<str>,
+    /// Name.
+    pub name: Arc<str>,
+    /// Namespace.
+    pub namespace: Arc<str>,
+}
+
+/// What a cluster is, apart from its endpoints; shared by all versions of its endpoint set.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClusterSpec {
+    /// `outbound|<port>|<subset>|<host>` or `inbound|<port>||`.
+    pub name: Arc<str>,
+    /// Declared protocol.
+    pub protocol: Protocol,
+    /// How an endpoint is chosen.
+    pub policy: Policy,
+    /// Circuit limits.
+    pub limits: Limits,
+    /// Longest time until a connection stands.
+    pub connect_timeout: Duration,
+    /// HTTP version towards the endpoints.
+    pub http: HttpVersion,
+    /// For endpoints with the mesh mark.
+    pub tls: Option<PeerTls>,
+    /// For metrics.
+    pub service: ServiceMeta,
+    /// Requests after which a connection is replaced.
+    pub max_requests_per_connection: Option<u32>,
+    /// Time after which an unused connection is closed.
+    pub idle_timeout: Option<Duration>,
+}
+
+impl ClusterSpec {
+    /// A cluster with Istio's defaults.
+    #[must_use]
+    pub fn new(name: &str, protocol: Protocol) -> Self {
+        Self {
+            name: name.into(),
+            protocol,
+            policy: Policy::default(),
+            limits: Limits::default(),
+            connect_timeout: Duration::from_secs(10),
+            http: match protocol {
+                Protocol::Http2 | Protocol::Grpc => HttpVersion::Http2,
+                Protocol::Auto => HttpVersion::SameAsCaller,
+                Protocol::Http | Protocol::Tcp | Protocol::Tls => HttpVersion::Http1,
+            },
+            tls: None,
+            service: ServiceMeta::default(),
+            max_requests_per_connection: None,
+            idle_timeout: None,
+        }
+    }
+}
+
+/// A destination with its current endpoints.
+#[derive(Debug)]
+pub struct Cluster {
+    /// Number.
+    pub id: ClusterId,
+    /// Everything but the endpoints.
+    pub spec: Arc<ClusterSpec>,
+    /// All endpoints, also those that may not be picked now.
+    pub endpoints: Box<[Arc<Endpoint>]>,
+    /// Counts that outlive this snapshot.
+    pub runtime: Arc<ClusterRuntime>,
+    pub(crate) picks: Picks,
+}
+
+impl Cluster {
+    /// Makes a cluster and works out which endpoints may be picked, and how often.
+    #[must_use]
+    pub fn new(
+        id: ClusterId,
+        spec: Arc<ClusterSpec>,
+        endpoints: Vec<Arc<Endpoint>>,
+        runtime: Arc<ClusterRuntime>,
+    ) -> Self {
+        let picks = Picks::of(&endpoints);
+        Self {
+            id,
+            spec,
+            endpoints: endpoints.into(),
+            runtime,
+            picks,
+        }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &Arc<str> {
+        &self.spec.name
+    }
+}
+
+/// Whether an endpoint may be called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Health {
+    /// Yes.
+    #[default]
+    Healthy,
+    /// It is stopping: only while no healthy one exists.
+    Draining,
+    /// No.
+    Unhealthy,
+}
+
+/// Who serves at an endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct WorkloadMeta {
+    /// Workload id, if it has one.
+    pub id: Option<Ulid>,
+    /// Workload name.
+    pub name: Arc<str>,
+    /// Namespace.
+    pub namespace: Arc<str>,
+    /// `app` for metrics.
+    pub canonical_name: Arc<str>,
+    /// `version` for metrics.
+    pub canonical_revision: Arc<str>,
+    /// Mesh cluster.
+    pub cluster: Arc<str>,
+    /// Labels.
+    pub labels: Labels,
+}
+
+/// One address of a cluster.
+#[derive(Debug, Clone)]
+pub struct Endpoint {
+    /// Where to connect.
+    pub address: SocketAddr,
+    /// Share of calls; 0 is never picked.
+    pub weight: u32,
+    /// Whether it may be called.
+    pub health: Health,
+    /// Whether it speaks mutual TLS (the mesh mark).
+    pub mtls: bool,
+    /// Who serves.
+    pub workload: Arc<WorkloadMeta>,
+    /// Counts that outlive this snapshot.
+    pub state: Arc<EndpointState>,
+}

@@ -1,0 +1,232 @@
+//! Virtual hosts, their routes, and what a route does.
+
+use super::{
+    ClusterId, Error, HeaderCondition, HeaderEdits, PathCondition, Pattern, RetryPolicy,
+    TextCondition,
+};
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A host on a port with its routes.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct VirtualHost {
+    /// Name on the wire, e.g. `80/payment.default.svc.cluster.local:80`.
+    pub name: Arc<str>,
+    /// Service port; at a gateway the listener's.
+    pub port: u16,
+    /// Hosts, with or without this port: exact, `*.suffix` or `*`.
+    pub domains: Box<[Arc<str>]>,
+    /// In order; the first that matches wins.
+    pub routes: Box<[Arc<Route>]>,
+}
+
+/// A rule: if this, then that.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Route {
+    /// `<namespace>/<virtual service>/<http route name or index>`, or `default`.
+    pub name: Arc<str>,
+    /// Object it comes from, for explanations.
+    pub config: Option<Arc<str>>,
+    /// All of it must hold.
+    pub matches: Match,
+    /// What happens then.
+    pub action: Action,
+    /// On the request, after those of the weighted destination.
+    pub request_headers: HeaderEdits,
+    /// On the response, after those of the weighted destination.
+    pub response_headers: HeaderEdits,
+}
+
+/// Conditions that must all hold.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Match {
+    /// Path.
+    pub path: PathCondition,
+    /// Whether case does not matter in the path (not for regular expressions).
+    pub ignore_case: bool,
+    /// Headers, pseudo-headers included.
+    pub headers: Box<[HeaderCondition]>,
+    /// Query parameters.
+    pub query: Box<[QueryCondition]>,
+    /// Method.
+    pub method: Option<TextCondition>,
+    /// Authority; the port is looked at only if the condition has one.
+    pub authority: Option<TextCondition>,
+}
+
+/// A rule on a query parameter; its first value counts, undecoded, as in Envoy.
+#[derive(Debug, Clone, PartialEq)]
+pub struct QueryCondition {
+    /// Name.
+    pub name: Arc<str>,
+    /// What the value must be; `None`: present.
+    pub value: Option<TextCondition>,
+}
+
+/// What a route does.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// Calls a cluster.
+    Forward(Forward),
+    /// Sends the caller elsewhere.
+    Redirect(Redirect),
+    /// Answers.
+    Direct(Direct),
+}
+
+/// A call of one of several clusters.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Forward {
+    pub(crate) clusters: Box<[WeightedCluster]>,
+    pub(crate) total: u64,
+    /// Time for the whole exchange up to the response's head; none by default, as Istio.
+    pub timeout: Option<Duration>,
+    /// Time without a byte in either direction.
+    pub idle_timeout: Option<Duration>,
+    /// Retries.
+    pub retry: RetryPolicy,
+    /// New path.
+    pub path_rewrite: Option<PathRewrite>,
+    /// New authority.
+    pub host_rewrite: Option<HeaderValue>,
+}
+
+impl Forward {
+    /// To weighted clusters; a single one counts whatever its weight.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] when there is no cluster, or there are several with no weight at all.
+    pub fn new(mut clusters: Vec<WeightedCluster>) -> Result<Self, Error> {
+        if let [only] = clusters.as_mut_slice() {
+            only.weight = only.weight.max(1);
+        }
+        let total = clusters.iter().map(|c| u64::from(c.weight)).sum();
+        if total == 0 {
+            return Err(Error::Weights);
+        }
+        Ok(Self {
+            clusters: clusters.into(),
+            total,
+            timeout: None,
+            idle_timeout: None,
+            retry: RetryPolicy::default(),
+            path_rewrite: None,
+            host_rewrite: None,
+        })
+    }
+
+    /// The destinations.
+    #[must_use]
+    pub fn clusters(&self) -> &[WeightedCluster] {
+        &self.clusters
+    }
+}
+
+/// One destination of a route.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WeightedCluster {
+    /// Which.
+    pub cluster: ClusterId,
+    /// Its name, for logs and for a cluster that does not exist.
+    pub name: Arc<str>,
+    /// Share; 0 is never drawn.
+    pub weight: u32,
+    /// On the request.
+    pub request_headers: HeaderEdits,
+    /// On the response.
+    pub response_headers: HeaderEdits,
+    /// New authority for this destination.
+    pub host_rewrite: Option<HeaderValue>,
+}
+
+impl WeightedCluster {
+    /// Without header operations.
+    #[must_use]
+    pub fn new(cluster: ClusterId, name: &str, weight: u32) -> Self {
+        Self {
+            cluster,
+            name: name.into(),
+            weight,
+            request_headers: HeaderEdits::default(),
+            response_headers: HeaderEdits::default(),
+            host_rewrite: None,
+        }
+    }
+}
+
+/// A new path; the query stays.
+#[derive(Debug, Clone, PartialEq)]
+pub enum PathRewrite {
+    /// Replaces the matched prefix; after an exact or regex match, the whole path.
+    Prefix(Arc<str>),
+    /// Replaces the whole path.
+    Full(Arc<str>),
+    /// Replaces every match.
+    Regex {
+        /// What to look for.
+        pattern: Pattern,
+        /// What to put there; `\1` is the first group.
+        substitution: Arc<str>,
+    },
+}
+
+/// Where a caller is sent.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Redirect {
+    /// 301, 302, 303, 307 or 308.
+    pub status: StatusCode,
+    /// New scheme.
+    pub scheme: Option<Arc<str>>,
+    /// New host.
+    pub host: Option<Arc<str>>,
+    /// New port; a default port is left out.
+    pub port: Option<u16>,
+    /// New path.
+    pub path: Option<PathRewrite>,
+    /// Whether the query is dropped.
+    pub strip_query: bool,
+}
+
+impl Redirect {
+    /// To the same address with a status.
+    ///
+    /// # Errors
+    /// [`Error::Status`] when the status is no redirect.
+    pub fn new(status: u16) -> Result<Self, Error> {
+        match status {
+            301 | 302 | 303 | 307 | 308 => Ok(Self {
+                status: StatusCode::from_u16(status).map_err(|_| Error::Status(status))?,
+                scheme: None,
+                host: None,
+                port: None,
+                path: None,
+                strip_query: false,
+            }),
+            _ => Err(Error::Status(status)),
+        }
+    }
+}
+
+/// An answer of the route itself.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Direct {
+    /// Status.
+    pub status: StatusCode,
+    /// Body.
+    pub body: Bytes,
+}
+
+impl Direct {
+    /// An answer.
+    ///
+    /// # Errors
+    /// [`Error::Status`] when the status is outside 200–599.
+    pub fn new(status: u16, body: Bytes) -> Result<Self, Error> {
+        match StatusCode::from_u16(status) {
+            Ok(code) if (200..600).contains(&status) => Ok(Self { status: code, body }),
+            _ => Err(Error::Status(status)),
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! Answers of the proxy itself.
+//!
+//! Every one carries its reason in `x-naka-reason` (a gateway removes it towards outside). gRPC callers get HTTP 200
+//! with a gRPC status, because their libraries do not look at HTTP statuses of a peer that speaks gRPC. Texts come
+//! from the closed table of reasons: nothing of the configuration or of another party's bytes leaks into a reply.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use naka_types::header as names;
+use naka_types::reason::Reason;
+
+/// An answer to send; when [`LocalReply::closes`] says so there is none and the connection ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalReply {
+    /// Why.
+    pub reason: Reason,
+    /// Status line.
+    pub status: StatusCode,
+    /// All headers but framing.
+    pub headers: HeaderMap,
+    /// Body, empty for gRPC.
+    pub body: Bytes,
+}
+
+const REASON: HeaderName = HeaderName::from_static(names::REASON);
+
+impl LocalReply {
+    /// The reply of a reason; `grpc` when the caller speaks gRPC.
+    #[must_use]
+    pub fn new(reason: Reason, grpc: bool) -> Self {
+        let mut headers = HeaderMap::with_capacity(4);
+        headers.insert(REASON, HeaderValue::from_static(reason.code()));
+        let status =
+            StatusCode::from_u16(reason.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        if grpc {
+            headers.insert(
+                header::CONTENT_TYPE,
+                HeaderValue::from_static("application/grpc"),
+            );
+            headers.insert(
+                "grpc-status",
+                HeaderValue::from(u16::from(reason.grpc_status())),
+            );
+            headers.insert("grpc-message", HeaderValue::from_static(reason.code()));
+            return Self {
+                reason,
+                status: StatusCode::OK,
+                headers,
+                body: Bytes::new(),
+            };
+        }
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("text/plain; charset=utf-8"),
+        );
+        if reason == Reason::ProxyAuthRequired {
+            headers.insert(
+                header::PROXY_AUTHENTICATE,
+                HeaderValue::from_static("Basic realm=\"naka\""),
+            );
+        }
+        Self {
+            reason,
+            status,
+            headers,
+            body: Bytes::from(format!("naka: {}: {}\n", reason.code(), reason.meaning())),
+        }
+    }
+
+    /// Whether there is no answer and the connection is closed instead.
+    #[must_use]
+    pub fn closes(&self) -> bool {
+        self.reason.http_status() == 0
+            && !matches!(self.reason, Reason::DirectResponse | Reason::Redirect)
+    }
+
+    /// For a caller outside the mesh: without the mesh's own headers.
+    #[must_use]
+    pub fn for_outside(mut self) -> Self {
+        self.headers.remove(REASON);
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::LocalReply;
+    use naka_types::reason::Reason;
+
+    #[test]
+    fn every_reason_has_a_reply_in_both_dialects() {
+        for reason in Reason::ALL {
+            let plain = LocalReply::new(*reason, false);
+            assert_eq!(plain.headers["x-naka-reason"], reason.code());
+            assert!(plain.closes() || reason.http_status() == 0 || plain.status.as_u16() >= 400);
+            let grpc = LocalReply::new(*reason, true);
+            assert_eq!(grpc.status, 200);
+            assert_eq!(
+                grpc.headers["grpc-status"],
+                reason.grpc_status().to_string().as_str()
+            );
+            assert!(grpc.body.is_empty());
+            assert!(!grpc.for_outside().headers.contains_key("x-naka-reason"));
+        }
+    }
+}

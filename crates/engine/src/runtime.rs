@@ -1,0 +1,344 @@
+//! Runtime state apart from configuration: counts and permits that outlive every snapshot.
+//!
+//! A [`Registry`] hands out state by stable identity: a cluster's by its name, an endpoint's by cluster and address.
+//! It holds only weak references, so state lives as long as a snapshot or a running exchange needs it; an endpoint
+//! that leaves and comes back while calls to it are under way finds its count again. All counts are atomics shared by
+//! the workers, so limits are exact over them; the registry's lock is taken only while configuration is built.
+//!
+//! Invariant: whatever is counted up is owned by a guard that counts down when it is dropped.
+
+use crate::limits;
+use crate::model::{ClusterId, Limits};
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+/// Finds state by identity.
+#[derive(Debug, Default)]
+pub struct Registry(Mutex<Tables>);
+
+#[derive(Debug, Default)]
+struct Tables {
+    ids: HashMap<Arc<str>, ClusterId>,
+    clusters: BTreeMap<Arc<str>, Weak<ClusterRuntime>>,
+    endpoints: BTreeMap<(Arc<str>, SocketAddr), Weak<EndpointState>>,
+}
+
+impl Registry {
+    /// The number of a cluster name. It never changes and is never given to another name: a route kept by a running
+    /// exchange can then never lead to the wrong cluster. Names are bounded by what this workload ever called.
+    #[must_use]
+    pub fn id(&self, cluster: &str) -> ClusterId {
+        let mut tables = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(id) = tables.ids.get(cluster) {
+            return *id;
+        }
+        let id = ClusterId(u32::try_from(tables.ids.len()).unwrap_or(u32::MAX));
+        tables.ids.insert(cluster.into(), id);
+        id
+    }
+
+    /// State of a cluster.
+    #[must_use]
+    pub fn cluster(&self, cluster: &str) -> Arc<ClusterRuntime> {
+        let mut tables = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(state) = tables.clusters.get(cluster).and_then(Weak::upgrade) {
+            return state;
+        }
+        let state = Arc::new(ClusterRuntime::default());
+        tables
+            .clusters
+            .insert(cluster.into(), Arc::downgrade(&state));
+        state
+    }
+
+    /// State of an endpoint of a cluster.
+    #[must_use]
+    pub fn endpoint(&self, cluster: &Arc<str>, address: SocketAddr) -> Arc<EndpointState> {
+        let mut tables = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (Arc::clone(cluster), address);
+        if let Some(state) = tables.endpoints.get(&key).and_then(Weak::upgrade) {
+            return state;
+        }
+        let state = Arc::new(EndpointState::default());
+        tables.endpoints.insert(key, Arc::downgrade(&state));
+        state
+    }
+
+    /// Forgets state that nobody holds any more; call it after a snapshot was replaced.
+    pub fn sweep(&self) {
+        let mut tables = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        tables.clusters.retain(|_, state| state.strong_count() > 0);
+        tables.endpoints.retain(|_, state| state.strong_count() > 0);
+    }
+}
+
+/// Counts of one cluster over all workers.
+#[derive(Debug, Default)]
+pub struct ClusterRuntime {
+    connections: Gauge,
+    pending: Gauge,
+    requests: Gauge,
+    retries: Gauge,
+}
+
+/// Counts of one endpoint over all workers.
+#[derive(Debug, Default)]
+pub struct EndpointState {
+    active: Gauge,
+}
+
+impl EndpointState {
+    /// Requests (or TCP connections) under way.
+    #[must_use]
+    pub fn active(&self) -> u32 {
+        self.active.value()
+    }
+}
+
+/// Which count of a cluster a [`Slot`] belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Count {
+    Connections,
+    Pending,
+    Retries,
+}
+
+impl ClusterRuntime {
+    /// Requests under way.
+    #[must_use]
+    pub fn requests(&self) -> u32 {
+        self.requests.value()
+    }
+
+    /// Open connections that hold a slot.
+    #[must_use]
+    pub fn connections(&self) -> u32 {
+        self.connections.value()
+    }
+
+    /// Requests that wait for a connection.
+    #[must_use]
+    pub fn pending(&self) -> u32 {
+        self.pending.value()
+    }
+
+    /// Retries under way.
+    #[must_use]
+    pub fn retries(&self) -> u32 {
+        self.retries.value()
+    }
+
+    /// A slot for a new connection, kept as long as it is open; `None` at the limit.
+    #[must_use]
+    pub fn connection(self: &Arc<Self>, limits: &Limits) -> Option<Slot> {
+        self.slot(Count::Connections, limits.connections)
+    }
+
+    /// A slot for waiting for a connection; `None` at the limit.
+    #[must_use]
+    pub fn wait(self: &Arc<Self>, limits: &Limits) -> Option<Slot> {
+        self.slot(Count::Pending, limits.pending)
+    }
+
+    /// A slot for a retry: at most 20 % of the requests under way (but always 3), and at most the limit.
+    pub(crate) fn retry(self: &Arc<Self>, limits: &Limits) -> Option<Slot> {
+        let share = u64::from(self.requests()) * u64::from(limits::RETRY_BUDGET_PERCENT) / 100;
+        let budget = u32::try_from(share)
+            .unwrap_or(u32::MAX)
+            .max(limits::MIN_CONCURRENT_RETRIES);
+        self.slot(Count::Retries, budget.min(limits.retries))
+    }
+
+    /// Counts a request to an endpoint; `None` at the limit.
+    pub(crate) fn request(
+        self: &Arc<Self>,
+        endpoint: &Arc<EndpointState>,
+        limits: &Limits,
+        retry: Option<Slot>,
+    ) -> Option<Permit> {
+        if !self.requests.take(limits.requests) {
+            return None;
+        }
+        endpoint.active.take(u32::MAX);
+        Some(Permit {
+            cluster: Arc::clone(self),
+            endpoint: Arc::clone(endpoint),
+            _retry: retry,
+        })
+    }
+
+    fn slot(self: &Arc<Self>, count: Count, limit: u32) -> Option<Slot> {
+        self.gauge(count).take(limit).then(|| Slot {
+            cluster: Arc::clone(self),
+            count,
+        })
+    }
+
+    fn gauge(&self, count: Count) -> &Gauge {
+        match count {
+            Count::Connections => &self.connections,
+            Count::Pending => &self.pending,
+            Count::Retries => &self.retries,
+        }
+    }
+}
+
+/// A counted connection, wait or retry; counts down when dropped.
+#[must_use]
+#[derive(Debug)]
+pub struct Slot {
+    cluster: Arc<ClusterRuntime>,
+    count: Count,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.cluster.gauge(self.count).give();
+    }
+}
+
+/// A counted request; keep it until the response has been passed on whole, drop it before reporting a failed try.
+#[must_use]
+#[derive(Debug)]
+pub struct Permit {
+    cluster: Arc<ClusterRuntime>,
+    endpoint: Arc<EndpointState>,
+    _retry: Option<Slot>,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.cluster.requests.give();
+        self.endpoint.active.give();
+    }
+}
+
+/// A count with a limit.
+#[derive(Debug, Default)]
+struct Gauge(AtomicU32);
+
+impl Gauge {
+    fn value(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn take(&self, limit: u32) -> bool {
+        self.0
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| {
+                (now < limit).then(|| now.saturating_add(1))
+            })
+            .is_ok()
+    }
+
+    fn give(&self) {
+        // A guard gives only what it took, so this never goes below zero.
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Permit, Registry};
+    use crate::model::Limits;
+    use std::sync::Arc;
+
+    fn limits(n: u32) -> Limits {
+        Limits {
+            connections: n,
+            pending: n,
+            requests: n,
+            retries: u32::MAX,
+        }
+    }
+
+    #[test]
+    fn state_is_found_again_while_held_and_forgotten_after() {
+        let registry = Registry::default();
+        let name: Arc<str> = "outbound|80||a".into();
+        let address = "127.0.0.1:1".parse().unwrap();
+        let (cluster, endpoint) = (registry.cluster(&name), registry.endpoint(&name, address));
+        let permit = cluster.request(&endpoint, &limits(1), None).unwrap();
+        registry.sweep();
+        assert_eq!(registry.cluster(&name).requests(), 1);
+        assert_eq!(registry.endpoint(&name, address).active(), 1);
+        drop(permit);
+        assert_eq!(registry.endpoint(&name, address).active(), 0);
+        let weak = Arc::downgrade(&endpoint);
+        drop((cluster, endpoint));
+        registry.sweep();
+        assert!(weak.upgrade().is_none());
+        assert_eq!(registry.id(&name), registry.id(&name));
+        assert_ne!(registry.id(&name), registry.id("other"));
+    }
+
+    #[test]
+    fn limits_hold_and_guards_give_back() {
+        let registry = Registry::default();
+        let (cluster, limits) = (registry.cluster("a"), limits(2));
+        let endpoint = registry.endpoint(&"a".into(), "127.0.0.1:1".parse().unwrap());
+        let held: Vec<_> = (0..3).filter_map(|_| cluster.connection(&limits)).collect();
+        assert_eq!((held.len(), cluster.connections()), (2, 2));
+        let waiting: Vec<_> = (0..3).filter_map(|_| cluster.wait(&limits)).collect();
+        assert_eq!((waiting.len(), cluster.pending()), (2, 2));
+        let requests: Vec<_> = (0..3)
+            .filter_map(|_| cluster.request(&endpoint, &limits, None))
+            .collect();
+        assert_eq!((requests.len(), endpoint.active()), (2, 2));
+        drop((held, waiting, requests));
+        assert_eq!(
+            (cluster.connections(), cluster.pending(), cluster.requests()),
+            (0, 0, 0)
+        );
+    }
+
+    #[test]
+    fn retries_stay_within_the_budget_at_every_load() {
+        let registry = Registry::default();
+        let (cluster, none) = (registry.cluster("a"), Limits::default());
+        let endpoint = registry.endpoint(&"a".into(), "127.0.0.1:1".parse().unwrap());
+        let mut rng = fastrand::Rng::with_seed(7);
+        let (mut active, mut retries): (Vec<Permit>, Vec<_>) = (Vec::new(), Vec::new());
+        let mut reached = 0;
+        for _ in 0..20_000 {
+            match rng.u8(0..4) {
+                0 | 1 => active.extend(cluster.request(&endpoint, &none, None)),
+                2 => {
+                    if let Some(slot) = cluster.retry(&none) {
+                        retries.push(slot);
+                        let bound = (cluster.requests() / 5).max(3);
+                        assert!(cluster.retries() <= bound);
+                        reached = reached.max(cluster.retries());
+                    }
+                }
+                _ => {
+                    active.pop();
+                    if rng.bool() {
+                        retries.pop();
+                    }
+                }
+            }
+        }
+        assert!(reached > 3, "the budget must grow with the load");
+    }
+
+    #[test]
+    fn limits_are_exact_over_threads() {
+        let registry = Registry::default();
+        let (cluster, limits) = (registry.cluster("a"), limits(50));
+        let endpoint = registry.endpoint(&"a".into(), "127.0.0.1:1".parse().unwrap());
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..2_000 {
+                        let got = cluster.request(&endpoint, &limits, None);
+                        assert!(cluster.requests() <= 50);
+                        drop(got);
+                    }
+                });
+            }
+        });
+        assert_eq!((cluster.requests(), endpoint.active()), (0, 0));
+    }
+}
