@@ -61,7 +61,7 @@ const CASES: &[Case] = &[
         Compat,
         "apiVersion: networking.istio.io/v1\nkind: VirtualServise\nmetadata: {name: a}\n",
         "kind",
-        1,
+        2,
         "did you mean VirtualService?",
     ),
     (
@@ -69,7 +69,7 @@ const CASES: &[Case] = &[
         Compat,
         "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {name: a}\n",
         "kind",
-        1,
+        2,
         "kind Sidecar is not supported yet",
     ),
     (
