@@ -30,8 +30,6 @@ mod table;
 mod tokens;
 mod watch;
 
-#[cfg(test)]
-mod tests;
 
 pub use auth::{Peer, Role, Subject};
 pub use confirm::watch_pending;

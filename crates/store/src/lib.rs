@@ -33,7 +33,7 @@ pub use fold::Snapshot;
 pub use log::{Damage, Recovery};
 pub use seal::{REDACTED, redact};
 pub use stamp::rfc3339;
-pub use store::{Repaired, Settings, Store};
+pub use store::{Preview, Repaired, Settings, Store};
 
 #[cfg(test)]
 mod tests;

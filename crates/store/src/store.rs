@@ -1,9 +1,10 @@
 //! Opening, repairing and writing: the handle the rest of the program holds.
 
 use crate::checkpoint::{self, Checkpoint};
-use crate::event::{Commit, Draft, Event, LOSS};
+use crate::event::{Action, Commit, Draft, Event, LOSS};
 use crate::fold::{Folded, Snapshot};
 use crate::log::{self, Checks, Damage, Recovery, Scan};
+use crate::plan::plan;
 use crate::seal::{Sealer, is_secret};
 use crate::writer::{Recent, Request, Shared, Writer, lock};
 use crate::{Error, place, stamp};
@@ -60,6 +61,17 @@ pub struct Repaired {
     pub damage: Option<Damage>,
     /// Where the damaged file was put.
     pub kept_as: Option<PathBuf>,
+}
+
+/// What a commit would do.
+#[derive(Debug, Clone)]
+pub struct Preview {
+    /// One entry per draft, in order.
+    pub actions: Vec<Action>,
+    /// The events it would make.
+    pub events: Vec<Event>,
+    /// The state after it.
+    pub after: Snapshot,
 }
 
 impl Store {
@@ -199,6 +211,23 @@ impl Store {
             return Err(self.stopped());
         }
         answered.await.unwrap_or_else(|_| Err(self.stopped()))
+    }
+
+    /// What [`Store::commit`] would do with these drafts now, without doing it. Numbers and ids in it are provisional.
+    ///
+    /// # Errors
+    /// As for a commit, except that a store which does not write any more still previews.
+    pub fn preview(&self, drafts: Vec<Draft>) -> Result<Preview, Error> {
+        let mut after = self.snapshot().as_ref().clone();
+        let planned = plan(&after, &self.sealer, drafts, stamp::now_ms())?;
+        for event in &planned.events {
+            after.apply(event);
+        }
+        Ok(Preview {
+            actions: planned.actions,
+            events: planned.events,
+            after,
+        })
     }
 
     /// The state now.

@@ -97,6 +97,12 @@ impl Problem {
         }
     }
 
+    /// Adds why.
+    pub(crate) fn explained(mut self, why: &str) -> Self {
+        self.message = format!("{}: {why}", self.message);
+        self
+    }
+
     /// Names the object an error is about.
     pub(crate) fn about(mut self, object: &ObjectRef) -> Self {
         if !self.details.is_object() {
