@@ -1,7 +1,7 @@
 //! Field tables: every field of a kind with its type, whether it is enforced, and a line of documentation.
 //!
 //! One table per kind drives three things that must never disagree: which fields are unknown, ill-typed or not yet
-//! enforced ([`walk`](crate::schema::walk)), which parts fall out, and the reference page of the kind ([`page`]). The
+//! enforced (module `walk`), which parts fall out, and the reference page of the kind ([`page`]). The
 //! typed builders read only from trees that have passed the walk.
 
 mod page;
