@@ -8,9 +8,7 @@ use crate::compile::Class;
 use crate::plane::{Caller, Plane};
 use crate::push::Subscriber;
 use crate::push::session::Session;
-use naka_types::node::{
-    CAPABILITY_CLOSURE, CAPABILITY_DRAIN_ACK, NODE_METADATA, NodeId, Role,
-};
+use naka_types::node::{CAPABILITY_CLOSURE, CAPABILITY_DRAIN_ACK, NODE_METADATA, NodeId, Role};
 use naka_wire::envoy::config::core::v3::Node;
 use naka_wire::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
@@ -127,7 +125,9 @@ impl Ads {
 /// Who subscribes, if the node's words agree with what the connection proved.
 fn subscriber(node: &Node, caller: &Caller) -> Result<Subscriber, Status> {
     let denied = |what: &str, said: &str, is: &str| {
-        Status::permission_denied(format!("the node says {what} {said:?}, its identity says {is:?}"))
+        Status::permission_denied(format!(
+            "the node says {what} {said:?}, its identity says {is:?}"
+        ))
     };
     let id = NodeId::parse(&node.id)
         .ok_or_else(|| Status::invalid_argument(format!("{:?} is not a node id", node.id)))?;
@@ -170,6 +170,8 @@ fn subscriber(node: &Node, caller: &Caller) -> Result<Subscriber, Status> {
         },
         drain_ack: has(CAPABILITY_DRAIN_ACK),
         closure: has(CAPABILITY_CLOSURE),
-        version: values::get_str(own, "version").unwrap_or_default().to_owned(),
+        version: values::get_str(own, "version")
+            .unwrap_or_default()
+            .to_owned(),
     })
 }

@@ -6,9 +6,11 @@
 //! Invariants: nothing below `compile` decides meaning; nothing in `compile` knows time, sockets or other proxies;
 //! status never enters the store.
 
-pub mod ca_service;
 pub mod ads;
+pub mod apiserver;
+pub mod ca_service;
 pub mod compile;
+pub mod metrics;
 pub mod plane;
 pub mod push;
 pub mod registry;

@@ -289,7 +289,14 @@ fn draft(note: Note) -> Draft {
                 "service": service,
                 "service_account": service_account,
             });
-            Draft::record("system", "first to run it", "service.own", OWNER_RECORD, &id, Some(value))
+            Draft::record(
+                "system",
+                "first to run it",
+                "service.own",
+                OWNER_RECORD,
+                &id,
+                Some(value),
+            )
         }
     }
 }

@@ -147,6 +147,7 @@ struct Inner {
     touched: BTreeMap<Epoch, BTreeSet<String>>,
     refusals: VecDeque<(Span, Refusal)>,
     pushes: BTreeMap<&'static str, u64>,
+    nacks: BTreeMap<&'static str, u64>,
 }
 
 /// The meeting point of worlds and subscribers.
@@ -176,6 +177,7 @@ impl Hub {
                 touched: BTreeMap::new(),
                 refusals: VecDeque::new(),
                 pushes: BTreeMap::new(),
+                nacks: BTreeMap::new(),
             }),
             moved: watch::Sender::new(0),
         }
@@ -211,7 +213,8 @@ impl Hub {
     }
 
     fn move_on(&self) {
-        self.moved.send_modify(|count| *count = count.wrapping_add(1));
+        self.moved
+            .send_modify(|count| *count = count.wrapping_add(1));
     }
 
     /// Makes a world the current one and marks what changed for whom.
@@ -235,7 +238,10 @@ impl Hub {
         }
         for slot in inner.slots.values_mut() {
             if roots_changed(&change.reads, &slot.who.class) {
-                slot.roots = Some(slot.roots.map_or(Span::at(epoch), |s| s.join(Span::at(epoch))));
+                slot.roots = Some(
+                    slot.roots
+                        .map_or(Span::at(epoch), |s| s.join(Span::at(epoch))),
+                );
                 slot.notify.notify_one();
             }
         }
@@ -306,7 +312,11 @@ impl Hub {
 
     /// Subscribers that hold endpoints of a workload, with whether they are behind an epoch.
     #[must_use]
-    pub fn callers(&self, workload_id: &str, epoch: Epoch) -> Vec<(Subscriber, SubscriberId, bool)> {
+    pub fn callers(
+        &self,
+        workload_id: &str,
+        epoch: Epoch,
+    ) -> Vec<(Subscriber, SubscriberId, bool)> {
         let inner = self.lock();
         let ids = inner.cache.holders_of_workload(workload_id);
         ids.into_iter()
@@ -356,6 +366,12 @@ impl Hub {
     #[must_use]
     pub fn pushes(&self) -> BTreeMap<&'static str, u64> {
         self.lock().pushes.clone()
+    }
+
+    /// Resources refused since the start, by type.
+    #[must_use]
+    pub fn nacks(&self) -> BTreeMap<&'static str, u64> {
+        self.lock().nacks.clone()
     }
 
     /// Number of connected proxies.

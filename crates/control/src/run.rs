@@ -4,11 +4,31 @@
 //! addresses as a value. Ports that were chosen freely are written to `ports.json` and taken again at the next
 //! start, because tokens and saved identities name them.
 
+use crate::ads::Ads;
+use crate::ca_service::{CaService, TlsIncoming};
+use crate::metrics;
+use crate::plane::Plane;
 use crate::settings::{Addresses, Ports, Settings};
+use crate::workloads::WorkloadService;
+use naka_identity::tls::control_server_tls;
+use naka_identity::{Authority, ServerCert};
+use naka_store::{Draft, Store};
+use naka_telemetry::Metrics;
+use naka_types::host::ROOT_NAMESPACE;
+use naka_types::name::ObjectRef;
+use naka_wire::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
+use naka_wire::v1::workloads_server::WorkloadsServer;
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+/// How long streams get to end after a stop.
+const STOP: Duration = Duration::from_millis(100);
 
 /// Why a control plane does not start or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -34,13 +54,24 @@ pub enum Error {
     /// Another control plane serves this mesh.
     #[error("a control plane for this mesh is running already ({0})")]
     Running(PathBuf),
+    /// The log or its state.
+    #[error(transparent)]
+    Store(#[from] naka_store::Error),
+    /// The authority or TLS.
+    #[error(transparent)]
+    Identity(#[from] naka_identity::Error),
 }
 
 /// A control plane whose listeners are bound and whose state is open.
 #[derive(Debug)]
 pub struct Bound {
+    settings: Settings,
     addresses: Addresses,
     listeners: Listeners,
+    plane: Arc<Plane>,
+    authority: Arc<Authority>,
+    certificate: Arc<ServerCert>,
+    metrics: Metrics,
 }
 
 #[derive(Debug)]
@@ -56,13 +87,84 @@ struct Listeners {
 /// # Errors
 /// [`Error`] names the file or the address.
 pub async fn run(settings: Settings) -> Result<Bound, Error> {
-    let dir = &settings.dir;
-    make_dir(dir)?;
+    make_dir(&settings.dir)?;
+    let (store, recovery) = Store::open(&settings.dir, naka_store::Settings::default())?;
+    if let Some(damage) = &recovery.damage {
+        tracing::error!(
+            ?damage,
+            "the log is damaged: served read-only until `naka store repair`"
+        );
+    }
+    let now = naka_identity::now_s();
+    let ca = settings.dir.join("ca");
+    let authority = Arc::new(Authority::open_or_create(&ca, &settings.trust_domain, now)?);
+    let (names, hosts) = names(&settings);
+    let certificate = ServerCert::issue(&authority, &names, &hosts, settings.leaf_ttl, now)?;
     let (addresses, listeners) = bind(&settings).await?;
+    first_start(&store).await;
+    let roots = authority.bundle().to_pem();
+    let plane = Plane::new(store, &settings.trust_domain, &roots, settings.leases);
     Ok(Bound {
+        settings,
         addresses,
         listeners,
+        plane,
+        authority,
+        certificate,
+        metrics: Metrics::new(),
     })
+}
+
+/// Names and addresses in the certificate of the control plane's ports.
+fn names(settings: &Settings) -> (Vec<String>, Vec<IpAddr>) {
+    let mut names = vec!["localhost".to_owned()];
+    let mut hosts = vec![
+        IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(Ipv6Addr::LOCALHOST),
+    ];
+    if !settings.host.is_unspecified() {
+        hosts.push(settings.host);
+    }
+    for address in &settings.advertise {
+        let host = address
+            .rsplit_once(':')
+            .map_or(address.as_str(), |(host, port)| {
+                if port.parse::<u16>().is_ok() {
+                    host
+                } else {
+                    address
+                }
+            });
+        match host.trim_matches(['[', ']']).parse() {
+            Ok(ip) => hosts.push(ip),
+            Err(_) => names.push(host.to_owned()),
+        }
+    }
+    hosts.sort();
+    hosts.dedup();
+    (names, hosts)
+}
+
+/// A mesh starts with mTLS on everywhere (design decision 13): as an object, so that it can be seen and changed.
+async fn first_start(store: &Store) {
+    if store.snapshot().revision != 0 {
+        return;
+    }
+    let object = ObjectRef {
+        kind: "PeerAuthentication".to_owned(),
+        namespace: ROOT_NAMESPACE.to_owned(),
+        name: "default".to_owned(),
+    };
+    let value = serde_json::json!({
+        "apiVersion": naka_api::Kind::PeerAuthentication.api_version(),
+        "kind": object.kind,
+        "metadata": {"name": object.name, "namespace": object.namespace},
+        "spec": {"mtls": {"mode": "STRICT"}},
+    });
+    let draft = Draft::put("system", "a mesh starts with mTLS on", object, value);
+    if let Err(error) = store.commit(vec![draft]).await {
+        tracing::error!(%error, "the default PeerAuthentication could not be stored");
+    }
 }
 
 impl Bound {
@@ -72,17 +174,91 @@ impl Bound {
         &self.addresses
     }
 
+    /// SHA-256 of the root certificate, lower-case hex, as it stands in tokens.
+    #[must_use]
+    pub fn root_sha256(&self) -> String {
+        self.authority.root_sha256()
+    }
+
+    /// The running parts, for whoever assembles more around them.
+    #[must_use]
+    pub fn plane(&self) -> &Arc<Plane> {
+        &self.plane
+    }
+
     /// Serves until `shutdown` resolves, then stops in good order.
     ///
     /// # Errors
-    /// [`Error`] when the state can no longer be kept.
+    /// [`Error`] when a part can not be started.
     pub async fn serve(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
+        let (stop, stopped) = watch::channel(false);
+        let mut tasks = JoinSet::new();
+        let plane = Arc::clone(&self.plane);
+        tasks.spawn(async move { plane.push().await });
+        let plane = Arc::clone(&self.plane);
+        tasks.spawn(async move { plane.lease().await });
+        let plane = Arc::clone(&self.plane);
+        tasks.spawn(async move { plane.remember().await });
+        tasks.spawn(renew(
+            Arc::clone(&self.authority),
+            Arc::clone(&self.certificate),
+        ));
+        tasks.spawn(metrics::serve(
+            self.listeners.metrics,
+            self.metrics.clone(),
+            Arc::clone(&self.plane),
+            Arc::clone(&self.certificate),
+            Arc::clone(&self.authority),
+        ));
+        let ca = CaService::new(
+            Arc::clone(&self.authority),
+            Arc::clone(&self.plane.store),
+            self.settings.leaf_ttl,
+            self.metrics.clone(),
+        );
+        let bundle = self.authority.bundle();
+        let tls = control_server_tls(Arc::clone(&self.certificate), bundle, &[b"h2"])?;
+        let incoming = TlsIncoming::start(self.listeners.xds, tls);
+        let ads = Ads::new(Arc::clone(&self.plane), stopped.clone());
+        let workloads = WorkloadService::new(Arc::clone(&self.plane), stopped.clone());
+        let mut grpc_stop = stopped.clone();
+        let grpc = tonic::transport::Server::builder()
+            .http2_keepalive_interval(Some(naka_xds::driver::KEEPALIVE_INTERVAL))
+            .http2_keepalive_timeout(Some(naka_xds::driver::KEEPALIVE_TIMEOUT))
+            .add_service(ca.into_service())
+            .add_service(
+                AggregatedDiscoveryServiceServer::new(ads)
+                    .max_decoding_message_size(naka_xds::driver::MESSAGE_LIMIT),
+            )
+            .add_service(WorkloadsServer::new(workloads))
+            .serve_with_incoming_shutdown(incoming, async move {
+                let _ = grpc_stop.wait_for(|stop| *stop).await;
+            });
+        tasks.spawn(async move {
+            if let Err(error) = grpc.await {
+                tracing::error!(%error, "the xDS port failed");
+            }
+        });
         shutdown.await;
-        let socket = self.addresses.control_sock;
-        drop(self.listeners);
+        stop.send_replace(true);
+        // Streams that end by themselves get a moment; what hangs must not hold the process.
+        tokio::time::sleep(STOP).await;
+        tasks.shutdown().await;
         // Nobody may find a socket that nobody answers.
-        let _ = std::fs::remove_file(socket);
+        let _ = std::fs::remove_file(self.addresses.control_sock);
         Ok(())
+    }
+}
+
+/// Renews the control plane's own certificate by the rule everybody's is renewed by.
+async fn renew(authority: Arc<Authority>, certificate: Arc<ServerCert>) {
+    loop {
+        let due = certificate.renew_at(fastrand::u32(..));
+        let wait = due.saturating_sub(naka_identity::now_s()).max(1);
+        tokio::time::sleep(Duration::from_secs(wait)).await;
+        if let Err(error) = certificate.reissue(&authority, naka_identity::now_s()) {
+            tracing::error!(%error, "the control plane's own certificate could not be renewed");
+        }
     }
 }
 

@@ -183,9 +183,17 @@ fn state(request: &RegisterRequest) -> State {
 
 fn registration(request: RegisterRequest, caller: &Caller) -> Result<Registration, Status> {
     let pairs = [
-        ("workload id", &request.workload_id, caller.workload_id.as_str()),
+        (
+            "workload id",
+            &request.workload_id,
+            caller.workload_id.as_str(),
+        ),
         ("namespace", &request.namespace, caller.spiffe.namespace()),
-        ("service account", &request.service_account, caller.spiffe.service_account()),
+        (
+            "service account",
+            &request.service_account,
+            caller.spiffe.service_account(),
+        ),
     ];
     for (what, said, is) in pairs {
         if said != is {
@@ -202,9 +210,15 @@ fn registration(request: RegisterRequest, caller: &Caller) -> Result<Registratio
     for port in request.ports {
         let number = u16::try_from(port.port).ok().filter(|number| *number > 0);
         let number = number.ok_or_else(|| invalid(format!("{} is not a port", port.port)))?;
-        if port.inbound_address.parse::<std::net::SocketAddr>().is_err() {
+        if port
+            .inbound_address
+            .parse::<std::net::SocketAddr>()
+            .is_err()
+        {
             let address = port.inbound_address;
-            return Err(invalid(format!("{address:?} is not an address with a port")));
+            return Err(invalid(format!(
+                "{address:?} is not an address with a port"
+            )));
         }
         ports.push(ServedPort {
             port: number,

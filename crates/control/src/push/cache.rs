@@ -60,7 +60,8 @@ impl Cache {
                 continue;
             };
             let old = std::mem::replace(&mut entry.compiled, fresh);
-            let same = version(&old) == version(&entry.compiled) && old.refers == entry.compiled.refers;
+            let same =
+                version(&old) == version(&entry.compiled) && old.refers == entry.compiled.refers;
             if !same {
                 keys.push((slot.0.clone(), entry.holders.clone()));
             }
@@ -140,7 +141,10 @@ impl Cache {
 
     fn index(&mut self, slot: &Slot, reads: &BTreeSet<Read>) {
         for read in reads {
-            self.readers.entry(read.clone()).or_default().insert(slot.clone());
+            self.readers
+                .entry(read.clone())
+                .or_default()
+                .insert(slot.clone());
         }
     }
 
@@ -202,10 +206,15 @@ impl Cache {
     /// All keys held by anybody, for tests.
     #[cfg(test)]
     pub(crate) fn slots(&self) -> impl Iterator<Item = (&Slot, &Arc<Compiled>)> {
-        self.entries.iter().map(|(slot, entry)| (slot, &entry.compiled))
+        self.entries
+            .iter()
+            .map(|(slot, entry)| (slot, &entry.compiled))
     }
 }
 
 fn version(compiled: &Compiled) -> Option<&str> {
-    compiled.resource.as_ref().map(|resource| resource.version.as_str())
+    compiled
+        .resource
+        .as_ref()
+        .map(|resource| resource.version.as_str())
 }

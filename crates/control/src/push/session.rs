@@ -244,10 +244,7 @@ fn change(key: &Key, compiled: &Compiled) -> Change {
     }
 }
 
-fn note(
-    refused: &mut std::collections::BTreeMap<(String, String), String>,
-    notice: &Notice,
-) {
+fn note(refused: &mut std::collections::BTreeMap<(String, String), String>, notice: &Notice) {
     match notice {
         Notice::Acked {
             type_url,
@@ -270,9 +267,12 @@ fn note(
 impl Inner {
     fn refusals(&mut self, span: Span, proxy: &str, notices: &[Notice]) {
         for notice in notices {
-            let Notice::Nacked { rejects, .. } = notice else {
+            let Notice::Nacked { type_url, rejects } = notice else {
                 continue;
             };
+            if let Some(url) = order::ADDITIONS.iter().find(|url| *url == type_url) {
+                *self.nacks.entry(url).or_insert(0) += rejects.len() as u64;
+            }
             for reject in rejects {
                 let refusal = Refusal {
                     proxy: proxy.to_owned(),
@@ -309,7 +309,10 @@ impl Inner {
         if marked && !responses.is_empty() {
             let remembered = span.last.saturating_sub(super::REMEMBERED as u64);
             for epoch in span.first.max(remembered)..=span.last {
-                self.touched.entry(epoch).or_default().insert(name.to_owned());
+                self.touched
+                    .entry(epoch)
+                    .or_default()
+                    .insert(name.to_owned());
             }
             while self.touched.len() > super::REMEMBERED {
                 self.touched.pop_first();
