@@ -2,6 +2,7 @@
 //!
 //! Sizes: quick by default, full with `NAKA_EVIDENCE=full` (`make evidence`). Run with few threads: each test is a mesh.
 
+mod api;
 mod count;
 mod identity;
 mod input;

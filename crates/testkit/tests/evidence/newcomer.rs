@@ -9,7 +9,7 @@ use std::process::Command;
 
 const ORDER: &str = "spiffe://cluster.local/ns/default/sa/order";
 
-fn venv(tool: &str) -> String {
+pub(crate) fn venv(tool: &str) -> String {
     let root = std::env::var_os("NAKA_VENV").map_or_else(
         || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../.venv")),
         PathBuf::from,
