@@ -17,6 +17,7 @@ pub mod registry;
 pub mod run;
 pub mod settings;
 pub mod workloads;
+pub mod status;
 pub mod world;
 
 pub use run::{Bound, run};

@@ -5,12 +5,14 @@
 //! start, because tokens and saved identities name them.
 
 use crate::ads::Ads;
+use crate::apiserver;
 use crate::ca_service::{CaService, TlsIncoming};
 use crate::metrics;
 use crate::plane::Plane;
 use crate::settings::{Addresses, Ports, Settings};
+use crate::status::Status;
 use crate::workloads::WorkloadService;
-use naka_identity::tls::control_server_tls;
+use naka_identity::tls::{api_server_tls, control_server_tls};
 use naka_identity::{Authority, ServerCert};
 use naka_store::{Draft, Store};
 use naka_telemetry::Metrics;
@@ -186,12 +188,40 @@ impl Bound {
         &self.plane
     }
 
+    fn api_state(&self) -> Arc<apiserver::State> {
+        let settings = &self.settings;
+        let reachable = |port: u16| -> Vec<String> {
+            let own = (!settings.host.is_unspecified()).then_some(settings.host);
+            let own = own.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+            settings
+                .advertise
+                .iter()
+                .map(|address| with_port(address, port))
+                .chain([SocketAddr::new(own, port).to_string()])
+                .collect()
+        };
+        let mesh = apiserver::Mesh {
+            name: settings.mesh.clone(),
+            trust_domain: settings.trust_domain.clone(),
+            api: reachable(self.addresses.api.port()),
+            xds: reachable(self.addresses.xds.port()),
+            root_pem: self.authority.bundle().to_pem(),
+            root_sha256: self.authority.root_sha256(),
+        };
+        // `<home>/mesh/<name>` and `<home>/run` are neighbours.
+        let home = settings.dir.parent().and_then(std::path::Path::parent);
+        let run_dir = home.unwrap_or(&settings.dir).join("run");
+        let status = Status::new(Arc::clone(&self.plane), run_dir);
+        apiserver::State::new(Arc::clone(&self.plane.store), status, mesh)
+    }
+
     /// Serves until `shutdown` resolves, then stops in good order.
     ///
     /// # Errors
     /// [`Error`] when a part can not be started.
     pub async fn serve(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
         let (stop, stopped) = watch::channel(false);
+        let state = self.api_state();
         let mut tasks = JoinSet::new();
         let plane = Arc::clone(&self.plane);
         tasks.spawn(async move { plane.push().await });
@@ -210,6 +240,19 @@ impl Bound {
             Arc::clone(&self.certificate),
             Arc::clone(&self.authority),
         ));
+        let mut api_stop = stopped.clone();
+        let api_tls = api_server_tls(Arc::clone(&self.certificate), &[b"h2", b"http/1.1"])?;
+        let api = apiserver::serve(
+            state,
+            apiserver::Listeners {
+                tls: Some((self.listeners.api, api_tls)),
+                unix: Some(self.listeners.control),
+            },
+            async move {
+                let _ = api_stop.wait_for(|stop| *stop).await;
+            },
+        );
+        tasks.spawn(api);
         let ca = CaService::new(
             Arc::clone(&self.authority),
             Arc::clone(&self.plane.store),
@@ -259,6 +302,20 @@ async fn renew(authority: Arc<Authority>, certificate: Arc<ServerCert>) {
         if let Err(error) = certificate.reissue(&authority, naka_identity::now_s()) {
             tracing::error!(%error, "the control plane's own certificate could not be renewed");
         }
+    }
+}
+
+/// An advertised address with the port, unless it names one itself.
+fn with_port(address: &str, port: u16) -> String {
+    if address.parse::<SocketAddr>().is_ok() {
+        return address.to_owned();
+    }
+    if let Ok(ip) = address.trim_matches(['[', ']']).parse::<IpAddr>() {
+        return SocketAddr::new(ip, port).to_string();
+    }
+    match address.rsplit_once(':') {
+        Some((_, given)) if given.parse::<u16>().is_ok() => address.to_owned(),
+        _ => format!("{address}:{port}"),
     }
 }
 

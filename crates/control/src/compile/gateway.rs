@@ -6,15 +6,18 @@
 
 use super::cluster::socket_address;
 use super::{Built, Class, View, listener, roots, route, vhost};
-use crate::world::Read;
+use crate::world::{Read, World};
 use naka_api::Object;
 use naka_api::networking::gateway::overlap;
 use naka_api::networking::virtual_service::GatewayRef;
+use naka_types::host::Host;
 use naka_types::labels::selects;
+use naka_types::name::ClusterName;
+use naka_types::node::Role;
 use naka_wire::envoy::config::core::v3::TrafficDirection;
 use naka_wire::envoy::config::listener::v3::{FilterChain, Listener};
 use naka_wire::envoy::config::route::v3::VirtualHost;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Name of the listener of a port.
 pub(crate) fn name(port: u16) -> String {
@@ -126,6 +129,49 @@ fn hosts(at: &route::Place<'_, '_>) -> BTreeMap<String, Vec<route::Model>> {
             (host, routes)
         })
         .collect()
+}
+
+/// Routes at gateways that lead to, or stand for, one of these hosts: host with port, route, content.
+pub(crate) fn described(world: &World, touched: &BTreeSet<Host>) -> Vec<(String, String, String)> {
+    let mut all = Vec::new();
+    for gateway in world
+        .gateways
+        .values()
+        .filter_map(|object| object.gateway())
+    {
+        let class = Class {
+            role: Role::Gateway,
+            namespace: String::new(),
+            workload_id: String::new(),
+            labels: gateway.selector.clone(),
+        };
+        let ports: BTreeSet<u16> = gateway.servers.iter().map(|server| server.port).collect();
+        for port in ports {
+            let view = View::new(world);
+            let at = route::Place {
+                view: &view,
+                class: &class,
+                port,
+                gateway: Some(port),
+            };
+            for (host, routes) in hosts(&at) {
+                let named = Host::parse(&host).is_ok_and(|host| touched.contains(&host));
+                for model in routes {
+                    let leads = model.clusters().any(|cluster| match cluster {
+                        ClusterName::Outbound { host, .. } => {
+                            Host::parse(host).is_ok_and(|host| touched.contains(&host))
+                        }
+                        ClusterName::Inbound { .. } => false,
+                    });
+                    if named || leads {
+                        let at = format!("gateway {host}:{port}");
+                        all.push((at, model.name().to_owned(), format!("{model:?}")));
+                    }
+                }
+            }
+        }
+    }
+    all
 }
 
 fn age(object: &Object) -> (&str, &str, &str) {

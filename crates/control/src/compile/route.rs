@@ -59,6 +59,11 @@ struct Share {
 }
 
 impl Model {
+    /// Name of the route.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Clusters the route names, existing or not.
     pub(crate) fn clusters(&self) -> impl Iterator<Item = &ClusterName> {
         let shares = match &self.action {

@@ -4,6 +4,7 @@
 //! winner). A service without VirtualService has one route that takes everything.
 
 use super::{Built, Class, Key, View, route};
+use crate::world::World;
 use naka_api::Object;
 use naka_api::networking::virtual_service::GatewayRef;
 use naka_types::host::Host;
@@ -20,18 +21,13 @@ pub(crate) fn virtual_host(
     let host = Host::parse(&name.host).ok()?;
     let service = view.service(&host)?;
     let port = service.ports.get(&name.port)?;
-    let opaque = matches!(port.protocol, Protocol::Tcp | Protocol::Tls);
-    let winner = view.routes(&host).first().filter(|_| !opaque);
     let at = route::Place {
         view,
         class,
         port: name.port,
         gateway: None,
     };
-    let routes = match winner.and_then(|object| bound(&at, object)) {
-        Some(routes) => routes,
-        None => vec![route::default(&at, &host)],
-    };
+    let routes = models(&at, &host, port.protocol);
     let model = (name.to_string(), host.as_str(), &routes);
     let message = VirtualHost {
         name: name.to_string(),
@@ -41,6 +37,39 @@ pub(crate) fn virtual_host(
     };
     let refers = clusters(&at, &routes);
     Some(Built::new(&model, naka_wire::pack(&message)).referring(refers))
+}
+
+/// The routes of a service port.
+fn models(at: &route::Place<'_, '_>, host: &Host, protocol: Protocol) -> Vec<route::Model> {
+    let opaque = matches!(protocol, Protocol::Tcp | Protocol::Tls);
+    let winner = at.view.routes(host).first().filter(|_| !opaque);
+    winner
+        .and_then(|object| bound(at, object))
+        .unwrap_or_else(|| vec![route::default(at, host)])
+}
+
+/// Routes of a service port by name, with everything that decides what they do.
+pub(crate) fn described(
+    world: &World,
+    host: &Host,
+    port: u16,
+    class: &Class,
+) -> Vec<(String, String)> {
+    let view = View::new(world);
+    let at = route::Place {
+        view: &view,
+        class,
+        port,
+        gateway: None,
+    };
+    let service = world.services.get(host);
+    let Some(known) = service.and_then(|service| service.ports.get(&port)) else {
+        return Vec::new();
+    };
+    models(&at, host, known.protocol)
+        .iter()
+        .map(|model| (model.name().to_owned(), format!("{model:?}")))
+        .collect()
 }
 
 /// The routes a VirtualService has for sidecars; `None` when all of it is for gateways or nothing of it is sound.

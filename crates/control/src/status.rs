@@ -1,0 +1,308 @@
+//! What the running mesh says of itself: the API server's [`Live`], answered from hub, registry and world.
+//!
+//! Status is computed when it is asked for and never stored: the truth about "who has it" is the ledgers, the truth
+//! about references is the world. Findings come from the same compile that proxies get.
+
+use crate::apiserver::live::{Answer, Counts, Edge, Effect, Live, Nack, ObjectStatus, Rollout};
+use crate::plane::Plane;
+use naka_api::Object;
+use naka_store::Snapshot;
+use naka_types::finding::Finding;
+use naka_types::name::ObjectRef;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+mod edges;
+mod effect;
+mod object;
+mod touch;
+
+/// The running mesh.
+#[derive(Debug)]
+pub struct Status {
+    plane: Arc<Plane>,
+    /// Run directories of this machine's proxies, whose counters `edges` reads.
+    run_dir: PathBuf,
+}
+
+impl Status {
+    /// Status of a plane; `run_dir` holds one directory per proxy of this machine.
+    #[must_use]
+    pub fn new(plane: Arc<Plane>, run_dir: PathBuf) -> Arc<Self> {
+        Arc::new(Self { plane, run_dir })
+    }
+
+    async fn wait(&self, revision: u64, timeout: Duration) -> Rollout {
+        let deadline = Instant::now() + timeout;
+        let mut moves = self.plane.hub.moves();
+        loop {
+            moves.borrow_and_update();
+            let progress = self.plane.hub.progress(revision);
+            let settled = progress.published && progress.behind.is_empty();
+            if settled || !progress.nacks.is_empty() || Instant::now() >= deadline {
+                return Rollout {
+                    done: settled && progress.nacks.is_empty(),
+                    none_affected: settled && progress.acked.is_empty(),
+                    acked: progress.acked,
+                    behind: progress.behind,
+                    nacks: progress
+                        .nacks
+                        .into_iter()
+                        .map(|refusal| Nack {
+                            proxy: refusal.proxy,
+                            message: refusal.message,
+                        })
+                        .collect(),
+                };
+            }
+            // Either something moves or the time is over; both are looked at above.
+            let _ = tokio::time::timeout_at(deadline, moves.changed()).await;
+        }
+    }
+
+    fn proxies(&self) -> Vec<Value> {
+        let world = self.plane.hub.world();
+        let domain = self.plane.trust_domain();
+        let mut seen: Vec<Value> = Vec::new();
+        let mut present = Vec::new();
+        for proxy in self.plane.hub.seen() {
+            let class = &proxy.who.class;
+            let member = world.workload(&class.workload_id);
+            let registration = member.map(|member| &member.registration);
+            let refused: Vec<Value> = proxy
+                .refused
+                .iter()
+                .map(|(name, words)| json!({"resource": name, "message": words}))
+                .collect();
+            let state = match (refused.is_empty(), proxy.up_to_date) {
+                (false, _) => "refused",
+                (true, true) => "programmed",
+                (true, false) => "behind",
+            };
+            seen.push(json!({
+                "name": proxy.who.name,
+                "node": proxy.who.node,
+                "workload_id": class.workload_id,
+                "namespace": class.namespace,
+                "service": registration.map(|r| r.service.as_str()).unwrap_or_default(),
+                "role": match class.role {
+                    naka_types::node::Role::Sidecar => "sidecar",
+                    naka_types::node::Role::Gateway => "gateway",
+                },
+                "state": state,
+                "revision": world.revision,
+                "behind": !proxy.up_to_date,
+                "version": proxy.who.version,
+                "identity": registration.map(|r| identity(domain, r)).unwrap_or_default(),
+                "connected_s": proxy.connected_s,
+                "refused": refused,
+                "resources": proxy.held,
+            }));
+            present.push(class.workload_id.clone());
+        }
+        // A registered workload whose configuration stream is gone is away, not forgotten.
+        for (id, member) in &world.workloads {
+            if present.contains(id) {
+                continue;
+            }
+            let registration = &member.registration;
+            seen.push(json!({
+                "name": format!("{}.{}", registration.workload_name, registration.namespace),
+                "workload_id": id,
+                "namespace": registration.namespace,
+                "service": registration.service,
+                "role": if registration.gateway { "gateway" } else { "sidecar" },
+                "state": "away",
+                "revision": Value::Null,
+                "behind": true,
+                "version": "",
+                "identity": identity(domain, registration),
+            }));
+        }
+        seen
+    }
+
+    fn workloads(&self) -> Vec<Value> {
+        let domain = self.plane.trust_domain();
+        let registry = self.plane.registry();
+        let guarded = registry.guarded();
+        registry
+            .members()
+            .into_iter()
+            .map(|member| {
+                let registration = &member.registration;
+                let state = match member.health {
+                    None => json!("starting"),
+                    Some(health) => json!(health),
+                };
+                json!({
+                    "workload_id": registration.workload_id,
+                    "workload_name": registration.workload_name,
+                    "namespace": registration.namespace,
+                    "service": registration.service,
+                    "service_account": registration.service_account,
+                    "state": state,
+                    "connected": member.connected,
+                    "kept": guarded.contains(&registration.workload_id),
+                    "ports": registration.ports,
+                    "labels": registration.labels,
+                    "ip": registration.ip,
+                    "gateway": registration.gateway,
+                    "identity": identity(domain, registration),
+                })
+            })
+            .collect()
+    }
+
+    fn findings(&self) -> Vec<Finding> {
+        let snapshot = self.plane.store.snapshot();
+        let objects: Vec<&Object> = snapshot.objects.values().map(AsRef::as_ref).collect();
+        let world = self.plane.hub.world();
+        let mut findings = naka_api::cross_check(&objects);
+        for object in &objects {
+            for finding in object::unresolved(&world, object) {
+                if !findings.contains(&finding) {
+                    findings.push(finding);
+                }
+            }
+        }
+        let kept = self.plane.registry().guarded();
+        if !kept.is_empty() {
+            let message = format!(
+                "{} workloads vanished at once; too many to be believed, so none of them is removed",
+                kept.len()
+            );
+            findings.push(Finding::new("W950", message));
+        }
+        findings
+    }
+
+    fn world(&self) -> Value {
+        let world = self.plane.hub.world();
+        let snapshot = self.plane.store.snapshot();
+        let objects: Vec<Value> = snapshot
+            .objects
+            .values()
+            .map(|object| match object.secret() {
+                None => object.raw.clone(),
+                Some(_) => {
+                    let mut raw = object.raw.clone();
+                    naka_store::redact(&mut raw);
+                    raw
+                }
+            })
+            .collect();
+        let mut services = serde_json::Map::new();
+        for (host, service) in &world.services {
+            let ports: serde_json::Map<String, Value> = service
+                .ports
+                .iter()
+                .map(|(number, port)| {
+                    let value = json!({"name": port.name, "protocol": port.protocol});
+                    (number.to_string(), value)
+                })
+                .collect();
+            services.insert(
+                host.as_str().to_owned(),
+                json!({
+                    "name": service.name,
+                    "namespace": service.namespace,
+                    "declared": service.declared,
+                    "accounts": service.accounts,
+                    "ports": ports,
+                }),
+            );
+        }
+        let mut endpoints = serde_json::Map::new();
+        for (host, ports) in &world.endpoints {
+            let ports: serde_json::Map<String, Value> = ports
+                .iter()
+                .map(|(number, all)| (number.to_string(), all.iter().map(endpoint).collect()))
+                .collect();
+            endpoints.insert(host.as_str().to_owned(), Value::Object(ports));
+        }
+        json!({
+            "revision": world.revision,
+            "trust_domain": &*world.trust_domain,
+            "objects": objects,
+            "services": services,
+            "endpoints": endpoints,
+        })
+    }
+}
+
+fn endpoint(endpoint: &crate::world::Endpoint) -> Value {
+    json!({
+        "address": endpoint.address,
+        "health": endpoint.health,
+        "weight": endpoint.weight,
+        "mtls": endpoint.mtls,
+        "labels": endpoint.labels,
+        "workload": endpoint.workload,
+        "namespace": endpoint.namespace,
+        "workload_id": endpoint.workload_id,
+    })
+}
+
+fn identity(domain: &str, registration: &crate::registry::Registration) -> String {
+    let (namespace, account) = (&registration.namespace, &registration.service_account);
+    format!("spiffe://{domain}/ns/{namespace}/sa/{account}")
+}
+
+impl Live for Status {
+    fn rollout(&self, revision: u64, timeout: Duration) -> Answer<'_, Rollout> {
+        Box::pin(self.wait(revision, timeout))
+    }
+
+    fn proxies(&self) -> Answer<'_, Vec<Value>> {
+        Box::pin(async { self.proxies() })
+    }
+
+    fn workloads(&self) -> Answer<'_, Vec<Value>> {
+        Box::pin(async { self.workloads() })
+    }
+
+    fn status_of(&self, object: ObjectRef) -> Answer<'_, ObjectStatus> {
+        Box::pin(async move { object::status(&self.plane, &object) })
+    }
+
+    fn findings(&self) -> Answer<'_, Vec<Finding>> {
+        Box::pin(async { self.findings() })
+    }
+
+    fn effect(
+        &self,
+        before: Arc<Snapshot>,
+        after: Arc<Snapshot>,
+        changed: Vec<ObjectRef>,
+    ) -> Answer<'_, Vec<Effect>> {
+        Box::pin(async move { effect::effects(&self.plane, &before, &after, &changed) })
+    }
+
+    fn edges(&self) -> Answer<'_, BTreeMap<Edge, Counts>> {
+        Box::pin(edges::read(&self.run_dir))
+    }
+
+    fn world(&self) -> Answer<'_, Value> {
+        Box::pin(async { self.world() })
+    }
+
+    fn hosts_of(&self, objects: Vec<ObjectRef>) -> Answer<'_, Vec<String>> {
+        Box::pin(async move {
+            let snapshot = self.plane.store.snapshot();
+            let world = self.plane.hub.world();
+            let found = objects.iter().filter_map(|key| snapshot.objects.get(key));
+            let mut hosts: Vec<String> = found
+                .flat_map(|object| touch::hosts(&world, object))
+                .map(|host| host.as_str().to_owned())
+                .collect();
+            hosts.sort();
+            hosts.dedup();
+            hosts
+        })
+    }
+}

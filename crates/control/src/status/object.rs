@@ -1,0 +1,232 @@
+//! Status of one object: conditions, and which proxies have it.
+
+use super::touch::{Touch, hosts};
+use crate::apiserver::live::{Condition, Nack, ObjectStatus};
+use crate::compile::{Class, Key, compile, gateway};
+use crate::plane::Plane;
+use crate::world::World;
+use naka_api::networking::virtual_service::GatewayRef;
+use naka_api::{Mode, Object};
+use naka_types::finding::{Finding, Severity};
+use naka_types::labels::Labels;
+use naka_types::name::{ObjectRef, VirtualHostName};
+use naka_types::node::Role;
+
+/// Status of an object; empty with state `unknown` when there is none of that name.
+pub(super) fn status(plane: &Plane, reference: &ObjectRef) -> ObjectStatus {
+    let snapshot = plane.store.snapshot();
+    let world = plane.hub.world();
+    let Some(object) = snapshot.objects.get(reference) else {
+        let unreadable = snapshot.unreadable.contains_key(reference);
+        let state = if unreadable { "refused" } else { "unknown" };
+        return ObjectStatus {
+            state: state.to_owned(),
+            ..ObjectStatus::default()
+        };
+    };
+    let (_, mut findings) = naka_api::decode_json(&object.raw, Mode::Compat);
+    let unsound: Vec<String> = findings
+        .iter()
+        .filter(|finding| finding.severity == Severity::Error)
+        .map(|finding| format!("{}: {}", finding.field, finding.message))
+        .collect();
+    let unresolved = unresolved(&world, object);
+    let winner = winner(&world, object);
+    let mut status = spread(plane, &world, object);
+    status.revision = object.meta.resource_version.parse().unwrap_or(0);
+    status.conditions = vec![
+        accepted(&unsound),
+        resolved(&unresolved),
+        conflicted(winner.as_deref()),
+        programmed(&status),
+    ];
+    findings.extend(unresolved);
+    status.findings = findings;
+    status
+}
+
+fn condition(kind: &str, holds: bool, reason: &str, message: impl Into<String>) -> Condition {
+    Condition {
+        kind: kind.to_owned(),
+        status: if holds { "True" } else { "False" }.to_owned(),
+        reason: reason.to_owned(),
+        message: message.into(),
+    }
+}
+
+fn accepted(unsound: &[String]) -> Condition {
+    match unsound.first() {
+        None => condition("Accepted", true, "Accepted", "all of it is in force"),
+        Some(first) => {
+            let more = unsound.len() - 1;
+            let message = format!("parts are not in force: {first} (and {more} more)");
+            condition("Accepted", true, "PartiallyInvalid", message)
+        }
+    }
+}
+
+fn resolved(unresolved: &[Finding]) -> Condition {
+    match unresolved.first() {
+        None => condition(
+            "ResolvedRefs",
+            true,
+            "ResolvedRefs",
+            "all references lead somewhere",
+        ),
+        Some(first) => {
+            let message = format!("{}: {}", first.field, first.message);
+            condition("ResolvedRefs", false, "BackendNotFound", message)
+        }
+    }
+}
+
+fn conflicted(winner: Option<&str>) -> Condition {
+    match winner {
+        None => condition(
+            "Conflicted",
+            false,
+            "NoConflict",
+            "nothing else claims the same",
+        ),
+        Some(winner) => {
+            let message = format!("{winner} is older and holds for the same host");
+            condition("Conflicted", true, "OlderWins", message)
+        }
+    }
+}
+
+fn programmed(status: &ObjectStatus) -> Condition {
+    let named = |what: &str, names: Vec<&str>| format!("{what} {}", names.join(", "));
+    if !status.nacked.is_empty() {
+        let names = status
+            .nacked
+            .iter()
+            .map(|nack| nack.proxy.as_str())
+            .collect();
+        condition("Programmed", false, "Refused", named("refused by", names))
+    } else if !status.behind.is_empty() {
+        let names = status.behind.iter().map(String::as_str).collect();
+        condition("Programmed", false, "Pending", named("not yet at", names))
+    } else {
+        let message = match status.acked.len() {
+            0 => "no connected proxy needs it".to_owned(),
+            count => format!("{count} proxies have it"),
+        };
+        condition("Programmed", true, "Programmed", message)
+    }
+}
+
+/// Who has it, lacks it, refuses it, does not need it, or is away.
+fn spread(plane: &Plane, world: &World, object: &Object) -> ObjectStatus {
+    let touch = Touch::of(world, object);
+    let holding = plane.hub.holding(|key| touch.wants(key));
+    let mut status = ObjectStatus::default();
+    for proxy in plane.hub.seen() {
+        let name = proxy.who.name.clone();
+        let Some(behind) = holding.get(&name) else {
+            status.unaffected.push(name);
+            continue;
+        };
+        let refused = proxy.refused.iter().find(|(resource, _)| {
+            naka_xds::order::ADDITIONS
+                .iter()
+                .filter_map(|url| Key::parse(url, resource))
+                .any(|key| touch.wants(&key))
+        });
+        match refused {
+            Some((resource, words)) => status.nacked.push(Nack {
+                proxy: name,
+                message: format!("{resource}: {words}"),
+            }),
+            None if *behind => status.behind.push(name),
+            None => status.acked.push(name),
+        }
+    }
+    let present: Vec<String> = plane
+        .hub
+        .seen()
+        .into_iter()
+        .map(|proxy| proxy.who.class.workload_id)
+        .collect();
+    status.away = world
+        .workloads
+        .iter()
+        .filter(|(id, _)| !present.contains(id))
+        .map(|(_, member)| {
+            let registration = &member.registration;
+            format!("{}.{}", registration.workload_name, registration.namespace)
+        })
+        .collect();
+    status.state = match &status {
+        status if !status.nacked.is_empty() => "refused",
+        status if !status.behind.is_empty() => "pending",
+        status if !status.acked.is_empty() => "programmed",
+        _ => "unused",
+    }
+    .to_owned();
+    status
+}
+
+/// The older object that holds for a host this one claims too.
+fn winner(world: &World, object: &Object) -> Option<String> {
+    let spec = object.virtual_service()?;
+    if !spec.gateways.contains(&GatewayRef::Mesh) {
+        return None;
+    }
+    spec.hosts.iter().find_map(|host| {
+        let first = world.routes.get(host)?.first()?;
+        let own = first.reference() == object.reference();
+        (!own).then(|| first.reference().to_string())
+    })
+}
+
+/// Findings of an object's references, from the compile its proxies get.
+pub(super) fn unresolved(world: &World, object: &Object) -> Vec<Finding> {
+    let Some(spec) = object.virtual_service() else {
+        return Vec::new();
+    };
+    let class = Class {
+        role: Role::Sidecar,
+        namespace: object.meta.namespace.clone(),
+        workload_id: String::new(),
+        labels: Labels::new(),
+    };
+    let mut keys: Vec<(Key, Class)> = Vec::new();
+    if spec.gateways.contains(&GatewayRef::Mesh) {
+        for host in hosts(world, object) {
+            let ports = world.services.get(&host).map(|service| &service.ports);
+            for port in ports.into_iter().flat_map(|ports| ports.keys()) {
+                let host = host.as_str().to_owned();
+                let name = VirtualHostName { host, port: *port };
+                keys.push((Key::VirtualHost(name), class.clone()));
+            }
+        }
+    }
+    for bound in &spec.gateways {
+        let GatewayRef::Named { namespace, name } = bound else {
+            continue;
+        };
+        let found = world.gateways.get(&(namespace.clone(), name.clone()));
+        let Some(gateway) = found.and_then(|object| object.gateway()) else {
+            continue;
+        };
+        for server in &gateway.servers {
+            let class = Class {
+                role: Role::Gateway,
+                labels: gateway.selector.clone(),
+                ..class.clone()
+            };
+            keys.push((Key::Listener(gateway::name(server.port)), class));
+        }
+    }
+    let own = object.reference().to_string();
+    let mut findings: Vec<Finding> = Vec::new();
+    for (key, class) in keys {
+        for finding in compile(world, &key, &class).findings {
+            if finding.object == own && !findings.contains(&finding) {
+                findings.push(finding);
+            }
+        }
+    }
+    findings
+}
