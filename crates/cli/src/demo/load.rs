@@ -134,10 +134,7 @@ async fn drive(
     let mut number: u64 = 0;
     let run = fastrand::u32(..);
     while !stop.load(Ordering::Relaxed) {
-        due += Duration::from_secs(1)
-            / u32::try_from(rate.load(Ordering::Relaxed))
-                .unwrap_or(1)
-                .max(1);
+        due += every;
         tokio::time::sleep_until(due).await;
         number += 1;
         let id = format!("{run:08x}-{number}");
