@@ -30,6 +30,8 @@ mod table;
 mod tokens;
 mod watch;
 
+#[cfg(test)]
+mod tests;
 
 pub use auth::{Peer, Role, Subject};
 pub use confirm::watch_pending;

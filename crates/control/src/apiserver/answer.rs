@@ -70,12 +70,19 @@ impl Problem {
     }
 
     pub(crate) fn media_type(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType", message)
+        Self::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "UnsupportedMediaType",
+            message,
+        )
     }
 
     /// An object that does not decode: 422 with one cause for each finding.
     pub(crate) fn invalid(object: &str, findings: &[Finding]) -> Self {
-        let errors: Vec<&Finding> = findings.iter().filter(|finding| finding.is_error()).collect();
+        let errors: Vec<&Finding> = findings
+            .iter()
+            .filter(|finding| finding.is_error())
+            .collect();
         let causes: Vec<Value> = errors
             .iter()
             .map(|finding| {
@@ -138,9 +145,13 @@ impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         let text = error.to_string();
         let (code, reason) = match &error {
-            StoreError::Conflict { .. } | StoreError::UndoConflict { .. } => (StatusCode::CONFLICT, "Conflict"),
+            StoreError::Conflict { .. } | StoreError::UndoConflict { .. } => {
+                (StatusCode::CONFLICT, "Conflict")
+            }
             StoreError::AlreadyExists(_) => (StatusCode::CONFLICT, "AlreadyExists"),
-            StoreError::NotFound(_) | StoreError::NoSuchRevision(_) => (StatusCode::NOT_FOUND, "NotFound"),
+            StoreError::NotFound(_) | StoreError::NoSuchRevision(_) => {
+                (StatusCode::NOT_FOUND, "NotFound")
+            }
             StoreError::Gone { .. } => (StatusCode::GONE, "Expired"),
             StoreError::Invalid(_) | StoreError::Seal { .. } | StoreError::NothingToUndo(_) => {
                 (StatusCode::UNPROCESSABLE_ENTITY, "Invalid")
@@ -154,9 +165,9 @@ impl From<StoreError> for Problem {
         };
         let problem = Self::new(code, reason, text);
         match &error {
-            StoreError::Conflict { object, .. } | StoreError::AlreadyExists(object) | StoreError::NotFound(object) => {
-                problem.about(object)
-            }
+            StoreError::Conflict { object, .. }
+            | StoreError::AlreadyExists(object)
+            | StoreError::NotFound(object) => problem.about(object),
             _ => problem,
         }
     }
@@ -167,7 +178,9 @@ impl IntoResponse for Problem {
         let mut response = json_with(self.code, &self.status());
         if self.code == StatusCode::UNAUTHORIZED {
             let value = HeaderValue::from_static("Bearer realm=\"naka\"");
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, value);
+            response
+                .headers_mut()
+                .insert(header::WWW_AUTHENTICATE, value);
         }
         response
     }

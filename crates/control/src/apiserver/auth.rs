@@ -104,7 +104,11 @@ impl Subject {
 }
 
 /// Finds out who calls.
-pub(crate) fn authenticate(state: &State, peer: Option<Peer>, headers: &HeaderMap) -> Outcome<Subject> {
+pub(crate) fn authenticate(
+    state: &State,
+    peer: Option<Peer>,
+    headers: &HeaderMap,
+) -> Outcome<Subject> {
     if let Some(value) = headers.get(header::AUTHORIZATION) {
         // A given credential counts even on the socket, so that a narrow token stays narrow there.
         return bearer(state, value.to_str().unwrap_or_default());
@@ -127,7 +131,8 @@ pub(crate) fn authenticate(state: &State, peer: Option<Peer>, headers: &HeaderMa
 
 fn bearer(state: &State, value: &str) -> Outcome<Subject> {
     // One answer for every way to be wrong, so that ids cannot be probed.
-    let refused = || Problem::unauthorized("the API token is not known here, has expired or was revoked");
+    let refused =
+        || Problem::unauthorized("the API token is not known here, has expired or was revoked");
     let (scheme, text) = value.split_once(' ').ok_or_else(refused)?;
     if !scheme.eq_ignore_ascii_case("bearer") {
         return Err(refused());
@@ -138,9 +143,13 @@ fn bearer(state: &State, value: &str) -> Outcome<Subject> {
         .record(TOKEN_RECORD, &token.id)
         .and_then(|value| serde_json::from_value(value.as_ref().clone()).ok())
         .ok_or_else(refused)?;
-    grant.usable(&token.secret, now_s()).map_err(|_| refused())?;
+    grant
+        .usable(&token.secret, now_s())
+        .map_err(|_| refused())?;
     if token.kind != TokenKind::Api || grant.kind != GrantKind::Api {
-        return Err(Problem::unauthorized("a join token does not open the API: ask for one of kind api"));
+        return Err(Problem::unauthorized(
+            "a join token does not open the API: ask for one of kind api",
+        ));
     }
     Ok(Subject {
         name: format!("token:{}", grant.id),

@@ -14,7 +14,9 @@ pub(crate) async fn bytes(body: Body) -> Outcome<Vec<u8>> {
     match Limited::new(body, MAX_BODY).collect().await {
         Ok(whole) => Ok(whole.to_bytes().to_vec()),
         Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(Problem::too_large()),
-        Err(error) => Err(Problem::bad_request(format!("the request body ended early: {error}"))),
+        Err(error) => Err(Problem::bad_request(format!(
+            "the request body ended early: {error}"
+        ))),
     }
 }
 
@@ -31,12 +33,14 @@ pub(crate) async fn json(content_type: &str, body: Body) -> Outcome<Value> {
 
 /// Parses JSON.
 pub(crate) fn parse(bytes: &[u8]) -> Outcome<Value> {
-    serde_json::from_slice(bytes).map_err(|error| Problem::bad_request(format!("the body is no JSON: {error}")))
+    serde_json::from_slice(bytes)
+        .map_err(|error| Problem::bad_request(format!("the body is no JSON: {error}")))
 }
 
 /// Reads a JSON body of a known shape; an empty one counts as `{}`.
 pub(crate) async fn shaped<T: DeserializeOwned>(body: Body) -> Outcome<T> {
     let bytes = bytes(body).await?;
     let bytes: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
-    serde_json::from_slice(bytes).map_err(|error| Problem::bad_request(format!("cannot read the body: {error}")))
+    serde_json::from_slice(bytes)
+        .map_err(|error| Problem::bad_request(format!("cannot read the body: {error}")))
 }

@@ -48,12 +48,20 @@ struct Read {
 
 fn read(call: &Call, request: &Request) -> Outcome<Read> {
     if request.prune {
-        return Err(Problem::bad_request("prune is not supported yet: delete the objects by name"));
+        return Err(Problem::bad_request(
+            "prune is not supported yet: delete the objects by name",
+        ));
     }
     if request.objects.len() > MAX_OBJECTS {
-        return Err(Problem::bad_request(format!("at most {MAX_OBJECTS} objects at once")));
+        return Err(Problem::bad_request(format!(
+            "at most {MAX_OBJECTS} objects at once"
+        )));
     }
-    let namespace = if request.namespace.is_empty() { "default" } else { &request.namespace };
+    let namespace = if request.namespace.is_empty() {
+        "default"
+    } else {
+        &request.namespace
+    };
     let mut read = Read {
         given: Vec::new(),
         findings: Vec::new(),
@@ -63,7 +71,11 @@ fn read(call: &Call, request: &Request) -> Outcome<Read> {
         read.findings.extend(findings);
         let name = match &object {
             Some(object) => {
-                let place = if object.kind.namespaced() { object.meta.namespace.as_str() } else { "" };
+                let place = if object.kind.namespaced() {
+                    object.meta.namespace.as_str()
+                } else {
+                    ""
+                };
                 let what = format!("change {}", object.kind.names().plural);
                 call.subject.need(write_role(object.kind), place, &what)?;
                 object.reference().to_string()
@@ -80,7 +92,10 @@ fn name_of(value: &Value, namespace: &str) -> Option<String> {
     let kind = value.get("kind")?.as_str()?;
     let name = value.pointer("/metadata/name")?.as_str()?;
     let namespaced = Kind::parse(kind).is_none_or(Kind::namespaced);
-    let own = value.pointer("/metadata/namespace").and_then(Value::as_str).unwrap_or(namespace);
+    let own = value
+        .pointer("/metadata/namespace")
+        .and_then(Value::as_str)
+        .unwrap_or(namespace);
     let namespace = if namespaced { own } else { "" };
     let object = ObjectRef {
         kind: kind.to_owned(),
@@ -93,7 +108,9 @@ fn name_of(value: &Value, namespace: &str) -> Option<String> {
 impl Read {
     fn drafts(&self, actor: &str, cause: &str) -> Vec<Draft> {
         let sound = self.given.iter().filter_map(|(_, object)| object.as_ref());
-        sound.map(|object| Draft::put(actor, cause, object.reference(), object.raw.clone())).collect()
+        sound
+            .map(|object| Draft::put(actor, cause, object.reference(), object.raw.clone()))
+            .collect()
     }
 
     /// Results in the order given; `actions` are those of the sound objects.
@@ -113,7 +130,11 @@ impl Read {
         let own: BTreeSet<String> = self.given.iter().map(|(name, _)| name.clone()).collect();
         let all: Vec<&Object> = after.objects.values().map(AsRef::as_ref).collect();
         let found = naka_api::cross_check(&all);
-        self.findings.extend(found.into_iter().filter(|finding| own.contains(&finding.object)));
+        self.findings.extend(
+            found
+                .into_iter()
+                .filter(|finding| own.contains(&finding.object)),
+        );
     }
 }
 
@@ -138,14 +159,22 @@ pub(crate) async fn apply(call: &Call, request: Request) -> Outcome {
         None => None,
         Some(seconds) => {
             let objects = changed(&preview);
-            let waiting = confirm::prepare(&call.state, &actor, seconds.clamp(1, MAX_CONFIRM), objects).await;
+            let waiting =
+                confirm::prepare(&call.state, &actor, seconds.clamp(1, MAX_CONFIRM), objects).await;
             drafts.push(waiting.draft(&actor));
             Some(waiting)
         }
     };
     let commit = store.commit(drafts).await?;
-    let results = read.results(commit.actions.iter().take(sound).map(|action| action.word()));
-    let mut answer = json!({"revision": commit.revision, "results": results, "findings": read.findings});
+    let results = read.results(
+        commit
+            .actions
+            .iter()
+            .take(sound)
+            .map(|action| action.word()),
+    );
+    let mut answer =
+        json!({"revision": commit.revision, "results": results, "findings": read.findings});
     if let Some(waiting) = waiting {
         answer["confirm"] = waiting.shown();
         confirm::start(&call.state, waiting, commit.revision);
@@ -154,7 +183,11 @@ pub(crate) async fn apply(call: &Call, request: Request) -> Outcome {
 }
 
 fn changed(preview: &Preview) -> Vec<ObjectRef> {
-    let objects: BTreeSet<ObjectRef> = preview.events.iter().filter_map(|event| event.object.clone()).collect();
+    let objects: BTreeSet<ObjectRef> = preview
+        .events
+        .iter()
+        .filter_map(|event| event.object.clone())
+        .collect();
     objects.into_iter().collect()
 }
 
@@ -162,12 +195,23 @@ fn changed(preview: &Preview) -> Vec<ObjectRef> {
 pub(crate) async fn diff(call: &Call, request: Request) -> Outcome {
     let mut read = read(call, &request)?;
     let before = call.state.store.snapshot();
-    let preview = call.state.store.preview(read.drafts(&call.subject.name, ""))?;
+    let preview = call
+        .state
+        .store
+        .preview(read.drafts(&call.subject.name, ""))?;
     read.cross_check(&preview.after);
     let objects = changed(&preview);
     let after = Arc::new(preview.after);
-    let effects = call.state.live.effect(before.clone(), after.clone(), objects.clone()).await;
-    let mut effects = objects.iter().cloned().zip(effects).collect::<BTreeMap<_, _>>();
+    let effects = call
+        .state
+        .live
+        .effect(before.clone(), after.clone(), objects.clone())
+        .await;
+    let mut effects = objects
+        .iter()
+        .cloned()
+        .zip(effects)
+        .collect::<BTreeMap<_, _>>();
     let changes: Vec<Value> = objects
         .iter()
         .map(|object| {
@@ -176,7 +220,9 @@ pub(crate) async fn diff(call: &Call, request: Request) -> Outcome {
             json!({"object": object.to_string(), "fields": fields, "effect": effect})
         })
         .collect();
-    Ok(ok(&json!({"revision": before.revision, "changes": changes, "findings": read.findings})))
+    Ok(ok(
+        &json!({"revision": before.revision, "changes": changes, "findings": read.findings}),
+    ))
 }
 
 /// `POST undo`: takes a revision back; without one the newest change.
@@ -184,16 +230,26 @@ pub(crate) async fn undo(call: &Call, request: Undo) -> Outcome {
     let store = &call.state.store;
     let revision = match request.revision {
         Some(revision) => revision,
-        None => store.last_change()?.ok_or_else(|| Problem::not_found("nothing has changed yet"))?,
+        None => store
+            .last_change()?
+            .ok_or_else(|| Problem::not_found("nothing has changed yet"))?,
     };
-    let cause = if request.cause.is_empty() { format!("undo of revision {revision}") } else { request.cause };
+    let cause = if request.cause.is_empty() {
+        format!("undo of revision {revision}")
+    } else {
+        request.cause
+    };
     let drafts = store.undo(revision, &call.subject.name, &cause)?;
     let mut names = Vec::new();
     for draft in &drafts {
         let object = draft.object.as_ref();
         let kind = object.and_then(|object| Kind::parse(&object.kind));
         let place = object.map_or("", |object| object.namespace.as_str());
-        call.subject.need(kind.map_or(Role::Admin, write_role), place, "undo this change")?;
+        call.subject.need(
+            kind.map_or(Role::Admin, write_role),
+            place,
+            "undo this change",
+        )?;
         names.extend(object.map(ToString::to_string));
     }
     let commit = store.commit(drafts).await?;
@@ -202,5 +258,7 @@ pub(crate) async fn undo(call: &Call, request: Undo) -> Outcome {
         .zip(&commit.actions)
         .map(|(object, action)| json!({"object": object, "action": action.word()}))
         .collect();
-    Ok(ok(&json!({"revision": commit.revision, "undone": revision, "results": results})))
+    Ok(ok(
+        &json!({"revision": commit.revision, "undone": revision, "results": results}),
+    ))
 }

@@ -6,12 +6,12 @@
 //!
 //! Not here: rollouts in steps.
 
+use super::State;
 use super::answer::{Outcome, Problem, ok};
 use super::auth::Role;
 use super::dispatch::Call;
 use super::live::{Counts, Edge};
 use super::objects::write_role;
-use super::State;
 use naka_api::Kind;
 use naka_identity::{now_s, random_bytes};
 use naka_store::{Draft, Filter};
@@ -64,7 +64,8 @@ pub(crate) struct Waiting {
 impl Waiting {
     /// The record that goes into the same commit.
     pub(crate) fn draft(&self, actor: &str) -> Draft {
-        let value = json!({"deadline_s": self.deadline_s, "actor": self.actor, "objects": self.objects});
+        let value =
+            json!({"deadline_s": self.deadline_s, "actor": self.actor, "objects": self.objects});
         Draft::record(actor, "", OPENED, RECORD, &self.id, Some(value))
     }
 
@@ -75,10 +76,19 @@ impl Waiting {
 }
 
 /// Gets ready to watch a change: samples the edges it will touch.
-pub(crate) async fn prepare(state: &State, actor: &str, seconds: u64, objects: Vec<ObjectRef>) -> Waiting {
+pub(crate) async fn prepare(
+    state: &State,
+    actor: &str,
+    seconds: u64,
+    objects: Vec<ObjectRef>,
+) -> Waiting {
     let hosts = state.live.hosts_of(objects.clone()).await;
     let start = state.live.edges().await;
-    let oldest = lock(state).samples.front().cloned().unwrap_or_else(|| start.clone());
+    let oldest = lock(state)
+        .samples
+        .front()
+        .cloned()
+        .unwrap_or_else(|| start.clone());
     let random = u128::from_be_bytes(random_bytes::<16>());
     // Short enough to type; unique among the few that are open.
     let id = Ulid::new(0, random).to_string()[18..].to_ascii_lowercase();
@@ -109,7 +119,12 @@ pub(crate) fn list(call: &Call) -> Outcome {
 pub(crate) fn open(state: &State) -> Vec<Value> {
     let now = now_s();
     let shown = |open: &Open| {
-        let objects: Vec<String> = open.waiting.objects.iter().map(ToString::to_string).collect();
+        let objects: Vec<String> = open
+            .waiting
+            .objects
+            .iter()
+            .map(ToString::to_string)
+            .collect();
         json!({"id": open.waiting.id, "revision": open.revision, "actor": open.waiting.actor, "objects": objects,
             "seconds_left": open.waiting.deadline_s.saturating_sub(now)})
     };
@@ -120,11 +135,14 @@ pub(crate) fn open(state: &State) -> Vec<Value> {
 pub(crate) async fn confirm(call: &Call, id: &str) -> Outcome {
     let found = lock(&call.state).open.get(id).cloned();
     let Some(open) = found else {
-        return Err(Problem::not_found(format!("no change {id} waits for a confirmation; it may have undone itself")));
+        return Err(Problem::not_found(format!(
+            "no change {id} waits for a confirmation; it may have undone itself"
+        )));
     };
     for object in &open.waiting.objects {
         let role = Kind::parse(&object.kind).map_or(Role::Admin, write_role);
-        call.subject.need(role, &object.namespace, "confirm this change")?;
+        call.subject
+            .need(role, &object.namespace, "confirm this change")?;
     }
     // Whoever takes it out of the map decides; the watcher finds it gone.
     if lock(&call.state).open.remove(id).is_none() {
@@ -135,7 +153,9 @@ pub(crate) async fn confirm(call: &Call, id: &str) -> Outcome {
         lock(&call.state).open.insert(id.to_owned(), open);
         return Err(error.into());
     }
-    Ok(ok(&json!({"id": id, "revision": open.revision, "kept": true})))
+    Ok(ok(
+        &json!({"id": id, "revision": open.revision, "kept": true}),
+    ))
 }
 
 /// Undoes open changes at their deadline, or when their errors leave the band. Runs until dropped.
@@ -176,7 +196,9 @@ fn restore(state: &State) {
         Vec::new()
     };
     for (id, value) in snapshot.records_of(RECORD) {
-        let made = events.iter().find(|event| event.record.as_ref().is_some_and(|(_, own)| own == id));
+        let made = events
+            .iter()
+            .find(|event| event.record.as_ref().is_some_and(|(_, own)| own == id));
         let Some(made) = made else {
             continue;
         };
@@ -203,7 +225,9 @@ fn due(state: &State, sample: &Sample, now: u64) -> Vec<(Open, String)> {
     let reasons: Vec<(String, String)> = pending
         .open
         .values()
-        .filter_map(|open| reason(&open.waiting, sample, now).map(|why| (open.waiting.id.clone(), why)))
+        .filter_map(|open| {
+            reason(&open.waiting, sample, now).map(|why| (open.waiting.id.clone(), why))
+        })
         .collect();
     reasons
         .into_iter()
@@ -245,7 +269,10 @@ fn left_band(before: Counts, after: Counts) -> bool {
         return false;
     }
     let (base, now) = (share(before), share(after));
-    #[expect(clippy::cast_precision_loss, reason = "a deviation needs no more digits")]
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "a deviation needs no more digits"
+    )]
     let deviation = (base * (1.0 - base) / after.requests as f64).sqrt();
     now > base + 0.01 + 3.0 * deviation
 }
@@ -253,13 +280,16 @@ fn left_band(before: Counts, after: Counts) -> bool {
 /// What happened on edges towards these hosts between two samples. A counter that fell has started again.
 fn between(from: &Sample, to: &Sample, hosts: &[String]) -> Counts {
     let grown = |old: u64, new: u64| if new >= old { new - old } else { new };
-    to.iter().filter(|(edge, _)| hosts.contains(&edge.to)).fold(Counts::default(), |sum, (edge, new)| {
-        let old = from.get(edge).copied().unwrap_or_default();
-        Counts {
-            requests: sum.requests + grown(old.requests, new.requests),
-            errors: sum.errors + grown(old.errors, new.errors),
-        }
-    })
+    to.iter().filter(|(edge, _)| hosts.contains(&edge.to)).fold(
+        Counts::default(),
+        |sum, (edge, new)| {
+            let old = from.get(edge).copied().unwrap_or_default();
+            Counts {
+                requests: sum.requests + grown(old.requests, new.requests),
+                errors: sum.errors + grown(old.errors, new.errors),
+            }
+        },
+    )
 }
 
 async fn take_back(state: &State, open: &Open, why: &str) {
@@ -268,17 +298,29 @@ async fn take_back(state: &State, open: &Open, why: &str) {
     let result = match state.store.undo(open.revision, "system", &cause) {
         Ok(mut drafts) => {
             drafts.push(closed("confirm.undone"));
-            state.store.commit(drafts).await.map(|commit| commit.revision)
+            state
+                .store
+                .commit(drafts)
+                .await
+                .map(|commit| commit.revision)
         }
         Err(error) => Err(error),
     };
     match result {
-        Ok(revision) => tracing::warn!(revision, undone = open.revision, why, "a change took itself back"),
+        Ok(revision) => tracing::warn!(
+            revision,
+            undone = open.revision,
+            why,
+            "a change took itself back"
+        ),
         Err(error) => {
             // Somebody changed the same objects since: taking this one back would lose that, so it stays, and is told.
             tracing::error!(%error, revision = open.revision, why, "a change could not take itself back");
             let note = json!({"revision": open.revision, "why": why, "error": error.to_string()});
-            let drafts = vec![closed("confirm.stuck"), Draft::note("system", &cause, "confirm.failed", None, note)];
+            let drafts = vec![
+                closed("confirm.stuck"),
+                Draft::note("system", &cause, "confirm.failed", None, note),
+            ];
             if let Err(error) = state.store.commit(drafts).await {
                 tracing::error!(%error, "and that could not be remembered");
             }
@@ -301,11 +343,23 @@ mod tests {
     #[test]
     fn the_band_is_left_by_errors_that_were_not_there_before() {
         assert!(left_band(counts(1000, 0), counts(10, 3)));
-        assert!(left_band(counts(0, 0), counts(3, 3)), "no traffic before is no excuse");
-        assert!(!left_band(counts(1000, 0), counts(10, 2)), "two errors are no alarm");
-        assert!(!left_band(counts(1000, 100), counts(100, 12)), "ten percent were there before");
+        assert!(
+            left_band(counts(0, 0), counts(3, 3)),
+            "no traffic before is no excuse"
+        );
+        assert!(
+            !left_band(counts(1000, 0), counts(10, 2)),
+            "two errors are no alarm"
+        );
+        assert!(
+            !left_band(counts(1000, 100), counts(100, 12)),
+            "ten percent were there before"
+        );
         assert!(left_band(counts(1000, 100), counts(100, 25)));
-        assert!(!left_band(counts(1000, 0), counts(100_000, 900)), "below one point");
+        assert!(
+            !left_band(counts(1000, 0), counts(100_000, 900)),
+            "below one point"
+        );
     }
 
     #[test]
@@ -315,8 +369,15 @@ mod tests {
             to: to.to_owned(),
         };
         let from = Sample::from([(edge("x"), counts(100, 50)), (edge("y"), counts(5, 0))]);
-        let to = Sample::from([(edge("x"), counts(7, 1)), (edge("y"), counts(9, 4)), (edge("z"), counts(1, 1))]);
+        let to = Sample::from([
+            (edge("x"), counts(7, 1)),
+            (edge("y"), counts(9, 4)),
+            (edge("z"), counts(1, 1)),
+        ]);
         assert_eq!(between(&from, &to, &["x".to_owned()]), counts(7, 1));
-        assert_eq!(between(&from, &to, &["y".to_owned(), "z".to_owned()]), counts(5, 5));
+        assert_eq!(
+            between(&from, &to, &["y".to_owned(), "z".to_owned()]),
+            counts(5, 5)
+        );
     }
 }

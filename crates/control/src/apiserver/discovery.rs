@@ -6,7 +6,16 @@ use naka_api::kind::{Names, TABLE};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
-const VERBS: &[&str] = &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+const VERBS: &[&str] = &[
+    "create",
+    "delete",
+    "deletecollection",
+    "get",
+    "list",
+    "patch",
+    "update",
+    "watch",
+];
 
 /// `/version`. The numbers say which Kubernetes API level clients may expect.
 pub(crate) fn version() -> Response {
@@ -25,7 +34,11 @@ pub(crate) fn core_versions() -> Response {
 
 /// `/apis`.
 pub(crate) fn groups() -> Response {
-    let names: BTreeSet<&str> = TABLE.iter().map(|names| names.group).filter(|group| !group.is_empty()).collect();
+    let names: BTreeSet<&str> = TABLE
+        .iter()
+        .map(|names| names.group)
+        .filter(|group| !group.is_empty())
+        .collect();
     let groups: Vec<Value> = names.into_iter().map(group_value).collect();
     ok(&json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}))
 }
@@ -40,11 +53,19 @@ pub(crate) fn group(name: &str) -> Response {
 
 fn group_value(name: &str) -> Value {
     let in_group = || TABLE.iter().filter(|names| names.group == name);
-    let preferred = in_group().map(|names| names.storage_version).next().unwrap_or("v1");
-    let versions: BTreeSet<&str> = in_group().flat_map(|names| names.versions.iter().copied()).collect();
+    let preferred = in_group()
+        .map(|names| names.storage_version)
+        .next()
+        .unwrap_or("v1");
+    let versions: BTreeSet<&str> = in_group()
+        .flat_map(|names| names.versions.iter().copied())
+        .collect();
     // The stored version first: clients take the first they understand.
     let rest = versions.into_iter().filter(|version| *version != preferred);
-    let all: Vec<Value> = std::iter::once(preferred).chain(rest).map(|version| version_value(name, version)).collect();
+    let all: Vec<Value> = std::iter::once(preferred)
+        .chain(rest)
+        .map(|version| version_value(name, version))
+        .collect();
     json!({"name": name, "versions": all, "preferredVersion": version_value(name, preferred)})
 }
 
@@ -54,16 +75,24 @@ fn version_value(group: &str, version: &str) -> Value {
 
 /// `/api/v1` and `/apis/<group>/<version>`.
 pub(crate) fn resources(group: &str, version: &str) -> Response {
-    let served = TABLE.iter().filter(|names| names.group == group && names.versions.contains(&version));
-    let mut resources: Vec<Value> = served.flat_map(|names| [resource(names), status(names)]).collect();
+    let served = TABLE
+        .iter()
+        .filter(|names| names.group == group && names.versions.contains(&version));
+    let mut resources: Vec<Value> = served
+        .flat_map(|names| [resource(names), status(names)])
+        .collect();
     let group_version = if group.is_empty() {
-        resources.push(json!({"name": "events", "singularName": "event", "namespaced": true, "kind": "Event",
-            "verbs": ["get", "list"], "shortNames": ["ev"]}));
+        resources.push(
+            json!({"name": "events", "singularName": "event", "namespaced": true, "kind": "Event",
+            "verbs": ["get", "list"], "shortNames": ["ev"]}),
+        );
         version.to_owned()
     } else {
         format!("{group}/{version}")
     };
-    ok(&json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": resources}))
+    ok(
+        &json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": resources}),
+    )
 }
 
 fn resource(names: &Names) -> Value {

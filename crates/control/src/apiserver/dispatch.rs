@@ -26,7 +26,10 @@ pub(crate) struct Call {
 impl Call {
     /// A header's text, empty when missing.
     pub(crate) fn header(&self, name: header::HeaderName) -> &str {
-        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+        self.headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default()
     }
 
     /// A query parameter, empty when missing.
@@ -56,8 +59,13 @@ impl Call {
 }
 
 /// Answers one request.
-pub(crate) async fn handle(extract::State(state): extract::State<Arc<State>>, request: Request<Body>) -> Response {
-    answer(state, request).await.unwrap_or_else(IntoResponse::into_response)
+pub(crate) async fn handle(
+    extract::State(state): extract::State<Arc<State>>,
+    request: Request<Body>,
+) -> Response {
+    answer(state, request)
+        .await
+        .unwrap_or_else(IntoResponse::into_response)
 }
 
 async fn answer(state: Arc<State>, request: Request<Body>) -> Outcome {
@@ -93,10 +101,20 @@ async fn answer(state: Arc<State>, request: Request<Body>) -> Outcome {
         Route::Resources { group, version } if reads => Ok(discovery::resources(&group, &version)),
         Route::KubeEvents if reads => {
             let revision = call.state.store.snapshot().revision.to_string();
-            Ok(ok(&json!({"kind": "EventList", "apiVersion": "v1", "metadata": {"resourceVersion": revision}, "items": []})))
+            Ok(ok(
+                &json!({"kind": "EventList", "apiVersion": "v1", "metadata": {"resourceVersion": revision}, "items": []}),
+            ))
         }
-        Route::Collection { kind, version, namespace } => {
-            let place = objects::Place { kind, version, namespace };
+        Route::Collection {
+            kind,
+            version,
+            namespace,
+        } => {
+            let place = objects::Place {
+                kind,
+                version,
+                namespace,
+            };
             match call.method {
                 Method::GET if call.flag("watch") => watch::watch(&call, place).await,
                 Method::GET => objects::list(&call, &place),
@@ -105,13 +123,18 @@ async fn answer(state: Arc<State>, request: Request<Body>) -> Outcome {
                 _ => Err(call.no_method()),
             }
         }
-        Route::Object { kind, version, namespace, name, status } => {
+        Route::Object {
+            kind,
+            version,
+            namespace,
+            name,
+            status,
+        } => {
             let item = objects::Item::new(kind, version, namespace, name);
             match call.method {
                 Method::GET => objects::get(&call, &item, status).await,
-                _ if status => Err(Problem::no_method(&call.method, &call.path).explained(
-                    "status is computed by the control plane and cannot be written",
-                )),
+                _ if status => Err(Problem::no_method(&call.method, &call.path)
+                    .explained("status is computed by the control plane and cannot be written")),
                 Method::PUT => objects::replace(&call, &item, body).await,
                 Method::PATCH => objects::patch(&call, &item, body).await,
                 Method::DELETE => objects::delete(&call, &item, body).await,
@@ -128,7 +151,9 @@ async fn naka(call: Call, parts: &[String], body: Body) -> Outcome {
     let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
     let kind = call.header(header::CONTENT_TYPE);
     if call.method == Method::POST && !kind.is_empty() && !kind.starts_with("application/json") {
-        return Err(Problem::media_type(format!("a body of type {kind} is not understood; send application/json")));
+        return Err(Problem::media_type(format!(
+            "a body of type {kind} is not understood; send application/json"
+        )));
     }
     match (&call.method, parts.as_slice()) {
         (&Method::POST, ["apply"]) => change::apply(&call, body::shaped(body).await?).await,
@@ -144,12 +169,18 @@ async fn naka(call: Call, parts: &[String], body: Body) -> Outcome {
         (&Method::GET, ["events"]) => read::events(&call),
         (&Method::GET, ["rollout"]) => read::rollout(&call).await,
         (&Method::GET, ["status"]) => read::status(&call).await,
-        (&Method::GET, ["status", kind, namespace, name]) => read::status_of(&call, kind, namespace, name).await,
+        (&Method::GET, ["status", kind, namespace, name]) => {
+            read::status_of(&call, kind, namespace, name).await
+        }
         (&Method::GET, ["proxies"]) => read::proxies(&call).await,
         (&Method::GET, ["workloads"]) => read::workloads(&call).await,
         (&Method::GET, ["mesh"]) => read::mesh(&call),
         (&Method::GET, ["world"]) => {
-            call.subject.need(Role::Viewer, "", "read the live configuration of all namespaces")?;
+            call.subject.need(
+                Role::Viewer,
+                "",
+                "read the live configuration of all namespaces",
+            )?;
             Ok(ok(&call.state.live.world().await))
         }
         (_, [known, ..]) if KNOWN.contains(known) => Err(call.no_method()),
@@ -158,6 +189,18 @@ async fn naka(call: Call, parts: &[String], body: Body) -> Outcome {
 }
 
 const KNOWN: &[&str] = &[
-    "apply", "diff", "undo", "confirm", "tokens", "reveal", "history", "events", "rollout", "status", "proxies",
-    "workloads", "mesh", "world",
+    "apply",
+    "diff",
+    "undo",
+    "confirm",
+    "tokens",
+    "reveal",
+    "history",
+    "events",
+    "rollout",
+    "status",
+    "proxies",
+    "workloads",
+    "mesh",
+    "world",
 ];

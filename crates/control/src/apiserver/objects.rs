@@ -70,13 +70,21 @@ impl Item {
 impl Place {
     /// Whether an object is in it.
     pub(crate) fn holds(&self, object: &ObjectRef) -> bool {
-        object.kind == self.kind.as_str() && self.namespace.as_ref().is_none_or(|namespace| *namespace == object.namespace)
+        object.kind == self.kind.as_str()
+            && self
+                .namespace
+                .as_ref()
+                .is_none_or(|namespace| *namespace == object.namespace)
     }
 
     /// Checks that the caller may read it.
     pub(crate) fn readable(&self, call: &Call) -> Outcome<()> {
         let scope = self.namespace.as_deref().unwrap_or("");
-        call.subject.need(Role::Viewer, scope, &format!("read {}", self.kind.names().plural))
+        call.subject.need(
+            Role::Viewer,
+            scope,
+            &format!("read {}", self.kind.names().plural),
+        )
     }
 }
 
@@ -85,7 +93,11 @@ pub(crate) fn shown(kind: Kind, version: &str, value: &Value) -> Value {
     let mut value = value.clone();
     redact(&mut value);
     let group = kind.names().group;
-    let api_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
+    let api_version = if group.is_empty() {
+        version.to_owned()
+    } else {
+        format!("{group}/{version}")
+    };
     if let Some(map) = value.as_object_mut() {
         map.insert("apiVersion".to_owned(), json!(api_version));
         map.insert("kind".to_owned(), json!(kind.as_str()));
@@ -94,9 +106,19 @@ pub(crate) fn shown(kind: Kind, version: &str, value: &Value) -> Value {
 }
 
 /// Objects of a place that match, in order.
-pub(crate) fn select<'a>(snapshot: &'a Snapshot, place: &'a Place, selector: &'a Selector) -> Vec<&'a Value> {
-    let readable = snapshot.objects.iter().map(|(key, object)| (key, &object.raw));
-    let unreadable = snapshot.unreadable.iter().map(|(key, value)| (key, value.as_ref()));
+pub(crate) fn select<'a>(
+    snapshot: &'a Snapshot,
+    place: &'a Place,
+    selector: &'a Selector,
+) -> Vec<&'a Value> {
+    let readable = snapshot
+        .objects
+        .iter()
+        .map(|(key, object)| (key, &object.raw));
+    let unreadable = snapshot
+        .unreadable
+        .iter()
+        .map(|(key, value)| (key, value.as_ref()));
     readable
         .chain(unreadable)
         .filter(|(key, value)| place.holds(key) && selector.matches(value))
@@ -122,10 +144,19 @@ pub(crate) fn list(call: &Call, place: &Place) -> Outcome {
         .map(|value| shown(place.kind, &place.version, value))
         .collect();
     if table::wanted(call.header(header::ACCEPT)) {
-        return Ok(ok(&table::table(place.kind, &items, snapshot.revision, now_s())));
+        return Ok(ok(&table::table(
+            place.kind,
+            &items,
+            snapshot.revision,
+            now_s(),
+        )));
     }
     let group = place.kind.names().group;
-    let api_version = if group.is_empty() { place.version.clone() } else { format!("{group}/{}", place.version) };
+    let api_version = if group.is_empty() {
+        place.version.clone()
+    } else {
+        format!("{group}/{}", place.version)
+    };
     Ok(ok(&json!({
         "kind": format!("{}List", place.kind), "apiVersion": api_version,
         "metadata": {"resourceVersion": snapshot.revision.to_string()}, "items": items,
@@ -134,20 +165,32 @@ pub(crate) fn list(call: &Call, place: &Place) -> Outcome {
 
 /// `GET` of an object or its status.
 pub(crate) async fn get(call: &Call, item: &Item, status: bool) -> Outcome {
-    call.subject.need(Role::Viewer, item.scope(), &format!("read {}", item.kind.names().plural))?;
+    call.subject.need(
+        Role::Viewer,
+        item.scope(),
+        &format!("read {}", item.kind.names().plural),
+    )?;
     let snapshot = state_for(call)?;
     let mut value = match snapshot.value(&item.object) {
         Some(value) => shown(item.kind, &item.version, value),
         None => return Err(item.missing()),
     };
     if table::wanted(call.header(header::ACCEPT)) {
-        return Ok(ok(&table::table(item.kind, &[value], snapshot.revision, now_s())));
+        return Ok(ok(&table::table(
+            item.kind,
+            &[value],
+            snapshot.revision,
+            now_s(),
+        )));
     }
     // Conditions belong to now; what they were then is not kept.
-    if call.param("at").is_empty() && (status || item.kind != Kind::Secret && item.kind != Kind::Namespace) {
+    if call.param("at").is_empty()
+        && (status || item.kind != Kind::Secret && item.kind != Kind::Namespace)
+    {
         let live = call.state.live.status_of(item.object.clone()).await;
         if status || !live.conditions.is_empty() {
-            value["status"] = json!({"conditions": live.conditions, "observedRevision": live.revision});
+            value["status"] =
+                json!({"conditions": live.conditions, "observedRevision": live.revision});
         }
     }
     Ok(ok(&value))
@@ -157,32 +200,70 @@ pub(crate) async fn get(call: &Call, item: &Item, status: bool) -> Outcome {
 pub(crate) async fn create(call: &Call, place: &Place, body: Body) -> Outcome {
     let scope = place.namespace.clone().unwrap_or_default();
     if place.kind.namespaced() && place.namespace.is_none() {
-        return Err(Problem::bad_request("an object is created in a namespace: POST to …/namespaces/<ns>/…"));
+        return Err(Problem::bad_request(
+            "an object is created in a namespace: POST to …/namespaces/<ns>/…",
+        ));
     }
-    call.subject.need(write_role(place.kind), &scope, &format!("create {}", place.kind.names().plural))?;
+    call.subject.need(
+        write_role(place.kind),
+        &scope,
+        &format!("create {}", place.kind.names().plural),
+    )?;
     let mut value = body::json(call.header(header::CONTENT_TYPE), body).await?;
     name_generated(&mut value);
     let (object, findings) = decode(place.kind, &scope, None, &value)?;
-    let draft = Draft::put(&call.subject.name, &cause(call), object.reference(), object.raw.clone()).expecting(Some(0));
-    write(call, place.kind, &place.version, draft, &findings, StatusCode::CREATED).await
+    let draft = Draft::put(
+        &call.subject.name,
+        &cause(call),
+        object.reference(),
+        object.raw.clone(),
+    )
+    .expecting(Some(0));
+    write(
+        call,
+        place.kind,
+        &place.version,
+        draft,
+        &findings,
+        StatusCode::CREATED,
+    )
+    .await
 }
 
 /// `PUT` of an object: creates it when there is none, as Kubernetes does for custom resources.
 pub(crate) async fn replace(call: &Call, item: &Item, body: Body) -> Outcome {
-    call.subject.need(write_role(item.kind), item.scope(), &format!("change {}", item.kind.names().plural))?;
+    call.subject.need(
+        write_role(item.kind),
+        item.scope(),
+        &format!("change {}", item.kind.names().plural),
+    )?;
     let value = body::json(call.header(header::CONTENT_TYPE), body).await?;
     let (object, findings) = decode(item.kind, item.scope(), Some(&item.object.name), &value)?;
     let expect = expected(&value)?;
     check_uid(call, item, &value)?;
     let there = call.state.store.snapshot().value(&item.object).is_some();
-    let code = if there { StatusCode::OK } else { StatusCode::CREATED };
-    let draft = Draft::put(&call.subject.name, &cause(call), item.object.clone(), object.raw).expecting(expect);
+    let code = if there {
+        StatusCode::OK
+    } else {
+        StatusCode::CREATED
+    };
+    let draft = Draft::put(
+        &call.subject.name,
+        &cause(call),
+        item.object.clone(),
+        object.raw,
+    )
+    .expecting(expect);
     write(call, item.kind, &item.version, draft, &findings, code).await
 }
 
 /// `PATCH` of an object.
 pub(crate) async fn patch(call: &Call, item: &Item, body: Body) -> Outcome {
-    call.subject.need(write_role(item.kind), item.scope(), &format!("change {}", item.kind.names().plural))?;
+    call.subject.need(
+        write_role(item.kind),
+        item.scope(),
+        &format!("change {}", item.kind.names().plural),
+    )?;
     let form = patch::Form::of(call.header(header::CONTENT_TYPE))?;
     let change = body::parse(&body::bytes(body).await?)?;
     for attempt in 1.. {
@@ -198,18 +279,40 @@ pub(crate) async fn patch(call: &Call, item: &Item, body: Body) -> Outcome {
         let (object, findings) = decode(item.kind, item.scope(), Some(&item.object.name), &value)?;
         check_uid(call, item, &value)?;
         let own_words = asked != seen;
-        let draft = Draft::put(&call.subject.name, &cause(call), item.object.clone(), object.raw).expecting(asked);
-        match write(call, item.kind, &item.version, draft, &findings, StatusCode::OK).await {
-            Err(problem) if problem.reason == "Conflict" && !own_words && attempt < PATCH_TRIES => {}
+        let draft = Draft::put(
+            &call.subject.name,
+            &cause(call),
+            item.object.clone(),
+            object.raw,
+        )
+        .expecting(asked);
+        match write(
+            call,
+            item.kind,
+            &item.version,
+            draft,
+            &findings,
+            StatusCode::OK,
+        )
+        .await
+        {
+            Err(problem) if problem.reason == "Conflict" && !own_words && attempt < PATCH_TRIES => {
+            }
             other => return other,
         }
     }
-    Err(Problem::conflict("the object changes faster than it can be patched; try again"))
+    Err(Problem::conflict(
+        "the object changes faster than it can be patched; try again",
+    ))
 }
 
 /// `DELETE` of an object. A Namespace takes everything in it along, in the same commit.
 pub(crate) async fn delete(call: &Call, item: &Item, body: Body) -> Outcome {
-    call.subject.need(write_role(item.kind), item.scope(), &format!("delete {}", item.kind.names().plural))?;
+    call.subject.need(
+        write_role(item.kind),
+        item.scope(),
+        &format!("delete {}", item.kind.names().plural),
+    )?;
     let options: Value = body::shaped(body).await?;
     let snapshot = call.state.store.snapshot();
     let Some(stored) = snapshot.value(&item.object) else {
@@ -218,17 +321,27 @@ pub(crate) async fn delete(call: &Call, item: &Item, body: Body) -> Outcome {
     let uid = stored.pointer("/metadata/uid").cloned().unwrap_or_default();
     let wanted = options.get("preconditions").cloned().unwrap_or_default();
     if wanted.get("uid").is_some_and(|wanted| *wanted != uid) {
-        return Err(Problem::conflict("the uid in the preconditions is not that of the object").about(&item.object));
+        return Err(
+            Problem::conflict("the uid in the preconditions is not that of the object")
+                .about(&item.object),
+        );
     }
     let expect = match wanted.get("resourceVersion").and_then(Value::as_str) {
-        Some(text) => Some(text.parse().map_err(|_| Problem::bad_request("resourceVersion is not a number"))?),
+        Some(text) => Some(
+            text.parse()
+                .map_err(|_| Problem::bad_request("resourceVersion is not a number"))?,
+        ),
         None => None,
     };
-    let mut drafts = vec![Draft::delete(&call.subject.name, &cause(call), item.object.clone()).expecting(expect)];
+    let mut drafts = vec![
+        Draft::delete(&call.subject.name, &cause(call), item.object.clone()).expecting(expect),
+    ];
     if item.kind == Kind::Namespace {
         let inside = snapshot.objects.keys().chain(snapshot.unreadable.keys());
         let inside = inside.filter(|object| object.namespace == item.object.name);
-        drafts.extend(inside.map(|object| Draft::delete(&call.subject.name, &cause(call), object.clone())));
+        drafts.extend(
+            inside.map(|object| Draft::delete(&call.subject.name, &cause(call), object.clone())),
+        );
     }
     let dry = call.param("dryRun") == "All" || options.pointer("/dryRun/0").is_some();
     if dry {
@@ -237,8 +350,10 @@ pub(crate) async fn delete(call: &Call, item: &Item, body: Body) -> Outcome {
         call.state.store.commit(drafts).await?;
     }
     let names = item.kind.names();
-    Ok(ok(&json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success",
-        "details": {"name": item.object.name, "group": names.group, "kind": names.plural, "uid": uid}})))
+    Ok(ok(
+        &json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success",
+        "details": {"name": item.object.name, "group": names.group, "kind": names.plural, "uid": uid}}),
+    ))
 }
 
 /// `DELETE` of a collection.
@@ -247,7 +362,11 @@ pub(crate) async fn delete_all(call: &Call, place: &Place) -> Outcome {
     if place.namespace.is_none() {
         return Err(Problem::no_method(&call.method, &call.path).explained("name a namespace"));
     }
-    call.subject.need(write_role(place.kind), &scope, &format!("delete {}", place.kind.names().plural))?;
+    call.subject.need(
+        write_role(place.kind),
+        &scope,
+        &format!("delete {}", place.kind.names().plural),
+    )?;
     let selector = Selector::of(&call.query)?;
     let snapshot = call.state.store.snapshot();
     let found: Vec<ObjectRef> = snapshot
@@ -256,11 +375,16 @@ pub(crate) async fn delete_all(call: &Call, place: &Place) -> Outcome {
         .filter(|(key, object)| place.holds(key) && selector.matches(&object.raw))
         .map(|(key, _)| key.clone())
         .collect();
-    let drafts = found.into_iter().map(|object| Draft::delete(&call.subject.name, &cause(call), object)).collect();
+    let drafts = found
+        .into_iter()
+        .map(|object| Draft::delete(&call.subject.name, &cause(call), object))
+        .collect();
     if call.param("dryRun") != "All" {
         call.state.store.commit(drafts).await?;
     }
-    Ok(ok(&json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"})))
+    Ok(ok(
+        &json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}),
+    ))
 }
 
 /// Commits one draft and answers with the object as it now is.
@@ -272,8 +396,15 @@ async fn write(
     findings: &[Finding],
     code: StatusCode,
 ) -> Outcome {
-    let object = draft.object.clone().unwrap_or_else(|| Item::new(kind, String::new(), String::new(), String::new()).object);
-    let of = |snapshot: &Snapshot| snapshot.value(&object).map(|value| shown(kind, version, value));
+    let object = draft
+        .object
+        .clone()
+        .unwrap_or_else(|| Item::new(kind, String::new(), String::new(), String::new()).object);
+    let of = |snapshot: &Snapshot| {
+        snapshot
+            .value(&object)
+            .map(|value| shown(kind, version, value))
+    };
     let value = if call.param("dryRun") == "All" {
         of(&call.state.store.preview(vec![draft])?.after)
     } else {
@@ -305,7 +436,13 @@ fn warn(response: &mut Response, findings: &[Finding]) {
         let text: String = finding
             .to_string()
             .chars()
-            .map(|c| if c == '"' || c == '\\' || !(' '..='~').contains(&c) { '\'' } else { c })
+            .map(|c| {
+                if c == '"' || c == '\\' || !(' '..='~').contains(&c) {
+                    '\''
+                } else {
+                    c
+                }
+            })
             .take(400)
             .collect();
         if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{text}\"")) {
@@ -315,25 +452,41 @@ fn warn(response: &mut Response, findings: &[Finding]) {
 }
 
 /// Decodes a body as an object of this place.
-fn decode(kind: Kind, namespace: &str, name: Option<&str>, value: &Value) -> Outcome<(Object, Vec<Finding>)> {
+fn decode(
+    kind: Kind,
+    namespace: &str,
+    name: Option<&str>,
+    value: &Value,
+) -> Outcome<(Object, Vec<Finding>)> {
     let mut value = value.clone();
     let Some(map) = value.as_object_mut() else {
         return Err(Problem::bad_request("the body is not an object"));
     };
     map.remove("status");
-    let said = map.get("kind").and_then(Value::as_str).unwrap_or(kind.as_str());
+    let said = map
+        .get("kind")
+        .and_then(Value::as_str)
+        .unwrap_or(kind.as_str());
     if said != kind.as_str() {
-        return Err(Problem::bad_request(format!("the body is a {said}, the path is for {}", kind.names().plural)));
+        return Err(Problem::bad_request(format!(
+            "the body is a {said}, the path is for {}",
+            kind.names().plural
+        )));
     }
     map.insert("kind".to_owned(), json!(kind.as_str()));
-    map.entry("apiVersion").or_insert_with(|| json!(kind.api_version()));
-    let meta = map.entry("metadata").or_insert_with(|| Value::Object(Map::new()));
+    map.entry("apiVersion")
+        .or_insert_with(|| json!(kind.api_version()));
+    let meta = map
+        .entry("metadata")
+        .or_insert_with(|| Value::Object(Map::new()));
     if let (Some(meta), Some(name)) = (meta.as_object_mut(), name) {
         meta.entry("name").or_insert_with(|| json!(name));
     }
     let (object, findings) = naka_api::decode_json_in(&value, Mode::Compat, namespace);
     let Some(object) = object else {
-        let name = name.or_else(|| value.pointer("/metadata/name").and_then(Value::as_str)).unwrap_or("");
+        let name = name
+            .or_else(|| value.pointer("/metadata/name").and_then(Value::as_str))
+            .unwrap_or("");
         let item = Item::new(kind, String::new(), namespace.to_owned(), name.to_owned());
         return Err(Problem::invalid(&format!("{kind} {name:?}"), &findings).about(&item.object));
     };
@@ -354,7 +507,10 @@ fn name_generated(value: &mut Value) {
     if let Some(meta) = meta.filter(|meta| !meta.contains_key("name"))
         && let Some(stem) = meta.get("generateName").and_then(Value::as_str)
     {
-        let tail: String = naka_identity::random_bytes::<5>().iter().map(|b| char::from(b'a' + b % 26)).collect();
+        let tail: String = naka_identity::random_bytes::<5>()
+            .iter()
+            .map(|b| char::from(b'a' + b % 26))
+            .collect();
         let name = format!("{stem}{tail}");
         meta.insert("name".to_owned(), json!(name));
         meta.remove("generateName");
@@ -363,31 +519,47 @@ fn name_generated(value: &mut Value) {
 
 /// The resourceVersion a body was made from; absent = whatever is there.
 fn expected(value: &Value) -> Outcome<Option<u64>> {
-    match value.pointer("/metadata/resourceVersion").and_then(Value::as_str) {
+    match value
+        .pointer("/metadata/resourceVersion")
+        .and_then(Value::as_str)
+    {
         None | Some("") => Ok(None),
-        Some(text) => text
-            .parse()
-            .map(Some)
-            .map_err(|_| Problem::bad_request(format!("resourceVersion {text:?} is not one of this server"))),
+        Some(text) => text.parse().map(Some).map_err(|_| {
+            Problem::bad_request(format!(
+                "resourceVersion {text:?} is not one of this server"
+            ))
+        }),
     }
 }
 
 /// A body that names another uid was made for an object of the same name that is gone.
 fn check_uid(call: &Call, item: &Item, value: &Value) -> Outcome<()> {
-    let said = value.pointer("/metadata/uid").and_then(Value::as_str).filter(|uid| !uid.is_empty());
+    let said = value
+        .pointer("/metadata/uid")
+        .and_then(Value::as_str)
+        .filter(|uid| !uid.is_empty());
     let snapshot = call.state.store.snapshot();
-    let have = snapshot.value(&item.object).and_then(|value| value.pointer("/metadata/uid")).and_then(Value::as_str);
+    let have = snapshot
+        .value(&item.object)
+        .and_then(|value| value.pointer("/metadata/uid"))
+        .and_then(Value::as_str);
     match (said, have) {
-        (Some(said), Some(have)) if said != have => {
-            Err(Problem::conflict(format!("{} has uid {have}, not {said}", item.object)).about(&item.object))
-        }
+        (Some(said), Some(have)) if said != have => Err(Problem::conflict(format!(
+            "{} has uid {have}, not {said}",
+            item.object
+        ))
+        .about(&item.object)),
         _ => Ok(()),
     }
 }
 
 /// Namespaces belong to the whole mesh, so only an admin makes or removes them.
 pub(crate) fn write_role(kind: Kind) -> Role {
-    if kind == Kind::Namespace { Role::Admin } else { Role::Operator }
+    if kind == Kind::Namespace {
+        Role::Admin
+    } else {
+        Role::Operator
+    }
 }
 
 /// What goes into the log as the cause: the client's own words, else which client.
@@ -395,7 +567,13 @@ fn cause(call: &Call) -> String {
     match call.param("cause") {
         "" => {
             let agent = call.header(header::USER_AGENT);
-            agent.split_whitespace().next().unwrap_or_default().chars().take(80).collect()
+            agent
+                .split_whitespace()
+                .next()
+                .unwrap_or_default()
+                .chars()
+                .take(80)
+                .collect()
         }
         cause => cause.chars().take(500).collect(),
     }

@@ -49,15 +49,24 @@ fn events_of(call: &Call, kind_prefix: Option<String>) -> Outcome {
         "" => kind_prefix,
         kind => Some(kind.to_owned()),
     };
-    let limit = usize::try_from(call.number("limit")?.unwrap_or(LIMIT).min(MAX_LIMIT)).unwrap_or(usize::MAX);
+    let limit = usize::try_from(call.number("limit")?.unwrap_or(LIMIT).min(MAX_LIMIT))
+        .unwrap_or(usize::MAX);
     let since = call.number("since")?.unwrap_or(0);
     // Whoever sees some namespaces only does not see what belongs to none.
     let seen = |event: &Event| match &event.object {
         Some(object) => call.subject.sees(&object.namespace),
         None => call.subject.sees_all(),
     };
-    call.subject.need(Role::Viewer, call.subject.namespaces.first().map_or("", String::as_str), "read the log")?;
-    let reach = if call.subject.sees_all() { limit } else { usize::MAX };
+    call.subject.need(
+        Role::Viewer,
+        call.subject.namespaces.first().map_or("", String::as_str),
+        "read the log",
+    )?;
+    let reach = if call.subject.sees_all() {
+        limit
+    } else {
+        usize::MAX
+    };
     let found = call.state.store.history(&filter, reach)?;
     let items: Vec<Value> = found
         .iter()
@@ -66,7 +75,9 @@ fn events_of(call: &Call, kind_prefix: Option<String>) -> Outcome {
         .take(limit)
         .map(|event| event_value(event))
         .collect();
-    Ok(ok(&json!({"revision": call.state.store.snapshot().revision, "items": items})))
+    Ok(ok(
+        &json!({"revision": call.state.store.snapshot().revision, "items": items}),
+    ))
 }
 
 /// An event as it may be shown.
@@ -91,9 +102,15 @@ pub(crate) fn event_value(event: &Event) -> Value {
 
 /// Reads `Kind namespace/name`, `Kind name` or `kind/name`.
 fn reference(text: &str) -> Outcome<ObjectRef> {
-    let bad = || Problem::bad_request(format!("cannot read the object {text:?}: write Kind namespace/name"));
+    let bad = || {
+        Problem::bad_request(format!(
+            "cannot read the object {text:?}: write Kind namespace/name"
+        ))
+    };
     let (word, rest) = text.trim().split_once(' ').ok_or_else(bad)?;
-    let kind = Kind::parse(word).or_else(|| Kind::of_word(word)).ok_or_else(bad)?;
+    let kind = Kind::parse(word)
+        .or_else(|| Kind::of_word(word))
+        .ok_or_else(bad)?;
     let (namespace, name) = match rest.trim().split_once('/') {
         Some((namespace, name)) => (namespace, name),
         None if kind.namespaced() => ("default", rest.trim()),
@@ -104,14 +121,27 @@ fn reference(text: &str) -> Outcome<ObjectRef> {
 
 /// `GET rollout`.
 pub(crate) async fn rollout(call: &Call) -> Outcome {
-    call.subject.need(Role::Viewer, call.subject.namespaces.first().map_or("", String::as_str), "read rollouts")?;
+    call.subject.need(
+        Role::Viewer,
+        call.subject.namespaces.first().map_or("", String::as_str),
+        "read rollouts",
+    )?;
     let now = call.state.store.snapshot().revision;
     let revision = call.number("revision")?.unwrap_or(now);
     if revision > now {
-        return Err(Problem::not_found(format!("there is no revision {revision} yet; the newest is {now}")));
+        return Err(Problem::not_found(format!(
+            "there is no revision {revision} yet; the newest is {now}"
+        )));
     }
-    let wait = call.number("timeout_ms")?.unwrap_or(10_000).min(MAX_WAIT_MS);
-    let rollout = call.state.live.rollout(revision, Duration::from_millis(wait)).await;
+    let wait = call
+        .number("timeout_ms")?
+        .unwrap_or(10_000)
+        .min(MAX_WAIT_MS);
+    let rollout = call
+        .state
+        .live
+        .rollout(revision, Duration::from_millis(wait))
+        .await;
     let mut value = json!(rollout);
     value["revision"] = json!(revision);
     Ok(ok(&value))
@@ -119,10 +149,18 @@ pub(crate) async fn rollout(call: &Call) -> Outcome {
 
 /// `GET status`: the whole mesh on one page.
 pub(crate) async fn status(call: &Call) -> Outcome {
-    call.subject.need(Role::Viewer, call.subject.namespaces.first().map_or("", String::as_str), "read status")?;
+    call.subject.need(
+        Role::Viewer,
+        call.subject.namespaces.first().map_or("", String::as_str),
+        "read status",
+    )?;
     let snapshot = call.state.store.snapshot();
     let mut objects = Vec::new();
-    for object in snapshot.objects.keys().filter(|object| call.subject.sees(&object.namespace)) {
+    for object in snapshot
+        .objects
+        .keys()
+        .filter(|object| call.subject.sees(&object.namespace))
+    {
         let status = call.state.live.status_of(object.clone()).await;
         let mut value = json!(status);
         value["object"] = json!(object.to_string());
@@ -130,7 +168,12 @@ pub(crate) async fn status(call: &Call) -> Outcome {
     }
     let mut findings = call.state.live.findings().await;
     if !call.subject.sees_all() {
-        let own = |object: &str| call.subject.namespaces.iter().any(|ns| object.contains(&format!(" {ns}/")));
+        let own = |object: &str| {
+            call.subject
+                .namespaces
+                .iter()
+                .any(|ns| object.contains(&format!(" {ns}/")))
+        };
         findings.retain(|finding| own(&finding.object));
     }
     Ok(ok(&json!({
@@ -168,7 +211,13 @@ pub(crate) async fn workloads(call: &Call) -> Outcome {
 }
 
 fn visible(call: &Call, mut items: Vec<Value>) -> Outcome {
-    items.retain(|item| call.subject.sees(item.get("namespace").and_then(Value::as_str).unwrap_or_default()));
+    items.retain(|item| {
+        call.subject.sees(
+            item.get("namespace")
+                .and_then(Value::as_str)
+                .unwrap_or_default(),
+        )
+    });
     Ok(ok(&json!({ "items": items })))
 }
 
@@ -184,14 +233,32 @@ pub(crate) fn mesh(call: &Call) -> Outcome {
 
 /// `POST reveal/<namespace>/<name>`: the values of a Secret, for an admin, and remembered in the log.
 pub(crate) async fn reveal(call: &Call, namespace: &str, name: &str) -> Outcome {
-    call.subject.need(Role::Admin, namespace, "reveal secrets")?;
-    let object = Item::new(Kind::Secret, String::new(), namespace.to_owned(), name.to_owned()).object;
+    call.subject
+        .need(Role::Admin, namespace, "reveal secrets")?;
+    let object = Item::new(
+        Kind::Secret,
+        String::new(),
+        namespace.to_owned(),
+        name.to_owned(),
+    )
+    .object;
     let values = call.state.store.reveal(&object)?;
-    let note = Draft::note(&call.subject.name, "", "secret.reveal", Some(object), json!({}));
+    let note = Draft::note(
+        &call.subject.name,
+        "",
+        "secret.reveal",
+        Some(object),
+        json!({}),
+    );
     call.state.store.commit(vec![note]).await?;
     let data: serde_json::Map<String, Value> = values
         .into_iter()
-        .map(|(key, bytes)| (key, json!(base64::engine::general_purpose::STANDARD.encode(bytes))))
+        .map(|(key, bytes)| {
+            (
+                key,
+                json!(base64::engine::general_purpose::STANDARD.encode(bytes)),
+            )
+        })
         .collect();
     Ok(ok(&json!({ "data": data })))
 }

@@ -51,7 +51,10 @@ pub(crate) fn parse(path: &str) -> Option<Route> {
         ["api", "v1", rest @ ..] => resource("", "v1", rest),
         ["apis", group, version, rest @ ..] => resource(group, version, rest),
         ["naka", "v1", rest @ ..] => {
-            let rest = rest.iter().map(|part| decoded(part)).collect::<Option<_>>()?;
+            let rest = rest
+                .iter()
+                .map(|part| decoded(part))
+                .collect::<Option<_>>()?;
             Some(Route::Naka(rest))
         }
         _ => None,
@@ -99,7 +102,9 @@ fn resource(group: &str, version: &str, rest: &[&str]) -> Option<Route> {
         }),
         ["events"] | ["namespaces", _, "events"] if group.is_empty() => Some(Route::KubeEvents),
         ["namespaces", name] if group.is_empty() => object(Kind::Namespace, "", name, false),
-        ["namespaces", name, "status"] if group.is_empty() => object(Kind::Namespace, "", name, true),
+        ["namespaces", name, "status"] if group.is_empty() => {
+            object(Kind::Namespace, "", name, true)
+        }
         ["namespaces", namespace, plural, tail @ ..] => {
             let kind = of(plural).filter(|kind| kind.namespaced())?;
             match tail {
@@ -160,8 +165,14 @@ mod tests {
                 status,
             })
         };
-        assert_eq!(parse("/api/v1/namespaces/shop"), object(Kind::Namespace, "v1", "", "shop", false));
-        assert_eq!(parse("/api/v1/namespaces/a/services/b/status"), object(Kind::Service, "v1", "a", "b", true));
+        assert_eq!(
+            parse("/api/v1/namespaces/shop"),
+            object(Kind::Namespace, "v1", "", "shop", false)
+        );
+        assert_eq!(
+            parse("/api/v1/namespaces/a/services/b/status"),
+            object(Kind::Service, "v1", "a", "b", true)
+        );
         assert_eq!(
             parse("/apis/networking.istio.io/v1beta1/namespaces/a/virtualservices/b%2Dc"),
             object(Kind::VirtualService, "v1beta1", "a", "b-c", false)
@@ -174,8 +185,14 @@ mod tests {
             })
         };
         assert_eq!(parse("/api/v1/services"), all(Kind::Service, None));
-        assert_eq!(parse("/api/v1/namespaces/a/secrets/"), all(Kind::Secret, Some("a")));
-        assert_eq!(parse("/api/v1/namespaces/a/events"), Some(Route::KubeEvents));
+        assert_eq!(
+            parse("/api/v1/namespaces/a/secrets/"),
+            all(Kind::Secret, Some("a"))
+        );
+        assert_eq!(
+            parse("/api/v1/namespaces/a/events"),
+            Some(Route::KubeEvents)
+        );
         for bad in [
             "/apis/example.com/v1",
             "/api/v2/services",
@@ -193,7 +210,10 @@ mod tests {
     #[test]
     fn queries_are_decoded() {
         let query = query(Some("labelSelector=app%3Dpayment%2Cv+in&watch=1&broken=%f"));
-        assert_eq!((query["labelSelector"].as_str(), query["watch"].as_str()), ("app=payment,v in", "1"));
+        assert_eq!(
+            (query["labelSelector"].as_str(), query["watch"].as_str()),
+            ("app=payment,v in", "1")
+        );
         assert!(!query.contains_key("broken"));
     }
 }

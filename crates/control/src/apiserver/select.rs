@@ -45,8 +45,12 @@ impl Selector {
                 .and_then(Value::as_str)
         };
         let labels = self.labels.iter().all(|requirement| match requirement {
-            Requirement::In(key, values) => label(key).is_some_and(|have| values.iter().any(|v| v == have)),
-            Requirement::NotIn(key, values) => label(key).is_none_or(|have| values.iter().all(|v| v != have)),
+            Requirement::In(key, values) => {
+                label(key).is_some_and(|have| values.iter().any(|v| v == have))
+            }
+            Requirement::NotIn(key, values) => {
+                label(key).is_none_or(|have| values.iter().all(|v| v != have))
+            }
             Requirement::Exists(key) => label(key).is_some(),
             Requirement::Absent(key) => label(key).is_none(),
         });
@@ -81,8 +85,14 @@ fn requirement(text: &str) -> Outcome<Requirement> {
     let bad = || Problem::bad_request(format!("cannot read the label selector {text:?}"));
     let word = |word: &str| {
         let word = word.trim();
-        let sound = word.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_./".contains(&b));
-        if sound { Ok(word.to_owned()) } else { Err(bad()) }
+        let sound = word
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-_./".contains(&b));
+        if sound {
+            Ok(word.to_owned())
+        } else {
+            Err(bad())
+        }
     };
     if let Some((key, value)) = text.split_once("!=") {
         return Ok(Requirement::NotIn(word(key)?, vec![word(value)?]));
@@ -112,7 +122,9 @@ fn field(text: &str) -> Outcome<(String, bool, String)> {
     } else if let Some((path, value)) = text.split_once("==").or_else(|| text.split_once('=')) {
         (path, true, value)
     } else {
-        return Err(Problem::bad_request(format!("cannot read the field selector {text:?}")));
+        return Err(Problem::bad_request(format!(
+            "cannot read the field selector {text:?}"
+        )));
     };
     if !["metadata.name", "metadata.namespace"].contains(&path) {
         return Err(Problem::bad_request(format!(
@@ -153,9 +165,19 @@ mod tests {
             ("", "metadata.name!=a", false),
             ("", "metadata.name=a,metadata.namespace=other", false),
         ] {
-            assert_eq!(selector(labels, fields).unwrap().matches(&object), want, "{labels} {fields}");
+            assert_eq!(
+                selector(labels, fields).unwrap().matches(&object),
+                want,
+                "{labels} {fields}"
+            );
         }
-        for (labels, fields) in [("a=b c", ""), ("a in (b", ""), ("a like (b)", ""), ("", "spec.x=1"), ("", "name")] {
+        for (labels, fields) in [
+            ("a=b c", ""),
+            ("a in (b", ""),
+            ("a like (b)", ""),
+            ("", "spec.x=1"),
+            ("", "name"),
+        ] {
             assert!(selector(labels, fields).is_err(), "{labels} {fields}");
         }
     }

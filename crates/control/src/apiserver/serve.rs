@@ -48,7 +48,12 @@ pub async fn serve(state: Arc<State>, listeners: Listeners, shutdown: impl Futur
     let mut tasks = JoinSet::new();
     tasks.spawn(confirm::watch_pending(state));
     if let Some((listener, config)) = listeners.tls {
-        tasks.spawn(tls(app.clone(), listener, TlsAcceptor::from(config), room.clone()));
+        tasks.spawn(tls(
+            app.clone(),
+            listener,
+            TlsAcceptor::from(config),
+            room.clone(),
+        ));
     }
     if let Some(listener) = listeners.unix {
         tasks.spawn(unix(app, listener, room));
@@ -133,11 +138,16 @@ async fn connection(
     // Errors here are the client's going away in the middle; there is nobody left to tell.
     let _ = if http2 {
         let mut builder = http2::Builder::new(TokioExecutor::new());
-        builder.timer(TokioTimer::new()).max_concurrent_streams(128).keep_alive_interval(PATIENCE);
+        builder
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(128)
+            .keep_alive_interval(PATIENCE);
         builder.serve_connection(stream, service).await
     } else {
         let mut builder = http1::Builder::new();
-        builder.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
+        builder
+            .timer(TokioTimer::new())
+            .header_read_timeout(PATIENCE);
         builder.serve_connection(stream, service).await
     };
 }

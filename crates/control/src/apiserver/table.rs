@@ -44,15 +44,31 @@ type Column = (&'static str, fn(&Value) -> String);
 fn columns(kind: Kind) -> &'static [Column] {
     match kind {
         Kind::Namespace => &[("Status", |_| "Active".to_owned())],
-        Kind::Service => &[("Type", |_| "ClusterIP".to_owned()), ("Ports", |o| ports(o, "/spec/ports", "/port", "/name"))],
+        Kind::Service => &[
+            ("Type", |_| "ClusterIP".to_owned()),
+            ("Ports", |o| ports(o, "/spec/ports", "/port", "/name")),
+        ],
         Kind::Secret => &[
             ("Type", |o| text(o, "/type")),
-            ("Data", |o| o.get("data").and_then(Value::as_object).map_or(0, serde_json::Map::len).to_string()),
+            ("Data", |o| {
+                o.get("data")
+                    .and_then(Value::as_object)
+                    .map_or(0, serde_json::Map::len)
+                    .to_string()
+            }),
         ],
         Kind::WorkloadEntry => &[("Address", |o| text(o, "/spec/address"))],
-        Kind::VirtualService => &[("Gateways", |o| words(o, "/spec/gateways")), ("Hosts", |o| words(o, "/spec/hosts"))],
-        Kind::DestinationRule => &[("Host", |o| text(o, "/spec/host")), ("Subsets", |o| names(o, "/spec/subsets"))],
-        Kind::Gateway => &[("Ports", |o| ports(o, "/spec/servers", "/port/number", "/port/protocol"))],
+        Kind::VirtualService => &[
+            ("Gateways", |o| words(o, "/spec/gateways")),
+            ("Hosts", |o| words(o, "/spec/hosts")),
+        ],
+        Kind::DestinationRule => &[
+            ("Host", |o| text(o, "/spec/host")),
+            ("Subsets", |o| names(o, "/spec/subsets")),
+        ],
+        Kind::Gateway => &[("Ports", |o| {
+            ports(o, "/spec/servers", "/port/number", "/port/protocol")
+        })],
         Kind::PeerAuthentication => &[("Mode", |o| text(o, "/spec/mtls/mode"))],
     }
 }
@@ -66,16 +82,25 @@ fn text(object: &Value, pointer: &str) -> String {
 }
 
 fn list<'a>(object: &'a Value, pointer: &str) -> &'a [Value] {
-    object.pointer(pointer).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+    object
+        .pointer(pointer)
+        .and_then(Value::as_array)
+        .map_or(&[], Vec::as_slice)
 }
 
 fn words(object: &Value, pointer: &str) -> String {
-    let words: Vec<&str> = list(object, pointer).iter().filter_map(Value::as_str).collect();
+    let words: Vec<&str> = list(object, pointer)
+        .iter()
+        .filter_map(Value::as_str)
+        .collect();
     words.join(",")
 }
 
 fn names(object: &Value, pointer: &str) -> String {
-    let names: Vec<String> = list(object, pointer).iter().map(|item| text(item, "/name")).collect();
+    let names: Vec<String> = list(object, pointer)
+        .iter()
+        .map(|item| text(item, "/name"))
+        .collect();
     names.join(",")
 }
 
@@ -112,7 +137,11 @@ fn seconds(stamp: &str) -> Option<u64> {
         return None;
     }
     // Years begin in March, so that the leap day is the last of its year.
-    let (y, m) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let (y, m) = if month > 2 {
+        (year, month - 3)
+    } else {
+        (year - 1, month + 9)
+    };
     let days = 365 * y + y / 4 - y / 100 + y / 400 + (153 * m + 2) / 5 + day - 1 - 719_468;
     Some(days * 86_400 + hour * 3600 + minute * 60 + second)
 }
@@ -124,7 +153,9 @@ mod tests {
 
     #[test]
     fn kubectl_gets_its_table() {
-        assert!(wanted("application/json;as=Table;v=v1;g=meta.k8s.io,application/json"));
+        assert!(wanted(
+            "application/json;as=Table;v=v1;g=meta.k8s.io,application/json"
+        ));
         assert!(!wanted("application/json"));
         assert!(!wanted("application/json;as=Table;v=v1beta1;g=meta.k8s.io"));
     }

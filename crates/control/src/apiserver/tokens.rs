@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 /// Kind of the store's records that hold tokens; their value is a [`TokenGrant`] under its id.
-pub const TOKEN_RECORD: &str = "token";
+pub const TOKEN_RECORD: &str = crate::ca_service::TOKEN;
 
 /// Lifetime of a join token unless asked otherwise.
 const JOIN_TTL: u64 = 3600;
@@ -46,13 +46,25 @@ pub(crate) async fn create(call: &Call, request: Request) -> Outcome {
     let (id, secret) = (new_id(), new_secret());
     let (kind, grant) = grant(&request, &id, &secret, &call.subject.name)?;
     let mut drafts = forget_expired(&call.state);
-    let value = serde_json::to_value(&grant).map_err(|error| Problem::bad_request(error.to_string()))?;
-    drafts.push(Draft::record(&call.subject.name, "", "token.create", TOKEN_RECORD, &id, Some(value)));
+    let value =
+        serde_json::to_value(&grant).map_err(|error| Problem::bad_request(error.to_string()))?;
+    drafts.push(Draft::record(
+        &call.subject.name,
+        "",
+        "token.create",
+        TOKEN_RECORD,
+        &id,
+        Some(value),
+    ));
     call.state.store.commit(drafts).await?;
     let mesh = &call.state.mesh;
     let token = Token {
         kind,
-        addresses: if kind == TokenKind::Api { mesh.api.clone() } else { mesh.xds.clone() },
+        addresses: if kind == TokenKind::Api {
+            mesh.api.clone()
+        } else {
+            mesh.xds.clone()
+        },
         ca_sha256: mesh.root_sha256.clone(),
         id,
         secret,
@@ -62,13 +74,22 @@ pub(crate) async fn create(call: &Call, request: Request) -> Outcome {
     Ok(json_with(StatusCode::CREATED, &answer))
 }
 
-fn grant(request: &Request, id: &str, secret: &str, actor: &str) -> Outcome<(TokenKind, TokenGrant)> {
+fn grant(
+    request: &Request,
+    id: &str,
+    secret: &str,
+    actor: &str,
+) -> Outcome<(TokenKind, TokenGrant)> {
     let expires = |default: u64| now_s() + request.ttl_seconds.unwrap_or(default).clamp(1, MAX_TTL);
     match request.kind.as_str() {
         "join" => {
             let account = match (request.service_account.as_str(), request.services.first()) {
                 ("", Some(service)) => service.clone(),
-                ("", None) => return Err(Problem::bad_request("a join token needs service_account or services")),
+                ("", None) => {
+                    return Err(Problem::bad_request(
+                        "a join token needs service_account or services",
+                    ));
+                }
                 (account, _) => account.to_owned(),
             };
             let namespace = match request.namespace.as_str() {
@@ -77,7 +98,9 @@ fn grant(request: &Request, id: &str, secret: &str, actor: &str) -> Outcome<(Tok
             };
             let words = request.services.iter().chain([&account, &namespace]);
             if let Some(bad) = words.into_iter().find(|word| !is_name(word)) {
-                return Err(Problem::bad_request(format!("{bad:?} is no name: use a-z, 0-9 and '-'")));
+                return Err(Problem::bad_request(format!(
+                    "{bad:?} is no name: use a-z, 0-9 and '-'"
+                )));
             }
             let params = JoinParams {
                 namespace,
@@ -92,13 +115,24 @@ fn grant(request: &Request, id: &str, secret: &str, actor: &str) -> Outcome<(Tok
         }
         "api" => {
             if Role::parse(&request.role).is_none() {
-                return Err(Problem::bad_request("an API token needs a role: viewer, operator or admin"));
+                return Err(Problem::bad_request(
+                    "an API token needs a role: viewer, operator or admin",
+                ));
             }
             let namespaces = request.namespaces.clone();
-            let grant = TokenGrant::api(id, secret, &request.role, namespaces, expires(API_TTL), actor);
+            let grant = TokenGrant::api(
+                id,
+                secret,
+                &request.role,
+                namespaces,
+                expires(API_TTL),
+                actor,
+            );
             Ok((TokenKind::Api, grant))
         }
-        other => Err(Problem::bad_request(format!("there are tokens of kind join and api, not {other:?}"))),
+        other => Err(Problem::bad_request(format!(
+            "there are tokens of kind join and api, not {other:?}"
+        ))),
     }
 }
 
@@ -122,11 +156,20 @@ fn forget_expired(state: &State) -> Vec<Draft> {
     let now = now_s();
     let snapshot = state.store.snapshot();
     let old = snapshot.records_of(TOKEN_RECORD).filter(|(_, value)| {
-        let number = |field: &str| value.get(field).and_then(Value::as_u64);
-        let expired = number("expires").is_some_and(|at| at + FORGOTTEN_AFTER < now);
-        expired || number("uses_left") == Some(0)
+        let expires = value.get("expires").and_then(Value::as_u64);
+        expires.is_some_and(|at| at + FORGOTTEN_AFTER < now)
     });
-    old.map(|(id, _)| Draft::record("system", "expired or used up", "token.forget", TOKEN_RECORD, id, None)).collect()
+    old.map(|(id, _)| {
+        Draft::record(
+            "system",
+            "expired",
+            "token.forget",
+            TOKEN_RECORD,
+            id,
+            None,
+        )
+    })
+    .collect()
 }
 
 /// `GET tokens`.
@@ -144,12 +187,27 @@ pub(crate) fn list(call: &Call) -> Outcome {
 /// `DELETE tokens/<id>`.
 pub(crate) async fn revoke(call: &Call, id: &str) -> Outcome {
     call.subject.need(Role::Admin, "", "revoke tokens")?;
-    if call.state.store.snapshot().record(TOKEN_RECORD, id).is_none() {
+    if call
+        .state
+        .store
+        .snapshot()
+        .record(TOKEN_RECORD, id)
+        .is_none()
+    {
         return Err(Problem::not_found(format!("there is no token {id}")));
     }
-    let draft = Draft::record(&call.subject.name, "", "token.revoke", TOKEN_RECORD, id, None);
+    let draft = Draft::record(
+        &call.subject.name,
+        "",
+        "token.revoke",
+        TOKEN_RECORD,
+        id,
+        None,
+    );
     call.state.store.commit(vec![draft]).await?;
-    Ok(ok(&json!({"kind": "Status", "apiVersion": "v1", "status": "Success"})))
+    Ok(ok(
+        &json!({"kind": "Status", "apiVersion": "v1", "status": "Success"}),
+    ))
 }
 
 /// A token as it may be shown.

@@ -53,7 +53,10 @@ pub(crate) async fn watch(call: &Call, place: Place) -> Outcome {
         // Too old is told at once and as an answer of its own.
         store.since(from).map_err(too_old)?;
     }
-    let seconds = call.number("timeoutSeconds")?.map_or(LONGEST, Duration::from_secs).min(LONGEST);
+    let seconds = call
+        .number("timeoutSeconds")?
+        .map_or(LONGEST, Duration::from_secs)
+        .min(LONGEST);
     let (lines, stream) = mpsc::channel(BUFFER);
     let watcher = Watcher {
         store,
@@ -81,11 +84,13 @@ pub(crate) async fn watch(call: &Call, place: Place) -> Outcome {
 
 fn too_old(error: StoreError) -> Problem {
     match error {
-        StoreError::Gone { asked, oldest } => {
-            Problem::gone(format!("too old resource version: {asked} ({oldest}); list again"))
-        }
+        StoreError::Gone { asked, oldest } => Problem::gone(format!(
+            "too old resource version: {asked} ({oldest}); list again"
+        )),
         // From before a restore, or from another mesh: the client must list again just the same.
-        StoreError::NoSuchRevision(asked) => Problem::gone(format!("resource version {asked} is not of this log; list again")),
+        StoreError::NoSuchRevision(asked) => Problem::gone(format!(
+            "resource version {asked} is not of this log; list again"
+        )),
         other => other.into(),
     }
 }
@@ -139,16 +144,28 @@ impl Watcher {
             self.object("ADDED", value).await?;
         }
         self.seen = snapshot.revision;
-        if marked { self.bookmark(true).await } else { Some(()) }
+        if marked {
+            self.bookmark(true).await
+        } else {
+            Some(())
+        }
     }
 
     /// Sends an event if this watch is about it; says whether it was.
     async fn event(&self, event: &Event) -> Option<bool> {
-        let about = event.is_object() && event.object.as_ref().is_some_and(|object| self.place.holds(object));
+        let about = event.is_object()
+            && event
+                .object
+                .as_ref()
+                .is_some_and(|object| self.place.holds(object));
         if !about {
             return Some(false);
         }
-        let matches = |value: &Option<Value>| value.as_ref().is_some_and(|value| self.selector.matches(value));
+        let matches = |value: &Option<Value>| {
+            value
+                .as_ref()
+                .is_some_and(|value| self.selector.matches(value))
+        };
         // An object that leaves the selection is deleted as far as this watcher is concerned.
         let kind = match (matches(&event.before), matches(&event.after)) {
             (false, false) => return Some(false),
@@ -159,7 +176,8 @@ impl Watcher {
         let Some(value) = after(event) else {
             return Some(false);
         };
-        self.object(kind, shown(self.place.kind, &self.place.version, &value)).await?;
+        self.object(kind, shown(self.place.kind, &self.place.version, &value))
+            .await?;
         Some(true)
     }
 
@@ -175,7 +193,11 @@ impl Watcher {
     async fn bookmark(&self, initial_end: bool) -> Option<()> {
         let group = self.place.kind.names().group;
         let version = &self.place.version;
-        let api_version = if group.is_empty() { version.clone() } else { format!("{group}/{version}") };
+        let api_version = if group.is_empty() {
+            version.clone()
+        } else {
+            format!("{group}/{version}")
+        };
         let mut value = json!({"kind": self.place.kind.as_str(), "apiVersion": api_version,
             "metadata": {"resourceVersion": self.seen.to_string()}});
         if initial_end {

@@ -25,9 +25,11 @@ impl Form {
             "application/merge-patch+json" | "application/json" => Ok(Self::Merge),
             "application/json-patch+json" => Ok(Self::Json),
             "application/strategic-merge-patch+json" => Ok(Self::Strategic),
-            "application/apply-patch+yaml" | "application/apply-patch+cbor" => Err(Problem::media_type(
-                "server-side apply is not supported yet: use `naka apply -f`, or kubectl apply without --server-side",
-            )),
+            "application/apply-patch+yaml" | "application/apply-patch+cbor" => {
+                Err(Problem::media_type(
+                    "server-side apply is not supported yet: use `naka apply -f`, or kubectl apply without --server-side",
+                ))
+            }
             other => Err(Problem::media_type(format!(
                 "patch form {other:?} is not understood; use application/merge-patch+json"
             ))),
@@ -43,10 +45,13 @@ impl Form {
                 Ok(())
             }
             Self::Json => {
-                let patch: json_patch::Patch = serde_json::from_value(patch.clone())
-                    .map_err(|error| Problem::bad_request(format!("cannot read the JSON patch: {error}")))?;
-                json_patch::patch(value, &patch)
-                    .map_err(|error| Problem::bad_request(format!("the JSON patch does not fit: {error}")))
+                let patch: json_patch::Patch =
+                    serde_json::from_value(patch.clone()).map_err(|error| {
+                        Problem::bad_request(format!("cannot read the JSON patch: {error}"))
+                    })?;
+                json_patch::patch(value, &patch).map_err(|error| {
+                    Problem::bad_request(format!("the JSON patch does not fit: {error}"))
+                })
             }
             Self::Strategic => {
                 object(patch)?;
@@ -57,7 +62,11 @@ impl Form {
 }
 
 fn object(patch: &Value) -> Outcome<()> {
-    if patch.is_object() { Ok(()) } else { Err(Problem::bad_request("a patch is an object")) }
+    if patch.is_object() {
+        Ok(())
+    } else {
+        Err(Problem::bad_request("a patch is an object"))
+    }
 }
 
 /// Key by which the list at this path merges.
@@ -72,7 +81,10 @@ fn merge(value: &mut Value, patch: &Value, path: &str) -> Outcome<()> {
     };
     if fields.get("$patch").is_some_and(|how| how == "replace") {
         let rest = fields.iter().filter(|(key, _)| key.as_str() != "$patch");
-        *value = Value::Object(rest.map(|(key, value)| (key.clone(), value.clone())).collect());
+        *value = Value::Object(
+            rest.map(|(key, value)| (key.clone(), value.clone()))
+                .collect(),
+        );
         return Ok(());
     }
     if !value.is_object() {
@@ -108,7 +120,9 @@ fn merge(value: &mut Value, patch: &Value, path: &str) -> Outcome<()> {
 fn merge_list(slot: &mut Value, items: &[Value], path: &str) -> Outcome<()> {
     let Some(key) = merge_key(path) else {
         if items.iter().any(|item| item.get("$patch").is_some()) {
-            return Err(Problem::bad_request(format!("the list {path} has no merge key; use --type=merge")));
+            return Err(Problem::bad_request(format!(
+                "the list {path} has no merge key; use --type=merge"
+            )));
         }
         *slot = Value::Array(items.to_vec());
         return Ok(());
@@ -140,7 +154,9 @@ mod tests {
 
     fn applied(form: Form, value: Value, patch: &Value) -> Result<Value, String> {
         let mut value = value;
-        form.apply(&mut value, patch).map(|()| value).map_err(|problem| problem.message)
+        form.apply(&mut value, patch)
+            .map(|()| value)
+            .map_err(|problem| problem.message)
     }
 
     #[test]
@@ -153,17 +169,32 @@ mod tests {
             json!({"spec": {"ports": [{"port": 80, "name": "web"}, {"port": 82}], "x": [2]}})
         );
         let merge = json!({"spec": {"ports": [{"port": 82}], "x": null}});
-        assert_eq!(applied(Form::Merge, service.clone(), &merge).unwrap(), json!({"spec": {"ports": [{"port": 82}]}}));
+        assert_eq!(
+            applied(Form::Merge, service.clone(), &merge).unwrap(),
+            json!({"spec": {"ports": [{"port": 82}]}})
+        );
         let patch = json!([{"op": "test", "path": "/spec/x/0", "value": 1}, {"op": "remove", "path": "/spec/ports"}]);
-        assert_eq!(applied(Form::Json, service.clone(), &patch).unwrap(), json!({"spec": {"x": [1]}}));
+        assert_eq!(
+            applied(Form::Json, service.clone(), &patch).unwrap(),
+            json!({"spec": {"x": [1]}})
+        );
         for (form, patch) in [
             (Form::Json, json!([{"op": "remove", "path": "/nothing"}])),
             (Form::Json, json!({"op": "remove"})),
             (Form::Merge, json!([1])),
-            (Form::Strategic, json!({"spec": {"x": [{"$patch": "delete"}]}})),
-            (Form::Strategic, json!({"spec": {"$deleteFromPrimitiveList/x": [1]}})),
+            (
+                Form::Strategic,
+                json!({"spec": {"x": [{"$patch": "delete"}]}}),
+            ),
+            (
+                Form::Strategic,
+                json!({"spec": {"$deleteFromPrimitiveList/x": [1]}}),
+            ),
         ] {
-            assert!(applied(form, service.clone(), &patch).is_err(), "{form:?} {patch}");
+            assert!(
+                applied(form, service.clone(), &patch).is_err(),
+                "{form:?} {patch}"
+            );
         }
     }
 
@@ -172,6 +203,9 @@ mod tests {
         let refused = Form::of("application/apply-patch+yaml").unwrap_err();
         assert_eq!(refused.code, 415);
         assert!(refused.message.contains("server-side apply"));
-        assert_eq!(Form::of("application/merge-patch+json; charset=utf-8"), Ok(Form::Merge));
+        assert_eq!(
+            Form::of("application/merge-patch+json; charset=utf-8"),
+            Ok(Form::Merge)
+        );
     }
 }

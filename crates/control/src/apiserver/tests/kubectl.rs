@@ -1,0 +1,116 @@
+//! The real kubectl against the real TLS port. `scripts/setup.sh` installs it; `NAKA_KUBECTL` names another one.
+
+use super::{Server, route};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn kubectl() -> Option<PathBuf> {
+    let named = std::env::var_os("NAKA_KUBECTL").map(PathBuf::from);
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let found = named.unwrap_or_else(|| root.join(".venv/bin/kubectl"));
+    if found.exists() {
+        return Some(found);
+    }
+    // Where the peers were set up, a missing one is a failure, not a reason to skip.
+    assert!(!root.join(".venv").exists(), "{} is missing: run scripts/setup.sh", found.display());
+    eprintln!("not run: no kubectl at {} (scripts/setup.sh installs it)", found.display());
+    None
+}
+
+struct Kubectl {
+    program: PathBuf,
+    home: tempfile::TempDir,
+}
+
+impl Kubectl {
+    fn new(program: PathBuf, server: &Server, token: &str) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        std::fs::write(home.path().join("ca.pem"), &server.root_pem).unwrap();
+        let config = json!({"apiVersion": "v1", "kind": "Config", "current-context": "naka",
+            "clusters": [{"name": "naka", "cluster": {"server": format!("https://{}", server.address), "certificate-authority": "ca.pem"}}],
+            "users": [{"name": "me", "user": {"token": token}}],
+            "contexts": [{"name": "naka", "context": {"cluster": "naka", "user": "me"}}]});
+        std::fs::write(home.path().join("config"), config.to_string()).unwrap();
+        Self { program, home }
+    }
+
+    async fn run(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(&self.program);
+        command.args(["--kubeconfig", "config"]).args(arguments).current_dir(&self.home).env("HOME", self.home.path());
+        tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+    }
+
+    /// Must succeed; gives stdout.
+    async fn ok(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments).await;
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "kubectl {arguments:?}: {out}{err}");
+        out.into_owned()
+    }
+
+    /// Must fail; gives stderr.
+    async fn fails(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments).await;
+        assert!(!output.status.success(), "kubectl {arguments:?}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+
+    fn file(&self, name: &str, value: &Value) {
+        std::fs::write(self.home.path().join(name), value.to_string()).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn kubectl_gets_describes_changes_and_deletes() {
+    let Some(program) = kubectl() else {
+        return;
+    };
+    let server = Server::start().await;
+    let token = server.token(json!({"kind": "api", "role": "admin"})).await;
+    let kubectl = Kubectl::new(program, &server, &token);
+    let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "payment", "namespace": "default"},
+        "spec": {"selector": {"app": "payment"}, "ports": [{"name": "http", "port": 80}]}});
+    kubectl.file("route.json", &route("split", 10));
+    kubectl.file("service.json", &service);
+    let made = kubectl.ok(&["create", "--validate=false", "-f", "route.json", "-f", "service.json"]).await;
+    assert!(made.contains("virtualservice.networking.istio.io/split created") && made.contains("service/payment created"), "{made}");
+
+    let table = kubectl.ok(&["get", "vs"]).await;
+    let lines: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!((lines[0].join(" "), lines[1][0], lines[1][1]), ("NAME GATEWAYS HOSTS AGE".to_owned(), "split", "payment"));
+    assert!(kubectl.ok(&["get", "virtualservices,services", "-A", "-o", "name"]).await.contains("service/payment"));
+    assert!(kubectl.ok(&["get", "vs", "split", "-o", "jsonpath={.spec.http[0].route[1].weight}"]).await == "10");
+    let told = kubectl.ok(&["describe", "vs", "split"]).await;
+    assert!(told.contains("Kind:         VirtualService") && told.contains("Weight:") && told.contains("Accepted"), "{told}");
+    assert!(kubectl.ok(&["describe", "service", "payment"]).await.contains("Selector:"));
+    assert!(kubectl.ok(&["api-resources"]).await.contains("peerauthentications"));
+
+    kubectl.ok(&["label", "vs", "split", "team=pay"]).await;
+    assert!(kubectl.ok(&["get", "vs", "-l", "team=pay", "-o", "name"]).await.contains("split"));
+    kubectl.ok(&["patch", "vs", "split", "--type=merge", "-p", r#"{"metadata":{"annotations":{"a":"b"}}}"#]).await;
+    kubectl.ok(&["patch", "svc", "payment", "-p", r#"{"spec":{"ports":[{"port":81,"name":"http-b"}]}}"#]).await;
+    let ports = kubectl.ok(&["get", "svc", "payment", "-o", "jsonpath={.spec.ports[*].port}"]).await;
+    assert_eq!(ports, "80 81");
+    kubectl.file("route.json", &route("split", 30));
+    let applied = kubectl.ok(&["apply", "--validate=false", "-f", "route.json"]).await;
+    assert!(applied.contains("configured"), "{applied}");
+    let again = kubectl.ok(&["apply", "--validate=false", "-f", "route.json"]).await;
+    assert!(again.contains("unchanged"), "{again}");
+    let events = kubectl.ok(&["get", "events"]).await;
+    assert!(events.is_empty() || events.contains("No resources"));
+    kubectl.ok(&["create", "namespace", "shop"]).await;
+
+    let missing = kubectl.fails(&["get", "vs", "nobody"]).await;
+    assert!(missing.contains("Error from server (NotFound)"), "{missing}");
+    let refused = kubectl.fails(&["apply", "--server-side", "--validate=false", "-f", "route.json"]).await;
+    assert!(refused.contains("server-side apply is not supported yet"), "{refused}");
+    let deleted = kubectl.ok(&["delete", "vs", "split", "--timeout=20s"]).await;
+    assert!(deleted.contains("deleted"), "{deleted}");
+    assert!(kubectl.ok(&["get", "vs", "-o", "name"]).await.is_empty());
+
+    let viewer = server.token(json!({"kind": "api", "role": "viewer"})).await;
+    let viewer = Kubectl::new(kubectl.program.clone(), &server, &viewer);
+    let forbidden = viewer.fails(&["delete", "svc", "payment"]).await;
+    assert!(forbidden.contains("Error from server (Forbidden)"), "{forbidden}");
+}
