@@ -131,6 +131,8 @@ pub struct Refused {
 pub struct Canonical {
     pub(crate) parts: request::Parts,
     pub(crate) authority: Authority,
+    /// The caller's `Host` where it is the authority's very text: sent on without a copy.
+    host_header: Option<HeaderValue>,
     pub(crate) port: u16,
     pub(crate) grpc: bool,
     pub(crate) internal: bool,
@@ -149,18 +151,13 @@ impl Canonical {
     /// [`Refused`] when it is over a limit, malformed or ambiguous.
     pub fn from_parts(mut parts: request::Parts, origin: &Origin) -> Result<Self, Refused> {
         let grpc = is_grpc(&parts.headers);
-        let canonical = |parts: &mut request::Parts| -> Check<(Authority, bool)> {
-            let internal = check_headers(&parts.headers)?;
-            check_target(&parts.uri)?;
-            framing::check(parts)?;
-            let authority = authority_of(parts, origin)?;
-            canonical_target(parts)?;
-            parts.headers.remove(header::HOST);
-            Ok((authority, internal))
-        };
-        match canonical(&mut parts) {
+        match canonicalise(&mut parts, origin) {
             Ok((authority, internal)) => Ok(Self {
                 port: authority.port().unwrap_or(origin.default_port),
+                host_header: parts
+                    .headers
+                    .remove(header::HOST)
+                    .filter(|host| host.as_bytes() == authority.as_str().as_bytes()),
                 parts,
                 authority,
                 grpc,
@@ -275,8 +272,12 @@ impl Canonical {
         if version == Version::HTTP_2 {
             uri.scheme = Some(Scheme::HTTP);
             uri.authority = self.authority.as_str().parse().ok();
-        } else if let Ok(host) = HeaderValue::from_str(self.authority.as_str()) {
-            headers.insert(header::HOST, host);
+        } else {
+            let host = self.host_header.clone();
+            let host = host.or_else(|| HeaderValue::from_str(self.authority.as_str()).ok());
+            if let Some(host) = host {
+                headers.insert(header::HOST, host);
+            }
         }
         *request.uri_mut() = Uri::from_parts(uri).unwrap_or_default();
         *request.headers_mut() = headers;
@@ -284,10 +285,10 @@ impl Canonical {
     }
 
     /// Sets another authority (a route's host rewrite).
-    pub(crate) fn set_authority(&mut self, value: &HeaderValue) {
-        if let Ok(authority) = Authority::parse(value.as_bytes()) {
-            self.authority = authority;
-        }
+    pub(crate) fn set_authority(&mut self, value: &HeaderValue) -> Result<(), Reason> {
+        self.authority = Authority::parse(value.as_bytes()).map_err(|_| Reason::Internal)?;
+        self.host_header = None;
+        Ok(())
     }
 
     /// Sets another path, canonical again; an impossible one changes nothing and is reported.
@@ -308,6 +309,16 @@ impl Canonical {
         self.parts.uri = Uri::from(target);
         Ok(())
     }
+}
+
+/// All checks and changes but taking `Host` out; says also whether there are headers of the mesh's own.
+fn canonicalise(parts: &mut request::Parts, origin: &Origin) -> Check<(Authority, bool)> {
+    let internal = check_headers(&parts.headers)?;
+    check_target(&parts.uri)?;
+    framing::check(parts)?;
+    let authority = authority_of(parts, origin)?;
+    canonical_target(parts)?;
+    Ok((authority, internal))
 }
 
 /// Whether a content type is gRPC's.
@@ -402,11 +413,16 @@ fn canonical_target(parts: &mut request::Parts) -> Check<()> {
     if !path.starts_with('/') {
         return Err(bad("path without slash"));
     }
-    let Some(mut normal) = path::normalise(path.as_bytes()).map_err(bad)? else {
-        if parts.uri.authority().is_some() {
-            parts.uri = Uri::from(target.clone());
+    let mut normal = match path::normalise(path.as_bytes()).map_err(bad)? {
+        Some(normal) => normal,
+        // `http://host?query` has no slash to begin with.
+        None if !target.as_str().starts_with('/') => path.as_bytes().to_vec(),
+        None => {
+            if parts.uri.authority().is_some() {
+                parts.uri = Uri::from(target.clone());
+            }
+            return Ok(());
         }
-        return Ok(());
     };
     if let Some(query) = target.query() {
         normal.push(b'?');

@@ -427,8 +427,10 @@ impl Exchange {
                 .request_headers
                 .apply(&mut request.parts.headers);
             let host = destination.host_rewrite.as_ref();
-            if let Some(host) = host.or(forward.host_rewrite.as_ref()) {
-                request.set_authority(host);
+            if let Some(host) = host.or(forward.host_rewrite.as_ref())
+                && let Err(reason) = request.set_authority(host)
+            {
+                return self.refuse(request, reason, cx);
             }
         }
         route.request_headers.apply(&mut request.parts.headers);

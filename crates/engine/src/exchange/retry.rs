@@ -32,14 +32,13 @@ pub(super) struct Rules {
 
 impl Rules {
     pub(super) fn of(policy: &RetryPolicy, asked: &Asked, method: &Method) -> Self {
-        let wished = !asked.retry_on.is_empty();
         Self {
             on: policy.on | asked.retry_on,
             retries: asked
                 .max_retries
                 .unwrap_or(policy.retries)
                 .min(limits::MAX_RETRIES),
-            explicit: policy.explicit || wished,
+            explicit: policy.explicit,
             idempotent: is_idempotent(method),
             per_try: asked.per_try.or(policy.per_try_timeout),
             base: policy.base,
@@ -59,16 +58,21 @@ impl Rules {
         }
     }
 
-    /// Whether the policy wants such an outcome repeated.
+    /// What the default repeats.
+    fn is_safe(&self, outcome: &Outcome<'_>) -> bool {
+        outcome.is_unprocessed()
+            || self.idempotent
+                && match outcome {
+                    Outcome::Reset => true,
+                    Outcome::Response(parts) => parts.status == 503,
+                    _ => false,
+                }
+    }
+
+    /// Whether the policy, or the caller's own wish on top of it, wants such an outcome repeated.
     fn wants(&self, outcome: &Outcome<'_>, statuses: &[u16], grpc: bool) -> bool {
-        if !self.explicit {
-            return outcome.is_unprocessed()
-                || self.idempotent
-                    && match outcome {
-                        Outcome::Reset => true,
-                        Outcome::Response(parts) => parts.status == 503,
-                        _ => false,
-                    };
+        if !self.explicit && self.is_safe(outcome) {
+            return true;
         }
         let anything = RetryOn::FIVE_XX | RetryOn::GATEWAY_ERROR | RetryOn::RESET;
         let on = |conditions: RetryOn| self.on.any(conditions);

@@ -137,7 +137,7 @@ impl RetryPolicy {
 
     /// An explicit policy from `retryOn` words and bare status numbers; the second value lists unknown words.
     #[must_use]
-    pub fn explicit<'a>(retry_on: &'a str, retries: u32) -> (Self, Vec<&'a str>) {
+    pub fn explicit(retry_on: &str, retries: u32) -> (Self, Vec<&str>) {
         let mut policy = Self {
             retries: retries.min(limits::MAX_RETRIES),
             explicit: true,

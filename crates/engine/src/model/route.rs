@@ -56,6 +56,25 @@ pub struct Match {
     pub authority: Option<TextCondition>,
 }
 
+impl Match {
+    /// Whether every request satisfies it.
+    #[must_use]
+    pub fn is_catch_all(&self) -> bool {
+        let any_path = match &self.path {
+            PathCondition::Any => true,
+            PathCondition::Prefix(prefix) => matches!(&**prefix, "" | "/"),
+            PathCondition::Exact(_) | PathCondition::Separated(_) | PathCondition::Regex(_) => {
+                false
+            }
+        };
+        any_path
+            && self.headers.is_empty()
+            && self.query.is_empty()
+            && self.method.is_none()
+            && self.authority.is_none()
+    }
+}
+
 /// A rule on a query parameter; its first value counts, undecoded, as in Envoy.
 #[derive(Debug, Clone, PartialEq)]
 pub struct QueryCondition {
