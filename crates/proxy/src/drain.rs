@@ -178,6 +178,22 @@ impl Core {
         self.phase != Phase::Serving
     }
 
+    /// Whether it is over.
+    #[must_use]
+    pub fn finished(&self) -> bool {
+        self.phase == Phase::Finished
+    }
+
+    /// Time since it began.
+    #[must_use]
+    pub fn elapsed(&self, now: Duration) -> Duration {
+        if self.begun() {
+            now.saturating_sub(self.began)
+        } else {
+            Duration::ZERO
+        }
+    }
+
     /// Who has not acknowledged yet.
     #[must_use]
     pub fn waiting_for(&self) -> &[String] {

@@ -3,11 +3,26 @@
 //! One `main` thread (xDS, certificates, admin) and worker threads that share nothing but immutable snapshots and the
 //! engine's runtime registry. Never sees `control`, `api` or `store`: only the wire joins them.
 
+pub mod admin;
+pub mod control_client;
+mod detect;
 pub mod drain;
+pub mod dump;
+mod fail;
+mod http;
+pub mod intake;
+mod io;
 pub mod lease;
+pub mod limits;
+pub mod listen;
 pub mod names;
+mod record;
+pub mod rotation;
 pub mod run;
 pub mod saved;
 pub mod settings;
-pub mod control_client;
-pub mod rotation;
+pub mod state;
+mod tcp;
+pub mod tls;
+mod upstream;
+pub mod worker;

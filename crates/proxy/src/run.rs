@@ -1,9 +1,45 @@
 //! From settings to a serving proxy: bind everything first, then serve.
+//!
+//! The order is the promise: lock, saved copy, listeners, workers, and only then the control plane; so a proxy whose
+//! control plane is away serves from its own copy as soon as it has its sockets. Addresses of the last run are taken
+//! again when they are free, because a program that still runs keeps calling them.
+//!
+//! What happens afterwards (orders, drain, readiness of the program) is [`driver`]'s.
 
-use crate::settings::Settings;
+mod bind;
+mod driver;
+
+use crate::admin::{self, Order};
+use crate::control_client::{self, Line};
+use crate::lease::Lease;
+use crate::names::{Called, Filter};
+use crate::rotation::Feed;
+use crate::saved;
+use crate::settings::{AccessLog, Role, Settings};
+use crate::state::book::Book;
+use crate::state::{Main, MainParams, Shared, SharedParams};
+use crate::worker::{self, Own, WorkerParams, Workers};
+use bind::Bound;
+use driver::{Driver, DriverParams};
+use naka_telemetry::{AccessLog as AccessLogWriter, Metrics, Workload};
+use naka_types::host::Host;
+use naka_wire::type_url;
+use naka_xds::delta::client::{Client, Subscription};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+
+/// Commands waiting for the line; more wait with whoever sends them.
+const COMMANDS: usize = 256;
+/// Questions of workers waiting for the main thread.
+const WANTS: usize = 1024;
+const ORDERS: usize = 16;
+/// How long the program's own calls may take to end when the process is told to stop by a signal.
+const OUTBOUND_GRACE: Duration = Duration::from_secs(5);
 
 /// Why a proxy could not start.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +64,12 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// Something saved, or the lock of the instance.
+    #[error(transparent)]
+    Saved(#[from] saved::Error),
+    /// A thread or a runtime could not be made.
+    #[error("cannot start a thread")]
+    Thread(#[source] std::io::Error),
     /// A setting makes no sense.
     #[error("setting {field}: {problem}")]
     Setting {
@@ -60,31 +102,50 @@ pub struct Addresses {
 /// A proxy that serves. Dropping it does not stop it; `drain` then `stop` does.
 #[derive(Debug)]
 pub struct Running {
-    addresses: Addresses,
-    admin: PathBuf,
+    shared: Arc<Shared>,
+    stopped: watch::Receiver<bool>,
 }
 
 impl Running {
     /// Where it listens.
     #[must_use]
     pub fn addresses(&self) -> Addresses {
-        self.addresses.clone()
+        self.shared.addresses()
     }
 
     /// Path of the admin socket.
     #[must_use]
     pub fn admin(&self) -> PathBuf {
-        self.admin.clone()
+        self.shared.settings.run_dir.join(saved::ADMIN)
+    }
+
+    /// What the parts of the main thread share.
+    #[must_use]
+    pub fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
     }
 
     /// Starts the acknowledged drain of inbound; returns when it has ended. Outbound goes on serving.
-    pub async fn drain(&self) {}
+    pub async fn drain(&self) {
+        let (done, drained) = oneshot::channel();
+        if self.shared.orders.send(Order::Drain(done)).await.is_ok() {
+            // Dropped unanswered when the process stops first.
+            let _ = drained.await;
+        }
+    }
 
     /// Ends everything: connections still open are closed.
-    pub fn stop(&self) {}
+    pub async fn stop(&self) {
+        // A closed receiver means that it has stopped already.
+        let _ = self.shared.orders.send(Order::Quit).await;
+    }
 
     /// Resolves when the proxy has stopped (by `stop` or `POST /quit`).
-    pub async fn stopped(&self) {}
+    pub async fn stopped(&self) {
+        let mut stopped = self.stopped.clone();
+        // The driver's end of the channel goes away with it, which is the same news.
+        let _ = stopped.wait_for(|stopped| *stopped).await;
+    }
 }
 
 /// Binds, starts workers and the control client, and returns while it serves. Call it on a current-thread runtime;
@@ -92,13 +153,203 @@ impl Running {
 ///
 /// # Errors
 /// A listener, the run directory or a setting that cannot be used.
-#[expect(clippy::unused_async, reason = "binding of later parts waits")]
 pub async fn start(settings: Settings) -> Result<Running, Error> {
-    let admin = settings.run_dir.join("admin.sock");
-    Ok(Running {
-        addresses: Addresses::default(),
-        admin,
-    })
+    let started = Instant::now();
+    let files = crate::limits::raise_open_files();
+    tracing::debug!(files, "open files allowed");
+    let settings = Arc::new(settings);
+    saved::make_dir(&settings.run_dir)?;
+    let lock = if settings.lock_inherited {
+        None
+    } else {
+        Some(saved::lock(&settings.run_dir)?)
+    };
+    let bound = Bound::open(&settings)?;
+    let feed = Arc::new(Feed::new(
+        settings.save_identity.then_some(settings.run_dir.as_path()),
+    ));
+    let known = feed.restore(&settings.namespace, &settings.service_account);
+    let (book, client, called) = recall(&settings, known);
+
+    let metrics = Metrics::new();
+    let (wants, asked) = mpsc::channel(WANTS);
+    let (workers, access) = spawn_workers(&settings, &metrics, &book, &wants)?;
+    let workers = Arc::new(workers);
+    let (orders, ordered) = mpsc::channel(ORDERS);
+    let shared = Arc::new(Shared::new(SharedParams {
+        settings: Arc::clone(&settings),
+        feed: Arc::clone(&feed),
+        lease: Arc::new(Lease::new(&settings)),
+        line: Arc::new(watch::Sender::new(Line::default())),
+        metrics,
+        workers,
+        orders,
+        started,
+    }));
+
+    let (commands, commanded) = mpsc::channel(COMMANDS);
+    let (tell, news) = mpsc::unbounded_channel();
+    let (lease, answers) = mpsc::unbounded_channel();
+    let (main, publisher) = Main::new(MainParams {
+        shared: Arc::clone(&shared),
+        book,
+        called,
+        news,
+        wants: asked,
+        commands,
+        lease,
+    });
+    let line = control_client::Params {
+        settings: Arc::clone(&settings),
+        feed,
+        client,
+        commands: commanded,
+        registration: shared.lease.watch(),
+        news: tell,
+        line: Arc::clone(&shared.line),
+    };
+    let mut tasks = JoinSet::new();
+    tasks.spawn(publisher.run());
+    tasks.spawn(main.run());
+    tasks.spawn(control_client::run(line));
+    let (ended, stopped) = watch::channel(false);
+    let driver = Driver::new(DriverParams {
+        shared: Arc::clone(&shared),
+        bound,
+        orders: ordered,
+        answers,
+        tasks,
+        lock,
+        access,
+        ended,
+    })?;
+    tokio::spawn(driver.run());
+    Ok(Running { shared, stopped })
+}
+
+/// What the last run left: configuration in force, the state of the xDS client that goes with it, names called.
+fn recall(settings: &Settings, known: bool) -> (Book, Client, Called) {
+    let mut book = Book::new(&settings.namespace);
+    // Without the identity it belonged to, an old configuration would be somebody else's.
+    let resources = if known {
+        saved::load_last_good(&settings.run_dir).unwrap_or_else(|error| {
+            tracing::warn!(%error, "the saved configuration is of no use");
+            Vec::new()
+        })
+    } else {
+        Vec::new()
+    };
+    for resource in &resources {
+        for reject in book.apply(&resource.type_url, std::slice::from_ref(resource), &[]) {
+            tracing::warn!(name = %reject.name, reason = %reject.reason, "a saved resource is of no use");
+        }
+    }
+    let names = saved::load_names(&settings.run_dir).unwrap_or_else(|error| {
+        tracing::warn!(%error, "the saved names are of no use");
+        Vec::new()
+    });
+    let gateway = settings.role == Role::Gateway;
+    let called = Called::restore(if gateway { Vec::new() } else { names });
+    let mut subscriptions = vec![
+        (type_url::SECRET, Subscription::names([crate::state::book::ROOT_CA])),
+        (type_url::CLUSTER, Subscription::everything()),
+        (type_url::ENDPOINT, Subscription::names(Vec::<String>::new())),
+        (type_url::LISTENER, Subscription::everything()),
+        (type_url::WORKLOAD, Subscription::names(Vec::<String>::new())),
+    ];
+    if !gateway {
+        subscriptions.push((
+            type_url::VIRTUAL_HOST,
+            Subscription::everything().and(called.in_order()),
+        ));
+        subscriptions.push((
+            type_url::NAME_FILTER,
+            Subscription::names([crate::state::book::NAMES]),
+        ));
+    }
+    let mut client = Client::new(control_client::node(settings, ""), subscriptions.clone());
+    for (kind, _) in subscriptions {
+        client.restore(kind, book.versions(kind));
+    }
+    (book, client, called)
+}
+
+fn spawn_workers(
+    settings: &Settings,
+    metrics: &Metrics,
+    book: &Book,
+    wants: &mpsc::Sender<worker::Want>,
+) -> Result<(Workers, Option<AccessLogWriter>), Error> {
+    let access = access_log(settings)?;
+    let own = Arc::new(own(settings));
+    let count = settings.workers.unwrap_or_else(|| match settings.role {
+        Role::Sidecar => 1,
+        Role::Gateway => std::thread::available_parallelism().map_or(1, usize::from),
+    });
+    let handles = (0..count.max(1))
+        .map(|index| {
+            worker::spawn(WorkerParams {
+                index,
+                snapshot: book.snapshot(),
+                tls: None,
+                names: Arc::new(Filter::default()),
+                wants: wants.clone(),
+                own: Arc::clone(&own),
+                shard: metrics.shard(),
+                access: access.as_ref().map(|log| log.lines()),
+            })
+        })
+        .collect::<Result<_, _>>()
+        .map_err(Error::Thread)?;
+    Ok((Workers::new(handles), access))
+}
+
+fn access_log(settings: &Settings) -> Result<Option<AccessLogWriter>, Error> {
+    let file = |path: PathBuf| {
+        std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .map_err(|source| Error::Saved(saved::Error::Io { path, source }))
+    };
+    let sink: Box<dyn std::io::Write + Send> = match &settings.access_log {
+        AccessLog::Off => return Ok(None),
+        AccessLog::Stdout => Box::new(std::io::stdout()),
+        AccessLog::Run => Box::new(file(settings.run_dir.join("access.log"))?),
+        AccessLog::File(path) => Box::new(file(path.clone())?),
+    };
+    AccessLogWriter::start(sink)
+        .map(Some)
+        .map_err(Error::Thread)
+}
+
+fn own(settings: &Settings) -> Own {
+    let principal = naka_types::spiffe::SpiffeId::new(
+        naka_types::spiffe::DEFAULT_TRUST_DOMAIN,
+        &settings.namespace,
+        &settings.service_account,
+    )
+    .map(|id| id.to_string())
+    .unwrap_or_default();
+    Own {
+        namespace: settings.namespace.clone(),
+        workload: Arc::new(Workload::new(
+            &settings.workload_name,
+            &settings.namespace,
+            &principal,
+            &settings.cluster_id,
+            &settings.labels,
+        )),
+        service_host: settings
+            .service
+            .as_ref()
+            .map(|service| Host::of_service(service, &settings.namespace).as_str().into()),
+        uid: rustix::process::getuid().as_raw(),
+        credential: settings
+            .outbound
+            .as_ref()
+            .and_then(|outbound| outbound.credential.clone()),
+    }
 }
 
 /// The whole life of a proxy process on this thread: start, serve, drain on SIGTERM or SIGINT, end.
@@ -108,14 +359,52 @@ pub async fn start(settings: Settings) -> Result<Running, Error> {
 pub fn main(settings: Settings) -> Result<(), Error> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        .max_blocking_threads(4)
         .build()
-        .map_err(|source| Error::RunDir {
-            path: settings.run_dir.clone(),
-            source,
-        })?;
-    runtime.block_on(async {
+        .map_err(Error::Thread)?;
+    let outcome = runtime.block_on(async {
         let running = start(settings).await?;
+        let mut term = signal(tokio::signal::unix::SignalKind::terminate())?;
+        let mut interrupt = signal(tokio::signal::unix::SignalKind::interrupt())?;
+        tokio::select! {
+            () = running.stopped() => return Ok(()),
+            _ = term.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("told to stop; draining");
+        tokio::select! {
+            () = leave(&running) => {}
+            () = running.stopped() => return Ok(()),
+            _ = term.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        running.stop().await;
         running.stopped().await;
         Ok(())
-    })
+    });
+    // Blocking tasks may wait for a slow disk; what they save was saved before, less the last moment.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    outcome
+}
+
+fn signal(kind: tokio::signal::unix::SignalKind) -> Result<tokio::signal::unix::Signal, Error> {
+    tokio::signal::unix::signal(kind).map_err(Error::Thread)
+}
+
+/// Inbound first, with acknowledgement; then the program's own calls, for a moment.
+async fn leave(running: &Running) {
+    running.drain().await;
+    let mut left = Vec::new();
+    for worker in running.shared.workers.all() {
+        let (done, drained) = oneshot::channel();
+        worker.send(worker::WorkerMsg::DrainOutbound(done)).await;
+        left.push(drained);
+    }
+    let all = async {
+        for drained in left {
+            // A worker that is gone has nothing left to end.
+            let _ = drained.await;
+        }
+    };
+    let _ = tokio::time::timeout(OUTBOUND_GRACE, all).await;
 }

@@ -1,0 +1,247 @@
+//! Clusters: how a destination is called, and who may answer for it.
+
+use super::endpoint::{self, Member};
+use super::{Error, Taken};
+use naka_engine::model::{ClusterSpec, HttpVersion, Limits, PeerTls, Policy, ServiceMeta};
+use naka_types::node::NAKA;
+use naka_types::protocol::Protocol;
+use naka_types::spiffe::SpiffeId;
+use naka_wire::envoy::config::cluster::v3::{self as pb, cluster};
+use naka_wire::envoy::config::core::v3::{Metadata, TransportSocket, transport_socket};
+use naka_wire::envoy::extensions::transport_sockets::tls::v3::{
+    CertificateValidationContext, UpstreamTlsContext, common_tls_context::ValidationContextType,
+    subject_alt_name_matcher::SanType,
+};
+use naka_wire::envoy::extensions::upstreams::http::v3::{
+    HttpProtocolOptions,
+    http_protocol_options::{UpstreamProtocolOptions, explicit_http_config::ProtocolConfig},
+};
+use naka_wire::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
+use naka_wire::google::protobuf::{UInt32Value, value::Kind};
+use naka_wire::{time, values};
+use std::sync::Arc;
+use std::time::Duration;
+
+const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+const TLS_SOCKET: &str = "envoy.transport_sockets.tls";
+const RAW_SOCKET: &str = "envoy.transport_sockets.raw_buffer";
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A cluster as received: what it is, and its endpoints when it carries them itself.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Part {
+    /// Everything but the endpoints.
+    pub spec: Arc<ClusterSpec>,
+    /// Its own endpoints; `None` when they come apart from it.
+    pub members: Option<Vec<Member>>,
+}
+
+/// A cluster.
+///
+/// # Errors
+/// [`Error`] when it cannot be called as it says.
+pub fn cluster(wire: &pb::Cluster) -> Result<Taken<Part>, Error> {
+    let (members, left_out) = match &wire.cluster_discovery_type {
+        Some(cluster::ClusterDiscoveryType::Type(kind)) => {
+            match cluster::DiscoveryType::try_from(*kind) {
+                Ok(cluster::DiscoveryType::Eds) => (None, Vec::new()),
+                Ok(cluster::DiscoveryType::Static) => {
+                    let assignment = wire
+                        .load_assignment
+                        .as_ref()
+                        .ok_or_else(|| Error::at("load_assignment", "it is missing"))?;
+                    let taken = endpoint::members(assignment);
+                    (Some(taken.model), taken.left_out)
+                }
+                _ => return Err(Error::at("type", "only EDS and STATIC are supported")),
+            }
+        }
+        _ => return Err(Error::at("cluster_discovery_type", "only EDS and STATIC are supported")),
+    };
+    let protocol = protocol(wire.metadata.as_ref());
+    let mut spec = ClusterSpec::new(&wire.name, protocol);
+    spec.policy = match wire.lb_policy() {
+        cluster::LbPolicy::RoundRobin => Policy::RoundRobin,
+        cluster::LbPolicy::LeastRequest => Policy::LeastRequest,
+        cluster::LbPolicy::Random => Policy::Random,
+        other => {
+            return Err(Error::at("lb_policy", format!("{} is not supported", other.as_str_name())));
+        }
+    };
+    spec.connect_timeout = match &wire.connect_timeout {
+        None => CONNECT_TIMEOUT,
+        Some(wire) => time::from_wire(wire)
+            .filter(|timeout| !timeout.is_zero())
+            .ok_or_else(|| Error::at("connect_timeout", "not a positive duration"))?,
+    };
+    spec.limits = limits(wire);
+    spec.tls = sockets(wire)?;
+    spec.service = service(wire.metadata.as_ref());
+    http_options(wire, &mut spec)?;
+    Ok(Taken {
+        model: Part {
+            spec: Arc::new(spec),
+            members,
+        },
+        left_out,
+    })
+}
+
+fn protocol(metadata: Option<&Metadata>) -> Protocol {
+    values::of_metadata(metadata, NAKA)
+        .and_then(|own| values::get_str(own, "protocol"))
+        .map_or(Protocol::Auto, |word| Protocol::declared(None, Some(word)))
+}
+
+fn service(metadata: Option<&Metadata>) -> ServiceMeta {
+    let first = values::of_metadata(metadata, "istio")
+        .and_then(|istio| values::get(istio, "services"))
+        .and_then(|services| match services {
+            Kind::ListValue(list) => list.values.first(),
+            _ => None,
+        });
+    let Some(Kind::StructValue(fields)) = first.and_then(|value| value.kind.as_ref()) else {
+        return ServiceMeta::default();
+    };
+    let text = |key: &str| values::get_str(fields, key).unwrap_or_default().into();
+    ServiceMeta {
+        host: text("host"),
+        name: text("name"),
+        namespace: text("namespace"),
+    }
+}
+
+/// Absent limits mean none, as Istio sets them; Envoy's own default of 1024 is for nobody's mesh.
+fn limits(wire: &pb::Cluster) -> Limits {
+    let Some(thresholds) = wire
+        .circuit_breakers
+        .as_ref()
+        .and_then(|breakers| breakers.thresholds.iter().find(|t| t.priority == 0))
+    else {
+        return Limits::default();
+    };
+    let value = |limit: &Option<UInt32Value>| limit.as_ref().map_or(u32::MAX, |v| v.value);
+    Limits {
+        connections: value(&thresholds.max_connections),
+        pending: value(&thresholds.max_pending_requests),
+        requests: value(&thresholds.max_requests),
+        retries: value(&thresholds.max_retries),
+    }
+}
+
+/// Mutual TLS for endpoints with the mesh mark; anything else must be plaintext.
+fn sockets(wire: &pb::Cluster) -> Result<Option<PeerTls>, Error> {
+    if let Some(socket) = &wire.transport_socket
+        && socket.name != RAW_SOCKET
+    {
+        return Err(Error::at("transport_socket", "only as transport_socket_matches"));
+    }
+    let mut mutual = None;
+    for (index, candidate) in wire.transport_socket_matches.iter().enumerate() {
+        let at = |what: String| Error::at(format!("transport_socket_matches[{index}]"), what);
+        let Some(socket) = &candidate.transport_socket else {
+            return Err(at("it has no transport socket".to_owned()));
+        };
+        let mesh = candidate
+            .r#match
+            .as_ref()
+            .and_then(|wanted| values::get_str(wanted, "tlsMode"))
+            == Some("istio");
+        match (mesh, socket.name.as_str()) {
+            (true, TLS_SOCKET) => {
+                let tls = peer_tls(socket)
+                    .map_err(|e| e.within(&format!("transport_socket_matches[{index}]")))?;
+                mutual.get_or_insert(tls);
+            }
+            (false, RAW_SOCKET) => {}
+            (_, other) => return Err(at(format!("{other} is not supported here"))),
+        }
+    }
+    Ok(mutual)
+}
+
+fn peer_tls(socket: &TransportSocket) -> Result<PeerTls, Error> {
+    let Some(transport_socket::ConfigType::TypedConfig(any)) = &socket.config_type else {
+        return Err(Error::at("typed_config", "it is missing"));
+    };
+    let context: UpstreamTlsContext =
+        naka_wire::unpack(any).map_err(|error| Error::at("typed_config", error))?;
+    let validation = context
+        .common_tls_context
+        .as_ref()
+        .and_then(|common| common.validation_context_type.as_ref());
+    let validation = match validation {
+        Some(ValidationContextType::CombinedValidationContext(combined)) => {
+            combined.default_validation_context.as_ref()
+        }
+        Some(ValidationContextType::ValidationContext(own)) => Some(own),
+        _ => None,
+    };
+    let allowed = validation.map_or(Ok(Vec::new()), allowed)?;
+    Ok(PeerTls {
+        allowed: allowed.into(),
+        sni: context.sni.as_str().into(),
+    })
+}
+
+fn allowed(validation: &CertificateValidationContext) -> Result<Vec<SpiffeId>, Error> {
+    validation
+        .match_typed_subject_alt_names
+        .iter()
+        .enumerate()
+        .map(|(index, san)| {
+            let at = |what: &str| {
+                Error::at(format!("match_typed_subject_alt_names[{index}]"), what)
+            };
+            if san.san_type() != SanType::Uri {
+                return Err(at("only URI names are supported"));
+            }
+            match san.matcher.as_ref().and_then(|m| m.match_pattern.as_ref()) {
+                Some(MatchPattern::Exact(text)) => {
+                    SpiffeId::parse(text).map_err(|error| at(&error.to_string()))
+                }
+                _ => Err(at("only exact identities are supported")),
+            }
+        })
+        .collect()
+}
+
+fn http_options(wire: &pb::Cluster, spec: &mut ClusterSpec) -> Result<(), Error> {
+    let Some(any) = wire.typed_extension_protocol_options.get(HTTP_OPTIONS) else {
+        return Ok(());
+    };
+    let options: HttpProtocolOptions = naka_wire::unpack(any)
+        .map_err(|error| Error::at("typed_extension_protocol_options", error))?;
+    spec.http = match &options.upstream_protocol_options {
+        Some(UpstreamProtocolOptions::ExplicitHttpConfig(explicit)) => {
+            match &explicit.protocol_config {
+                Some(ProtocolConfig::Http2ProtocolOptions(_)) => HttpVersion::Http2,
+                Some(ProtocolConfig::Http3ProtocolOptions(_)) => {
+                    return Err(Error::at("typed_extension_protocol_options", "no HTTP/3"));
+                }
+                _ => HttpVersion::Http1,
+            }
+        }
+        Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(_)) => HttpVersion::SameAsCaller,
+        Some(UpstreamProtocolOptions::AutoConfig(_)) => {
+            return Err(Error::at(
+                "typed_extension_protocol_options",
+                "auto_config is not supported",
+            ));
+        }
+        None => spec.http,
+    };
+    if let Some(common) = &options.common_http_protocol_options {
+        spec.max_requests_per_connection = common
+            .max_requests_per_connection
+            .as_ref()
+            .map(|limit| limit.value)
+            .filter(|limit| *limit > 0);
+        spec.idle_timeout = common
+            .idle_timeout
+            .as_ref()
+            .and_then(time::from_wire)
+            .filter(|timeout| !timeout.is_zero());
+    }
+    Ok(())
+}

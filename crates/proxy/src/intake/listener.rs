@@ -1,0 +1,277 @@
+//! Listeners: the declared ports of a sidecar's program, and the ports of a gateway with their hosts.
+//!
+//! A filter that is not known here might be the one that refuses somebody: the chain that holds it is left out.
+
+use super::{Error, Taken, route};
+use naka_engine::model::{MtlsMode, VirtualHost};
+use naka_types::name::ClusterName;
+use naka_types::node::NAKA;
+use naka_types::protocol::Protocol;
+use naka_wire::envoy::config::listener::v3::{FilterChain, Listener, filter};
+use naka_wire::envoy::extensions::filters::network::http_connection_manager::v3::{
+    HttpConnectionManager, http_connection_manager::RouteSpecifier,
+};
+use naka_wire::envoy::extensions::filters::network::tcp_proxy::v3::{TcpProxy, tcp_proxy};
+use naka_wire::envoy::extensions::transport_sockets::tls::v3::DownstreamTlsContext;
+use naka_wire::envoy::config::core::v3::transport_socket;
+use naka_wire::values;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Name of a sidecar's listener.
+pub const INBOUND: &str = "virtualInbound";
+const HTTP: &str = "envoy.filters.network.http_connection_manager";
+const TCP: &str = "envoy.filters.network.tcp_proxy";
+const ROUTER: &str = "envoy.filters.http.router";
+
+/// A declared port as received.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Declared {
+    /// The program's port.
+    pub port: u16,
+    /// Declared protocol.
+    pub protocol: Protocol,
+    /// What it takes.
+    pub mode: MtlsMode,
+    /// Cluster of the program.
+    pub cluster: Arc<str>,
+    /// Full host of the service, empty if none.
+    pub service: Arc<str>,
+}
+
+/// What a listener turns out to be.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Part {
+    /// The program's ports.
+    Inbound(Vec<Declared>),
+    /// A port of a gateway with its hosts.
+    Gateway {
+        /// Port of the Gateway object.
+        port: u16,
+        /// Hosts inside the listener.
+        hosts: Vec<Arc<VirtualHost>>,
+    },
+}
+
+/// A listener.
+///
+/// # Errors
+/// [`Error`] when it is unsound as a whole.
+pub fn listener(wire: &Listener, ids: route::Ids<'_>) -> Result<Taken<Part>, Error> {
+    if wire.name == INBOUND {
+        Ok(inbound(wire))
+    } else {
+        gateway(wire, ids)
+    }
+}
+
+/// One way into a port.
+struct Way {
+    port: u16,
+    protocol: Protocol,
+    tls: bool,
+    cluster: Arc<str>,
+    service: Arc<str>,
+}
+
+fn inbound(wire: &Listener) -> Taken<Part> {
+    let mut left_out = Vec::new();
+    let mut ports: BTreeMap<u16, Declared> = BTreeMap::new();
+    for (index, chain) in wire.filter_chains.iter().enumerate() {
+        let way = match way(chain) {
+            Ok(way) => way,
+            Err(error) => {
+                left_out.push(error.within(&format!("filter_chains[{index}]")));
+                continue;
+            }
+        };
+        let alone = if way.tls {
+            MtlsMode::Strict
+        } else {
+            MtlsMode::Disable
+        };
+        ports
+            .entry(way.port)
+            .and_modify(|declared| {
+                if declared.mode != alone {
+                    declared.mode = MtlsMode::Permissive;
+                }
+            })
+            .or_insert(Declared {
+                port: way.port,
+                protocol: way.protocol,
+                mode: alone,
+                cluster: way.cluster,
+                service: way.service,
+            });
+    }
+    Taken {
+        model: Part::Inbound(ports.into_values().collect()),
+        left_out,
+    }
+}
+
+fn way(chain: &FilterChain) -> Result<Way, Error> {
+    let wanted = chain
+        .filter_chain_match
+        .as_ref()
+        .ok_or_else(|| Error::at("filter_chain_match", "it is missing"))?;
+    let port = wanted
+        .destination_port
+        .as_ref()
+        .and_then(|port| u16::try_from(port.value).ok())
+        .filter(|port| *port > 0)
+        .ok_or_else(|| Error::at("filter_chain_match.destination_port", "not a port"))?;
+    for (present, field) in [
+        (!wanted.prefix_ranges.is_empty(), "prefix_ranges"),
+        (!wanted.source_prefix_ranges.is_empty(), "source_prefix_ranges"),
+        (!wanted.source_ports.is_empty(), "source_ports"),
+        (!wanted.server_names.is_empty(), "server_names"),
+        (wanted.source_type != 0, "source_type"),
+    ] {
+        if present {
+            return Err(Error::at(format!("filter_chain_match.{field}"), "not supported"));
+        }
+    }
+    let tls = match &chain.transport_socket {
+        None => false,
+        Some(socket) => {
+            let Some(transport_socket::ConfigType::TypedConfig(any)) = &socket.config_type else {
+                return Err(Error::at("transport_socket", "it has no configuration"));
+            };
+            let context: DownstreamTlsContext =
+                naka_wire::unpack(any).map_err(|error| Error::at("transport_socket", error))?;
+            if !context.require_client_certificate.is_some_and(|flag| flag.value) {
+                return Err(Error::at(
+                    "transport_socket.require_client_certificate",
+                    "TLS without a client certificate is not supported here",
+                ));
+            }
+            true
+        }
+    };
+    match wanted.transport_protocol.as_str() {
+        "" => {}
+        "tls" if tls => {}
+        "raw_buffer" if !tls => {}
+        other => {
+            return Err(Error::at(
+                "filter_chain_match.transport_protocol",
+                format!("{other:?} does not go with the transport socket"),
+            ));
+        }
+    }
+    let (http, cluster) = program(chain)?;
+    let own = values::of_metadata(chain.metadata.as_ref(), NAKA);
+    let text = |key: &str| own.and_then(|own| values::get_str(own, key));
+    let protocol = match text("protocol") {
+        Some(word) => Protocol::declared(None, Some(word)),
+        None if http => Protocol::Auto,
+        None => Protocol::Tcp,
+    };
+    let cluster = cluster.unwrap_or_else(|| ClusterName::Inbound { port }.to_string());
+    if ClusterName::parse(&cluster) != Some(ClusterName::Inbound { port }) {
+        return Err(Error::at("filters", format!("{cluster:?} is not the program's cluster")));
+    }
+    Ok(Way {
+        port,
+        protocol,
+        tls,
+        cluster: cluster.into(),
+        service: text("service").unwrap_or_default().into(),
+    })
+}
+
+/// Whether the chain speaks HTTP, and the cluster it names.
+fn program(chain: &FilterChain) -> Result<(bool, Option<String>), Error> {
+    let [only] = chain.filters.as_slice() else {
+        return Err(Error::at("filters", "there must be exactly one"));
+    };
+    let Some(filter::ConfigType::TypedConfig(any)) = &only.config_type else {
+        return Err(Error::at("filters[0]", "it has no configuration"));
+    };
+    match only.name.as_str() {
+        HTTP => {
+            manager(any)?;
+            Ok((true, None))
+        }
+        TCP => {
+            let proxy: TcpProxy =
+                naka_wire::unpack(any).map_err(|error| Error::at("filters[0]", error))?;
+            match proxy.cluster_specifier {
+                Some(tcp_proxy::ClusterSpecifier::Cluster(name)) => Ok((false, Some(name))),
+                _ => Err(Error::at("filters[0]", "it names no cluster")),
+            }
+        }
+        other => Err(Error::at("filters[0]", format!("{other} is not supported"))),
+    }
+}
+
+fn manager(any: &naka_wire::google::protobuf::Any) -> Result<HttpConnectionManager, Error> {
+    let manager: HttpConnectionManager =
+        naka_wire::unpack(any).map_err(|error| Error::at("filters[0]", error))?;
+    match manager.http_filters.iter().find(|f| f.name != ROUTER && !f.is_optional) {
+        Some(unknown) => Err(Error::at(
+            "filters[0].http_filters",
+            format!("{} is not supported", unknown.name),
+        )),
+        None => Ok(manager),
+    }
+}
+
+fn gateway(wire: &Listener, ids: route::Ids<'_>) -> Result<Taken<Part>, Error> {
+    let port = wire
+        .address
+        .as_ref()
+        .and_then(super::socket_address)
+        .ok_or_else(|| Error::at("address", "not an IP address with a port"))?
+        .port();
+    let [chain] = wire.filter_chains.as_slice() else {
+        return Err(Error::at("filter_chains", "there must be exactly one"));
+    };
+    let at = |error: Error| error.within("filter_chains[0]");
+    if chain.transport_socket.is_some() {
+        return Err(at(Error::at("transport_socket", "TLS at gateways is not supported yet")));
+    }
+    let [only] = chain.filters.as_slice() else {
+        return Err(at(Error::at("filters", "there must be exactly one")));
+    };
+    let Some(filter::ConfigType::TypedConfig(any)) = &only.config_type else {
+        return Err(at(Error::at("filters[0]", "it has no configuration")));
+    };
+    let manager = manager(any).map_err(at)?;
+    let Some(RouteSpecifier::RouteConfig(config)) = manager.route_specifier else {
+        return Err(at(Error::at("filters[0].route_specifier", "only inline routes are supported")));
+    };
+    let taken = virtual_hosts(&config.virtual_hosts, port, ids);
+    Ok(Taken {
+        model: Part::Gateway {
+            port,
+            hosts: taken.model,
+        },
+        left_out: taken.left_out,
+    })
+}
+
+/// The hosts of a gateway's port. Names are made unique per port, because two ports may have the same host.
+fn virtual_hosts(
+    wire: &[naka_wire::envoy::config::route::v3::VirtualHost],
+    port: u16,
+    ids: route::Ids<'_>,
+) -> Taken<Vec<Arc<VirtualHost>>> {
+    let mut model = Vec::new();
+    let mut left_out = Vec::new();
+    for (index, wire) in wire.iter().enumerate() {
+        let field = format!("virtual_hosts[{index}]");
+        match route::virtual_host(wire, Some(port), ids) {
+            Ok(taken) => {
+                left_out.extend(taken.left_out.into_iter().map(|e| e.within(&field)));
+                let mut host = taken.model;
+                host.name = format!("{port}/{}", wire.name).into();
+                model.push(Arc::new(host));
+            }
+            Err(error) => left_out.push(error.within(&field)),
+        }
+    }
+    Taken { model, left_out }
+}

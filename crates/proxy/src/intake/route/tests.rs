@@ -1,0 +1,1 @@
+//! Routes as received against routes as understood.

@@ -1,0 +1,233 @@
+//! Every socket of a proxy, opened once, and the file that remembers where.
+
+use super::{Addresses, Error};
+use crate::settings::{Port, Settings};
+use crate::worker::Entrance;
+use crate::{listen, saved};
+use naka_types::host::Host;
+use serde::{Deserialize, Serialize};
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::sync::Arc;
+
+const FORMAT: u32 = 1;
+
+/// `ports.json`: where we listened, for the next run of this instance.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(super) struct Kept {
+    format: u32,
+    /// Addresses of the last run.
+    pub(super) addresses: Addresses,
+    /// Ports the program announced.
+    #[serde(default)]
+    pub(super) announced: Vec<Port>,
+    /// The process that started us then: only under the same one is the program still the same.
+    #[serde(default)]
+    parent: u32,
+}
+
+impl Kept {
+    fn load(dir: &Path) -> Self {
+        let content = match saved::read(&dir.join(saved::PORTS)) {
+            Ok(content) => content.unwrap_or_default(),
+            Err(error) => {
+                tracing::warn!(%error, "the addresses of the last run cannot be read");
+                return Self::default();
+            }
+        };
+        serde_json::from_slice::<Self>(&content)
+            .ok()
+            .filter(|kept| kept.format == FORMAT)
+            .unwrap_or_default()
+    }
+
+    /// Remembers where we listen. Failing costs only the same addresses after a restart.
+    pub(super) fn save(dir: &Path, addresses: &Addresses, announced: &[Port]) {
+        let kept = Self {
+            format: FORMAT,
+            addresses: addresses.clone(),
+            announced: announced.to_vec(),
+            parent: parent(),
+        };
+        let path = dir.join(saved::PORTS);
+        let write = move || {
+            let content = serde_json::to_vec_pretty(&kept).unwrap_or_default();
+            if let Err(error) = saved::replace(&path, &content) {
+                tracing::warn!(%error, "the addresses could not be saved");
+            }
+        };
+        drop(tokio::task::spawn_blocking(write));
+    }
+}
+
+fn parent() -> u32 {
+    std::os::unix::process::parent_id()
+}
+
+/// A bound socket with where its connections are from.
+#[derive(Debug)]
+pub(super) struct Door {
+    pub(super) listener: TcpListener,
+    pub(super) entrance: Arc<Entrance>,
+}
+
+/// Everything bound at the start.
+#[derive(Debug)]
+pub(super) struct Bound {
+    /// The program's own calls: served until the very end.
+    pub(super) outbound: Vec<Door>,
+    /// Gateway ports: drained.
+    pub(super) gateway: Vec<Door>,
+    /// Plain entries; which of the program's ports they lead to may be known later.
+    pub(super) publish: Vec<(TcpListener, Option<u16>)>,
+    pub(super) metrics: Option<TcpListener>,
+    pub(super) admin_tcp: Option<TcpListener>,
+    pub(super) admin: tokio::net::UnixListener,
+    pub(super) addresses: Addresses,
+    /// Of the last run.
+    pub(super) kept: Kept,
+    /// Ports announced to an earlier life of this very process.
+    pub(super) announced: Vec<Port>,
+}
+
+impl Bound {
+    pub(super) fn open(settings: &Settings) -> Result<Self, Error> {
+        let kept = Kept::load(&settings.run_dir);
+        let path = settings.run_dir.join(saved::ADMIN);
+        let admin = crate::admin::bind(&path).map_err(|source| Error::Bind {
+            purpose: "the admin socket".to_owned(),
+            address: path.display().to_string(),
+            source,
+        })?;
+        let same_parent = settings.lock_inherited && kept.parent == parent();
+        let announced = if settings.ports_later && same_parent {
+            kept.announced.clone()
+        } else {
+            Vec::new()
+        };
+        let mut bound = Self {
+            outbound: Vec::new(),
+            gateway: Vec::new(),
+            publish: Vec::new(),
+            metrics: None,
+            admin_tcp: None,
+            admin,
+            addresses: Addresses::default(),
+            kept,
+            announced,
+        };
+        bound.outbound(settings)?;
+        bound.edges(settings)?;
+        Ok(bound)
+    }
+
+    fn outbound(&mut self, settings: &Settings) -> Result<(), Error> {
+        if let Some(outbound) = &settings.outbound {
+            let before = self.kept.addresses.outbound;
+            let (listener, address) = open(outbound.bind, before, "the program's calls")?;
+            self.addresses.outbound = Some(address);
+            self.outbound.push(Door {
+                listener,
+                entrance: Arc::new(Entrance::Outbound),
+            });
+        }
+        for (index, upstream) in settings.upstreams.iter().enumerate() {
+            let host = Host::resolve(&upstream.host, &settings.namespace).map_err(|error| {
+                Error::Setting {
+                    field: "upstreams",
+                    problem: error.to_string(),
+                }
+            })?;
+            let before = self.kept.addresses.upstreams.get(index).copied();
+            let purpose = format!("calls to {}:{}", upstream.host, upstream.port);
+            let (listener, address) = open(upstream.bind, before, &purpose)?;
+            self.addresses.upstreams.push(address);
+            self.outbound.push(Door {
+                listener,
+                entrance: Arc::new(Entrance::Bind {
+                    host: host.as_str().into(),
+                    port: upstream.port,
+                }),
+            });
+        }
+        Ok(())
+    }
+
+    fn edges(&mut self, settings: &Settings) -> Result<(), Error> {
+        for (index, publish) in settings.publish.iter().enumerate() {
+            let before = self.kept.addresses.publish.get(index).copied();
+            let (listener, address) = open(publish.bind, before, "callers outside the mesh")?;
+            self.addresses.publish.push(address);
+            self.publish.push((listener, publish.port));
+        }
+        for gateway in &settings.gateway_ports {
+            let before = self.kept.addresses.gateway.get(&gateway.port).copied();
+            let purpose = format!("gateway port {}", gateway.port);
+            let (listener, address) = open(gateway.bind, before, &purpose)?;
+            self.addresses.gateway.insert(gateway.port, address);
+            self.gateway.push(Door {
+                listener,
+                entrance: Arc::new(Entrance::Gateway { port: gateway.port }),
+            });
+        }
+        if let Some(wanted) = settings.metrics {
+            let (listener, address) = open(wanted, self.kept.addresses.metrics, "metrics")?;
+            self.addresses.metrics = Some(address);
+            self.metrics = Some(listener);
+        }
+        if let Some(wanted) = settings.admin_tcp {
+            if !wanted.ip().is_loopback() {
+                return Err(Error::Setting {
+                    field: "admin_tcp",
+                    problem: format!("{wanted} is not a loopback address"),
+                });
+            }
+            let (listener, address) = open(wanted, self.kept.addresses.admin_tcp, "admin pages")?;
+            self.addresses.admin_tcp = Some(address);
+            self.admin_tcp = Some(listener);
+        }
+        Ok(())
+    }
+
+    /// Our mTLS listener for one of the program's ports.
+    pub(super) fn inbound(
+        kept: &Kept,
+        settings: &Settings,
+        port: &Port,
+    ) -> Result<(Door, SocketAddr), Error> {
+        let wanted = port
+            .bind
+            .unwrap_or_else(|| SocketAddr::new(settings.inbound_ip, 0));
+        let before = kept.addresses.inbound.get(&port.port).copied();
+        let purpose = format!("the program's port {}", port.port);
+        let (listener, address) = open(wanted, before, &purpose)?;
+        let door = Door {
+            listener,
+            entrance: Arc::new(Entrance::Inbound { port: port.port }),
+        };
+        Ok((door, address))
+    }
+}
+
+/// Binds; a free port is the one of the last run if it is still free.
+fn open(
+    wanted: SocketAddr,
+    before: Option<SocketAddr>,
+    purpose: &str,
+) -> Result<(TcpListener, SocketAddr), Error> {
+    let again = before.filter(|before| wanted.port() == 0 && before.ip() == wanted.ip());
+    let listener = match again.map(listen::bind) {
+        Some(Ok(listener)) => Ok(listener),
+        _ => listen::bind(wanted),
+    };
+    listener
+        .and_then(|listener| {
+            let address = listener.local_addr()?;
+            Ok((listener, address))
+        })
+        .map_err(|source| Error::Bind {
+            purpose: purpose.to_owned(),
+            address: wanted.to_string(),
+            source,
+        })
+}

@@ -1,0 +1,393 @@
+//! The life of a proxy after its start: the program's ports, readiness, the drain, the end.
+//!
+//! Decisions of a drain are [`crate::drain::Core`]'s; here they are carried out: the state is announced, listeners are
+//! closed, workers end their connections. Everything else this task owns (line, admin, accept loops) ends with it.
+
+use super::bind::{Bound, Door, Kept};
+use super::{Addresses, Error, admin};
+use crate::admin::Order;
+use crate::drain::{Core, Effect, Input};
+use crate::listen;
+use crate::settings::{Port, Role};
+use crate::state::Shared;
+use crate::worker::{Entrance, WorkerMsg};
+use naka_wire::v1::RegisterResponse;
+use naka_wire::v1::register_request::State;
+use serde_json::json;
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::{AbortHandle, JoinSet};
+
+const TICK: Duration = Duration::from_millis(50);
+/// How long the control plane may take to hear that we are gone.
+const FAREWELL: Duration = Duration::from_millis(300);
+
+/// What a driver is built from.
+#[derive(Debug)]
+pub(super) struct DriverParams {
+    pub(super) shared: Arc<Shared>,
+    pub(super) bound: Bound,
+    pub(super) orders: mpsc::Receiver<Order>,
+    pub(super) answers: mpsc::UnboundedReceiver<RegisterResponse>,
+    pub(super) tasks: JoinSet<()>,
+    pub(super) lock: Option<File>,
+    pub(super) access: Option<naka_telemetry::AccessLog>,
+    pub(super) ended: watch::Sender<bool>,
+}
+
+/// Carries out orders and drains.
+#[derive(Debug)]
+pub(super) struct Driver {
+    shared: Arc<Shared>,
+    orders: mpsc::Receiver<Order>,
+    answers: mpsc::UnboundedReceiver<RegisterResponse>,
+    tasks: JoinSet<()>,
+    /// Accept loops that end when the drain closes.
+    inbound: Vec<AbortHandle>,
+    publish: Vec<(TcpListener, Option<u16>)>,
+    ports: Vec<Port>,
+    kept: Kept,
+    core: Core,
+    began: Instant,
+    drained: Vec<oneshot::Sender<()>>,
+    closing: Option<oneshot::Receiver<()>>,
+    probe: Option<AbortHandle>,
+    ended: watch::Sender<bool>,
+    /// Held as long as the instance runs.
+    _lock: Option<File>,
+    /// Writes until it is dropped.
+    _access: Option<naka_telemetry::AccessLog>,
+}
+
+impl Driver {
+    /// Starts admin and accept loops, and takes the ports that are known.
+    pub(super) fn new(params: DriverParams) -> Result<Self, Error> {
+        let DriverParams {
+            shared,
+            bound,
+            orders,
+            answers,
+            tasks,
+            lock,
+            access,
+            ended,
+        } = params;
+        let timeout = Duration::from_millis(shared.settings.drain_timeout_ms);
+        shared.set_drain_report(json!({ "phase": "serving" }));
+        let mut driver = Self {
+            orders,
+            answers,
+            tasks,
+            inbound: Vec::new(),
+            publish: bound.publish,
+            ports: Vec::new(),
+            kept: bound.kept,
+            core: Core::new(timeout),
+            began: Instant::now(),
+            drained: Vec::new(),
+            closing: None,
+            probe: None,
+            ended,
+            _lock: lock,
+            _access: access,
+            shared,
+        };
+        for door in bound.outbound {
+            driver.accept(door);
+        }
+        for door in bound.gateway {
+            let accepting = driver.accept(door);
+            driver.inbound.push(accepting);
+        }
+        driver.pages(bound.admin, bound.metrics, bound.admin_tcp)?;
+        driver.shared.set_addresses(bound.addresses);
+        let settings = Arc::clone(&driver.shared.settings);
+        let ports = if bound.announced.is_empty() {
+            settings.ports.clone()
+        } else {
+            bound.announced
+        };
+        if ports.is_empty() {
+            driver.remember();
+            if !settings.ports_later || settings.role == Role::Gateway {
+                driver.probe_program();
+            }
+        } else {
+            driver.take_ports(ports)?;
+        }
+        driver.ring_on_changes();
+        Ok(driver)
+    }
+
+    fn accept(&mut self, door: Door) -> AbortHandle {
+        let workers = Arc::clone(&self.shared.workers);
+        self.tasks.spawn(async move {
+            if let Err(error) = listen::accept(door.listener, door.entrance, workers).await {
+                tracing::error!(%error, "a listener cannot be served");
+            }
+        })
+    }
+
+    fn pages(
+        &mut self,
+        unix: tokio::net::UnixListener,
+        metrics: Option<TcpListener>,
+        tcp: Option<TcpListener>,
+    ) -> Result<(), Error> {
+        self.tasks
+            .spawn(admin::serve_unix(unix, Arc::clone(&self.shared)));
+        for (listener, metrics_only) in [(metrics, true), (tcp, false)] {
+            if let Some(listener) = listener {
+                let listener =
+                    tokio::net::TcpListener::from_std(listener).map_err(Error::Thread)?;
+                let shared = Arc::clone(&self.shared);
+                self.tasks
+                    .spawn(admin::serve_tcp(listener, shared, metrics_only));
+            }
+        }
+        Ok(())
+    }
+
+    /// Readiness may depend on identity, lease and line: each change rings.
+    fn ring_on_changes(&mut self) {
+        let shared = Arc::clone(&self.shared);
+        let mut lease = shared.lease.watch();
+        let mut line = shared.line.subscribe();
+        self.tasks.spawn(async move {
+            loop {
+                let changed = tokio::select! {
+                    changed = lease.changed() => changed,
+                    changed = line.changed() => changed,
+                };
+                if changed.is_err() {
+                    return;
+                }
+                shared.bell();
+            }
+        });
+    }
+
+    /// The program's ports, all of them: listeners for new ones, and the registration.
+    fn take_ports(&mut self, ports: Vec<Port>) -> Result<Addresses, Error> {
+        let mut addresses = self.shared.addresses();
+        let settings = Arc::clone(&self.shared.settings);
+        for port in &ports {
+            if addresses.inbound.contains_key(&port.port) {
+                continue;
+            }
+            let (door, address) = Bound::inbound(&self.kept, &settings, port)?;
+            addresses.inbound.insert(port.port, address);
+            let accepting = self.accept(door);
+            self.inbound.push(accepting);
+        }
+        let first = ports.first().map(|port| port.port);
+        for (listener, port) in std::mem::take(&mut self.publish) {
+            match port.or(first) {
+                Some(port) => {
+                    let entrance = Arc::new(Entrance::Publish { port });
+                    let accepting = self.accept(Door { listener, entrance });
+                    self.inbound.push(accepting);
+                }
+                None => self.publish.push((listener, port)),
+            }
+        }
+        self.shared.lease.ports(&ports, &addresses.inbound);
+        self.ports = ports;
+        self.shared.set_addresses(addresses.clone());
+        self.remember();
+        self.probe_program();
+        Ok(addresses)
+    }
+
+    fn remember(&self) {
+        Kept::save(
+            &self.shared.settings.run_dir,
+            &self.shared.addresses(),
+            &self.ports,
+        );
+    }
+
+    /// READY once the program listens on every port and we can take calls for it.
+    fn probe_program(&mut self) {
+        if let Some(before) = self.probe.take() {
+            before.abort();
+        }
+        let ports: BTreeSet<u16> = self.ports.iter().map(|port| port.port).collect();
+        let shared = Arc::clone(&self.shared);
+        self.probe = Some(self.tasks.spawn(async move {
+            crate::lease::listening(&ports).await;
+            shared.until_takes_calls().await;
+            if shared.settings.role == Role::Gateway {
+                shared.until_ready(false).await;
+            }
+            shared.lease.state(State::Ready);
+        }));
+    }
+
+    fn now(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// Runs until it is told to quit.
+    pub(super) async fn run(mut self) {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut line = self.shared.line.subscribe();
+        loop {
+            let input = tokio::select! {
+                order = self.orders.recv() => match order {
+                    Some(Order::Quit) | None => break,
+                    Some(Order::Ports(ports, reply)) => {
+                        let taken = self.take_ports(ports).map_err(|error| with_cause(&error));
+                        // The asker may be gone.
+                        let _ = reply.send(taken);
+                        continue;
+                    }
+                    Some(Order::Drain(done)) => self.begin(done),
+                },
+                Some(answer) = self.answers.recv() => match answer.drain {
+                    Some(drain) => Input::Progress {
+                        complete: drain.complete,
+                        waiting_for: drain.waiting_for,
+                        dropped_silent: drain.dropped_silent,
+                    },
+                    None => continue,
+                },
+                Ok(()) = line.changed() => Input::Reachable(line.borrow_and_update().connected),
+                () = closed(&mut self.closing) => {
+                    self.closing = None;
+                    Input::InFlight(0)
+                },
+                _ = tick.tick(), if self.core.begun() => Input::Tick,
+            };
+            self.advance(input);
+        }
+        self.end().await;
+    }
+
+    fn begin(&mut self, done: oneshot::Sender<()>) -> Input {
+        self.drained.push(done);
+        if self.core.finished() {
+            self.finish();
+        }
+        // Unknown until the workers say that nothing is left.
+        let now = self.now();
+        if !self.core.begun() {
+            self.core.on(now, Input::InFlight(1));
+        }
+        let line = self.shared.line.borrow().clone();
+        Input::Begin {
+            announced: !self.ports.is_empty() && line.registered,
+            reachable: line.connected,
+        }
+    }
+
+    fn advance(&mut self, input: Input) {
+        let now = self.now();
+        for effect in self.core.on(now, input) {
+            match effect {
+                Effect::Announce => {
+                    tracing::info!("draining: endpoints are announced, calls are still served");
+                    if let Some(probe) = self.probe.take() {
+                        probe.abort();
+                    }
+                    self.shared.lease.state(State::Draining);
+                    self.report("announced", None);
+                }
+                Effect::Close(why) => {
+                    tracing::info!(why = why.as_str(), "draining: no new connections");
+                    self.close();
+                    self.report("closing", Some(why.as_str()));
+                }
+                Effect::Finished => {
+                    tracing::info!("drained");
+                    self.finish();
+                }
+            }
+        }
+        if self.core.begun() && !self.core.dropped_silent().is_empty() {
+            tracing::warn!(silent = ?self.core.dropped_silent(), "proxies that did not acknowledge were left out");
+        }
+    }
+
+    fn report(&self, phase: &str, why: Option<&str>) {
+        let before = self.shared.drain_report();
+        let why = why.map_or_else(|| before["ended"].clone(), |why| json!(why));
+        self.shared.set_drain_report(json!({
+            "phase": phase,
+            "ended": why,
+            "waiting_for": self.core.waiting_for(),
+            "dropped_silent": self.core.dropped_silent(),
+            "elapsed_ms": u64::try_from(self.core.elapsed(self.now()).as_millis()).unwrap_or(u64::MAX),
+        }));
+    }
+
+    /// No listener any more; workers end what is open after its present exchanges.
+    fn close(&mut self) {
+        for accepting in self.inbound.drain(..) {
+            accepting.abort();
+        }
+        self.publish.clear();
+        let (all, left) = oneshot::channel();
+        self.closing = Some(left);
+        let workers = Arc::clone(&self.shared.workers);
+        self.tasks.spawn(async move {
+            let mut waits = Vec::new();
+            for worker in workers.all() {
+                let (done, drained) = oneshot::channel();
+                if worker.send(WorkerMsg::DrainInbound(done)).await {
+                    waits.push(drained);
+                }
+            }
+            for drained in waits {
+                // A worker that is gone has no connection left.
+                let _ = drained.await;
+            }
+            let _ = all.send(());
+        });
+    }
+
+    fn finish(&mut self) {
+        self.report("drained", None);
+        for done in self.drained.drain(..) {
+            // The asker may be gone.
+            let _ = done.send(());
+        }
+    }
+
+    /// Says goodbye, saves, and lets everything go.
+    async fn end(mut self) {
+        let connected = self.shared.line.borrow().connected;
+        self.shared.lease.state(State::Gone);
+        if connected {
+            while self.answers.try_recv().is_ok() {}
+            let _ = tokio::time::timeout(FAREWELL, self.answers.recv()).await;
+        }
+        for worker in self.shared.workers.all() {
+            worker.send(WorkerMsg::Stop).await;
+        }
+        self.tasks.shutdown().await;
+        let _ = std::fs::remove_file(self.shared.settings.run_dir.join(crate::saved::ADMIN));
+        self.ended.send_replace(true);
+    }
+}
+
+/// Resolves when the workers have ended what was open; never while nothing is closing.
+async fn closed(closing: &mut Option<oneshot::Receiver<()>>) {
+    match closing {
+        // A dropped sender says the same.
+        Some(closing) => drop(closing.await),
+        None => std::future::pending().await,
+    }
+}
+
+fn with_cause(error: &Error) -> String {
+    match std::error::Error::source(error) {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    }
+}

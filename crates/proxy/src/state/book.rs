@@ -1,0 +1,376 @@
+//! The configuration this proxy holds, and the snapshot made of it. No sockets, no time: a value that updates change.
+//!
+//! Every resource in force is kept as received (to be saved, dumped and counted) beside its model. A refused resource
+//! leaves the earlier one in force. An update whose models are equal to what is held makes no new snapshot, so a
+//! request path is never disturbed for nothing.
+
+use crate::intake::{self, cluster, endpoint, listener, route};
+use crate::names::Filter;
+use naka_engine::model::{Cluster, Endpoint, Inbound, Snapshot, SnapshotBuilder, VirtualHost};
+use naka_engine::runtime::Registry;
+use naka_types::name::{ClusterName, VirtualHostName};
+use naka_wire::envoy::config::core::v3::data_source::Specifier;
+use naka_wire::envoy::extensions::transport_sockets::tls::v3::{Secret, secret};
+use naka_wire::v1::{NameFilter, WorkloadRecord};
+use naka_wire::{type_url, unpack};
+use naka_xds::{Reject, Resource};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// Name of the secret with the trust bundle.
+pub const ROOT_CA: &str = "ROOTCA";
+/// Name of the name filter.
+pub const NAMES: &str = "names";
+
+/// What an update changed.
+#[derive(Debug, Default)]
+pub struct Change {
+    /// The next snapshot, unless nothing of it changed.
+    pub snapshot: Option<Arc<Snapshot>>,
+    /// A new name filter.
+    pub names: Option<Arc<Filter>>,
+    /// New roots, PEM.
+    pub roots: Option<String>,
+    /// Whether the copy on disk is out of date.
+    pub save: bool,
+}
+
+/// All resources in force.
+#[derive(Debug)]
+pub struct Book {
+    namespace: String,
+    registry: Registry,
+    held: BTreeMap<(&'static str, String), Arc<Resource>>,
+    clusters: BTreeMap<String, cluster::Part>,
+    members: BTreeMap<String, Vec<endpoint::Member>>,
+    hosts: BTreeMap<String, Arc<VirtualHost>>,
+    listeners: BTreeMap<String, listener::Part>,
+    workloads: BTreeMap<String, Arc<WorkloadRecord>>,
+    snapshot: Arc<Snapshot>,
+    touched: BTreeSet<String>,
+    stale: bool,
+    change: Change,
+}
+
+impl Book {
+    /// An empty book of a workload in this namespace.
+    #[must_use]
+    pub fn new(namespace: &str) -> Self {
+        Self {
+            namespace: namespace.to_owned(),
+            registry: Registry::default(),
+            held: BTreeMap::new(),
+            clusters: BTreeMap::new(),
+            members: BTreeMap::new(),
+            hosts: BTreeMap::new(),
+            listeners: BTreeMap::new(),
+            workloads: BTreeMap::new(),
+            snapshot: Arc::new(SnapshotBuilder::new(namespace).build()),
+            touched: BTreeSet::new(),
+            stale: false,
+            change: Change::default(),
+        }
+    }
+
+    /// Takes what an update brings and takes away; returns what it refuses.
+    pub fn apply(&mut self, type_url: &str, resources: &[Resource], removed: &[String]) -> Vec<Reject> {
+        let Some(kind) = known(type_url) else {
+            return resources
+                .iter()
+                .map(|resource| Reject {
+                    name: resource.name.clone(),
+                    reason: format!("{type_url} is not a type this proxy uses"),
+                })
+                .collect();
+        };
+        let mut rejects = Vec::new();
+        for resource in resources {
+            match self.take(kind, resource) {
+                Ok(left_out) => {
+                    self.held
+                        .insert((kind, resource.name.clone()), Arc::new(resource.clone()));
+                    self.change.save = true;
+                    if !left_out.is_empty() {
+                        rejects.push(Reject {
+                            name: resource.name.clone(),
+                            reason: format!("left out: {}", intake::summary(&left_out)),
+                        });
+                    }
+                }
+                Err(error) => rejects.push(Reject {
+                    name: resource.name.clone(),
+                    reason: error.to_string(),
+                }),
+            }
+        }
+        for name in removed {
+            self.remove(kind, name);
+        }
+        rejects
+    }
+
+    fn take(&mut self, kind: &str, resource: &Resource) -> Result<Vec<intake::Error>, intake::Error> {
+        let any = &resource.any;
+        let broken = |error: naka_wire::Error| intake::Error::at("resource", error);
+        let name = resource.name.as_str();
+        match kind {
+            type_url::CLUSTER => {
+                let taken = cluster::cluster(&unpack(any).map_err(broken)?)?;
+                self.put_cluster(name, taken.model);
+                Ok(taken.left_out)
+            }
+            type_url::ENDPOINT => {
+                let taken = endpoint::members(&unpack(any).map_err(broken)?);
+                if self.members.get(name) != Some(&taken.model) {
+                    self.members.insert(name.to_owned(), taken.model);
+                    self.touched.insert(name.to_owned());
+                }
+                Ok(taken.left_out)
+            }
+            type_url::VIRTUAL_HOST => {
+                let wire = unpack(any).map_err(broken)?;
+                let registry = &self.registry;
+                let taken = route::virtual_host(&wire, None, &mut |name| registry.id(name))?;
+                if self.hosts.get(name).map(|held| &**held) != Some(&taken.model) {
+                    self.hosts.insert(name.to_owned(), Arc::new(taken.model));
+                    self.stale = true;
+                }
+                Ok(taken.left_out)
+            }
+            type_url::LISTENER => {
+                let wire = unpack(any).map_err(broken)?;
+                let registry = &self.registry;
+                let taken = listener::listener(&wire, &mut |name| registry.id(name))?;
+                if self.listeners.get(name) != Some(&taken.model) {
+                    self.listeners.insert(name.to_owned(), taken.model);
+                    self.stale = true;
+                }
+                Ok(taken.left_out)
+            }
+            type_url::SECRET => {
+                self.change.roots = Some(roots(&unpack(any).map_err(broken)?)?);
+                Ok(Vec::new())
+            }
+            type_url::NAME_FILTER => {
+                let wire: NameFilter = unpack(any).map_err(broken)?;
+                let filter = Filter::decode(&wire)
+                    .map_err(|error| intake::Error::at("name_filter", error))?;
+                self.change.names = Some(Arc::new(filter));
+                Ok(Vec::new())
+            }
+            _ => {
+                let record: WorkloadRecord = unpack(any).map_err(broken)?;
+                self.workloads.insert(name.to_owned(), Arc::new(record));
+                Ok(Vec::new())
+            }
+        }
+    }
+
+    fn put_cluster(&mut self, name: &str, part: cluster::Part) {
+        if self.clusters.get(name) != Some(&part) {
+            self.clusters.insert(name.to_owned(), part);
+            self.touched.insert(name.to_owned());
+        }
+    }
+
+    fn remove(&mut self, kind: &'static str, name: &str) {
+        if self.held.remove(&(kind, name.to_owned())).is_none() {
+            return;
+        }
+        self.change.save = true;
+        match kind {
+            type_url::CLUSTER => {
+                self.clusters.remove(name);
+                self.touched.insert(name.to_owned());
+            }
+            type_url::ENDPOINT => {
+                self.members.remove(name);
+                self.touched.insert(name.to_owned());
+            }
+            type_url::VIRTUAL_HOST => {
+                self.hosts.remove(name);
+                self.stale = true;
+            }
+            type_url::LISTENER => {
+                self.listeners.remove(name);
+                self.stale = true;
+            }
+            type_url::WORKLOAD => {
+                self.workloads.remove(name);
+            }
+            // Trust and names are replaced, never taken away: without them nothing would be left to decide by.
+            _ => {}
+        }
+    }
+
+    /// Drops a virtual host that is not subscribed to any more.
+    pub fn forget_host(&mut self, name: &str) {
+        self.remove(type_url::VIRTUAL_HOST, name);
+    }
+
+    /// Everything that changed since the last call, as one step.
+    pub fn settle(&mut self) -> Change {
+        let mut change = std::mem::take(&mut self.change);
+        if self.stale || !self.touched.is_empty() {
+            self.snapshot = Arc::new(self.build());
+            self.registry.sweep();
+            self.stale = false;
+            change.snapshot = Some(Arc::clone(&self.snapshot));
+        }
+        change
+    }
+
+    fn build(&mut self) -> Snapshot {
+        let mut next = SnapshotBuilder::new(&self.namespace);
+        for host in self.hosts.values() {
+            next.put_virtual_host(Arc::clone(host));
+        }
+        for part in self.listeners.values() {
+            match part {
+                listener::Part::Inbound(ports) => {
+                    for declared in ports {
+                        next.put_inbound(Arc::new(self.inbound(declared)));
+                    }
+                }
+                listener::Part::Gateway { hosts, .. } => {
+                    for host in hosts {
+                        next.put_virtual_host(Arc::clone(host));
+                    }
+                }
+            }
+        }
+        let touched = std::mem::take(&mut self.touched);
+        for (name, part) in &self.clusters {
+            let id = self.registry.id(name);
+            let kept = self.snapshot.cluster(id).filter(|_| !touched.contains(name));
+            let cluster = match kept {
+                Some(cluster) => Arc::clone(cluster),
+                None => Arc::new(self.cluster(part)),
+            };
+            next.put_cluster(cluster);
+        }
+        next.build()
+    }
+
+    fn inbound(&self, declared: &listener::Declared) -> Inbound {
+        Inbound {
+            port: declared.port,
+            protocol: declared.protocol,
+            mode: declared.mode,
+            cluster: self.registry.id(&declared.cluster),
+            name: Arc::clone(&declared.cluster),
+            service: Arc::clone(&declared.service),
+        }
+    }
+
+    fn cluster(&self, part: &cluster::Part) -> Cluster {
+        let name = &part.spec.name;
+        let members = match &part.members {
+            Some(own) => own.as_slice(),
+            None => self.members.get(&**name).map_or(&[][..], Vec::as_slice),
+        };
+        let endpoints = members
+            .iter()
+            .map(|member| {
+                Arc::new(Endpoint {
+                    address: member.address,
+                    weight: member.weight,
+                    health: member.health,
+                    // A cluster whose rule turns TLS off calls marked endpoints in plaintext too.
+                    mtls: member.mtls && part.spec.tls.is_some(),
+                    workload: Arc::clone(&member.workload),
+                    state: self.registry.endpoint(name, member.address),
+                })
+            })
+            .collect();
+        Cluster::new(
+            self.registry.id(name),
+            Arc::clone(&part.spec),
+            endpoints,
+            self.registry.cluster(name),
+        )
+    }
+
+    /// The snapshot in force.
+    #[must_use]
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.snapshot)
+    }
+
+    /// All resources in force, as received, by type and name.
+    #[must_use]
+    pub fn resources(&self) -> Vec<Arc<Resource>> {
+        self.held.values().cloned().collect()
+    }
+
+    /// Whether a resource is held.
+    #[must_use]
+    pub fn holds(&self, type_url: &str, name: &str) -> bool {
+        known(type_url).is_some_and(|kind| self.held.contains_key(&(kind, name.to_owned())))
+    }
+
+    /// Names and versions held of a type.
+    pub fn versions(&self, type_url: &str) -> impl Iterator<Item = (String, String)> {
+        self.held
+            .iter()
+            .filter(move |((kind, _), _)| *kind == type_url)
+            .map(|((_, name), resource)| (name.clone(), resource.version.clone()))
+    }
+
+    /// What is known of a workload.
+    #[must_use]
+    pub fn workload(&self, id: &str) -> Option<Arc<WorkloadRecord>> {
+        self.workloads.get(id).cloned()
+    }
+
+    /// Ports of the program that a snapshot has.
+    #[must_use]
+    pub fn inbound_ports(&self) -> BTreeSet<u16> {
+        self.snapshot.inbounds().map(|inbound| inbound.port).collect()
+    }
+
+    /// Whether every cluster that a virtual host names and that exists is complete, so that it can be used.
+    #[must_use]
+    pub fn has_host(&self, name: &VirtualHostName) -> bool {
+        self.hosts.contains_key(&name.to_string())
+    }
+
+    /// Clusters of the program itself, by port.
+    #[must_use]
+    pub fn has_program(&self, port: u16) -> bool {
+        self.clusters
+            .contains_key(&ClusterName::Inbound { port }.to_string())
+    }
+}
+
+/// The one copy of a type's URL, so that keys are cheap.
+fn known(type_url: &str) -> Option<&'static str> {
+    [
+        type_url::LISTENER,
+        type_url::CLUSTER,
+        type_url::ENDPOINT,
+        type_url::VIRTUAL_HOST,
+        type_url::SECRET,
+        type_url::NAME_FILTER,
+        type_url::WORKLOAD,
+    ]
+    .into_iter()
+    .find(|known| *known == type_url)
+}
+
+/// The PEM text of a trust bundle.
+fn roots(wire: &Secret) -> Result<String, intake::Error> {
+    let Some(secret::Type::ValidationContext(context)) = &wire.r#type else {
+        return Err(intake::Error::at("type", "only a validation context is taken"));
+    };
+    let source = context.trusted_ca.as_ref().and_then(|ca| ca.specifier.as_ref());
+    match source {
+        Some(Specifier::InlineBytes(bytes)) => String::from_utf8(bytes.clone())
+            .map_err(|_| intake::Error::at("validation_context.trusted_ca", "not PEM")),
+        Some(Specifier::InlineString(text)) => Ok(text.clone()),
+        _ => Err(intake::Error::at("validation_context.trusted_ca", "not inline")),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,261 @@
+//! Names and workloads that requests ask for while they wait.
+//!
+//! A name that is held is answered at once; a name the control plane said does not exist is answered too (it is
+//! outside then: names like it are resolved by DNS). Everything else is subscribed to, and answered after the workers
+//! passed the step that brought it, or refused after one second. At most [`crate::names::CAPACITY`] names are
+//! subscribed to; the one asked for longest ago leaves.
+
+use super::book::Book;
+use crate::names::{CAPACITY, Called};
+use crate::worker::Want;
+use naka_telemetry::Workload;
+use naka_types::name::VirtualHostName;
+use naka_types::reason::Reason;
+use naka_types::spiffe::{DEFAULT_TRUST_DOMAIN, SpiffeId};
+use naka_wire::type_url;
+use naka_wire::v1::WorkloadRecord;
+use naka_xds::driver::Command;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+/// How long a request waits for configuration.
+const PATIENCE: Duration = crate::limits::CONFIG_WAIT;
+
+#[derive(Debug)]
+enum Reply {
+    Host(oneshot::Sender<Result<(), Reason>>),
+    Workload(oneshot::Sender<Option<Arc<Workload>>>),
+}
+
+#[derive(Debug)]
+struct Waiting {
+    since: Instant,
+    /// The step that brings it, once it has arrived.
+    after: Option<u64>,
+    replies: Vec<Reply>,
+}
+
+/// Who waits for what, and what is subscribed to.
+#[derive(Debug)]
+pub(crate) struct Demand {
+    namespace: String,
+    called: Called,
+    unsaved: bool,
+    waiting: BTreeMap<(&'static str, String), Waiting>,
+    absent: BTreeSet<(&'static str, String)>,
+    workloads: VecDeque<String>,
+    evicted: Vec<String>,
+    commands: mpsc::Sender<Command>,
+    /// Commands that found the channel full; sent at the next tick.
+    unsent: VecDeque<Command>,
+}
+
+impl Demand {
+    pub(crate) fn new(namespace: &str, called: Called, commands: mpsc::Sender<Command>) -> Self {
+        Self {
+            namespace: namespace.to_owned(),
+            called,
+            unsaved: false,
+            waiting: BTreeMap::new(),
+            absent: BTreeSet::new(),
+            workloads: VecDeque::new(),
+            evicted: Vec::new(),
+            commands,
+            unsent: VecDeque::new(),
+        }
+    }
+
+    /// A worker asks.
+    pub(crate) fn want(&mut self, want: Want, book: &Book, last_step: u64) {
+        match want {
+            Want::Host { host, port, reply } => {
+                let name = VirtualHostName { host, port };
+                let held = book.has_host(&name);
+                let name = name.to_string();
+                let (new, evicted) = self.called.touch(&name);
+                self.unsaved |= new;
+                if let Some(evicted) = evicted {
+                    self.evict(evicted);
+                }
+                if new {
+                    self.send(Command::Subscribe {
+                        type_url: type_url::VIRTUAL_HOST.to_owned(),
+                        names: vec![name.clone()],
+                    });
+                }
+                let known = held || self.absent.contains(&(type_url::VIRTUAL_HOST, name.clone()));
+                self.wait(type_url::VIRTUAL_HOST, name, Reply::Host(reply), known, last_step);
+            }
+            Want::Workload { id, reply } => {
+                let id = id.to_string();
+                if let Some(record) = book.workload(&id) {
+                    // The asker may be gone.
+                    let _ = reply.send(Some(Arc::new(described(&record))));
+                    return;
+                }
+                if !self.workloads.contains(&id) {
+                    self.workloads.push_back(id.clone());
+                    if self.workloads.len() > CAPACITY
+                        && let Some(oldest) = self.workloads.pop_front()
+                    {
+                        self.send(Command::Unsubscribe {
+                            type_url: type_url::WORKLOAD.to_owned(),
+                            names: vec![oldest],
+                        });
+                    }
+                    self.send(Command::Subscribe {
+                        type_url: type_url::WORKLOAD.to_owned(),
+                        names: vec![id.clone()],
+                    });
+                }
+                let known = self.absent.contains(&(type_url::WORKLOAD, id.clone()));
+                self.wait(type_url::WORKLOAD, id, Reply::Workload(reply), known, last_step);
+            }
+        }
+    }
+
+    fn wait(&mut self, kind: &'static str, name: String, reply: Reply, known: bool, step: u64) {
+        let waiting = self.waiting.entry((kind, name)).or_insert_with(|| Waiting {
+            since: Instant::now(),
+            after: None,
+            replies: Vec::new(),
+        });
+        if known && waiting.after.is_none() {
+            waiting.after = Some(step);
+        }
+        waiting.replies.push(reply);
+    }
+
+    /// Something came (or was said not to exist); `step` puts it in force.
+    pub(crate) fn arrived(&mut self, kind: &str, name: &str, step: u64) {
+        let kind = if kind == type_url::WORKLOAD {
+            type_url::WORKLOAD
+        } else {
+            type_url::VIRTUAL_HOST
+        };
+        if let Some(waiting) = self.waiting.get_mut(&(kind, name.to_owned())) {
+            waiting.after = Some(step);
+        }
+    }
+
+    /// All workers have passed a step.
+    pub(crate) fn passed(&mut self, step: u64, book: &Book) {
+        let due: Vec<(&'static str, String)> = self
+            .waiting
+            .iter()
+            .filter(|(_, waiting)| waiting.after.is_some_and(|after| after <= step))
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in due {
+            let held = book.holds(key.0, &key.1);
+            if held {
+                self.absent.remove(&key);
+            } else {
+                self.absent.insert(key.clone());
+            }
+            let Some(waiting) = self.waiting.remove(&key) else {
+                continue;
+            };
+            for reply in waiting.replies {
+                // The asker may be gone; then nobody needs the answer.
+                match reply {
+                    Reply::Host(reply) => drop(reply.send(Ok(()))),
+                    Reply::Workload(reply) => {
+                        let record = book.workload(&key.1);
+                        drop(reply.send(record.map(|record| Arc::new(described(&record)))));
+                    }
+                }
+            }
+        }
+    }
+
+    fn evict(&mut self, name: String) {
+        let own = VirtualHostName::parse(&name).is_some_and(|name| {
+            naka_types::host::Host::parse(&name.host)
+                .is_ok_and(|host| host.service().is_some_and(|(_, ns)| ns == self.namespace))
+        });
+        self.absent.remove(&(type_url::VIRTUAL_HOST, name.clone()));
+        self.send(Command::Unsubscribe {
+            type_url: type_url::VIRTUAL_HOST.to_owned(),
+            names: vec![name.clone()],
+        });
+        // Names of the own namespace are held anyway.
+        if !own {
+            self.evicted.push(name);
+        }
+    }
+
+    fn send(&mut self, command: Command) {
+        self.unsent.push_back(command);
+        self.flush();
+    }
+
+    fn flush(&mut self) {
+        while let Some(command) = self.unsent.pop_front() {
+            match self.commands.try_send(command) {
+                Ok(()) => {}
+                Err(mpsc::error::TrySendError::Full(command)) => {
+                    self.unsent.push_front(command);
+                    return;
+                }
+                // The process is ending.
+                Err(mpsc::error::TrySendError::Closed(_)) => return,
+            }
+        }
+    }
+
+    /// Whether anything must happen later.
+    pub(crate) fn waits(&self) -> bool {
+        !self.waiting.is_empty()
+            || !self.unsent.is_empty()
+            || self.unsaved
+            || !self.evicted.is_empty()
+    }
+
+    /// Refuses what waited too long; returns names whose virtual hosts are to be dropped.
+    pub(crate) fn tick(&mut self) -> Vec<String> {
+        self.flush();
+        let now = Instant::now();
+        self.waiting.retain(|_, waiting| {
+            let patient = now.duration_since(waiting.since) < PATIENCE;
+            if !patient {
+                for reply in waiting.replies.drain(..) {
+                    match reply {
+                        Reply::Host(reply) => drop(reply.send(Err(Reason::ConfigUnavailable))),
+                        Reply::Workload(reply) => drop(reply.send(None)),
+                    }
+                }
+            }
+            patient
+        });
+        std::mem::take(&mut self.evicted)
+    }
+
+    pub(crate) fn take_unsaved(&mut self) -> bool {
+        std::mem::take(&mut self.unsaved)
+    }
+
+    pub(crate) fn called(&self) -> Vec<String> {
+        self.called.in_order()
+    }
+}
+
+fn described(record: &WorkloadRecord) -> Workload {
+    let principal = SpiffeId::new(
+        DEFAULT_TRUST_DOMAIN,
+        &record.namespace,
+        &record.service_account,
+    )
+    .map(|id| id.to_string())
+    .unwrap_or_default();
+    Workload::new(
+        &record.workload_name,
+        &record.namespace,
+        &principal,
+        "Kubernetes",
+        &record.labels,
+    )
+}
