@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Label sets a shard keeps apart. A sidecar calls at most 1,000 names; a gateway's peers are bounded by its routes.
-pub(crate) const CAP: usize = 4_000;
+/// Label sets a shard keeps apart. A sidecar calls at most 1,000 names; and a set is about 80 kB of exposition.
+const CAP: usize = 1_000;
 
 /// A label set of a process-wide number, in the order given.
 pub(crate) type Pairs = Vec<(&'static str, String)>;
@@ -46,7 +46,9 @@ impl Metrics {
         self.shard_of(CAP)
     }
 
-    pub(crate) fn shard_of(&self, cap: usize) -> Shard {
+    /// A shard that keeps another number of label sets apart.
+    #[must_use]
+    pub fn shard_of(&self, cap: usize) -> Shard {
         let shard = Arc::new(ShardInner {
             cap,
             requests: Mutex::default(),

@@ -9,7 +9,7 @@ use crate::{Error, disk, hex, random_bytes};
 use rcgen::{Issuer, KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 const WORD: &str = "naka-authority";
@@ -89,12 +89,12 @@ fn save(
     })
 }
 
-fn load(path: &PathBuf, trust_domain: &str) -> Result<Option<Kept>, Error> {
+fn load(path: &Path, trust_domain: &str) -> Result<Option<Kept>, Error> {
     let Some(text) = disk::read(path)? else {
         return Ok(None);
     };
     let damaged = |what: &str| Error::Damaged {
-        path: path.clone(),
+        path: path.to_owned(),
         what: what.to_owned(),
     };
     let rest = disk::after_format_line(path, &text, WORD, FORMAT)?;
