@@ -60,9 +60,13 @@ pub(crate) fn load(dir: &Path) -> Result<Option<Result<Checkpoint, String>>, Err
     let parts = bytes
         .strip_prefix(MAGIC)
         .and_then(|rest| rest.split_first_chunk::<4>())
-        .and_then(|(format, rest)| Some((u32::from_le_bytes(*format), rest.split_first_chunk::<4>()?)));
+        .and_then(|(format, rest)| {
+            Some((u32::from_le_bytes(*format), rest.split_first_chunk::<4>()?))
+        });
     let Some((format, (crc, body))) = parts else {
-        return Ok(Some(Err("the snapshot file is not one and was ignored".to_owned())));
+        return Ok(Some(Err(
+            "the snapshot file is not one and was ignored".to_owned()
+        )));
     };
     if format > FORMAT {
         return Err(Error::NewerFormat {
@@ -72,10 +76,14 @@ pub(crate) fn load(dir: &Path) -> Result<Option<Result<Checkpoint, String>>, Err
         });
     }
     if crc32c::crc32c(body) != u32::from_le_bytes(*crc) {
-        return Ok(Some(Err("the snapshot file is damaged and was ignored".to_owned())));
+        return Ok(Some(Err(
+            "the snapshot file is damaged and was ignored".to_owned()
+        )));
     }
     Ok(Some(match serde_json::from_slice::<Stored>(body) {
-        Err(error) => Err(format!("the snapshot file cannot be read and was ignored: {error}")),
+        Err(error) => Err(format!(
+            "the snapshot file cannot be read and was ignored: {error}"
+        )),
         Ok(stored) => Ok(Checkpoint {
             hash: stored.hash,
             folded: Folded {

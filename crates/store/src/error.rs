@@ -40,7 +40,9 @@ pub enum Error {
     #[error("read-only until `naka store repair`: {0}")]
     ReadOnly(String),
     /// The object is no longer at the revision the caller expected.
-    #[error("{object} is at resourceVersion {actual}, not at {expected}: read it again and repeat the change")]
+    #[error(
+        "{object} is at resourceVersion {actual}, not at {expected}: read it again and repeat the change"
+    )]
     Conflict {
         /// Which object.
         object: ObjectRef,

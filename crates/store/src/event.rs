@@ -132,7 +132,13 @@ impl Draft {
 
     /// Something worth remembering that changes no state.
     #[must_use]
-    pub fn note(actor: &str, cause: &str, kind: &str, object: Option<ObjectRef>, value: Value) -> Self {
+    pub fn note(
+        actor: &str,
+        cause: &str,
+        kind: &str,
+        object: Option<ObjectRef>,
+        value: Value,
+    ) -> Self {
         Self {
             object,
             after: Some(value),
@@ -236,10 +242,12 @@ pub(crate) mod hex32 {
     use std::fmt::Write;
 
     pub(crate) fn text(bytes: &[u8]) -> String {
-        bytes.iter().fold(String::with_capacity(64), |mut text, byte| {
-            write!(text, "{byte:02x}").expect("invariant: writing to a String cannot fail");
-            text
-        })
+        bytes
+            .iter()
+            .fold(String::with_capacity(64), |mut text, byte| {
+                write!(text, "{byte:02x}").expect("invariant: writing to a String cannot fail");
+                text
+            })
     }
 
     pub(crate) fn parse(text: &str) -> Option<[u8; 32]> {

@@ -34,7 +34,10 @@ impl Snapshot {
     }
 
     /// The records of a kind, by id.
-    pub fn records_of<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = (&'a str, &'a Arc<Value>)> {
+    pub fn records_of<'a>(
+        &'a self,
+        kind: &'a str,
+    ) -> impl Iterator<Item = (&'a str, &'a Arc<Value>)> {
         self.records
             .range((kind.to_owned(), String::new())..)
             .take_while(move |((have, _), _)| have == kind)
@@ -132,8 +135,14 @@ impl Folded {
 
 impl From<&Snapshot> for Folded {
     fn from(snapshot: &Snapshot) -> Self {
-        let readable = snapshot.objects.iter().map(|(key, object)| (key, &object.raw));
-        let unreadable = snapshot.unreadable.iter().map(|(key, value)| (key, value.as_ref()));
+        let readable = snapshot
+            .objects
+            .iter()
+            .map(|(key, object)| (key, &object.raw));
+        let unreadable = snapshot
+            .unreadable
+            .iter()
+            .map(|(key, value)| (key, value.as_ref()));
         Self {
             revision: snapshot.revision,
             objects: readable
@@ -159,7 +168,12 @@ enum Change<'a> {
 
 impl<'a> Change<'a> {
     fn of(event: &'a Event) -> Self {
-        match (&event.record, &event.object, event.kind.as_str(), &event.after) {
+        match (
+            &event.record,
+            &event.object,
+            event.kind.as_str(),
+            &event.after,
+        ) {
             (Some(key), _, _, after) => Self::Record(key, after.as_ref()),
             (None, Some(object), PUT, Some(after)) => {
                 Self::Put(object, with_revision(after.clone(), event.seq))

@@ -79,7 +79,11 @@ impl Recovery {
 
 impl fmt::Display for Recovery {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "log read to revision {} ({} records)", self.revision, self.records)?;
+        write!(
+            f,
+            "log read to revision {} ({} records)",
+            self.revision, self.records
+        )?;
         if let Some(torn) = &self.torn {
             write!(
                 f,
@@ -90,7 +94,9 @@ impl fmt::Display for Recovery {
         if let Some(damage) = &self.damage {
             write!(f, "; DAMAGED: {damage}")?;
         }
-        self.remarks.iter().try_for_each(|remark| write!(f, "; {remark}"))
+        self.remarks
+            .iter()
+            .try_for_each(|remark| write!(f, "; {remark}"))
     }
 }
 
@@ -168,7 +174,9 @@ pub(crate) struct Link {
 
 /// The lines of a payload.
 pub(crate) fn lines(payload: &[u8]) -> impl Iterator<Item = &[u8]> {
-    payload.split(|byte| *byte == b'\n').filter(|line| !line.is_empty())
+    payload
+        .split(|byte| *byte == b'\n')
+        .filter(|line| !line.is_empty())
 }
 
 fn word(bytes: &[u8]) -> u32 {

@@ -28,7 +28,8 @@ pub(crate) fn claim(dir: &Path) -> Result<File, Error> {
         return Err(match error {
             fs::TryLockError::WouldBlock => {
                 let mut text = String::new();
-                let known = file.read_to_string(&mut text).is_ok() && text.trim().parse::<u32>().is_ok();
+                let known =
+                    file.read_to_string(&mut text).is_ok() && text.trim().parse::<u32>().is_ok();
                 Error::Locked {
                     dir: dir.display().to_string(),
                     holder: if known {

@@ -70,7 +70,10 @@ impl Planner<'_> {
     }
 
     fn put(&mut self, mut draft: Draft, now_ms: u64) -> Result<Action, Error> {
-        let object = draft.object.clone().expect("invariant: matched by the caller");
+        let object = draft
+            .object
+            .clone()
+            .expect("invariant: matched by the caller");
         let before = self.object(&object).cloned();
         check_expectation(&draft, &object, before.as_ref())?;
         let mut after = draft
@@ -80,7 +83,11 @@ impl Planner<'_> {
         if is_secret(&object) {
             self.sealer.seal(&object, &mut after, before.as_ref())?;
         }
-        let time = if draft.time_ms == 0 { now_ms } else { draft.time_ms };
+        let time = if draft.time_ms == 0 {
+            now_ms
+        } else {
+            draft.time_ms
+        };
         finish(&object, &mut after, before.as_ref(), time)?;
         let action = match &before {
             Some(before) if same_but_revision(before, &after) => return Ok(Action::Unchanged),
@@ -88,14 +95,21 @@ impl Planner<'_> {
             None => Action::Created,
         };
         let mut seen = after.clone();
-        set_meta(&mut seen, "resourceVersion", Value::String(self.next_seq().to_string()));
+        set_meta(
+            &mut seen,
+            "resourceVersion",
+            Value::String(self.next_seq().to_string()),
+        );
         self.objects.insert(object, Some(seen));
         self.push(draft, now_ms, before, Some(after));
         Ok(action)
     }
 
     fn delete(&mut self, draft: Draft, now_ms: u64) -> Result<Action, Error> {
-        let object = draft.object.clone().expect("invariant: matched by the caller");
+        let object = draft
+            .object
+            .clone()
+            .expect("invariant: matched by the caller");
         let Some(before) = self.object(&object).cloned() else {
             return Err(Error::NotFound(object));
         };
@@ -106,10 +120,17 @@ impl Planner<'_> {
     }
 
     fn record(&mut self, draft: Draft, now_ms: u64) -> Action {
-        let key = draft.record.clone().expect("invariant: matched by the caller");
+        let key = draft
+            .record
+            .clone()
+            .expect("invariant: matched by the caller");
         let before = match self.records.get(&key) {
             Some(own) => own.clone(),
-            None => self.state.records.get(&key).map(|value| value.as_ref().clone()),
+            None => self
+                .state
+                .records
+                .get(&key)
+                .map(|value| value.as_ref().clone()),
         };
         if before == draft.after {
             return Action::Unchanged;
@@ -136,7 +157,11 @@ impl Planner<'_> {
         self.events.push(Event {
             seq,
             revision: seq,
-            time_ms: if draft.time_ms == 0 { now_ms } else { draft.time_ms },
+            time_ms: if draft.time_ms == 0 {
+                now_ms
+            } else {
+                draft.time_ms
+            },
             actor: draft.actor,
             cause: draft.cause,
             kind: draft.kind,
@@ -158,7 +183,11 @@ pub(crate) fn revision_of(value: &Value) -> u64 {
         .unwrap_or(0)
 }
 
-fn check_expectation(draft: &Draft, object: &ObjectRef, before: Option<&Value>) -> Result<(), Error> {
+fn check_expectation(
+    draft: &Draft,
+    object: &ObjectRef,
+    before: Option<&Value>,
+) -> Result<(), Error> {
     match (draft.expect, before) {
         (None, _) | (Some(0), None) => Ok(()),
         (Some(0), Some(_)) => Err(Error::AlreadyExists(object.clone())),
@@ -180,28 +209,44 @@ fn finish(
     time_ms: u64,
 ) -> Result<(), Error> {
     let invalid = |why: &str| Error::Invalid(format!("{object}: {why}"));
-    let map = after.as_object_mut().ok_or_else(|| invalid("not an object"))?;
+    let map = after
+        .as_object_mut()
+        .ok_or_else(|| invalid("not an object"))?;
     map.remove("status");
     let meta = map
         .entry("metadata")
         .or_insert_with(|| Value::Object(Map::new()))
         .as_object_mut()
         .ok_or_else(|| invalid("metadata is not an object"))?;
-    for field in ["resourceVersion", "managedFields", "selfLink", "generation", "uid", "creationTimestamp"] {
+    for field in [
+        "resourceVersion",
+        "managedFields",
+        "selfLink",
+        "generation",
+        "uid",
+        "creationTimestamp",
+    ] {
         meta.remove(field);
     }
     meta.insert("name".to_owned(), Value::String(object.name.clone()));
     if object.namespace.is_empty() {
         meta.remove("namespace");
     } else {
-        meta.insert("namespace".to_owned(), Value::String(object.namespace.clone()));
+        meta.insert(
+            "namespace".to_owned(),
+            Value::String(object.namespace.clone()),
+        );
     }
     for field in ["labels", "annotations"] {
-        if meta.get(field).is_some_and(|map| map.is_null() || map == &json!({})) {
+        if meta
+            .get(field)
+            .is_some_and(|map| map.is_null() || map == &json!({}))
+        {
             meta.remove(field);
         }
     }
-    let kept = |field: &str| before.and_then(|before| before.pointer(&format!("/metadata/{field}")));
+    let kept =
+        |field: &str| before.and_then(|before| before.pointer(&format!("/metadata/{field}")));
     let (uid, created) = (kept("uid").cloned(), kept("creationTimestamp").cloned());
     let generation = kept("generation").and_then(Value::as_u64).unwrap_or(0);
     let uid = match uid {
@@ -227,7 +272,8 @@ fn same_spec(one: &Value, two: &Value) -> bool {
     let (Some(one), Some(two)) = (one.as_object(), two.as_object()) else {
         return one == two;
     };
-    let rest = |map: &Map<String, Value>| map.keys().filter(|key| key.as_str() != "metadata").count();
+    let rest =
+        |map: &Map<String, Value>| map.keys().filter(|key| key.as_str() != "metadata").count();
     rest(one) == rest(two)
         && one
             .iter()

@@ -62,19 +62,31 @@ impl Store {
     /// # Errors
     /// [`Error::Gone`] when some of them are not held any more, [`Error::NoSuchRevision`] for the future.
     pub fn since(&self, revision: u64) -> Result<Vec<Arc<Event>>, Error> {
-        let recent = self.shared.recent.read().unwrap_or_else(PoisonError::into_inner);
+        let recent = self
+            .shared
+            .recent
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
         if revision < recent.gone {
             return Err(Error::Gone {
                 asked: revision,
                 oldest: recent.gone,
             });
         }
-        let last = recent.events.back().map_or(recent.gone, |(event, _)| event.seq);
+        let last = recent
+            .events
+            .back()
+            .map_or(recent.gone, |(event, _)| event.seq);
         if revision > last {
             return Err(Error::NoSuchRevision(revision));
         }
         let skip = usize::try_from(revision - recent.gone).unwrap_or(usize::MAX);
-        Ok(recent.events.iter().skip(skip).map(|(event, _)| event.clone()).collect())
+        Ok(recent
+            .events
+            .iter()
+            .skip(skip)
+            .map(|(event, _)| event.clone())
+            .collect())
     }
 
     /// The state as it was after the commit that holds `revision`; 0 is the empty state.
@@ -114,7 +126,11 @@ impl Store {
         // Of several events about one object the first knows what was there before the commit.
         let mut first: BTreeMap<ObjectRef, Arc<Event>> = BTreeMap::new();
         let mut order = Vec::new();
-        for event in self.read(*own)?.into_iter().filter(|event| event.is_object()) {
+        for event in self
+            .read(*own)?
+            .into_iter()
+            .filter(|event| event.is_object())
+        {
             if let Some(object) = event.object.clone()
                 && !first.contains_key(&object)
             {
@@ -127,7 +143,11 @@ impl Store {
         }
         for span in later {
             for event in self.read(*span)? {
-                if let Some(object) = event.object.as_ref().filter(|o| event.is_object() && first.contains_key(o)) {
+                if let Some(object) = event
+                    .object
+                    .as_ref()
+                    .filter(|o| event.is_object() && first.contains_key(o))
+                {
                     return Err(Error::UndoConflict {
                         revision,
                         later: event.revision,
@@ -165,7 +185,11 @@ impl Store {
 
     /// Records that hold `from` or anything later.
     fn spans(&self, from: u64) -> Vec<Span> {
-        let spans = self.shared.spans.read().unwrap_or_else(PoisonError::into_inner);
+        let spans = self
+            .shared
+            .spans
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
         let start = spans.partition_point(|span| span.last < from);
         spans[start..].to_vec()
     }

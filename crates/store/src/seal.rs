@@ -52,9 +52,14 @@ impl Sealer {
                 place::replace(dir, FILE, &[FILE_MAGIC, &key])?;
                 key
             }
-            None => return Err(bad("the log holds secrets but their key is missing; restore it from a backup")),
+            None => {
+                return Err(bad(
+                    "the log holds secrets but their key is missing; restore it from a backup",
+                ));
+            }
         };
-        let key = RandomizedNonceKey::new(&AES_256_GCM, &material).map_err(|_| bad("not usable as a key"))?;
+        let key = RandomizedNonceKey::new(&AES_256_GCM, &material)
+            .map_err(|_| bad("not usable as a key"))?;
         Ok(Self { key })
     }
 
@@ -100,7 +105,9 @@ impl Sealer {
         let old = before.and_then(|before| before.get("data"));
         for (key, slot) in &mut data {
             let old = old.and_then(|old| old.get(key)).and_then(Value::as_str);
-            let sealed = self.seal_one(object, key, slot.as_str(), old).map_err(&fail)?;
+            let sealed = self
+                .seal_one(object, key, slot.as_str(), old)
+                .map_err(&fail)?;
             *slot = Value::String(sealed);
         }
         map.insert("data".to_owned(), Value::Object(data));
@@ -127,7 +134,9 @@ impl Sealer {
             return Ok(text.to_owned());
         }
         if let Some(old) = old
-            && self.open_one(object, key, old).is_ok_and(|old| old == plain)
+            && self
+                .open_one(object, key, old)
+                .is_ok_and(|old| old == plain)
         {
             return Ok(old.to_owned());
         }
@@ -187,7 +196,9 @@ impl std::fmt::Debug for Sealer {
 
 fn bound_to(object: &ObjectRef, key: &str) -> Vec<u8> {
     // Kubernetes names hold no NUL, so the parts cannot run into one another.
-    [object.namespace.as_str(), &object.name, key].join("\0").into_bytes()
+    [object.namespace.as_str(), &object.name, key]
+        .join("\0")
+        .into_bytes()
 }
 
 /// Whether a value is a Secret's.
@@ -235,16 +246,25 @@ mod tests {
     fn values_are_sealed_bound_to_their_place_and_stable() {
         let dir = tempfile::tempdir().unwrap();
         let sealer = Sealer::open(dir.path(), true).unwrap();
-        let mode = std::fs::metadata(dir.path().join("seal.key")).unwrap().permissions().mode();
+        let mode = std::fs::metadata(dir.path().join("seal.key"))
+            .unwrap()
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600);
         let mut one = json!({"kind": "Secret", "stringData": {"password": "4111-1111"}, "data": {"b": BASE64.encode("x")},
             "metadata": {"annotations": {"kubectl.kubernetes.io/last-applied-configuration": "4111-1111"}}});
         let plain = one.clone();
         sealer.seal(&named("a"), &mut one, None).unwrap();
-        assert!(!one.to_string().contains("4111") && !one.to_string().contains(&BASE64.encode("4111-1111")));
+        assert!(
+            !one.to_string().contains("4111")
+                && !one.to_string().contains(&BASE64.encode("4111-1111"))
+        );
         let open = sealer.reveal(&named("a"), &one).unwrap();
         assert_eq!(open["password"], b"4111-1111");
-        assert!(sealer.reveal(&named("other"), &one).is_err(), "a copied value must not open");
+        assert!(
+            sealer.reveal(&named("other"), &one).is_err(),
+            "a copied value must not open"
+        );
         let mut again = plain;
         sealer.seal(&named("a"), &mut again, Some(&one)).unwrap();
         assert_eq!(again, one, "an equal value keeps its ciphertext");
@@ -266,10 +286,20 @@ mod tests {
         sealer.seal(&named("a"), &mut value, None).unwrap();
         let other = Sealer::open(two.path(), true).unwrap();
         assert!(other.reveal(&named("a"), &value).is_err());
-        assert!(Sealer::open(one.path(), false).unwrap().reveal(&named("a"), &value).is_ok());
+        assert!(
+            Sealer::open(one.path(), false)
+                .unwrap()
+                .reveal(&named("a"), &value)
+                .is_ok()
+        );
         std::fs::write(one.path().join("seal.key"), b"short").unwrap();
         assert!(Sealer::open(one.path(), true).is_err());
         std::fs::write(one.path().join("seal.key"), b"NAKASEA\x02 newer").unwrap();
-        assert!(Sealer::open(one.path(), true).unwrap_err().to_string().contains("newer"));
+        assert!(
+            Sealer::open(one.path(), true)
+                .unwrap_err()
+                .to_string()
+                .contains("newer")
+        );
     }
 }

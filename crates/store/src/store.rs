@@ -108,9 +108,9 @@ impl Store {
         let sealer = Arc::new(Sealer::open(dir, !sealed)?);
         let state = folded.decode();
         for object in state.unreadable.keys() {
-            recovery
-                .remarks
-                .push(format!("{object} cannot be read by this version and is not in force"));
+            recovery.remarks.push(format!(
+                "{object} cannot be read by this version and is not in force"
+            ));
         }
         let shared = Arc::new(Shared {
             snapshot: RwLock::new(Arc::new(state.clone())),
@@ -177,7 +177,8 @@ impl Store {
             });
         };
         let kept = dir.join(format!("log.damaged-{}", stamp::now_ms()));
-        std::fs::copy(&path, &kept).map_err(|error| Error::io(format!("keeping {}", kept.display()), error))?;
+        std::fs::copy(&path, &kept)
+            .map_err(|error| Error::io(format!("keeping {}", kept.display()), error))?;
         File::open(&kept)
             .and_then(|kept| kept.sync_all())
             .map_err(|error| Error::io(format!("keeping {}", kept.display()), error))?;
@@ -185,7 +186,8 @@ impl Store {
         if snapshot.exists() {
             // It may be ahead of what is kept; the next one is made from the log.
             let aside = kept.with_extension("snapshot");
-            std::fs::rename(&snapshot, &aside).map_err(|error| Error::io("moving the snapshot aside", error))?;
+            std::fs::rename(&snapshot, &aside)
+                .map_err(|error| Error::io("moving the snapshot aside", error))?;
         }
         let body = sound_part(&file, replay.scan.end)?;
         place::replace(dir, LOG, &[&log::file_head(), &body])?;
@@ -310,7 +312,9 @@ impl Replay {
                     }
                     ahead = met.is_none().then_some(revision);
                     if met.is_some() {
-                        remarks.push("the snapshot file is not of this log and was ignored".to_owned());
+                        remarks.push(
+                            "the snapshot file is not of this log and was ignored".to_owned(),
+                        );
                     }
                 }
             }
@@ -344,7 +348,9 @@ impl Replay {
     ) -> Result<(Self, Option<[u8; 32]>), Error> {
         file.seek(SeekFrom::Start(0))
             .map_err(|error| Error::io("reading the log", error))?;
-        let mut folded = checkpoint.map(|checkpoint| checkpoint.folded).unwrap_or_default();
+        let mut folded = checkpoint
+            .map(|checkpoint| checkpoint.folded)
+            .unwrap_or_default();
         let base = folded.revision;
         let mut recent = Recent::after(base);
         let mut met = None;
@@ -355,7 +361,8 @@ impl Replay {
             if seq <= base {
                 return Ok(());
             }
-            let event: Event = serde_json::from_slice(line).map_err(|error| format!("not an event: {error}"))?;
+            let event: Event =
+                serde_json::from_slice(line).map_err(|error| format!("not an event: {error}"))?;
             folded.apply(&event);
             recent.push(Arc::new(event), line.len());
             Ok(())

@@ -16,7 +16,10 @@ fn full() -> bool {
 }
 
 fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
 }
 
 fn open(dir: &Path) -> Arc<Store> {
@@ -37,7 +40,12 @@ fn service(name: &str, port: u16) -> Value {
 }
 
 fn put(name: &str, port: u16) -> Draft {
-    Draft::put("user:test", "because", named("Service", name), service(name, port))
+    Draft::put(
+        "user:test",
+        "because",
+        named("Service", name),
+        service(name, port),
+    )
 }
 
 /// A directory with `count` commits in its log.
@@ -46,7 +54,10 @@ fn written(count: u16) -> tempfile::TempDir {
     let store = open(dir.path());
     runtime().block_on(async {
         for index in 0..count {
-            store.commit(vec![put(&format!("s{}", index % 7), 1000 + index)]).await.unwrap();
+            store
+                .commit(vec![put(&format!("s{}", index % 7), 1000 + index)])
+                .await
+                .unwrap();
         }
     });
     drop(store);

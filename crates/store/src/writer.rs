@@ -69,7 +69,9 @@ impl Recent {
     pub(crate) fn push(&mut self, event: Arc<Event>, bytes: usize) {
         self.events.push_back((event, bytes));
         self.bytes += bytes;
-        while self.events.len() > RECENT_EVENTS || self.bytes > RECENT_BYTES && self.events.len() > 1 {
+        while self.events.len() > RECENT_EVENTS
+            || self.bytes > RECENT_BYTES && self.events.len() > 1
+        {
             if let Some((event, bytes)) = self.events.pop_front() {
                 self.bytes -= bytes;
                 self.gone = event.seq;
@@ -168,7 +170,8 @@ impl Writer {
         let (mut payload, mut sizes, mut hash) = (Vec::new(), Vec::new(), self.hash);
         for event in &mut events {
             event.prev_hash = hash;
-            let line = serde_json::to_vec(event).map_err(|error| Error::Invalid(error.to_string()))?;
+            let line =
+                serde_json::to_vec(event).map_err(|error| Error::Invalid(error.to_string()))?;
             hash = log::line_hash(&line);
             sizes.push(line.len());
             payload.extend_from_slice(&line);
@@ -216,12 +219,25 @@ impl Writer {
 
     /// Makes the group visible, then answers.
     fn publish(&self, group: Vec<Ready>) {
-        let before = self.shared.snapshot.read().unwrap_or_else(PoisonError::into_inner).revision;
+        let before = self
+            .shared
+            .snapshot
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .revision;
         if self.state.revision != before {
-            let mut spans = self.shared.spans.write().unwrap_or_else(PoisonError::into_inner);
+            let mut spans = self
+                .shared
+                .spans
+                .write()
+                .unwrap_or_else(PoisonError::into_inner);
             spans.extend(group.iter().filter_map(|ready| ready.span));
             drop(spans);
-            let mut recent = self.shared.recent.write().unwrap_or_else(PoisonError::into_inner);
+            let mut recent = self
+                .shared
+                .recent
+                .write()
+                .unwrap_or_else(PoisonError::into_inner);
             for ready in &group {
                 for (event, size) in ready.commit.events.iter().zip(&ready.sizes) {
                     recent.push(event.clone(), *size);
@@ -229,7 +245,11 @@ impl Writer {
             }
             drop(recent);
             let snapshot = Arc::new(self.state.clone());
-            *self.shared.snapshot.write().unwrap_or_else(PoisonError::into_inner) = snapshot;
+            *self
+                .shared
+                .snapshot
+                .write()
+                .unwrap_or_else(PoisonError::into_inner) = snapshot;
             self.shared.revision.send_replace(self.state.revision);
         }
         for ready in group {
@@ -243,7 +263,11 @@ impl Writer {
         if self.state.revision < self.checkpointed + self.checkpoint_every {
             return;
         }
-        if self.saving.as_ref().is_some_and(|saving| !saving.is_finished()) {
+        if self
+            .saving
+            .as_ref()
+            .is_some_and(|saving| !saving.is_finished())
+        {
             return;
         }
         self.checkpointed = self.state.revision;

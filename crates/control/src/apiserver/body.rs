@@ -23,6 +23,11 @@ pub(crate) async fn bytes(body: Body) -> Outcome<Vec<u8>> {
 /// Reads a JSON body.
 pub(crate) async fn json(content_type: &str, body: Body) -> Outcome<Value> {
     let kind = content_type.split(';').next().unwrap_or_default().trim();
+    if kind == "application/vnd.kubernetes.protobuf" {
+        return Err(Problem::media_type(
+            "protobuf bodies are not understood: send JSON (with kubectl, write the object to a file and use -f)",
+        ));
+    }
     if !kind.is_empty() && kind != "application/json" {
         return Err(Problem::media_type(format!(
             "a body of type {kind} is not understood; send application/json"

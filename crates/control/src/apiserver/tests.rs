@@ -51,7 +51,10 @@ impl Live for Fake {
     }
 
     fn proxies(&self) -> Answer<'_, Vec<Value>> {
-        now(vec![json!({"name": "order-1", "namespace": "default"}), json!({"name": "x", "namespace": "other"})])
+        now(vec![
+            json!({"name": "order-1", "namespace": "default"}),
+            json!({"name": "x", "namespace": "other"}),
+        ])
     }
 
     fn workloads(&self) -> Answer<'_, Vec<Value>> {
@@ -75,7 +78,12 @@ impl Live for Fake {
         now(Vec::new())
     }
 
-    fn effect(&self, _before: Arc<Snapshot>, _after: Arc<Snapshot>, changed: Vec<ObjectRef>) -> Answer<'_, Vec<Effect>> {
+    fn effect(
+        &self,
+        _before: Arc<Snapshot>,
+        _after: Arc<Snapshot>,
+        changed: Vec<ObjectRef>,
+    ) -> Answer<'_, Vec<Effect>> {
         let effect = Effect {
             proxies: vec!["order-1".to_owned()],
             ..Effect::default()
@@ -117,10 +125,18 @@ impl Server {
     async fn in_dir(dir: tempfile::TempDir, tune: impl FnOnce(&mut State)) -> Self {
         let (store, recovery) = Store::open(&dir.path().join("mesh"), Settings::default()).unwrap();
         assert!(recovery.is_clean(), "{recovery}");
-        let authority = Authority::open_or_create(&dir.path().join("ca"), "cluster.local", now_s()).unwrap();
+        let authority =
+            Authority::open_or_create(&dir.path().join("ca"), "cluster.local", now_s()).unwrap();
         let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST)];
         let day = Duration::from_hours(24);
-        let certificate = ServerCert::issue(&authority, &["localhost".to_owned()], &loopback, day, now_s()).unwrap();
+        let certificate = ServerCert::issue(
+            &authority,
+            &["localhost".to_owned()],
+            &loopback,
+            day,
+            now_s(),
+        )
+        .unwrap();
         let config = tls::api_server_tls(certificate, &[b"h2", b"http/1.1"]).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
@@ -184,7 +200,13 @@ impl Server {
     }
 
     /// A request over the control socket with headers of its own.
-    async fn with(&self, method: Method, path: &str, body: Value, headers: &[(&str, &str)]) -> (u16, Value) {
+    async fn with(
+        &self,
+        method: Method,
+        path: &str,
+        body: Value,
+        headers: &[(&str, &str)],
+    ) -> (u16, Value) {
         let stream = UnixStream::connect(&self.socket).await.unwrap();
         read(send(stream, method, path, body, headers).await).await
     }
@@ -194,7 +216,10 @@ impl Server {
         let stream = TcpStream::connect(&self.address).await.unwrap();
         let config = tls::token_client_config(&self.root_sha256(), &[b"http/1.1"]).unwrap();
         let name = rustls_pki_types::ServerName::try_from("127.0.0.1").unwrap();
-        let stream = tokio_rustls::TlsConnector::from(config).connect(name, stream).await.unwrap();
+        let stream = tokio_rustls::TlsConnector::from(config)
+            .connect(name, stream)
+            .await
+            .unwrap();
         let bearer = format!("Bearer {token}");
         let headers = [("authorization", bearer.as_str())];
         let headers = if token.is_empty() { &[][..] } else { &headers };
@@ -202,7 +227,9 @@ impl Server {
     }
 
     fn root_sha256(&self) -> String {
-        Authority::open_or_create(&self.dir.path().join("ca"), "cluster.local", now_s()).unwrap().root_sha256()
+        Authority::open_or_create(&self.dir.path().join("ca"), "cluster.local", now_s())
+            .unwrap()
+            .root_sha256()
     }
 
     /// An open watch.
@@ -217,7 +244,10 @@ impl Server {
     }
 
     async fn token(&self, request: Value) -> String {
-        self.post("/naka/v1/tokens", request).await["token"].as_str().unwrap().to_owned()
+        self.post("/naka/v1/tokens", request).await["token"]
+            .as_str()
+            .unwrap()
+            .to_owned()
     }
 }
 
@@ -230,13 +260,23 @@ async fn send(
 ) -> http::Response<Incoming> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);
-    let mut request = Request::builder().method(method).uri(path).header(header::HOST, "localhost");
+    let mut request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header(header::HOST, "localhost");
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
-    let bytes = if body.is_null() { Bytes::new() } else { Bytes::from(body.to_string()) };
+    let bytes = if body.is_null() {
+        Bytes::new()
+    } else {
+        Bytes::from(body.to_string())
+    };
     let request = request.body(Full::new(bytes)).unwrap();
-    tokio::time::timeout(PATIENCE, sender.send_request(request)).await.unwrap().unwrap()
+    tokio::time::timeout(PATIENCE, sender.send_request(request))
+        .await
+        .unwrap()
+        .unwrap()
 }
 
 async fn read(response: http::Response<Incoming>) -> (u16, Value) {
@@ -258,10 +298,21 @@ impl Watch {
             if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.buffer.drain(..=end).collect();
                 let mut event: Value = serde_json::from_slice(&line).unwrap();
-                return (event["type"].as_str().unwrap().to_owned(), event["object"].take());
+                return (
+                    event["type"].as_str().unwrap().to_owned(),
+                    event["object"].take(),
+                );
             }
-            let frame = tokio::time::timeout(PATIENCE, self.body.frame()).await.expect("no event came");
-            self.buffer.extend_from_slice(&frame.expect("the watch ended").unwrap().into_data().unwrap());
+            let frame = tokio::time::timeout(PATIENCE, self.body.frame())
+                .await
+                .expect("no event came");
+            self.buffer.extend_from_slice(
+                &frame
+                    .expect("the watch ended")
+                    .unwrap()
+                    .into_data()
+                    .unwrap(),
+            );
         }
     }
 }
@@ -270,15 +321,16 @@ impl Watch {
 async fn until<F: Future<Output = bool>>(what: &str, mut so: impl FnMut() -> F) {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     while !so().await {
-        assert!(tokio::time::Instant::now() < deadline, "{what} did not come to be");
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "{what} did not come to be"
+        );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
 fn route(name: &str, weight: u64) -> Value {
-    let destination = |subset: &str, weight: u64| {
-        json!({"destination": {"host": "payment", "subset": subset}, "weight": weight})
-    };
+    let destination = |subset: &str, weight: u64| json!({"destination": {"host": "payment", "subset": subset}, "weight": weight});
     json!({"apiVersion": "networking.istio.io/v1", "kind": "VirtualService",
         "metadata": {"name": name, "namespace": "default", "labels": {"app": name}},
         "spec": {"hosts": ["payment"], "http": [{"route": [destination("v1", 100 - weight), destination("v2", weight)]}]}})

@@ -159,17 +159,8 @@ fn forget_expired(state: &State) -> Vec<Draft> {
         let expires = value.get("expires").and_then(Value::as_u64);
         expires.is_some_and(|at| at + FORGOTTEN_AFTER < now)
     });
-    old.map(|(id, _)| {
-        Draft::record(
-            "system",
-            "expired",
-            "token.forget",
-            TOKEN_RECORD,
-            id,
-            None,
-        )
-    })
-    .collect()
+    old.map(|(id, _)| Draft::record("system", "expired", "token.forget", TOKEN_RECORD, id, None))
+        .collect()
 }
 
 /// `GET tokens`.

@@ -164,12 +164,7 @@ impl Scan {
     }
 }
 
-fn next(
-    input: &mut impl Read,
-    offset: u64,
-    left: u64,
-    checks: Checks,
-) -> std::io::Result<Next> {
+fn next(input: &mut impl Read, offset: u64, left: u64, checks: Checks) -> std::io::Result<Next> {
     if left == 0 {
         return Ok(Next::End);
     }
@@ -197,11 +192,13 @@ fn next(
     fill(input, &mut payload)?;
     if checks.crc && crc32c::crc32c(&payload) != word(&head[4..]) {
         let last = room == length as u64 || only_zeros(input)?;
-        return Ok(if last && unwritten_sector(offset + RECORD_HEAD as u64, &payload) {
-            Next::Torn
-        } else {
-            Next::Damaged("a record fails its checksum".to_owned())
-        });
+        return Ok(
+            if last && unwritten_sector(offset + RECORD_HEAD as u64, &payload) {
+                Next::Torn
+            } else {
+                Next::Damaged("a record fails its checksum".to_owned())
+            },
+        );
     }
     Ok(Next::Payload(payload))
 }
@@ -213,7 +210,8 @@ fn unwritten_sector(offset: u64, payload: &[u8]) -> bool {
     let edge = skip.min(payload.len());
     let (first, rest) = payload.split_at(edge);
     let zeros = |part: &[u8]| !part.is_empty() && part.iter().all(|byte| *byte == 0);
-    (first.len() >= 8 && zeros(first)) || rest.chunks(512).any(|part| part.len() >= 8 && zeros(part))
+    (first.len() >= 8 && zeros(first))
+        || rest.chunks(512).any(|part| part.len() >= 8 && zeros(part))
 }
 
 fn only_zeros(input: &mut impl Read) -> std::io::Result<bool> {

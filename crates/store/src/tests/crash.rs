@@ -18,7 +18,12 @@ fn child(dir: &Path, how: &str) -> Command {
     command
         .args(["-c", script])
         .arg(std::env::current_exe().unwrap())
-        .args(["--exact", "tests::crash::child_body", "--nocapture", "--test-threads=1"])
+        .args([
+            "--exact",
+            "tests::crash::child_body",
+            "--nocapture",
+            "--test-threads=1",
+        ])
         .env(DIR, dir)
         .env(HOW, how)
         .stdout(Stdio::piped());
@@ -89,7 +94,11 @@ fn kill_after(dir: &Path, how: &str, acks: usize) -> BTreeSet<String> {
     let rest: Vec<String> = lines.map_while(Result::ok).collect();
     child.wait().unwrap();
     let whole = rest.len().saturating_sub(1);
-    acknowledged.extend(rest[..whole].iter().filter_map(|line| line.strip_prefix("ack ").map(str::to_owned)));
+    acknowledged.extend(
+        rest[..whole]
+            .iter()
+            .filter_map(|line| line.strip_prefix("ack ").map(str::to_owned)),
+    );
     acknowledged
 }
 
@@ -97,7 +106,10 @@ fn lost(dir: &Path, acknowledged: &BTreeSet<String>) -> usize {
     let (store, recovery) = Store::open(dir, Settings::default()).unwrap();
     assert_eq!(recovery.damage, None);
     let state = store.snapshot();
-    acknowledged.iter().filter(|name| state.value(&named("Service", name)).is_none()).count()
+    acknowledged
+        .iter()
+        .filter(|name| state.value(&named("Service", name)).is_none())
+        .count()
 }
 
 #[test]
@@ -108,7 +120,12 @@ fn kill_9_during_a_thousand_concurrent_writes_loses_no_acknowledged_one() {
         let acks = rng.usize(500..4000);
         let acknowledged = kill_after(dir.path(), "sound", acks);
         assert!(acknowledged.len() >= acks);
-        assert_eq!(lost(dir.path(), &acknowledged), 0, "of {}", acknowledged.len());
+        assert_eq!(
+            lost(dir.path(), &acknowledged),
+            0,
+            "of {}",
+            acknowledged.len()
+        );
     }
     // The twin: a store that acknowledges first does lose writes, and this test sees it.
     let dir = tempfile::tempdir().unwrap();
@@ -134,8 +151,15 @@ fn fill_the_disk(dir: &Path) {
         let again = store.commit(vec![put("later", 1)]).await.unwrap_err();
         assert!(again.to_string().contains("until restart"), "{again}");
         assert!(store.not_writing().unwrap().contains("until restart"));
-        assert_eq!(store.snapshot().revision, state, "what failed is not shown either");
-        assert!(store.history(&crate::Filter::default(), 5).unwrap().len() == 5, "reading goes on");
+        assert_eq!(
+            store.snapshot().revision,
+            state,
+            "what failed is not shown either"
+        );
+        assert!(
+            store.history(&crate::Filter::default(), 5).unwrap().len() == 5,
+            "reading goes on"
+        );
         say("read on");
     });
 }
@@ -145,13 +169,23 @@ fn a_full_disk_stops_writing_with_a_plain_error_until_restart() {
     let dir = tempfile::tempdir().unwrap();
     let output = child(dir.path(), "full").output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
-    assert!(output.status.success() && text.contains("read on"), "{text}");
-    let told = text.lines().find_map(|line| line.strip_prefix("full ")).unwrap();
+    assert!(
+        output.status.success() && text.contains("read on"),
+        "{text}"
+    );
+    let told = text
+        .lines()
+        .find_map(|line| line.strip_prefix("full "))
+        .unwrap();
     assert!(told.contains("File too large"), "{told}");
-    let acknowledged: BTreeSet<String> =
-        text.lines().filter_map(|line| line.strip_prefix("ack ").map(str::to_owned)).collect();
+    let acknowledged: BTreeSet<String> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("ack ").map(str::to_owned))
+        .collect();
     assert!(acknowledged.len() > 10);
     assert_eq!(lost(dir.path(), &acknowledged), 0);
     let store = open(dir.path());
-    runtime().block_on(store.commit(vec![put("later", 1)])).unwrap();
+    runtime()
+        .block_on(store.commit(vec![put("later", 1)]))
+        .unwrap();
 }

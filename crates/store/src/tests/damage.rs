@@ -51,7 +51,11 @@ fn cut_at_any_byte_every_record_before_it_is_there_and_the_loss_is_named() {
     assert!(length > 8192, "the last 4 kB must not be the whole file");
     let step = if full() { 1 } else { 37 };
     for cut in length - 4096..=length {
-        let whole = sound.spans.iter().filter(|s| s.offset + u64::from(s.length) <= cut as u64).count();
+        let whole = sound
+            .spans
+            .iter()
+            .filter(|s| s.offset + u64::from(s.length) <= cut as u64)
+            .count();
         let boundary = sound.spans[whole - 1].offset + u64::from(sound.spans[whole - 1].length);
         let replay = read(dir.path(), &sound.bytes[..cut], Checks::ALL).unwrap();
         assert_eq!(replay.folded, sound.states[whole], "cut at {cut}");
@@ -71,14 +75,28 @@ fn opens_and_writes_on(bytes: &[u8], whole: u64, lost: u64) {
     fs::write(dir.path().join("log"), bytes).unwrap();
     let (store, recovery) = Store::open(dir.path(), Settings::default()).unwrap();
     assert_eq!(recovery.is_clean(), lost == 0);
-    let told = store.history(&Filter { kind_prefix: Some("store.loss".to_owned()), ..Filter::default() }, 9).unwrap();
+    let told = store
+        .history(
+            &Filter {
+                kind_prefix: Some("store.loss".to_owned()),
+                ..Filter::default()
+            },
+            9,
+        )
+        .unwrap();
     if lost > 0 {
         assert_eq!(told[0].after.as_ref().unwrap()["bytes"], lost);
-        assert!(recovery.to_string().contains(&format!("{lost} bytes")), "{recovery}");
+        assert!(
+            recovery.to_string().contains(&format!("{lost} bytes")),
+            "{recovery}"
+        );
     } else {
         assert!(told.is_empty());
     }
-    let next = runtime().block_on(store.commit(vec![put("next", 1)])).unwrap().revision;
+    let next = runtime()
+        .block_on(store.commit(vec![put("next", 1)]))
+        .unwrap()
+        .revision;
     assert_eq!(next, whole + told.len() as u64 + 1);
     drop(store);
     let (store, recovery) = Store::open(dir.path(), Settings::default()).unwrap();
@@ -90,7 +108,7 @@ fn a_flipped_bit_anywhere_is_found_and_the_sound_prefix_is_served_read_only() {
     let sound = sound(40);
     let dir = tempfile::tempdir().unwrap();
     let (mut undetected, rounds) = (0, if full() { 5000 } else { 200 });
-    let seed = 0x006e_616b_61;
+    let seed = 0x6e61_6b61;
     let mut rng = fastrand::Rng::with_seed(seed);
     for round in 0..rounds {
         let (at, bit) = (rng.usize(..sound.bytes.len()), rng.u8(..8));
@@ -99,44 +117,83 @@ fn a_flipped_bit_anywhere_is_found_and_the_sound_prefix_is_served_read_only() {
         let whole = if at < FILE_HEAD {
             sound.spans.len()
         } else {
-            sound.spans.iter().filter(|s| s.offset + u64::from(s.length) <= at as u64).count()
+            sound
+                .spans
+                .iter()
+                .filter(|s| s.offset + u64::from(s.length) <= at as u64)
+                .count()
         };
         let told = format!("seed {seed} round {round}: bit {bit} of byte {at}");
         let replay = read(dir.path(), &bytes, Checks::ALL).unwrap();
-        let damage = replay.recovery.damage.clone().unwrap_or_else(|| panic!("{told} not found"));
+        let damage = replay
+            .recovery
+            .damage
+            .clone()
+            .unwrap_or_else(|| panic!("{told} not found"));
         assert_eq!(replay.folded, sound.states[whole], "{told}");
         if at >= FILE_HEAD {
-            assert_eq!(damage.stranded, (sound.spans.len() - whole - 1) as u64, "{told}");
+            assert_eq!(
+                damage.stranded,
+                (sound.spans.len() - whole - 1) as u64,
+                "{told}"
+            );
         }
         if round % 20 == 0 {
             served_read_only_until_repaired(&bytes, whole as u64);
         }
         // The twin: a reader without checks takes some of these logs for sound.
-        let unchecked = Checks { crc: false, chain: false };
+        let unchecked = Checks {
+            crc: false,
+            chain: false,
+        };
         let blind = read(dir.path(), &bytes, unchecked);
         undetected += u32::from(blind.is_ok_and(|blind| {
             blind.recovery.is_clean() && blind.folded != *sound.states.last().unwrap()
         }));
     }
-    assert!(undetected > 0, "without its guard the reader must be fooled, else this test shows nothing");
+    assert!(
+        undetected > 0,
+        "without its guard the reader must be fooled, else this test shows nothing"
+    );
 }
 
 fn served_read_only_until_repaired(bytes: &[u8], whole: u64) {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("log"), bytes).unwrap();
     let (store, recovery) = Store::open(dir.path(), Settings::default()).unwrap();
-    assert_eq!((store.snapshot().revision, recovery.is_clean()), (whole, false));
-    let refused = runtime().block_on(store.commit(vec![put("x", 1)])).unwrap_err();
-    assert!(matches!(refused, Error::ReadOnly(_)) && refused.to_string().contains("store repair"), "{refused}");
+    assert_eq!(
+        (store.snapshot().revision, recovery.is_clean()),
+        (whole, false)
+    );
+    let refused = runtime()
+        .block_on(store.commit(vec![put("x", 1)]))
+        .unwrap_err();
+    assert!(
+        matches!(refused, Error::ReadOnly(_)) && refused.to_string().contains("store repair"),
+        "{refused}"
+    );
     assert!(store.not_writing().is_some());
-    assert!(matches!(Store::repair(dir.path()), Err(Error::Locked { .. })));
+    assert!(matches!(
+        Store::repair(dir.path()),
+        Err(Error::Locked { .. })
+    ));
     drop(store);
-    assert_eq!(fs::read(dir.path().join("log")).unwrap(), bytes, "opening a damaged log changes nothing in it");
+    assert_eq!(
+        fs::read(dir.path().join("log")).unwrap(),
+        bytes,
+        "opening a damaged log changes nothing in it"
+    );
     let repaired = Store::repair(dir.path()).unwrap();
     assert_eq!(repaired.revision, whole);
     assert_eq!(fs::read(repaired.kept_as.unwrap()).unwrap(), bytes);
     let store = open(dir.path());
-    assert_eq!(runtime().block_on(store.commit(vec![put("x", 1)])).unwrap().revision, whole + 1);
+    assert_eq!(
+        runtime()
+            .block_on(store.commit(vec![put("x", 1)]))
+            .unwrap()
+            .revision,
+        whole + 1
+    );
     drop(store);
     assert_eq!(Store::repair(dir.path()).unwrap().damage, None);
 }
@@ -184,8 +241,19 @@ fn a_record_taken_out_or_put_elsewhere_breaks_the_chain() {
         let replay = read(dir.path(), &bytes, Checks::ALL).unwrap();
         assert!(replay.recovery.damage.unwrap().what.contains("chain"));
         assert_eq!(replay.folded, sound.states[whole]);
-        let blind = read(dir.path(), &bytes, Checks { crc: true, chain: false }).unwrap();
-        assert_eq!(blind.recovery.damage, None, "without the chain nobody would notice");
+        let blind = read(
+            dir.path(),
+            &bytes,
+            Checks {
+                crc: true,
+                chain: false,
+            },
+        )
+        .unwrap();
+        assert_eq!(
+            blind.recovery.damage, None,
+            "without the chain nobody would notice"
+        );
     }
 }
 
@@ -202,7 +270,17 @@ fn newer_formats_are_refused_and_left_alone() {
         Store::open(dir.path(), Settings::default()).unwrap_err(),
         Store::repair(dir.path()).unwrap_err(),
     ] {
-        assert!(matches!(error, Error::NewerFormat { found: 2, known: 1, .. }), "{error}");
+        assert!(
+            matches!(
+                error,
+                Error::NewerFormat {
+                    found: 2,
+                    known: 1,
+                    ..
+                }
+            ),
+            "{error}"
+        );
     }
     assert_eq!(fs::read(&path).unwrap(), bytes);
 }
@@ -210,7 +288,9 @@ fn newer_formats_are_refused_and_left_alone() {
 #[test]
 fn snapshots_shorten_the_start_and_never_overrule_the_log() {
     let dir = tempfile::tempdir().unwrap();
-    let settings = Settings { checkpoint_every: 10 };
+    let settings = Settings {
+        checkpoint_every: 10,
+    };
     let (store, _) = Store::open(dir.path(), settings).unwrap();
     runtime().block_on(async {
         for port in 0..25 {
@@ -223,16 +303,33 @@ fn snapshots_shorten_the_start_and_never_overrule_the_log() {
     let from = recovery.from_snapshot.unwrap();
     assert!(from >= 10 && recovery.is_clean());
     assert_eq!(store.snapshot().objects, before.objects);
-    assert_eq!(store.at(3).unwrap().revision, 3, "older states come from the log");
+    assert_eq!(
+        store.at(3).unwrap().revision,
+        3,
+        "older states come from the log"
+    );
     drop(store);
 
     // A log that ends before its snapshot lost acknowledged events.
     let log = fs::read(dir.path().join("log")).unwrap();
-    let third = log::scan(&File::open(dir.path().join("log")).unwrap(), "log", Checks::ALL, |_, _, _| Ok(())).unwrap().spans[2];
+    let third = log::scan(
+        &File::open(dir.path().join("log")).unwrap(),
+        "log",
+        Checks::ALL,
+        |_, _, _| Ok(()),
+    )
+    .unwrap()
+    .spans[2];
     let end = usize::try_from(third.offset + u64::from(third.length)).unwrap();
     fs::write(dir.path().join("log"), &log[..end]).unwrap();
     let (store, recovery) = Store::open(dir.path(), settings).unwrap();
-    assert!(recovery.damage.unwrap().what.contains(&format!("events 4 to {from} are lost")));
+    assert!(
+        recovery
+            .damage
+            .unwrap()
+            .what
+            .contains(&format!("events 4 to {from} are lost"))
+    );
     assert_eq!(store.snapshot().revision, 3);
     drop(store);
     Store::repair(dir.path()).unwrap();
@@ -240,11 +337,23 @@ fn snapshots_shorten_the_start_and_never_overrule_the_log() {
 
     // A damaged snapshot file costs time, nothing else.
     fs::write(dir.path().join("log"), &log).unwrap();
-    fs::write(dir.path().join("snapshot"), b"NAKASNP\n\x01\0\0\0\0\0\0\0{}").unwrap();
+    fs::write(
+        dir.path().join("snapshot"),
+        b"NAKASNP\n\x01\0\0\0\0\0\0\0{}",
+    )
+    .unwrap();
     let (store, recovery) = Store::open(dir.path(), settings).unwrap();
-    assert!(recovery.damage.is_none() && recovery.to_string().contains("snapshot file is damaged"), "{recovery}");
+    assert!(
+        recovery.damage.is_none() && recovery.to_string().contains("snapshot file is damaged"),
+        "{recovery}"
+    );
     assert_eq!(store.snapshot().objects, before.objects);
     drop(store);
     fs::remove_file(dir.path().join("log")).unwrap();
-    assert!(Store::open(dir.path(), settings).unwrap_err().to_string().contains("missing"));
+    assert!(
+        Store::open(dir.path(), settings)
+            .unwrap_err()
+            .to_string()
+            .contains("missing")
+    );
 }

@@ -13,8 +13,15 @@ fn kubectl() -> Option<PathBuf> {
         return Some(found);
     }
     // Where the peers were set up, a missing one is a failure, not a reason to skip.
-    assert!(!root.join(".venv").exists(), "{} is missing: run scripts/setup.sh", found.display());
-    eprintln!("not run: no kubectl at {} (scripts/setup.sh installs it)", found.display());
+    assert!(
+        !root.join(".venv").exists(),
+        "{} is missing: run scripts/setup.sh",
+        found.display()
+    );
+    eprintln!(
+        "not run: no kubectl at {} (scripts/setup.sh installs it)",
+        found.display()
+    );
     None
 }
 
@@ -37,14 +44,23 @@ impl Kubectl {
 
     async fn run(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(&self.program);
-        command.args(["--kubeconfig", "config"]).args(arguments).current_dir(&self.home).env("HOME", self.home.path());
-        tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+        command
+            .args(["--kubeconfig", "config"])
+            .args(arguments)
+            .current_dir(&self.home)
+            .env("HOME", self.home.path());
+        tokio::task::spawn_blocking(move || command.output().unwrap())
+            .await
+            .unwrap()
     }
 
     /// Must succeed; gives stdout.
     async fn ok(&self, arguments: &[&str]) -> String {
         let output = self.run(arguments).await;
-        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let (out, err) = (
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr),
+        );
         assert!(output.status.success(), "kubectl {arguments:?}: {out}{err}");
         out.into_owned()
     }
@@ -73,44 +89,161 @@ async fn kubectl_gets_describes_changes_and_deletes() {
         "spec": {"selector": {"app": "payment"}, "ports": [{"name": "http", "port": 80}]}});
     kubectl.file("route.json", &route("split", 10));
     kubectl.file("service.json", &service);
-    let made = kubectl.ok(&["create", "--validate=false", "-f", "route.json", "-f", "service.json"]).await;
-    assert!(made.contains("virtualservice.networking.istio.io/split created") && made.contains("service/payment created"), "{made}");
+    let made = kubectl
+        .ok(&[
+            "create",
+            "--validate=false",
+            "-f",
+            "route.json",
+            "-f",
+            "service.json",
+        ])
+        .await;
+    assert!(
+        made.contains("virtualservice.networking.istio.io/split created")
+            && made.contains("service/payment created"),
+        "{made}"
+    );
 
     let table = kubectl.ok(&["get", "vs"]).await;
-    let lines: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
-    assert_eq!((lines[0].join(" "), lines[1][0], lines[1][1]), ("NAME GATEWAYS HOSTS AGE".to_owned(), "split", "payment"));
-    assert!(kubectl.ok(&["get", "virtualservices,services", "-A", "-o", "name"]).await.contains("service/payment"));
-    assert!(kubectl.ok(&["get", "vs", "split", "-o", "jsonpath={.spec.http[0].route[1].weight}"]).await == "10");
+    let lines: Vec<Vec<&str>> = table
+        .lines()
+        .map(|line| line.split_whitespace().collect())
+        .collect();
+    assert_eq!(
+        (lines[0].join(" "), lines[1][0], lines[1][1]),
+        ("NAME GATEWAYS HOSTS AGE".to_owned(), "split", "payment")
+    );
+    assert!(
+        kubectl
+            .ok(&["get", "virtualservices,services", "-A", "-o", "name"])
+            .await
+            .contains("service/payment")
+    );
+    assert!(
+        kubectl
+            .ok(&[
+                "get",
+                "vs",
+                "split",
+                "-o",
+                "jsonpath={.spec.http[0].route[1].weight}"
+            ])
+            .await
+            == "10"
+    );
     let told = kubectl.ok(&["describe", "vs", "split"]).await;
-    assert!(told.contains("Kind:         VirtualService") && told.contains("Weight:") && told.contains("Accepted"), "{told}");
-    assert!(kubectl.ok(&["describe", "service", "payment"]).await.contains("Selector:"));
-    assert!(kubectl.ok(&["api-resources"]).await.contains("peerauthentications"));
+    assert!(
+        told.contains("Kind:         VirtualService")
+            && told.contains("Weight:")
+            && told.contains("Accepted"),
+        "{told}"
+    );
+    assert!(
+        kubectl
+            .ok(&["describe", "service", "payment"])
+            .await
+            .contains("Selector:")
+    );
+    assert!(
+        kubectl
+            .ok(&["api-resources"])
+            .await
+            .contains("peerauthentications")
+    );
 
     kubectl.ok(&["label", "vs", "split", "team=pay"]).await;
-    assert!(kubectl.ok(&["get", "vs", "-l", "team=pay", "-o", "name"]).await.contains("split"));
-    kubectl.ok(&["patch", "vs", "split", "--type=merge", "-p", r#"{"metadata":{"annotations":{"a":"b"}}}"#]).await;
-    kubectl.ok(&["patch", "svc", "payment", "-p", r#"{"spec":{"ports":[{"port":81,"name":"http-b"}]}}"#]).await;
-    let ports = kubectl.ok(&["get", "svc", "payment", "-o", "jsonpath={.spec.ports[*].port}"]).await;
+    assert!(
+        kubectl
+            .ok(&["get", "vs", "-l", "team=pay", "-o", "name"])
+            .await
+            .contains("split")
+    );
+    kubectl
+        .ok(&[
+            "patch",
+            "vs",
+            "split",
+            "--type=merge",
+            "-p",
+            r#"{"metadata":{"annotations":{"a":"b"}}}"#,
+        ])
+        .await;
+    kubectl
+        .ok(&[
+            "patch",
+            "svc",
+            "payment",
+            "-p",
+            r#"{"spec":{"ports":[{"port":81,"name":"http-b"}]}}"#,
+        ])
+        .await;
+    let ports = kubectl
+        .ok(&[
+            "get",
+            "svc",
+            "payment",
+            "-o",
+            "jsonpath={.spec.ports[*].port}",
+        ])
+        .await;
     assert_eq!(ports, "80 81");
     kubectl.file("route.json", &route("split", 30));
-    let applied = kubectl.ok(&["apply", "--validate=false", "-f", "route.json"]).await;
+    let applied = kubectl
+        .ok(&["apply", "--validate=false", "-f", "route.json"])
+        .await;
     assert!(applied.contains("configured"), "{applied}");
-    let again = kubectl.ok(&["apply", "--validate=false", "-f", "route.json"]).await;
+    let again = kubectl
+        .ok(&["apply", "--validate=false", "-f", "route.json"])
+        .await;
     assert!(again.contains("unchanged"), "{again}");
     let events = kubectl.ok(&["get", "events"]).await;
     assert!(events.is_empty() || events.contains("No resources"));
-    kubectl.ok(&["create", "namespace", "shop"]).await;
+    kubectl.file(
+        "space.json",
+        &json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}}),
+    );
+    kubectl
+        .ok(&["create", "--validate=false", "-f", "space.json"])
+        .await;
+    assert!(kubectl.ok(&["get", "ns"]).await.contains("shop"));
+    // kubectl's own `create namespace` speaks protobuf only; the answer says what to do.
+    assert!(
+        kubectl
+            .fails(&["create", "namespace", "other"])
+            .await
+            .contains("use -f")
+    );
 
     let missing = kubectl.fails(&["get", "vs", "nobody"]).await;
-    assert!(missing.contains("Error from server (NotFound)"), "{missing}");
-    let refused = kubectl.fails(&["apply", "--server-side", "--validate=false", "-f", "route.json"]).await;
-    assert!(refused.contains("server-side apply is not supported yet"), "{refused}");
-    let deleted = kubectl.ok(&["delete", "vs", "split", "--timeout=20s"]).await;
+    assert!(
+        missing.contains("Error from server (NotFound)"),
+        "{missing}"
+    );
+    let refused = kubectl
+        .fails(&[
+            "apply",
+            "--server-side",
+            "--validate=false",
+            "-f",
+            "route.json",
+        ])
+        .await;
+    assert!(
+        refused.contains("server-side apply is not supported yet"),
+        "{refused}"
+    );
+    let deleted = kubectl
+        .ok(&["delete", "vs", "split", "--timeout=20s"])
+        .await;
     assert!(deleted.contains("deleted"), "{deleted}");
     assert!(kubectl.ok(&["get", "vs", "-o", "name"]).await.is_empty());
 
     let viewer = server.token(json!({"kind": "api", "role": "viewer"})).await;
     let viewer = Kubectl::new(kubectl.program.clone(), &server, &viewer);
     let forbidden = viewer.fails(&["delete", "svc", "payment"]).await;
-    assert!(forbidden.contains("Error from server (Forbidden)"), "{forbidden}");
+    assert!(
+        forbidden.contains("Error from server (Forbidden)"),
+        "{forbidden}"
+    );
 }
