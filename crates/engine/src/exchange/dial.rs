@@ -17,8 +17,6 @@ const TRIES: u32 = 3;
 /// One TCP connection on its way. `Reply` means: close it, for that reason. `Relay` is not used.
 #[derive(Debug, Default)]
 pub struct Dial {
-    vhost: Option<Arc<VirtualHost>>,
-    program: Option<u16>,
     route: Option<Arc<Route>>,
     target: Option<(ClusterId, Arc<str>)>,
     cluster: Option<Arc<Cluster>>,
@@ -34,36 +32,15 @@ impl Dial {
         Self::default()
     }
 
-    /// A connection to a service whose virtual host is at hand; `Begin` then asks for nothing.
-    #[must_use]
-    pub fn service(vhost: Arc<VirtualHost>) -> Self {
-        Self {
-            vhost: Some(vhost),
-            ..Self::default()
-        }
-    }
-
-    /// A connection to the own program's declared port, whatever the origin's direction.
-    #[must_use]
-    pub fn program(port: u16) -> Self {
-        Self {
-            program: Some(port),
-            ..Self::default()
-        }
-    }
-
     /// One step. Report a connection that stands by not stepping any more; report one that failed with `Tried`.
     pub fn step(&mut self, input: Input<'_>, cx: &mut Cx<'_>) -> Effect {
         if self.over {
             return Effect::Done;
         }
         let effect = match input {
-            Input::Begin => match (self.program, self.vhost.clone(), cx.origin.direction) {
-                (Some(port), ..) | (None, None, Direction::Inbound { port }) => {
-                    self.begin_inbound(port, cx)
-                }
-                (None, Some(vhost), _) => self.follow(&vhost, cx),
-                (None, None, Direction::Outbound | Direction::Gateway) => self.begin(true, cx),
+            Input::Begin => match cx.origin.direction {
+                Direction::Inbound { port } => self.begin_inbound(port, cx),
+                Direction::Outbound | Direction::Gateway => self.begin(true, cx),
             },
             Input::Answer(Answered::Ready) => self.begin(false, cx),
             Input::Answer(Answered::Failed(reason)) => Self::refuse(reason, cx),

@@ -181,7 +181,7 @@ impl World {
         request: &mut Canonical,
         status: u16,
         headers: &[(&str, &str)],
-    ) -> Result<HeaderMap, Effect> {
+    ) -> Result<HeaderMap, Box<Effect>> {
         let mut response = Response::builder().status(status);
         for (name, value) in headers {
             response = response.header(*name, *value);
@@ -189,7 +189,7 @@ impl World {
         let mut parts = response.body(()).unwrap().into_parts().0;
         match self.failed(exchange, request, Outcome::Response(&mut parts)) {
             Effect::Relay => Ok(parts.headers),
-            other => Err(other),
+            other => Err(Box::new(other)),
         }
     }
 }

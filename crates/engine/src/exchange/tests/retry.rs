@@ -113,10 +113,10 @@ fn what_is_repeated() {
             Failed(outcome) => world.failed(&mut exchange, &mut request, outcome),
             Status(status) => world
                 .answered(&mut exchange, &mut request, status, &[])
-                .map_or_else(|e| e, |_| Effect::Relay),
+                .map_or_else(|e| *e, |_| Effect::Relay),
             Grpc(status) => world
                 .answered(&mut exchange, &mut request, 200, &grpc(status))
-                .map_or_else(|e| e, |_| Effect::Relay),
+                .map_or_else(|e| *e, |_| Effect::Relay),
         };
         let repeated = matches!(next, Effect::Try(_) | Effect::Need(Need::Backoff(_)));
         assert_eq!(repeated, want, "case {index}: {next:?}");
@@ -289,7 +289,7 @@ fn only_the_own_program_has_wishes() {
     let effect = world
         .answered(&mut exchange, &mut request, 409, &[])
         .unwrap_err();
-    assert!(matches!(effect, Effect::Need(Need::Backoff(_))));
+    assert!(matches!(*effect, Effect::Need(Need::Backoff(_))));
     let second = tried(world.step(&mut exchange, &mut request, Input::TimerFired));
     assert!(!second.keep, "one retry was wished for");
     drop(second);
