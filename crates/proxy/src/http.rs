@@ -1,0 +1,8 @@
+//! HTTP: serving connections, one exchange after the other, and what goes with them.
+
+pub(crate) mod body;
+pub(crate) mod exchange;
+pub(crate) mod proxy;
+pub(crate) mod reply;
+pub(crate) mod serve;
+pub(crate) mod upgrade;

@@ -1,0 +1,292 @@
+//! Bodies on their way: the caller's towards a program, kept for a second try while that is possible, and the
+//! program's answer back, counted and closed off exactly once.
+//!
+//! Nothing is ever collected whole. A request body is remembered up to [`crate::limits::REPLAY_BYTES`] and only until
+//! a response head was taken; past that it streams, and flow control reaches from one end to the other because a
+//! frame is asked for only when the other side has room.
+
+use crate::limits::REPLAY_BYTES;
+use crate::record::{End, Finish};
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use smallvec::SmallVec;
+use std::cell::RefCell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+/// The caller's body, as one try sees it.
+#[derive(Debug)]
+pub(crate) enum ReqBody {
+    /// There is none.
+    Empty,
+    /// From the start, or from where the kept part is replayed.
+    Stream {
+        /// Shared with earlier and later tries.
+        source: Rc<Source>,
+        /// Kept frames given out so far.
+        at: usize,
+    },
+}
+
+/// The caller's body itself.
+#[derive(Debug)]
+pub(crate) struct Source(RefCell<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    incoming: Incoming,
+    kept: SmallVec<[Bytes; 4]>,
+    kept_bytes: usize,
+    keep: bool,
+    /// The kept frames are all that ever came.
+    whole: bool,
+    trailers: Option<HeaderMap>,
+    bytes: u64,
+    ended: bool,
+    failed: bool,
+}
+
+impl Source {
+    /// Takes over a body; `None` when there is nothing in it. `keep`: a second try may come.
+    pub(crate) fn new(incoming: Incoming, keep: bool) -> Option<Rc<Self>> {
+        if incoming.is_end_stream() {
+            return None;
+        }
+        Some(Rc::new(Self(RefCell::new(Inner {
+            incoming,
+            kept: SmallVec::new(),
+            kept_bytes: 0,
+            keep,
+            whole: true,
+            trailers: None,
+            bytes: 0,
+            ended: false,
+            failed: false,
+        }))))
+    }
+
+    /// Whether another try would see the whole body.
+    pub(crate) fn replayable(&self) -> bool {
+        let inner = self.0.borrow();
+        inner.whole && inner.keep && !inner.failed
+    }
+
+    /// No further try will come.
+    pub(crate) fn stop_keeping(&self) {
+        self.0.borrow_mut().keep = false;
+    }
+
+    /// Bytes that came from the caller.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.0.borrow().bytes
+    }
+
+    /// Whether all of it came.
+    pub(crate) fn ended(&self) -> bool {
+        let inner = self.0.borrow();
+        inner.ended || inner.incoming.is_end_stream()
+    }
+
+    /// Whether reading it failed: the caller went away or broke the protocol.
+    pub(crate) fn failed(&self) -> bool {
+        self.0.borrow().failed
+    }
+}
+
+impl Inner {
+    fn poll(&mut self, at: &mut usize, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        if let Some(bytes) = self.kept.get(*at) {
+            *at += 1;
+            return Poll::Ready(Some(Ok(Frame::data(bytes.clone()))));
+        }
+        if self.ended {
+            return Poll::Ready(self.trailers.clone().map(|t| Ok(Frame::trailers(t))));
+        }
+        let frame = match std::task::ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
+            Some(Ok(frame)) => frame,
+            Some(Err(error)) => {
+                self.failed = true;
+                return Poll::Ready(Some(Err(error)));
+            }
+            None => {
+                self.ended = true;
+                return Poll::Ready(None);
+            }
+        };
+        if let Some(data) = frame.data_ref() {
+            self.bytes += data.len() as u64;
+            if self.keep && self.kept_bytes + data.len() <= REPLAY_BYTES {
+                self.kept_bytes += data.len();
+                self.kept.push(data.clone());
+                *at += 1;
+            } else {
+                self.keep = false;
+                self.whole = false;
+            }
+        } else if let Some(trailers) = frame.trailers_ref() {
+            self.ended = true;
+            if self.keep {
+                self.trailers = Some(trailers.clone());
+            }
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+}
+
+impl ReqBody {
+    /// The body as a new try sees it.
+    pub(crate) fn of(source: Option<&Rc<Source>>) -> Self {
+        match source {
+            Some(source) => Self::Stream { source: Rc::clone(source), at: 0 },
+            None => Self::Empty,
+        }
+    }
+}
+
+impl Body for ReqBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match &mut *self {
+            Self::Empty => Poll::Ready(None),
+            Self::Stream { source, at } => source.0.borrow_mut().poll(at, cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Stream { source, at } => {
+                let inner = source.0.borrow();
+                *at >= inner.kept.len() && inner.trailers.is_none() && (inner.ended || inner.incoming.is_end_stream())
+            }
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Stream { source, at } => {
+                let inner = source.0.borrow();
+                let kept: usize = inner.kept.iter().skip(*at).map(Bytes::len).sum();
+                match inner.incoming.size_hint().exact() {
+                    Some(rest) => SizeHint::with_exact(rest + kept as u64),
+                    None => SizeHint::default(),
+                }
+            }
+        }
+    }
+}
+
+/// What a caller gets.
+#[derive(Debug)]
+pub(crate) enum RespBody {
+    /// Nothing.
+    Empty,
+    /// A local reply.
+    Full(Bytes),
+    /// The program's answer; the box is of the exchange, made once.
+    Relay(Box<Relay>),
+}
+
+/// The program's answer under way.
+#[derive(Debug)]
+pub(crate) struct Relay {
+    pub(crate) incoming: Incoming,
+    /// Taken when the end is known.
+    pub(crate) finish: Option<Finish>,
+    /// The route's timeout reaches over the whole response.
+    pub(crate) deadline: Option<Pin<Box<tokio::time::Sleep>>>,
+}
+
+/// Why a relayed body ended early; ends the caller's stream as a broken one, never as a complete one.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Broken {
+    /// From the called side.
+    #[error("the response was cut off")]
+    Upstream(#[source] hyper::Error),
+    /// By the route's timeout.
+    #[error("the response took longer than the route allows")]
+    Timeout,
+}
+
+impl Relay {
+    fn end(&mut self, how: End) {
+        if let Some(finish) = self.finish.take() {
+            finish.done(how);
+        }
+    }
+}
+
+impl Body for RespBody {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let relay = match &mut *self {
+            Self::Empty => return Poll::Ready(None),
+            Self::Full(bytes) => {
+                let bytes = std::mem::take(bytes);
+                *self = Self::Empty;
+                return Poll::Ready(Some(Ok(Frame::data(bytes))));
+            }
+            Self::Relay(relay) => relay,
+        };
+        if let Some(deadline) = &mut relay.deadline
+            && deadline.as_mut().poll(cx).is_ready()
+        {
+            relay.end(End::Timeout);
+            return Poll::Ready(Some(Err(Broken::Timeout)));
+        }
+        match std::task::ready!(Pin::new(&mut relay.incoming).poll_frame(cx)) {
+            None => {
+                relay.end(End::Complete(None));
+                Poll::Ready(None)
+            }
+            Some(Err(error)) => {
+                relay.end(End::UpstreamBroke);
+                Poll::Ready(Some(Err(Broken::Upstream(error))))
+            }
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    if let Some(finish) = &mut relay.finish {
+                        finish.received(data.len());
+                    }
+                    // A caller that knows the length never asks for the end.
+                    if relay.incoming.is_end_stream() {
+                        relay.end(End::Complete(None));
+                    }
+                } else if let Some(trailers) = frame.trailers_ref() {
+                    relay.end(End::Complete(Some(trailers)));
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Full(bytes) => bytes.is_empty(),
+            Self::Relay(relay) => relay.incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Relay(relay) => relay.incoming.size_hint(),
+        }
+    }
+}

@@ -1,0 +1,399 @@
+//! One exchange: a request in, the engine's effects performed, a response out.
+//!
+//! The engine decides, this file does: it asks for configuration, leases a connection, sends, waits with the limits
+//! the engine gave, and reports what happened. The record of the exchange is made first and owned by whatever is
+//! alive at the moment (this future, then the response body), so giving up at any point is counted once.
+
+use super::body::{Relay, ReqBody, RespBody, Source};
+use super::serve::Scope;
+use super::{proxy, reply, upgrade};
+use crate::fail::Fail;
+use crate::limits;
+use crate::record::{End, Finish, grpc_status};
+use crate::tcp::dial;
+use crate::tls::Carry;
+use crate::upstream::pool::{Busy, Key, Lease, Target};
+use crate::worker::Entrance;
+use http::header::{CONNECTION, EXPECT, TE, UPGRADE};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use naka_engine::canonical::{Canonical, Direction, strip_hop_by_hop};
+use naka_engine::exchange::{Answered, Cx, Effect, Exchange, Input, Need, Outcome, Tried, Try};
+use naka_engine::model::HttpVersion;
+use naka_engine::reply::LocalReply;
+use naka_types::header as names;
+use naka_types::reason::Reason;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// Answers one request.
+pub(crate) async fn handle(scope: Rc<Scope>, mut request: Request<Incoming>) -> Response<RespBody> {
+    if let Some(reason) = scope.refuse {
+        let grpc = naka_engine::canonical::is_grpc(request.headers());
+        super::serve::refuse(&scope.conn, reason, "plaintext to a port that takes mesh identities only");
+        return reply::last(reason, grpc, request.version() <= Version::HTTP_11);
+    }
+    if matches!(*scope.conn.entrance, Entrance::Outbound) && !scope.inner {
+        if !proxy::may_use(&scope.conn, request.headers()) {
+            let grpc = naka_engine::canonical::is_grpc(request.headers());
+            super::serve::refuse(&scope.conn, Reason::ProxyAuthRequired, "another uid without the credential");
+            return reply::response(LocalReply::new(Reason::ProxyAuthRequired, grpc));
+        }
+        if request.method() == Method::CONNECT {
+            return proxy::connect(&scope.conn, request).await;
+        }
+    }
+    if matches!(*scope.conn.entrance, Entrance::Publish { .. }) {
+        proxy::strip_internal(request.headers_mut());
+    }
+    Run::new(scope, request).await
+}
+
+/// The moving parts of an exchange.
+struct Run {
+    scope: Rc<Scope>,
+    finish: Finish,
+    request: Canonical,
+    engine: Exchange,
+    body: Option<Rc<Source>>,
+    caller_version: Version,
+    upgrade: Option<(HeaderValue, OnUpgrade)>,
+    outside: Vec<SocketAddr>,
+}
+
+/// What the engine is told next.
+enum Next {
+    Begin,
+    Answer(Answered),
+    Timer,
+    Failed(Outcome<'static>),
+    Response,
+}
+
+/// A response that was not passed on yet.
+struct Answer {
+    head: http::response::Parts,
+    body: Incoming,
+    busy: Busy,
+}
+
+impl Run {
+    async fn new(scope: Rc<Scope>, request: Request<Incoming>) -> Response<RespBody> {
+        let (mut parts, incoming) = request.into_parts();
+        let on_upgrade = parts.extensions.remove::<OnUpgrade>();
+        let mut finish = Finish::begin(Rc::clone(&scope.conn), &parts);
+        let caller_version = if scope.were_http1 { Version::HTTP_11 } else { parts.version };
+        let mut request = match Canonical::from_parts(parts, &scope.origin) {
+            Ok(request) => request,
+            Err(refused) => {
+                finish.detail = refused.detail.into();
+                return replied(finish, LocalReply::new(refused.reason, refused.grpc));
+            }
+        };
+        let hop = strip_hop_by_hop(request.headers_mut());
+        // Our own server side answers 100 as soon as the body is asked for.
+        request.headers_mut().remove(EXPECT);
+        if hop.trailers {
+            request.headers_mut().insert(TE, HeaderValue::from_static("trailers"));
+        }
+        let body = Source::new(incoming, true);
+        finish.body = body.clone();
+        let run = Self {
+            upgrade: hop.upgrade.zip(on_upgrade),
+            scope,
+            finish,
+            request,
+            engine: Exchange::new(),
+            body,
+            caller_version,
+            outside: Vec::new(),
+        };
+        run.drive().await
+    }
+
+    async fn drive(mut self) -> Response<RespBody> {
+        let mut next = Next::Begin;
+        let mut answer: Option<Answer> = None;
+        loop {
+            let first = matches!(next, Next::Begin);
+            let effect = self.step(next, answer.as_mut());
+            if first {
+                self.finish.request_id = self.request.headers().get(names::REQUEST_ID).cloned();
+            }
+            next = match effect {
+                Effect::Need(Need::VirtualHost { host, port }) => Next::Answer(self.obtain(&host, port).await),
+                Effect::Need(Need::Backoff(pause)) => {
+                    answer = None;
+                    tokio::time::sleep(pause).await;
+                    Next::Timer
+                }
+                Effect::Try(attempt) => {
+                    answer = None;
+                    match self.attempt(attempt).await {
+                        Ok(got) => {
+                            answer = Some(got);
+                            Next::Response
+                        }
+                        Err(outcome) => Next::Failed(outcome),
+                    }
+                }
+                Effect::PassThrough(_) => {
+                    answer = None;
+                    match self.outside().await {
+                        Ok(got) => {
+                            answer = Some(got);
+                            Next::Response
+                        }
+                        Err(outcome) => Next::Failed(outcome),
+                    }
+                }
+                Effect::Reply(local) => return self.reply(local),
+                Effect::Relay => {
+                    return match answer {
+                        Some(answer) => self.relay(answer),
+                        None => self.reply(LocalReply::new(Reason::Internal, false)),
+                    };
+                }
+                Effect::Done => return self.gone(),
+            };
+        }
+    }
+
+    fn step(&mut self, next: Next, answer: Option<&mut Answer>) -> Effect {
+        let replayable = self.body.as_ref().is_none_or(|body| body.replayable());
+        let input = match (next, answer) {
+            (Next::Begin, _) => Input::Begin,
+            (Next::Answer(answered), _) => Input::Answer(answered),
+            (Next::Timer, _) => Input::TimerFired,
+            (Next::Failed(outcome), _) => {
+                // Dropped before the step: a failed try is not under way.
+                self.finish.permit = None;
+                Input::Tried(Tried { outcome, replayable })
+            }
+            (Next::Response, Some(answer)) => Input::Tried(Tried {
+                outcome: Outcome::Response(&mut answer.head),
+                replayable,
+            }),
+            (Next::Response, None) => Input::Tried(Tried { outcome: Outcome::Reset, replayable: false }),
+        };
+        let worker = &self.scope.conn.worker;
+        let snapshot = worker.snapshot();
+        self.engine.step(
+            &mut self.request,
+            input,
+            &mut Cx {
+                snapshot: &snapshot,
+                origin: &self.scope.origin,
+                now: worker.now(),
+                rng: &mut worker.rng.borrow_mut(),
+                cursors: &mut worker.cursors.borrow_mut(),
+                why: None,
+            },
+        )
+    }
+
+    async fn obtain(&mut self, host: &str, port: u16) -> Answered {
+        match dial::answer(&self.scope.conn.worker, host, port).await {
+            Answered::External => match dial::resolve(&self.scope.conn, host, port).await {
+                Ok(addresses) => {
+                    self.outside = addresses;
+                    Answered::External
+                }
+                Err(reason) => Answered::Failed(reason),
+            },
+            answered => answered,
+        }
+    }
+
+    /// How the request travels on.
+    fn carry(&self, http: HttpVersion) -> Carry {
+        let caller_http2 = self.caller_version == Version::HTTP_2;
+        match http {
+            _ if self.upgrade.is_some() => Carry::Upgrade,
+            HttpVersion::Http2 => Carry::Http2,
+            HttpVersion::SameAsCaller if caller_http2 => Carry::Http2,
+            HttpVersion::Http1 | HttpVersion::SameAsCaller => Carry::Http1,
+        }
+    }
+
+    async fn attempt(&mut self, attempt: Try) -> Result<Answer, Outcome<'static>> {
+        let worker = Rc::clone(&self.scope.conn.worker);
+        let (cluster, endpoint) = (attempt.cluster, attempt.endpoint);
+        let spec = &cluster.spec;
+        let carry = self.carry(spec.http);
+        let (tls, secured) = match &spec.tls {
+            Some(peer) if endpoint.mtls => match worker.secured(cluster.id, peer, carry) {
+                Ok((number, secured)) => (number, Some(secured)),
+                Err(_) => return Err(Outcome::TlsFailed),
+            },
+            _ => (0, None),
+        };
+        let usual = if secured.is_some() { limits::MESH_IDLE } else { limits::H1_IDLE_PROGRAM };
+        let target = Target {
+            key: Key { cluster: Some(cluster.id), address: endpoint.address, tls, carry },
+            limit: spec.connect_timeout,
+            secured,
+            keep: spec.idle_timeout.map_or(usual, |wanted| wanted.min(usual)),
+        };
+        let grpc = self.request.is_grpc();
+        let conn = Rc::clone(&self.scope.conn);
+        let finish = &mut self.finish;
+        finish.upstream = Some(endpoint.address);
+        finish.attempts = attempt.attempt;
+        finish.permit = Some(attempt.permit);
+        finish.handle = Some(match self.scope.origin.direction {
+            Direction::Inbound { port } => match worker.snapshot().inbound(port) {
+                Some(inbound) => worker.handles.inbound(&conn, inbound, grpc),
+                None => worker.handles.nowhere(&conn, grpc),
+            },
+            Direction::Outbound | Direction::Gateway => worker.handles.endpoint(&conn, &cluster, &endpoint, grpc),
+        });
+        let now = worker.now();
+        let left = attempt.deadline.map(|deadline| deadline.saturating_sub(now));
+        self.send(&target, attempt.keep, left, attempt.per_try_timeout).await
+    }
+
+    async fn outside(&mut self) -> Result<Answer, Outcome<'static>> {
+        let tried = usize::try_from(self.engine.attempts()).unwrap_or(1).max(1);
+        let Some(address) = self.outside.get((tried - 1) % self.outside.len().max(1)).copied() else {
+            return Err(Outcome::ConnectFailed);
+        };
+        self.finish.upstream = Some(address);
+        self.finish.attempts = self.engine.attempts();
+        self.finish.cluster = Some("PassthroughCluster".into());
+        let target = Target {
+            key: Key { cluster: None, address, tls: 0, carry: self.carry(HttpVersion::SameAsCaller) },
+            limit: limits::PASSTHROUGH_CONNECT,
+            secured: None,
+            keep: limits::H1_IDLE_PROGRAM,
+        };
+        self.send(&target, true, None, None).await
+    }
+
+    /// Sends the request and waits for the response head, within the time that is left.
+    async fn send(
+        &mut self,
+        target: &Target,
+        keep: bool,
+        left: Option<Duration>,
+        per_try: Option<Duration>,
+    ) -> Result<Answer, Outcome<'static>> {
+        let limit = match (left, per_try) {
+            (Some(left), Some(one)) if one < left => Some((one, Outcome::PerTryTimeout)),
+            (Some(left), _) => Some((left, Outcome::Timeout)),
+            (None, Some(one)) => Some((one, Outcome::PerTryTimeout)),
+            (None, None) => None,
+        };
+        let sending = self.send_now(target, keep);
+        let sent = match limit {
+            None => sending.await,
+            Some((limit, late)) => match tokio::time::timeout(limit, sending).await {
+                Ok(sent) => sent,
+                Err(_) => return Err(late),
+            },
+        };
+        sent.map_err(|fail| {
+            if self.body.as_ref().is_some_and(|body| body.failed()) {
+                return Outcome::ClientGone;
+            }
+            self.finish.detail = Rc::clone(&fail.detail);
+            fail.outcome()
+        })
+    }
+
+    async fn send_now(&mut self, target: &Target, keep: bool) -> Result<Answer, Fail> {
+        let pools = &self.scope.conn.worker.pools;
+        let lease = pools.lease(target).await?;
+        let version = match &lease {
+            Lease::Alone(_) => Version::HTTP_11,
+            Lease::Stream(_) => Version::HTTP_2,
+        };
+        let mut head = if keep { self.request.head(version) } else { self.request.take_head(version) };
+        if let Some((protocol, _)) = &self.upgrade {
+            head.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
+            head.headers_mut().insert(UPGRADE, protocol.clone());
+        }
+        if version == Version::HTTP_11 && head.headers().contains_key(TE) {
+            head.headers_mut().insert(CONNECTION, HeaderValue::from_static("te"));
+        }
+        let request = head.map(|()| ReqBody::of(self.body.as_ref()));
+        let (response, busy) = lease.send(request, target.key, pools).await?;
+        self.finish.answered = Some(self.finish.started.elapsed());
+        let (mut head, body) = response.into_parts();
+        if head.status != StatusCode::SWITCHING_PROTOCOLS {
+            strip_hop_by_hop(&mut head.headers);
+        }
+        Ok(Answer { head, body, busy })
+    }
+
+    /// Notes where the exchange went.
+    fn note(&mut self) {
+        let finish = &mut self.finish;
+        if let Some(cluster) = self.engine.cluster() {
+            finish.cluster = Some(cluster.name().clone());
+        }
+        finish.route = self.engine.route().map(|route| route.name.clone());
+    }
+
+    fn reply(mut self, local: LocalReply) -> Response<RespBody> {
+        self.note();
+        let conn = Rc::clone(&self.scope.conn);
+        if self.finish.handle.is_none()
+            && let Some(cluster) = self.engine.cluster()
+            && !matches!(self.scope.origin.direction, Direction::Inbound { .. })
+        {
+            let handle = conn.worker.handles.cluster(&conn, cluster, self.request.is_grpc());
+            self.finish.handle = Some(handle);
+        }
+        replied(self.finish, local)
+    }
+
+    /// The caller broke off its own request.
+    fn gone(mut self) -> Response<RespBody> {
+        self.note();
+        drop(self.finish);
+        reply::last(Reason::BadRequest, false, self.caller_version <= Version::HTTP_11)
+    }
+
+    fn relay(mut self, answer: Answer) -> Response<RespBody> {
+        self.note();
+        let Answer { mut head, body, busy } = answer;
+        let mut finish = self.finish;
+        finish.status = head.status.as_u16();
+        finish.grpc_status = grpc_status(&head.headers);
+        finish.busy = Some(busy);
+        if let Some(body) = &finish.body {
+            body.stop_keeping();
+        }
+        head.version = Version::HTTP_11;
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            let called = head.extensions.remove::<OnUpgrade>();
+            let (Some((_, caller)), Some(called)) = (self.upgrade, called) else {
+                return replied(finish, LocalReply::new(Reason::UpstreamProtocolError, false));
+            };
+            upgrade::relay(Rc::clone(&self.scope.conn), caller, called, finish);
+            return Response::from_parts(head, RespBody::Empty);
+        }
+        if hyper::body::Body::is_end_stream(&body) {
+            finish.done(End::Complete(None));
+            return Response::from_parts(head, RespBody::Empty);
+        }
+        let relay = Relay { incoming: body, finish: Some(finish), deadline: None };
+        Response::from_parts(head, RespBody::Relay(Box::new(relay)))
+    }
+}
+
+/// Answers and closes the record.
+fn replied(mut finish: Finish, local: LocalReply) -> Response<RespBody> {
+    finish.status = local.status.as_u16();
+    finish.reason = Some(local.reason);
+    if finish.grpc {
+        finish.grpc_status = Some(local.reason.grpc_status());
+    }
+    finish.received(local.body.len());
+    finish.busy = None;
+    finish.done(End::Complete(None));
+    reply::response(local)
+}

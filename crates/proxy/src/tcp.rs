@@ -1,0 +1,5 @@
+//! Opaque bytes between two connections: deciding where they go, connecting, relaying.
+
+pub(crate) mod copy;
+pub(crate) mod dial;
+pub(crate) mod serve;

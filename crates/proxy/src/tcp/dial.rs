@@ -1,0 +1,223 @@
+//! Where a connection's bytes go, and getting there: the engine decides, other endpoints included; this connects.
+//!
+//! Names outside the mesh are resolved by the system's resolver; names inside it never are, whatever state their
+//! configuration is in.
+
+use crate::fail::Fail;
+use crate::io::Io;
+use crate::limits;
+use crate::tls::Carry;
+use crate::upstream::connect::connect;
+use crate::worker::{Conn, Worker};
+use naka_engine::canonical::{Direction, Origin};
+use naka_engine::exchange::{Answered, Cx, Dial, Effect, Input, Need, PassThrough, Tried, Try};
+use naka_engine::model::VirtualHost;
+use naka_engine::runtime::Permit;
+use naka_telemetry::TcpHandle;
+use naka_types::host::{DOMAIN, Host};
+use naka_types::reason::Reason;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// A connection that stands.
+pub(crate) struct Dialled {
+    pub(crate) io: Io,
+    pub(crate) address: SocketAddr,
+    pub(crate) cluster: Arc<str>,
+    pub(crate) handle: TcpHandle,
+    pub(crate) permit: Option<Permit>,
+    pub(crate) attempts: u32,
+}
+
+/// Why none stands.
+pub(crate) struct Failed {
+    pub(crate) reason: Reason,
+    pub(crate) detail: String,
+    pub(crate) handle: TcpHandle,
+}
+
+/// The virtual host for a name, asked for if need be; `None` when the name is outside the mesh.
+pub(crate) async fn virtual_host(
+    conn: &Rc<Conn>,
+    host: &str,
+    port: u16,
+) -> Result<Option<Arc<VirtualHost>>, Reason> {
+    let worker = &conn.worker;
+    if let Some(found) = worker.snapshot().virtual_host(host, port) {
+        return Ok(Some(Arc::clone(found)));
+    }
+    match answer(worker, host, port).await {
+        Answered::External => Ok(None),
+        Answered::Failed(reason) => Err(reason),
+        Answered::Ready => {
+            let found = worker.snapshot().virtual_host(host, port).cloned();
+            found.map(Some).ok_or(Reason::ConfigUnavailable)
+        }
+    }
+}
+
+/// Obtains a name's configuration, or says that the name is outside the mesh.
+pub(crate) async fn answer(worker: &Worker, host: &str, port: u16) -> Answered {
+    match in_mesh(worker, host) {
+        Err(reason) => Answered::Failed(reason),
+        Ok(None) => Answered::External,
+        Ok(Some(full)) => match worker.obtain(full.as_str().to_owned(), port).await {
+            Ok(()) => Answered::Ready,
+            Err(reason) => Answered::Failed(reason),
+        },
+    }
+}
+
+/// The full host if the name may be in the mesh; `None` outside.
+fn in_mesh(worker: &Worker, host: &str) -> Result<Option<Host>, Reason> {
+    let full = Host::resolve(host, &worker.own.namespace).map_err(|_| Reason::UnknownHost)?;
+    if worker.knows(full.as_str()) {
+        return Ok(Some(full));
+    }
+    // `payment.shop` may be a service or a domain; the filter knows the services.
+    if let Some((service, namespace)) = full.as_str().split_once('.')
+        && !namespace.contains('.')
+    {
+        let service = Host::of_service(service, namespace);
+        if worker.knows(service.as_str()) {
+            return Ok(Some(service));
+        }
+    }
+    // Written out in the mesh's own domain, it can be nothing else; a plain word may still be a local host name.
+    let own_domain = full.as_str().strip_suffix(DOMAIN).is_some_and(|rest| rest.ends_with('.'));
+    if own_domain && host.contains('.') {
+        return Err(Reason::UnknownHost);
+    }
+    Ok(None)
+}
+
+/// Addresses of a host outside the mesh.
+pub(crate) async fn resolve(conn: &Conn, host: &str, port: u16) -> Result<Vec<SocketAddr>, Reason> {
+    let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
+    let looking = tokio::net::lookup_host((bare, port));
+    let found = tokio::time::timeout(limits::PASSTHROUGH_CONNECT, looking).await;
+    let addresses: Vec<_> = match found {
+        Ok(Ok(addresses)) => addresses.collect(),
+        Ok(Err(_)) | Err(_) => return Err(Reason::UnknownHost),
+    };
+    if addresses.contains(&conn.local) {
+        return Err(Reason::LoopDetected);
+    }
+    if addresses.is_empty() { Err(Reason::UnknownHost) } else { Ok(addresses) }
+}
+
+/// Connects to where a connection of this origin belongs.
+pub(crate) async fn dial(conn: &Rc<Conn>, origin: &Origin) -> Result<Dialled, Failed> {
+    let worker = &conn.worker;
+    let mut engine = Dial::new();
+    let mut input = Input::Begin;
+    let mut detail = String::new();
+    loop {
+        let effect = step(worker, &mut engine, input, origin);
+        input = match effect {
+            Effect::Need(Need::VirtualHost { host, port }) => Input::Answer(answer(worker, &host, port).await),
+            Effect::Need(Need::Backoff(pause)) => {
+                tokio::time::sleep(pause).await;
+                Input::TimerFired
+            }
+            Effect::Try(attempt) => match call(conn, &attempt).await {
+                Ok(io) => return Ok(standing(conn, origin, io, attempt)),
+                Err(fail) => {
+                    drop(attempt);
+                    detail = fail.detail.to_string();
+                    Input::Tried(Tried { outcome: fail.outcome(), replayable: true })
+                }
+            },
+            Effect::PassThrough(to) => return outside(conn, &to).await,
+            Effect::Reply(reply) => return Err(failed(conn, origin, &engine, reply.reason, detail)),
+            Effect::Relay | Effect::Done => return Err(failed(conn, origin, &engine, Reason::ClientGone, detail)),
+        };
+    }
+}
+
+fn step(worker: &Worker, engine: &mut Dial, input: Input<'_>, origin: &Origin) -> Effect {
+    let snapshot = worker.snapshot();
+    engine.step(
+        input,
+        &mut Cx {
+            snapshot: &snapshot,
+            origin,
+            now: worker.now(),
+            rng: &mut worker.rng.borrow_mut(),
+            cursors: &mut worker.cursors.borrow_mut(),
+            why: None,
+        },
+    )
+}
+
+async fn call(conn: &Rc<Conn>, attempt: &Try) -> Result<Io, Fail> {
+    let spec = &attempt.cluster.spec;
+    let secured = match &spec.tls {
+        Some(peer) if attempt.endpoint.mtls => {
+            let made = conn.worker.secured(attempt.cluster.id, peer, Carry::Tcp);
+            let (_, secured) = made.map_err(|reason| Fail::connect(reason, "no certificate yet"))?;
+            Some(secured)
+        }
+        _ => None,
+    };
+    connect(attempt.endpoint.address, spec.connect_timeout, secured.as_ref()).await
+}
+
+fn standing(conn: &Conn, origin: &Origin, io: Io, attempt: Try) -> Dialled {
+    let handles = &conn.worker.handles;
+    let handle = match origin.direction {
+        Direction::Inbound { port } => match conn.worker.snapshot().inbound(port) {
+            Some(inbound) => handles.tcp_inbound(conn, inbound),
+            None => handles.tcp_nowhere(conn),
+        },
+        Direction::Outbound | Direction::Gateway => {
+            handles.tcp_endpoint(conn, &attempt.cluster, Some(&attempt.endpoint))
+        }
+    };
+    Dialled {
+        io,
+        address: attempt.endpoint.address,
+        cluster: Arc::clone(attempt.cluster.name()),
+        handle,
+        attempts: attempt.attempt,
+        permit: Some(attempt.permit),
+    }
+}
+
+fn failed(conn: &Conn, origin: &Origin, engine: &Dial, reason: Reason, detail: String) -> Failed {
+    let handles = &conn.worker.handles;
+    let handle = match (origin.direction, engine.cluster()) {
+        (Direction::Outbound | Direction::Gateway, Some(cluster)) => {
+            handles.tcp_endpoint(conn, cluster, engine.endpoint().map(|e| &**e))
+        }
+        _ => handles.tcp_nowhere(conn),
+    };
+    Failed { reason, detail, handle }
+}
+
+/// Connects to a name outside the mesh, in the order the resolver gave.
+async fn outside(conn: &Rc<Conn>, to: &PassThrough) -> Result<Dialled, Failed> {
+    let handle = conn.worker.handles.tcp_nowhere(conn);
+    let fail = |reason, detail: String| Failed { reason, detail, handle: handle.clone() };
+    let addresses = resolve(conn, &to.host, to.port)
+        .await
+        .map_err(|reason| fail(reason, to.host.to_string()))?;
+    let mut last = fail(Reason::ConnectFailed, to.host.to_string());
+    for (tried, address) in (1..).zip(addresses) {
+        match connect(address, limits::PASSTHROUGH_CONNECT, None).await {
+            Ok(io) => {
+                return Ok(Dialled {
+                    io,
+                    address,
+                    cluster: "PassthroughCluster".into(),
+                    handle,
+                    permit: None,
+                    attempts: tried,
+                });
+            }
+            Err(error) => last = fail(error.reason, error.detail.to_string()),
+        }
+    }
+    Err(last)
+}

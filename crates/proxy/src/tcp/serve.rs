@@ -1,0 +1,208 @@
+//! Connections whose bytes may be anything: captured ones (CONNECT, explicit binds) and those to our own ports.
+//!
+//! Where the protocol is not declared, both sides are listened to at once: the caller's first bytes decide, but if
+//! it stays silent for [`SNIFF_GRACE`] the called side is connected, and when that speaks first (MySQL, SMTP, SSH)
+//! its bytes are forwarded and the connection is opaque. A caller that sends HTTP later still gets HTTP.
+
+use super::copy::{self, Side};
+use super::dial::{self, Dialled};
+use crate::detect::Speaks;
+use crate::http::serve::{First, Scope, http, refuse};
+use crate::io::Io;
+use crate::limits::SNIFF_GRACE;
+use crate::tls::Agreed;
+use crate::worker::{Conn, Phase};
+use bytes::Bytes;
+use naka_engine::canonical::Origin;
+use naka_engine::model::{Action, Snapshot, VirtualHost};
+use naka_telemetry::Record;
+use naka_types::protocol::Protocol;
+use naka_types::reason::Reason;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+use tokio::io::AsyncReadExt;
+
+/// How long a caller may dawdle over a first word that could still become HTTP once the called side waits too.
+const UNDECIDED: Duration = Duration::from_secs(1);
+
+/// A connection of the program to a known host and port.
+pub(crate) async fn captured(conn: Rc<Conn>, mut io: Io, host: Arc<str>, port: u16) {
+    conn.watch(io.moved(), false);
+    let mut origin = Origin::outbound(port);
+    origin.destination = Some((Arc::clone(&host), port));
+    let protocol = match dial::virtual_host(&conn, &host, port).await {
+        Ok(Some(vhost)) => protocol_of(&conn.worker.snapshot(), &vhost),
+        // Outside the mesh nothing is known, and nothing is looked into.
+        Ok(None) => Protocol::Tcp,
+        Err(reason) => return refuse(&conn, reason, &host),
+    };
+    let scope = |conn| Scope { conn, origin: origin.clone(), refuse: None, were_http1: false, inner: true };
+    match protocol {
+        Protocol::Tcp | Protocol::Tls => opaque(conn, io, &origin).await,
+        Protocol::Http | Protocol::Http2 | Protocol::Grpc => {
+            let mut first = First::default();
+            let spoken = first.spoken(&conn, &mut io).await;
+            first.put_back(&mut io);
+            match spoken {
+                Some(Speaks::Http1) => http(scope(conn), io, false).await,
+                Some(Speaks::Http2) => http(scope(conn), io, true).await,
+                Some(_) => refuse(&conn, Reason::BadRequest, "the first bytes are not the declared HTTP"),
+                None => {}
+            }
+        }
+        Protocol::Auto => match either(&conn, io, &origin).await {
+            Found::Http(io, http2) => http(scope(conn), io, http2).await,
+            Found::Bytes(io, dialled) => relay(conn, io, *dialled).await,
+            Found::Failed(failed) => told(&conn, &failed),
+            Found::Gone => {}
+        },
+    }
+}
+
+/// The protocol declared for a virtual host: that of the cluster its first forwarding route leads to.
+fn protocol_of(snapshot: &Snapshot, vhost: &VirtualHost) -> Protocol {
+    vhost
+        .routes
+        .iter()
+        .find_map(|route| match &route.action {
+            Action::Forward(forward) => forward.clusters().iter().find_map(|c| snapshot.cluster(c.cluster)),
+            Action::Redirect(_) | Action::Direct(_) => None,
+        })
+        .map_or(Protocol::Auto, |cluster| cluster.spec.protocol)
+}
+
+/// A caller's bytes to one of our ports.
+pub(crate) async fn to_program(conn: Rc<Conn>, io: Io, origin: &Origin) {
+    conn.watch(io.moved(), false);
+    opaque(conn, io, origin).await;
+}
+
+/// The same when nobody said what the bytes are.
+pub(crate) async fn to_program_unknown(conn: Rc<Conn>, io: Io, origin: Origin) {
+    conn.watch(io.moved(), false);
+    match either(&conn, io, &origin).await {
+        Found::Http(io, http2) => {
+            let were_http1 = crate::tls::agreed(io.alpn()) == Agreed::Http1Mux;
+            http(Scope { conn, origin, refuse: None, were_http1, inner: false }, io, http2).await;
+        }
+        Found::Bytes(io, dialled) => relay(conn, io, *dialled).await,
+        Found::Failed(failed) => told(&conn, &failed),
+        Found::Gone => {}
+    }
+}
+
+async fn opaque(conn: Rc<Conn>, io: Io, origin: &Origin) {
+    match dial::dial(&conn, origin).await {
+        Ok(dialled) => relay(conn, io, dialled).await,
+        Err(failed) => told(&conn, &failed),
+    }
+}
+
+/// A connection that led nowhere is counted and logged like one that did.
+fn told(conn: &Conn, failed: &dial::Failed) {
+    failed.handle.opened();
+    failed.handle.closed(Some(failed.reason));
+    refuse(conn, failed.reason, &failed.detail);
+}
+
+enum Found {
+    Http(Io, bool),
+    Bytes(Io, Box<Dialled>),
+    Failed(Box<dial::Failed>),
+    Gone,
+}
+
+/// Listens to both sides until it is clear what goes through.
+async fn either(conn: &Rc<Conn>, mut io: Io, origin: &Origin) -> Found {
+    let mut first = First::default();
+    let early = tokio::time::timeout(SNIFF_GRACE, first.spoken(conn, &mut io)).await;
+    if let Ok(spoken) = early {
+        return match spoken {
+            None => Found::Gone,
+            Some(Speaks::Http1) => http_found(first, io, false),
+            Some(Speaks::Http2) => http_found(first, io, true),
+            Some(Speaks::Tls | Speaks::Other | Speaks::More) => {
+                first.put_back(&mut io);
+                bytes_found(conn, io, origin).await
+            }
+        };
+    }
+    let mut dialled = match dial::dial(conn, origin).await {
+        Ok(dialled) => dialled,
+        Err(failed) => return Found::Failed(Box::new(failed)),
+    };
+    let mut theirs = [0; 1024];
+    let started = first.any();
+    let spoken = tokio::select! {
+        spoken = first.spoken(conn, &mut io) => match spoken {
+            None => return Found::Gone,
+            Some(spoken) => spoken,
+        },
+        read = dialled.io.read(&mut theirs) => {
+            // An end without a byte is the relay's business, too.
+            if let Ok(count) = read {
+                dialled.io.put_back(Bytes::copy_from_slice(&theirs[..count]));
+            }
+            Speaks::Other
+        },
+        () = tokio::time::sleep(UNDECIDED), if started => Speaks::Other,
+    };
+    match spoken {
+        Speaks::Http1 => http_found(first, io, false),
+        Speaks::Http2 => http_found(first, io, true),
+        Speaks::Tls | Speaks::Other | Speaks::More => {
+            first.put_back(&mut io);
+            Found::Bytes(io, Box::new(dialled))
+        }
+    }
+}
+
+fn http_found(first: First, mut io: Io, http2: bool) -> Found {
+    first.put_back(&mut io);
+    Found::Http(io, http2)
+}
+
+async fn bytes_found(conn: &Rc<Conn>, io: Io, origin: &Origin) -> Found {
+    match dial::dial(conn, origin).await {
+        Ok(dialled) => Found::Bytes(io, Box::new(dialled)),
+        Err(failed) => Found::Failed(Box::new(failed)),
+    }
+}
+
+/// Relays and tells about it.
+pub(crate) async fn relay(conn: Rc<Conn>, io: Io, dialled: Dialled) {
+    let handle = dialled.handle.clone();
+    let (started, started_at) = (Instant::now(), SystemTime::now());
+    handle.opened();
+    let _permit = dialled.permit;
+    let relaying = copy::both(io, dialled.io);
+    let total = tokio::select! {
+        total = relaying => total,
+        () = conn.reaches(Phase::Closing) => copy::Total::default(),
+    };
+    handle.moved(total.received, total.sent);
+    let reason = match total.broken {
+        None => None,
+        Some(Side::Upstream) => Some(Reason::UpstreamReset),
+        Some(Side::Downstream) => Some(Reason::ClientGone),
+    };
+    handle.closed(reason);
+    if let Some(lines) = &conn.worker.lines {
+        lines.log(&Record {
+            start: started_at,
+            direction: crate::record::direction(&conn.entrance),
+            reason,
+            bytes_received: total.sent,
+            bytes_sent: total.received,
+            duration: started.elapsed(),
+            upstream_host: Some(dialled.address),
+            upstream_cluster: &dialled.cluster,
+            downstream_local_address: Some(conn.local),
+            downstream_remote_address: Some(conn.remote),
+            peer: conn.peer.get().map_or("", |peer| &peer.text),
+            attempts: dialled.attempts,
+            ..Record::default()
+        });
+    }
+}

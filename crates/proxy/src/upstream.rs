@@ -1,0 +1,4 @@
+//! The called side: making connections and keeping them.
+
+pub(crate) mod connect;
+pub(crate) mod pool;

@@ -1,0 +1,367 @@
+//! Connections to endpoints that wait for their next request. One set per worker, so nothing here is locked.
+//!
+//! HTTP/1 connections serve one request at a time; the one used last is used next, so that a quiet pool shrinks.
+//! HTTP/2 connections (and the multiplexed form between our sidecars) are shared: while one is being made, everyone
+//! who needs it waits for it instead of opening their own. Which of the two an mTLS endpoint speaks is known after
+//! its first handshake and remembered. A connection belongs to a [`Key`], which names the identity it was made with
+//! and the identities it was checked against: after either changes it is simply never found again, and the sweep
+//! closes it.
+
+use super::connect::{Secured, connect};
+use crate::fail::Fail;
+use crate::http::body::ReqBody;
+use crate::io::{Io, Moved, coarse_seconds};
+use crate::limits;
+use crate::tls::{Agreed, Carry, agreed};
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use naka_engine::model::ClusterId;
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// Which connections may serve a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Key {
+    /// The same address may stand in several clusters, under different names and identities.
+    pub(crate) cluster: Option<ClusterId>,
+    pub(crate) address: SocketAddr,
+    /// Which TLS settings, 0 for none.
+    pub(crate) tls: u64,
+    pub(crate) carry: Carry,
+}
+
+/// Where and how a connection is made when none waits.
+#[derive(Debug, Clone)]
+pub(crate) struct Target {
+    pub(crate) key: Key,
+    pub(crate) limit: Duration,
+    pub(crate) secured: Option<Secured>,
+    /// How long an unused connection is kept.
+    pub(crate) keep: Duration,
+}
+
+/// hyper's tasks on the worker's own thread.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Local;
+
+impl<F: Future + 'static> hyper::rt::Executor<F> for Local {
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(async move {
+            future.await;
+        });
+    }
+}
+
+/// An HTTP/1 connection.
+#[derive(Debug)]
+pub(crate) struct H1 {
+    sender: http1::SendRequest<ReqBody>,
+    moved: Arc<Moved>,
+    reused: bool,
+    since: u32,
+    keep: u32,
+}
+
+/// A shared HTTP/2 connection.
+#[derive(Debug)]
+pub(crate) struct H2 {
+    sender: http2::SendRequest<ReqBody>,
+    moved: Arc<Moved>,
+    active: Cell<usize>,
+    served: Cell<bool>,
+    since: Cell<u32>,
+    keep: u32,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    idle: VecDeque<H1>,
+    shared: Vec<Rc<H2>>,
+    making: Option<Rc<Making>>,
+    /// The endpoint agreed on HTTP/1 only.
+    no_sharing: bool,
+}
+
+#[derive(Debug, Default)]
+struct Making {
+    result: RefCell<Option<Result<(), Fail>>>,
+    done: Notify,
+}
+
+/// All of a worker's connections that may serve again.
+#[derive(Debug, Default)]
+pub(crate) struct Pools {
+    slots: RefCell<HashMap<Key, Slot>>,
+}
+
+/// The right to send one request.
+#[derive(Debug)]
+pub(crate) enum Lease {
+    /// Alone on a connection.
+    Alone(H1),
+    /// One stream among others.
+    Stream(Rc<H2>),
+}
+
+/// Keeps a connection busy until its response ended; returns it to the pool when it may serve again.
+#[derive(Debug)]
+pub(crate) struct Busy {
+    key: Key,
+    lease: Option<Lease>,
+    pools: Rc<Pools>,
+}
+
+impl Pools {
+    /// A connection for one request, waiting or new.
+    pub(crate) async fn lease(self: &Rc<Self>, target: &Target) -> Result<Lease, Fail> {
+        loop {
+            if let Some(shared) = self.shared(target.key) {
+                return Ok(Lease::Stream(shared));
+            }
+            if let Some(mut idle) = self.idle(target.key) {
+                // It may still be finishing its last exchange; if it ended instead, the next one is tried.
+                if idle.sender.ready().await.is_ok() {
+                    idle.reused = true;
+                    return Ok(Lease::Alone(idle));
+                }
+                continue;
+            }
+            if !self.shareable(target) {
+                let io = connect(target.key.address, target.limit, target.secured.as_ref()).await?;
+                return Ok(Lease::Alone(handshake1(io, target.keep).await?));
+            }
+            self.make_shared(target).await?;
+        }
+    }
+
+    fn shared(&self, key: Key) -> Option<Rc<H2>> {
+        let mut slots = self.slots.borrow_mut();
+        let slot = slots.get_mut(&key)?;
+        if slot.shared.iter().any(|c| c.sender.is_closed()) {
+            slot.shared.retain(|c| !c.sender.is_closed());
+        }
+        slot.shared
+            .iter()
+            .find(|c| c.active.get() < limits::H2_STREAMS_PER_CONNECTION)
+            .map(|c| {
+                c.active.set(c.active.get() + 1);
+                Rc::clone(c)
+            })
+    }
+
+    fn idle(&self, key: Key) -> Option<H1> {
+        let mut slots = self.slots.borrow_mut();
+        let slot = slots.get_mut(&key)?;
+        while let Some(idle) = slot.idle.pop_back() {
+            let age = coarse_seconds().saturating_sub(idle.since);
+            if !idle.sender.is_closed() && age <= idle.keep {
+                return Some(idle);
+            }
+        }
+        None
+    }
+
+    fn shareable(&self, target: &Target) -> bool {
+        match target.key.carry {
+            Carry::Upgrade | Carry::Tcp => false,
+            Carry::Http2 => true,
+            Carry::Http1 => {
+                target.secured.is_some()
+                    && !self.slots.borrow().get(&target.key).is_some_and(|s| s.no_sharing)
+            }
+        }
+    }
+
+    /// Makes a connection that others may share, or waits for the one being made.
+    async fn make_shared(self: &Rc<Self>, target: &Target) -> Result<(), Fail> {
+        let waiting = {
+            let mut slots = self.slots.borrow_mut();
+            let slot = slots.entry(target.key).or_default();
+            slot.making.clone()
+        };
+        let making = waiting.unwrap_or_else(|| self.begin(target.clone()));
+        loop {
+            let done = making.done.notified();
+            if let Some(result) = making.result.borrow().clone() {
+                return result;
+            }
+            done.await;
+        }
+    }
+
+    /// Its own task, so that a caller who gives up does not take the connection away from the others.
+    fn begin(self: &Rc<Self>, target: Target) -> Rc<Making> {
+        let making = Rc::new(Making::default());
+        if let Some(slot) = self.slots.borrow_mut().get_mut(&target.key) {
+            slot.making = Some(Rc::clone(&making));
+        }
+        let (pools, of_task) = (Rc::clone(self), Rc::clone(&making));
+        tokio::task::spawn_local(async move {
+            let result = pools.connect_shared(&target).await;
+            if let Some(slot) = pools.slots.borrow_mut().get_mut(&target.key) {
+                slot.making = None;
+            }
+            *of_task.result.borrow_mut() = Some(result);
+            of_task.done.notify_waiters();
+        });
+        making
+    }
+
+    async fn connect_shared(&self, target: &Target) -> Result<(), Fail> {
+        let io = connect(target.key.address, target.limit, target.secured.as_ref()).await?;
+        let multiplexed = !io.is_tls()
+            || matches!(agreed(io.alpn()), Agreed::Http2 | Agreed::Http1Mux)
+            || target.key.carry == Carry::Http2;
+        if multiplexed {
+            let shared = handshake2(io, target.keep).await?;
+            let mut slots = self.slots.borrow_mut();
+            slots.entry(target.key).or_default().shared.push(Rc::new(shared));
+        } else {
+            let alone = handshake1(io, target.keep).await?;
+            let mut slots = self.slots.borrow_mut();
+            let slot = slots.entry(target.key).or_default();
+            slot.no_sharing = true;
+            slot.idle.push_back(alone);
+        }
+        Ok(())
+    }
+
+    fn put_back(&self, key: Key, mut h1: H1) {
+        if h1.sender.is_closed() || h1.keep == 0 {
+            return;
+        }
+        h1.since = coarse_seconds();
+        let mut slots = self.slots.borrow_mut();
+        let slot = slots.entry(key).or_default();
+        if slot.idle.len() < limits::H1_IDLE_PER_ENDPOINT {
+            slot.idle.push_back(h1);
+        }
+    }
+
+    /// Closes what waited too long. The worker's sweep calls it about once a second.
+    pub(crate) fn sweep(&self) {
+        let now = coarse_seconds();
+        let mut slots = self.slots.borrow_mut();
+        slots.retain(|_, slot| {
+            slot.idle
+                .retain(|c| !c.sender.is_closed() && now.saturating_sub(c.since) <= c.keep);
+            slot.shared.retain(|c| {
+                !c.sender.is_closed()
+                    && (c.active.get() > 0 || now.saturating_sub(c.since.get()) <= c.keep)
+            });
+            !slot.idle.is_empty() || !slot.shared.is_empty() || slot.making.is_some() || slot.no_sharing
+        });
+    }
+}
+
+async fn handshake1(io: Io, keep: Duration) -> Result<H1, Fail> {
+    let moved = io.moved();
+    let (sender, connection) = http1::Builder::new()
+        .max_buf_size(limits::HEADER_BYTES)
+        .max_headers(limits::HEADER_FIELDS)
+        .handshake::<_, ReqBody>(io)
+        .await
+        .map_err(|error| Fail::sending(&error, false, false))?;
+    tokio::task::spawn_local(async move {
+        // What went wrong is told to the request that was under way, if any.
+        let _ = connection.with_upgrades().await;
+    });
+    Ok(H1 { sender, moved, reused: false, since: coarse_seconds(), keep: seconds(keep) })
+}
+
+async fn handshake2(io: Io, keep: Duration) -> Result<H2, Fail> {
+    let moved = io.moved();
+    let (sender, connection) = http2::Builder::new(Local)
+        .timer(hyper_util::rt::TokioTimer::new())
+        .initial_stream_window_size(limits::H2_STREAM_WINDOW)
+        .initial_connection_window_size(limits::H2_CONNECTION_WINDOW)
+        .max_send_buf_size(limits::H2_SEND_BUFFER)
+        .max_header_list_size(u32::try_from(limits::HEADER_BYTES).unwrap_or(u32::MAX))
+        .keep_alive_interval(limits::H2_PING)
+        .handshake::<_, ReqBody>(io)
+        .await
+        .map_err(|error| Fail::sending(&error, false, false))?;
+    tokio::task::spawn_local(async move {
+        let _ = connection.await;
+    });
+    Ok(H2 {
+        sender,
+        moved,
+        active: Cell::new(0),
+        served: Cell::new(false),
+        since: Cell::new(coarse_seconds()),
+        keep: seconds(keep),
+    })
+}
+
+fn seconds(duration: Duration) -> u32 {
+    u32::try_from(duration.as_secs()).unwrap_or(u32::MAX)
+}
+
+impl Lease {
+    /// Sends a request. The connection stays busy as long as the returned guard lives.
+    pub(crate) async fn send(
+        mut self,
+        request: Request<ReqBody>,
+        key: Key,
+        pools: &Rc<Pools>,
+    ) -> Result<(Response<Incoming>, Busy), Fail> {
+        let (moved, reused) = match &self {
+            Self::Alone(h1) => (Arc::clone(&h1.moved), h1.reused),
+            Self::Stream(h2) => (Arc::clone(&h2.moved), h2.served.get()),
+        };
+        let before = moved.read();
+        let sent = match &mut self {
+            Self::Alone(h1) => {
+                let answer = h1.sender.send_request(request);
+                let busy = Busy { key, lease: Some(self), pools: Rc::clone(pools) };
+                (answer.await, busy)
+            }
+            Self::Stream(h2) => {
+                let mut sender = h2.sender.clone();
+                let answer = sender.send_request(request);
+                let busy = Busy { key, lease: Some(self), pools: Rc::clone(pools) };
+                (answer.await, busy)
+            }
+        };
+        match sent {
+            (Ok(response), busy) => Ok((response, busy)),
+            // Bytes of a shared connection may be another stream's: no proof either way, so none is claimed.
+            (Err(error), mut busy) => {
+                busy.discard();
+                Err(Fail::sending(&error, reused, moved.read() != before))
+            }
+        }
+    }
+}
+
+impl Busy {
+    /// The response ended well and the request was read to its end: the connection may serve again.
+    pub(crate) fn finished(mut self) {
+        if let Some(Lease::Alone(h1)) = self.lease.take_if(|l| matches!(l, Lease::Alone(_))) {
+            self.pools.put_back(self.key, h1);
+        }
+    }
+
+    fn discard(&mut self) {
+        if matches!(self.lease, Some(Lease::Alone(_))) {
+            self.lease = None;
+        }
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        if let Some(Lease::Stream(h2)) = self.lease.take() {
+            h2.active.set(h2.active.get().saturating_sub(1));
+            h2.served.set(true);
+            h2.since.set(coarse_seconds());
+        }
+    }
+}

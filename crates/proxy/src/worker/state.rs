@@ -1,0 +1,405 @@
+//! What one worker holds, and what every connection of it holds.
+//!
+//! Everything is `Rc` and `Cell`: nothing leaves the thread. A [`Conn`] lives as long as anything works for its
+//! connection (also after an upgrade); its drop is what counts it out, so no path can forget to.
+
+use super::{Accepted, Entrance, Own, Want, WorkerParams};
+use crate::io::Moved;
+use crate::limits;
+use crate::listen::Owners;
+use crate::names::Filter;
+use crate::tls::{Carry, TlsSet};
+use crate::upstream::connect::Secured;
+use crate::upstream::pool::Pools;
+use naka_engine::model::{ClusterId, PeerTls, Snapshot};
+use naka_engine::pick::Cursors;
+use naka_telemetry::{Lines, Shard, Workload};
+use naka_types::reason::Reason;
+use naka_types::spiffe::SpiffeId;
+use naka_types::workload::Ulid;
+use rustls_pki_types::ServerName;
+use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+use tokio::sync::{Notify, mpsc, oneshot};
+
+/// Peers whose labels are remembered; beyond it the cache starts afresh.
+const PEERS_KEPT: usize = 4_096;
+/// TLS configurations kept before the cache starts afresh.
+const CONFIGS_KEPT: usize = 4_096;
+
+/// One worker.
+pub(crate) struct Worker {
+    pub(crate) own: Arc<Own>,
+    pub(crate) pools: Rc<Pools>,
+    pub(crate) rng: RefCell<fastrand::Rng>,
+    pub(crate) cursors: RefCell<Cursors>,
+    pub(crate) shard: Shard,
+    pub(crate) lines: Option<Lines>,
+    pub(crate) handles: crate::record::Handles,
+    snapshot: RefCell<Arc<Snapshot>>,
+    tls: RefCell<Option<Arc<TlsSet>>>,
+    names: RefCell<Arc<Filter>>,
+    wants: mpsc::Sender<Want>,
+    load: Arc<AtomicUsize>,
+    owners: Owners,
+    connections: RefCell<HashMap<u64, Weak<Conn>>>,
+    next: Cell<u64>,
+    draining: [RefCell<Draining>; 2],
+    configs: RefCell<HashMap<(ClusterId, Carry), Config>>,
+    next_config: Cell<u64>,
+    peers: RefCell<HashMap<Ulid, Arc<Workload>>>,
+    started: Instant,
+}
+
+#[derive(Default)]
+struct Draining {
+    on: bool,
+    open: usize,
+    waiting: Vec<oneshot::Sender<()>>,
+}
+
+struct Config {
+    epoch: u64,
+    allowed: Arc<[SpiffeId]>,
+    number: u64,
+    secured: Secured,
+}
+
+impl Worker {
+    pub(crate) fn new(params: WorkerParams, load: Arc<AtomicUsize>, owners: Owners) -> Rc<Self> {
+        Rc::new(Self {
+            own: params.own,
+            pools: Rc::default(),
+            rng: RefCell::new(fastrand::Rng::new()),
+            cursors: RefCell::default(),
+            shard: params.shard,
+            lines: params.access,
+            handles: crate::record::Handles::default(),
+            snapshot: RefCell::new(params.snapshot),
+            tls: RefCell::new(params.tls),
+            names: RefCell::new(params.names),
+            wants: params.wants,
+            load,
+            owners,
+            connections: RefCell::default(),
+            next: Cell::new(0),
+            draining: [RefCell::default(), RefCell::default()],
+            configs: RefCell::default(),
+            next_config: Cell::new(1),
+            peers: RefCell::default(),
+            started: Instant::now(),
+        })
+    }
+
+    /// The configuration of this moment.
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.snapshot.borrow())
+    }
+
+    /// Monotonic time as the engine counts it.
+    pub(crate) fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    pub(crate) fn set_snapshot(&self, snapshot: Arc<Snapshot>) {
+        self.handles.forget();
+        *self.snapshot.borrow_mut() = snapshot;
+    }
+
+    pub(crate) fn set_tls(&self, set: Arc<TlsSet>) {
+        // Connections of the old identity are not found under the new one's numbers; the sweep closes them.
+        self.configs.borrow_mut().clear();
+        *self.tls.borrow_mut() = Some(set);
+    }
+
+    pub(crate) fn tls(&self) -> Option<Arc<TlsSet>> {
+        self.tls.borrow().clone()
+    }
+
+    pub(crate) fn set_names(&self, names: Arc<Filter>) {
+        *self.names.borrow_mut() = names;
+    }
+
+    /// Whether a full host may be in the mesh.
+    pub(crate) fn knows(&self, host: &str) -> bool {
+        self.names.borrow().contains(host)
+    }
+
+    /// Asks for a name's configuration and waits until this worker has it.
+    pub(crate) async fn obtain(&self, host: String, port: u16) -> Result<(), Reason> {
+        let (reply, answer) = oneshot::channel();
+        let asking = async {
+            let want = Want::Host { host, port, reply };
+            self.wants.send(want).await.map_err(|_| Reason::ConfigUnavailable)?;
+            answer.await.unwrap_or(Err(Reason::ConfigUnavailable))
+        };
+        tokio::time::timeout(limits::CONFIG_WAIT, asking)
+            .await
+            .unwrap_or(Err(Reason::ConfigUnavailable))
+    }
+
+    /// What is known of a verified peer by now; asks in the background when it is nothing.
+    pub(crate) fn workload_of(self: &Rc<Self>, id: Ulid) -> Option<Arc<Workload>> {
+        if let Some(known) = self.peers.borrow().get(&id) {
+            return Some(Arc::clone(known));
+        }
+        let (reply, answer) = oneshot::channel();
+        if self.wants.try_send(Want::Workload { id, reply }).is_ok() {
+            let worker = Rc::clone(self);
+            tokio::task::spawn_local(async move {
+                if let Ok(Some(workload)) = answer.await {
+                    let mut peers = worker.peers.borrow_mut();
+                    if peers.len() >= PEERS_KEPT {
+                        peers.clear();
+                    }
+                    peers.insert(id, workload);
+                    drop(peers);
+                    worker.handles.forget();
+                }
+            });
+        }
+        None
+    }
+
+    /// The TLS settings towards a cluster and their number, made once per identity and set of allowed peers.
+    pub(crate) fn secured(
+        &self,
+        cluster: ClusterId,
+        peer: &PeerTls,
+        carry: Carry,
+    ) -> Result<(u64, Secured), Reason> {
+        let set = self.tls().ok_or(Reason::TlsFailed)?;
+        let mut configs = self.configs.borrow_mut();
+        if let Some(known) = configs.get(&(cluster, carry))
+            && known.epoch == set.epoch()
+            && (Arc::ptr_eq(&known.allowed, &peer.allowed) || known.allowed == peer.allowed)
+        {
+            return Ok((known.number, known.secured.clone()));
+        }
+        let config = set
+            .outbound(Arc::clone(&peer.allowed), carry)
+            .map_err(|_| Reason::TlsFailed)?;
+        let name = ServerName::try_from(peer.sni.to_string()).map_err(|_| Reason::TlsFailed)?;
+        let number = self.next_config.get();
+        self.next_config.set(number + 1);
+        let secured = Secured { config, name };
+        if configs.len() >= CONFIGS_KEPT {
+            configs.clear();
+        }
+        configs.insert(
+            (cluster, carry),
+            Config {
+                epoch: set.epoch(),
+                allowed: Arc::clone(&peer.allowed),
+                number,
+                secured: secured.clone(),
+            },
+        );
+        Ok((number, secured))
+    }
+
+    /// Lets connections of one side end after what they do now.
+    pub(crate) fn drain(&self, outbound: bool, done: oneshot::Sender<()>) {
+        let mut draining = self.draining[usize::from(outbound)].borrow_mut();
+        draining.on = true;
+        if draining.open == 0 {
+            // Whoever asked may have stopped waiting.
+            let _ = done.send(());
+            return;
+        }
+        draining.waiting.push(done);
+        drop(draining);
+        for conn in self.open() {
+            if conn.entrance.is_outbound() == outbound {
+                conn.set_phase(Phase::Finishing);
+            }
+        }
+    }
+
+    fn is_draining(&self, entrance: &Entrance) -> bool {
+        self.draining[usize::from(entrance.is_outbound())].borrow().on
+    }
+
+    fn open(&self) -> Vec<Rc<Conn>> {
+        let connections = self.connections.borrow();
+        let mut open: Vec<_> = connections.iter().filter_map(|(_, c)| c.upgrade()).collect();
+        open.sort_by_key(|c| c.number);
+        open
+    }
+
+    /// Closes connections over their time.
+    pub(crate) fn close_overdue(&self, now: u32) {
+        let overdue: Vec<_> = {
+            let connections = self.connections.borrow();
+            let all = connections.iter().filter_map(|(_, c)| c.upgrade());
+            all.filter(|c| c.is_overdue(now)).collect()
+        };
+        for conn in overdue {
+            conn.set_phase(Phase::Closing);
+        }
+    }
+}
+
+/// How a connection is to go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    /// As long as it likes.
+    Open,
+    /// Until its present exchanges end.
+    Finishing,
+    /// No longer.
+    Closing,
+}
+
+/// A verified caller.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    pub(crate) spiffe: SpiffeId,
+    pub(crate) text: Arc<str>,
+    pub(crate) id: Option<Ulid>,
+}
+
+/// One accepted connection.
+pub(crate) struct Conn {
+    pub(crate) worker: Rc<Worker>,
+    pub(crate) entrance: Arc<Entrance>,
+    pub(crate) remote: SocketAddr,
+    pub(crate) local: SocketAddr,
+    pub(crate) peer: OnceCell<Peer>,
+    /// The kernel says that the workload's own uid made it.
+    pub(crate) by_owner: bool,
+    number: u64,
+    phase: Cell<Phase>,
+    changed: Notify,
+    moved: OnceCell<Arc<Moved>>,
+    /// Exchanges under way; while there are none, bytes read are the head of the next request.
+    busy: Cell<u32>,
+    read_mark: Cell<u64>,
+    head_since: Cell<Option<u32>>,
+    one_head_at_a_time: Cell<bool>,
+}
+
+impl std::fmt::Debug for Conn {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Conn")
+            .field("entrance", &self.entrance)
+            .field("remote", &self.remote)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Takes over a connection from the main thread and serves it.
+pub(crate) fn accept(worker: &Rc<Worker>, accepted: Accepted) {
+    let local = accepted.stream.local_addr();
+    let stream = tokio::net::TcpStream::from_std(accepted.stream);
+    let (Ok(local), Ok(stream)) = (local, stream) else {
+        worker.load.fetch_sub(1, Relaxed);
+        return;
+    };
+    let number = worker.next.get();
+    worker.next.set(number + 1);
+    let ours = accepted.entrance.is_outbound()
+        && worker.owners.of(accepted.peer, local) == Some(worker.own.uid);
+    let phase = if worker.is_draining(&accepted.entrance) {
+        Phase::Finishing
+    } else {
+        Phase::Open
+    };
+    let conn = Rc::new(Conn {
+        worker: Rc::clone(worker),
+        entrance: accepted.entrance,
+        remote: accepted.peer,
+        local,
+        peer: OnceCell::new(),
+        by_owner: ours,
+        number,
+        phase: Cell::new(phase),
+        changed: Notify::new(),
+        moved: OnceCell::new(),
+        busy: Cell::new(0),
+        read_mark: Cell::new(0),
+        head_since: Cell::new(None),
+        one_head_at_a_time: Cell::new(false),
+    });
+    worker.draining[usize::from(conn.entrance.is_outbound())].borrow_mut().open += 1;
+    worker.connections.borrow_mut().insert(number, Rc::downgrade(&conn));
+    tokio::task::spawn_local(crate::http::serve::connection(conn, stream));
+}
+
+impl Conn {
+    pub(crate) fn set_phase(&self, phase: Phase) {
+        if phase > self.phase.get() {
+            self.phase.set(phase);
+            self.changed.notify_waiters();
+        }
+    }
+
+    /// Resolves once the phase is at least this one. Cancel-safe.
+    pub(crate) async fn reaches(&self, phase: Phase) {
+        loop {
+            let changed = self.changed.notified();
+            if self.phase.get() >= phase {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Watches the bytes of this connection; `heads` says that request heads come one after the other on it.
+    pub(crate) fn watch(&self, moved: Arc<Moved>, heads: bool) {
+        self.one_head_at_a_time.set(heads);
+        // Set once: a tunnel inside moves the same bytes.
+        let _ = self.moved.set(moved);
+    }
+
+    /// An exchange begins.
+    pub(crate) fn begin(&self) {
+        self.busy.set(self.busy.get() + 1);
+        self.head_since.set(None);
+    }
+
+    /// An exchange has ended.
+    pub(crate) fn end(&self) {
+        self.busy.set(self.busy.get().saturating_sub(1));
+        if let Some(moved) = self.moved.get() {
+            self.read_mark.set(moved.read());
+        }
+    }
+
+    fn is_overdue(&self, now: u32) -> bool {
+        let Some(moved) = self.moved.get() else {
+            return false;
+        };
+        let idle = now.saturating_sub(moved.last());
+        if self.busy.get() > 0 || !self.one_head_at_a_time.get() {
+            return u64::from(idle) > limits::CONNECTION_IDLE.as_secs();
+        }
+        if moved.read() == self.read_mark.get() {
+            self.head_since.set(None);
+            return u64::from(idle) > limits::CONNECTION_IDLE.as_secs();
+        }
+        let since = self.head_since.get().unwrap_or(now);
+        self.head_since.set(Some(since));
+        u64::from(now.saturating_sub(since)) >= limits::HEADER_READ.as_secs()
+    }
+}
+
+impl Drop for Conn {
+    fn drop(&mut self) {
+        let worker = &self.worker;
+        worker.load.fetch_sub(1, Relaxed);
+        worker.connections.borrow_mut().remove(&self.number);
+        let mut draining = worker.draining[usize::from(self.entrance.is_outbound())].borrow_mut();
+        draining.open -= 1;
+        if draining.open == 0 && draining.on {
+            for done in draining.waiting.drain(..) {
+                let _ = done.send(());
+            }
+        }
+    }
+}

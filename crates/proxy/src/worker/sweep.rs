@@ -1,0 +1,31 @@
+//! Once a second: the coarse clock moves on, connections that sat idle too long or dawdle over a request head are
+//! closed, and so are pooled connections nobody used.
+//!
+//! One timer for all instead of one or two per connection: an idle connection then costs no timer, and limits need
+//! to be good to a second only.
+
+use super::state::Worker;
+use crate::io::{coarse_seconds, set_coarse_seconds};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+const EVERY: Duration = Duration::from_secs(1);
+
+/// Runs as long as the worker.
+pub(crate) async fn run(worker: Rc<Worker>) {
+    let origin = process_start();
+    let mut ticks = tokio::time::interval(EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let seconds = u32::try_from(origin.elapsed().as_secs()).unwrap_or(u32::MAX);
+        set_coarse_seconds(seconds);
+        worker.close_overdue(coarse_seconds());
+        worker.pools.sweep();
+    }
+}
+
+fn process_start() -> Instant {
+    static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+    *START.get_or_init(Instant::now)
+}
