@@ -502,7 +502,7 @@ impl Registry {
             };
             if health != entry.shown {
                 outcome.changed = true;
-                outcome.urgent |= entry.shown < health;
+                outcome.urgent |= entry.shown.is_some() && entry.shown < health;
                 entry.shown = health;
             }
         }
