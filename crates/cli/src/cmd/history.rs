@@ -40,7 +40,7 @@ pub(crate) async fn history(args: &args::History, context: Option<&str>) -> Outc
     let mut table = out::Table::new(&[
         "REVISION", "AGE", "WHO", "WHAT", "OBJECT", "CHANGE", "CAUSE",
     ]);
-    for event in items(&answer) {
+    for event in items(&answer).iter().rev() {
         table.row([
             revision(event),
             age(event),

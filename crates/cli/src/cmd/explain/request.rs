@@ -1,0 +1,279 @@
+//! One request through compile, intake and engine.
+
+use crate::args;
+use crate::exit::{Exit, Outcome};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
+use naka_control::compile::{Class, Key, compile};
+use naka_control::world::World;
+use naka_engine::canonical::{Canonical, Origin};
+use naka_engine::exchange::{Answered, Cx, Effect, Exchange, Input, Need, Outcome as Ended, Tried};
+use naka_engine::pick::Cursors;
+use naka_engine::why::{Stage, Why};
+use naka_proxy::state::book::Book;
+use naka_types::finding::Finding;
+use naka_types::host::Host;
+use naka_types::labels::Labels;
+use naka_types::name::VirtualHostName;
+use naka_types::node::Role;
+use naka_types::reason::Reason;
+use naka_wire::type_url;
+use naka_xds::Resource;
+use std::collections::BTreeSet;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// No request needs more steps; a loop here would be a fault of ours.
+const MAX_STEPS: usize = 32;
+
+/// A request as asked for.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    method: Method,
+    uri: http::Uri,
+    /// Host without port.
+    pub(crate) host: String,
+    port: u16,
+    headers: HeaderMap,
+    from: String,
+    namespace: String,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub(crate) struct Explained {
+    /// The request in one line.
+    pub(crate) request: String,
+    /// The engine's trail.
+    pub(crate) trail: Vec<Why>,
+    /// What is wrong with the objects on the way.
+    pub(crate) findings: Vec<Finding>,
+    /// The end of it in one line.
+    pub(crate) verdict: String,
+}
+
+impl Asked {
+    /// Reads `GET http://payment/pay` and its headers.
+    pub(crate) fn read(args: &args::Explain) -> Outcome<Self> {
+        let (method, url) = match args.what.as_slice() {
+            [url] => ("GET", url.as_str()),
+            [method, url] => (method.as_str(), url.as_str()),
+            _ => return Err(Exit::usage("write METHOD URL, for example: GET http://payment/pay")),
+        };
+        let wrong = |what: &dyn std::fmt::Display| Exit::usage(format!("{url}: {what}"));
+        let method = Method::from_str(&method.to_ascii_uppercase())
+            .map_err(|_| Exit::usage(format!("{method:?} is no method")))?;
+        let uri: http::Uri = url.parse().map_err(|error: http::uri::InvalidUri| wrong(&error))?;
+        if uri.scheme_str() != Some("http") {
+            return Err(wrong(&"programs call the mesh by http://, the sidecars encrypt"));
+        }
+        let host = uri.host().unwrap_or_default().to_owned();
+        let port = uri.port_u16().unwrap_or(80);
+        let mut headers = HeaderMap::new();
+        for text in &args.headers {
+            let (name, value) = text
+                .split_once(':')
+                .ok_or_else(|| Exit::usage(format!("-H {text}: write NAME: VALUE")))?;
+            let name = HeaderName::from_str(name.trim()).map_err(|_| Exit::usage(format!("-H {text}: no header name")))?;
+            let value = HeaderValue::from_str(value.trim()).map_err(|_| Exit::usage(format!("-H {text}: no header value")))?;
+            headers.append(name, value);
+        }
+        Ok(Self {
+            method,
+            uri,
+            host,
+            port,
+            headers,
+            from: args.from.clone().unwrap_or_default(),
+            namespace: args.namespace.clone(),
+        })
+    }
+}
+
+/// Lets the request take its way.
+pub(crate) fn explain(world: &World, asked: &Asked) -> Explained {
+    let mut explained = Explained {
+        request: describe(asked),
+        trail: Vec::new(),
+        findings: Vec::new(),
+        verdict: String::new(),
+    };
+    let origin = Origin::outbound(80);
+    let mut builder = Request::builder().method(asked.method.clone()).uri(asked.uri.clone());
+    if let Some(headers) = builder.headers_mut() {
+        headers.clone_from(&asked.headers);
+        if let Some(host) = asked.uri.authority().and_then(|a| HeaderValue::from_str(a.as_str()).ok()) {
+            headers.entry(http::header::HOST).or_insert(host);
+        }
+    }
+    let parts = match builder.body(()) {
+        Ok(request) => request.into_parts().0,
+        Err(error) => {
+            explained.verdict = error.to_string();
+            return explained;
+        }
+    };
+    match Canonical::from_parts(parts, &origin) {
+        Ok(canonical) => Walk::new(world, asked, &origin).run(canonical, &mut explained),
+        Err(refused) => {
+            explained.verdict = format!("{} {}: {}", refused.reason.http_status(), refused.reason, refused.detail);
+        }
+    }
+    explained
+}
+
+struct Walk<'a> {
+    world: &'a World,
+    asked: &'a Asked,
+    origin: &'a Origin,
+    class: Class,
+    book: Book,
+}
+
+impl<'a> Walk<'a> {
+    fn new(world: &'a World, asked: &'a Asked, origin: &'a Origin) -> Self {
+        Self {
+            world,
+            asked,
+            origin,
+            class: Class {
+                role: Role::Sidecar,
+                namespace: asked.namespace.clone(),
+                workload_id: String::new(),
+                labels: Labels::new(),
+            },
+            book: Book::new(&asked.namespace),
+        }
+    }
+
+    fn run(mut self, mut request: Canonical, explained: &mut Explained) {
+        let mut exchange = Exchange::new();
+        let mut rng = fastrand::Rng::new();
+        let mut cursors = Cursors::new();
+        let mut response = http::Response::new(()).into_parts().0;
+        let mut input = Input::Begin;
+        for _ in 0..MAX_STEPS {
+            let snapshot = self.book.snapshot();
+            let mut cx = Cx {
+                snapshot: &snapshot,
+                origin: self.origin,
+                now: Duration::ZERO,
+                rng: &mut rng,
+                cursors: &mut cursors,
+                why: Some(&mut explained.trail),
+            };
+            input = match exchange.step(&mut request, input, &mut cx) {
+                Effect::Need(Need::VirtualHost { host, port }) => Input::Answer(self.fetch(&host, port, explained)),
+                Effect::Need(Need::Backoff(_)) => Input::TimerFired,
+                Effect::Try(to_try) => {
+                    explained.verdict = self.verdict(&request, &to_try);
+                    Input::Tried(Tried {
+                        outcome: Ended::Response(&mut response),
+                        replayable: true,
+                    })
+                }
+                Effect::PassThrough(outside) => {
+                    explained.verdict = format!("passed through to {}:{}, outside the mesh", outside.host, outside.port);
+                    return;
+                }
+                Effect::Reply(reply) => {
+                    explained.verdict = format!("{} {}: {}", reply.status.as_u16(), reply.reason, reply.reason.meaning());
+                    return;
+                }
+                Effect::Relay | Effect::Done => return,
+            };
+        }
+    }
+
+    /// What the proxy would do on demand: ask for the virtual host, get everything it refers to before it.
+    fn fetch(&mut self, host: &str, port: u16, explained: &mut Explained) -> Answered {
+        let Ok(host) = Host::resolve(host, &self.asked.namespace) else {
+            return Answered::External;
+        };
+        let name = VirtualHostName {
+            host: host.as_str().to_owned(),
+            port,
+        };
+        let key = Key::VirtualHost(name.clone());
+        let mut wanted = vec![key.clone()];
+        let mut seen: BTreeSet<Key> = BTreeSet::new();
+        let mut clusters = Vec::new();
+        let mut endpoints = Vec::new();
+        let mut hosts = Vec::new();
+        while let Some(key) = wanted.pop() {
+            if !seen.insert(key.clone()) {
+                continue;
+            }
+            let compiled = compile(self.world, &key, &self.class);
+            explained.findings.extend(compiled.findings);
+            wanted.extend(compiled.refers);
+            let Some(encoded) = compiled.resource else { continue };
+            let resource = Resource {
+                type_url: key.type_url().to_owned(),
+                name: key.name(),
+                version: encoded.version.clone(),
+                any: encoded.any.clone(),
+            };
+            match key {
+                Key::Cluster(_) => clusters.push(resource),
+                Key::Endpoints(_) => endpoints.push(resource),
+                Key::VirtualHost(_) => hosts.push(resource),
+                _ => {}
+            }
+        }
+        if hosts.is_empty() {
+            let known = self.world.services.contains_key(&host);
+            let because = if known {
+                format!("{host} has no port {port}")
+            } else {
+                format!("{host} is no service of the mesh")
+            };
+            explained.trail.push(Why::new(Stage::Host, "outside the mesh", because));
+            return if known { Answered::Failed(Reason::UnknownHost) } else { Answered::External };
+        }
+        for (kind, resources) in [
+            (type_url::CLUSTER, &clusters),
+            (type_url::ENDPOINT, &endpoints),
+            (type_url::VIRTUAL_HOST, &hosts),
+        ] {
+            for reject in self.book.apply(kind, resources, &[]) {
+                let finding = Finding::new("E901", format!("the proxy refuses {}: {}", reject.name, reject.reason));
+                explained.findings.push(finding);
+            }
+        }
+        self.book.settle();
+        Answered::Ready
+    }
+
+    fn verdict(&self, request: &Canonical, to_try: &naka_engine::exchange::Try) -> String {
+        let endpoint = &to_try.endpoint;
+        let how = if endpoint.mtls { "over mutual TLS" } else { "in plaintext" };
+        let from = if self.asked.from.is_empty() {
+            String::new()
+        } else {
+            format!(" as {}", self.identity())
+        };
+        let timeout = to_try
+            .deadline
+            .map_or_else(String::new, |at| format!(", timeout {}", naka_types::duration::Show(at)));
+        format!(
+            "{} {} to {} ({}) {how}{from}{timeout}",
+            request.method(),
+            request.target(),
+            endpoint.address,
+            to_try.cluster.name()
+        )
+    }
+
+    fn identity(&self) -> String {
+        format!("spiffe://{}/ns/{}/sa/{}", self.world.trust_domain, self.asked.namespace, self.asked.from)
+    }
+}
+
+fn describe(asked: &Asked) -> String {
+    let from = if asked.from.is_empty() {
+        format!("a program in namespace {}", asked.namespace)
+    } else {
+        format!("{} in namespace {}", asked.from, asked.namespace)
+    };
+    format!("{} {} (port {}) from {from}", asked.method, asked.uri, asked.port)
+}

@@ -1,0 +1,216 @@
+//! The world a request is explained on: the running mesh's, or one made of files.
+
+use crate::client::Client;
+use crate::exit::Outcome;
+use crate::{manifests, out};
+use naka_api::networking::virtual_service::Action;
+use naka_api::{Mode, Object, Spec};
+use naka_control::registry::Health;
+use naka_control::world::{Endpoint, Inputs, Port, Service, World};
+use naka_store::Snapshot;
+use naka_types::host::Host;
+use naka_types::labels::Labels;
+use naka_types::protocol::Protocol;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// A world and what the reader should know about it.
+pub(crate) struct Found {
+    /// For compile.
+    pub(crate) world: World,
+    /// Assumptions.
+    pub(crate) notes: Vec<String>,
+}
+
+/// The running mesh's.
+pub(crate) async fn live(context: Option<&str>) -> Outcome<Found> {
+    let value = Client::open(context).await?.get("/naka/v1/world").await?;
+    let list = |name: &str| value.get(name).and_then(Value::as_array).cloned().unwrap_or_default();
+    let objects = list("objects").iter().filter_map(|raw| naka_api::decode_json(raw, Mode::Compat).0).collect();
+    let word = |name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default();
+    let mut world = joined(objects, word("trust_domain"));
+    let map = |name: &str| value.get(name).and_then(Value::as_object).cloned().unwrap_or_default();
+    for (host, shown) in map("services") {
+        if let Ok(host) = Host::parse(&host) {
+            world.services.insert(host.clone(), Arc::new(service(host, &shown)));
+        }
+    }
+    for (host, ports) in map("endpoints") {
+        let Ok(host) = Host::parse(&host) else { continue };
+        let ports = ports.as_object().into_iter().flatten();
+        let all = ports
+            .filter_map(|(port, all)| {
+                let all = all.as_array()?.iter().map(endpoint).collect();
+                Some((port.parse().ok()?, all))
+            })
+            .collect();
+        world.endpoints.insert(host, Arc::new(all));
+    }
+    Ok(Found {
+        world,
+        notes: Vec::new(),
+    })
+}
+
+/// One made of files. Files say nothing of what runs, so every service and every subset is assumed to have one
+/// endpoint; the note says so.
+pub(crate) fn of_files(files: &[PathBuf], namespace: &str, asked: &str) -> Outcome<Found> {
+    let decoded = manifests::decode(files, namespace, Mode::Compat)?;
+    for finding in decoded.findings.iter().filter(|finding| finding.is_error()) {
+        out::note(finding.to_string());
+    }
+    let mut hosts: BTreeMap<Host, BTreeSet<u16>> = BTreeMap::new();
+    let mut subsets: BTreeMap<Host, Vec<Labels>> = BTreeMap::new();
+    if let Ok(host) = Host::resolve(asked, namespace) {
+        hosts.entry(host).or_default().insert(80);
+    }
+    for object in &decoded.objects {
+        match &object.spec {
+            Spec::VirtualService(spec) => {
+                let routes = spec.http.iter().filter_map(|http| match &http.action {
+                    Action::Route(destinations) => Some(destinations),
+                    Action::Redirect(_) | Action::Direct(_) => None,
+                });
+                for target in routes.flatten().map(|weighted| &weighted.destination) {
+                    hosts.entry(target.host.clone()).or_default().insert(target.port.unwrap_or(80));
+                }
+                for host in spec.hosts.iter().filter(|host| !host.is_wildcard()) {
+                    hosts.entry(host.clone()).or_default().insert(80);
+                }
+            }
+            Spec::DestinationRule(spec) if !spec.host.is_wildcard() => {
+                hosts.entry(spec.host.clone()).or_default();
+                let labels = spec.subsets.iter().map(|subset| subset.labels.clone());
+                subsets.entry(spec.host.clone()).or_default().extend(labels);
+            }
+            _ => {}
+        }
+    }
+    let mut world = joined(decoded.objects, naka_types::spiffe::DEFAULT_TRUST_DOMAIN);
+    let mut number = 0_u32;
+    for (host, mut ports) in hosts {
+        let Some((name, namespace)) = host.service().map(|(n, ns)| (n.to_owned(), ns.to_owned())) else {
+            continue;
+        };
+        if let Some(declared) = world.services.get(&host) {
+            ports = declared.ports.keys().copied().collect();
+        } else {
+            ports.insert(80);
+            let port = |number: &u16| (*number, Port { name: String::new(), protocol: Protocol::Http });
+            let made = Service {
+                host: host.clone(),
+                name: name.clone(),
+                namespace: namespace.clone(),
+                declared: false,
+                accounts: BTreeSet::from([name.clone()]),
+                ports: ports.iter().map(port).collect(),
+            };
+            world.services.insert(host.clone(), Arc::new(made));
+        }
+        let mut labels = subsets.remove(&host).unwrap_or_default();
+        if labels.is_empty() {
+            labels.push(Labels::new());
+        }
+        let endpoints: Vec<Endpoint> = labels
+            .into_iter()
+            .map(|labels| {
+                number += 1;
+                assumed(&name, &namespace, labels, number)
+            })
+            .collect();
+        let all = ports.into_iter().map(|port| (port, endpoints.clone())).collect();
+        world.endpoints.insert(host, Arc::new(all));
+    }
+    Ok(Found {
+        world,
+        notes: vec!["from files: every service and every subset is taken to have one healthy endpoint".to_owned()],
+    })
+}
+
+/// An endpoint that stands for whatever would run. The addresses are of a range reserved for documentation.
+fn assumed(name: &str, namespace: &str, labels: Labels, number: u32) -> Endpoint {
+    let [_, _, high, low] = number.to_be_bytes();
+    Endpoint {
+        address: format!("198.18.{high}.{low}:15006"),
+        health: Health::Healthy,
+        weight: 1,
+        mtls: true,
+        labels,
+        workload: format!("{name}-assumed"),
+        namespace: namespace.to_owned(),
+        workload_id: String::new(),
+    }
+}
+
+fn joined(objects: Vec<Object>, trust_domain: &str) -> World {
+    let objects: BTreeMap<_, _> = objects
+        .into_iter()
+        .map(|object| (object.reference(), Arc::new(object)))
+        .collect();
+    let snapshot = Snapshot {
+        objects: Arc::new(objects),
+        ..Snapshot::default()
+    };
+    World::build(Inputs {
+        snapshot: &snapshot,
+        members: Vec::new(),
+        owners: &BTreeMap::new(),
+        trust_domain: trust_domain.into(),
+        roots: "".into(),
+    })
+}
+
+fn service(host: Host, shown: &Value) -> Service {
+    let word = |name: &str| shown.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let ports = shown.get("ports").and_then(Value::as_object).into_iter().flatten();
+    Service {
+        host,
+        name: word("name"),
+        namespace: word("namespace"),
+        declared: shown.get("declared").and_then(Value::as_bool).unwrap_or(false),
+        accounts: shown
+            .get("accounts")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .filter_map(|account| account.as_str().map(str::to_owned))
+            .collect(),
+        ports: ports
+            .filter_map(|(number, port)| {
+                let protocol = port.get("protocol").cloned().unwrap_or_default();
+                let port = Port {
+                    name: port.get("name").and_then(Value::as_str).unwrap_or_default().to_owned(),
+                    protocol: serde_json::from_value(protocol).unwrap_or(Protocol::Auto),
+                };
+                Some((number.parse().ok()?, port))
+            })
+            .collect(),
+    }
+}
+
+fn endpoint(shown: &Value) -> Endpoint {
+    let word = |name: &str| shown.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+    Endpoint {
+        address: word("address"),
+        health: match word("health").to_ascii_lowercase().as_str() {
+            "healthy" => Health::Healthy,
+            "draining" => Health::Draining,
+            _ => Health::Unhealthy,
+        },
+        weight: shown
+            .get("weight")
+            .and_then(Value::as_u64)
+            .and_then(|weight| u32::try_from(weight).ok())
+            .unwrap_or(1),
+        mtls: shown.get("mtls").and_then(Value::as_bool).unwrap_or(false),
+        labels: shown
+            .get("labels")
+            .and_then(|labels| serde_json::from_value(labels.clone()).ok())
+            .unwrap_or_default(),
+        workload: word("workload"),
+        namespace: word("namespace"),
+        workload_id: word("workload_id"),
+    }
+}
