@@ -124,7 +124,7 @@ pub(crate) fn authenticate(
             state.owner
         ))),
         Some(Peer::Tls) | None => Err(Problem::unauthorized(
-            "no credential: give an API token as \"Authorization: Bearer naka1.api.…\" (naka token create api)",
+            "no credential: give an API token as \"Authorization: Bearer naka1.api.…\" (naka token create --kind api)",
         )),
     }
 }

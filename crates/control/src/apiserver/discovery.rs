@@ -1,4 +1,7 @@
 //! Discovery: what kubectl asks before anything else.
+//!
+//! Of OpenAPI there is as much as tells kubectl that the server validates by itself (`fieldValidation`); schemas come
+//! with Kubernetes.
 
 use super::answer::ok;
 use axum::response::Response;
@@ -107,4 +110,53 @@ fn resource(names: &Names) -> Value {
 fn status(names: &Names) -> Value {
     json!({"name": format!("{}/status", names.plural), "singularName": "", "namespaced": names.namespaced,
         "kind": names.name, "verbs": ["get"]})
+}
+
+/// `/openapi/v3`: where the documents are.
+pub(crate) fn open_api_index() -> Response {
+    let mut paths = serde_json::Map::new();
+    for names in TABLE {
+        for version in names.versions {
+            let path = if names.group.is_empty() {
+                format!("api/{version}")
+            } else {
+                format!("apis/{}/{version}", names.group)
+            };
+            let url = format!("/openapi/v3/{path}");
+            paths.insert(path, json!({"serverRelativeURL": url}));
+        }
+    }
+    ok(&json!({ "paths": paths }))
+}
+
+/// `/openapi/v3/…`: the operations of one group and version.
+pub(crate) fn open_api(group: &str, version: &str) -> Response {
+    let base = if group.is_empty() {
+        format!("/api/{version}")
+    } else {
+        format!("/apis/{group}/{version}")
+    };
+    let mut paths = serde_json::Map::new();
+    for names in TABLE
+        .iter()
+        .filter(|names| names.group == group && names.versions.contains(&version))
+    {
+        let place = if names.namespaced {
+            "namespaces/{namespace}/"
+        } else {
+            ""
+        };
+        let kind = json!({"group": group, "version": version, "kind": names.name});
+        let validation =
+            json!([{"name": "fieldValidation", "in": "query", "schema": {"type": "string"}}]);
+        let operation = json!({"x-kubernetes-group-version-kind": kind, "parameters": validation,
+            "responses": {"200": {"description": "OK"}}});
+        let operations = json!({"put": operation, "patch": operation});
+        paths.insert(
+            format!("{base}/{place}{}/{{name}}", names.plural),
+            operations,
+        );
+    }
+    let title = json!({"title": "Naka", "version": env!("CARGO_PKG_VERSION")});
+    ok(&json!({"openapi": "3.0.0", "info": title, "paths": paths}))
 }

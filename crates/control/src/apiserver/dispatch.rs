@@ -99,6 +99,10 @@ async fn answer(state: Arc<State>, request: Request<Body>) -> Outcome {
         Route::Groups if reads => Ok(discovery::groups()),
         Route::Group(group) if reads => Ok(discovery::group(&group)),
         Route::Resources { group, version } if reads => Ok(discovery::resources(&group, &version)),
+        Route::OpenApi(None) if reads => Ok(discovery::open_api_index()),
+        Route::OpenApi(Some((group, version))) if reads => {
+            Ok(discovery::open_api(&group, &version))
+        }
         Route::KubeEvents if reads => {
             let revision = call.state.store.snapshot().revision.to_string();
             Ok(ok(

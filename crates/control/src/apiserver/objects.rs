@@ -211,7 +211,7 @@ pub(crate) async fn create(call: &Call, place: &Place, body: Body) -> Outcome {
     )?;
     let mut value = body::json(call.header(header::CONTENT_TYPE), body).await?;
     name_generated(&mut value);
-    let (object, findings) = decode(place.kind, &scope, None, &value)?;
+    let (object, findings) = decode(call, place.kind, &scope, None, &value)?;
     let draft = Draft::put(
         &call.subject.name,
         &cause(call),
@@ -238,7 +238,13 @@ pub(crate) async fn replace(call: &Call, item: &Item, body: Body) -> Outcome {
         &format!("change {}", item.kind.names().plural),
     )?;
     let value = body::json(call.header(header::CONTENT_TYPE), body).await?;
-    let (object, findings) = decode(item.kind, item.scope(), Some(&item.object.name), &value)?;
+    let (object, findings) = decode(
+        call,
+        item.kind,
+        item.scope(),
+        Some(&item.object.name),
+        &value,
+    )?;
     let expect = expected(&value)?;
     check_uid(call, item, &value)?;
     let there = call.state.store.snapshot().value(&item.object).is_some();
@@ -276,7 +282,13 @@ pub(crate) async fn patch(call: &Call, item: &Item, body: Body) -> Outcome {
         let seen = expected(&value)?;
         form.apply(&mut value, &change)?;
         let asked = expected(&value)?;
-        let (object, findings) = decode(item.kind, item.scope(), Some(&item.object.name), &value)?;
+        let (object, findings) = decode(
+            call,
+            item.kind,
+            item.scope(),
+            Some(&item.object.name),
+            &value,
+        )?;
         check_uid(call, item, &value)?;
         let own_words = asked != seen;
         let draft = Draft::put(
@@ -453,6 +465,7 @@ fn warn(response: &mut Response, findings: &[Finding]) {
 
 /// Decodes a body as an object of this place.
 fn decode(
+    call: &Call,
     kind: Kind,
     namespace: &str,
     name: Option<&str>,
@@ -483,7 +496,10 @@ fn decode(
         meta.entry("name").or_insert_with(|| json!(name));
     }
     let (object, findings) = naka_api::decode_json_in(&value, Mode::Compat, namespace);
-    let Some(object) = object else {
+    // kubectl asks for `Strict`: then nothing may be left out, where else the sound rest is taken with a warning.
+    let strict =
+        call.param("fieldValidation") == "Strict" && findings.iter().any(Finding::is_error);
+    let Some(object) = object.filter(|_| !strict) else {
         let name = name
             .or_else(|| value.pointer("/metadata/name").and_then(Value::as_str))
             .unwrap_or("");

@@ -35,6 +35,8 @@ pub(crate) enum Route {
     },
     /// Kubernetes events: kubectl asks for them when it describes; there are none of that kind.
     KubeEvents,
+    /// `/openapi/v3`, or the document of one group and version.
+    OpenApi(Option<(String, String)>),
     /// `/naka/v1/…`.
     Naka(Vec<String>),
 }
@@ -50,6 +52,14 @@ pub(crate) fn parse(path: &str) -> Option<Route> {
         ["apis", group] => has_group(group).then(|| Route::Group((*group).to_owned())),
         ["api", "v1", rest @ ..] => resource("", "v1", rest),
         ["apis", group, version, rest @ ..] => resource(group, version, rest),
+        ["openapi", "v3"] => Some(Route::OpenApi(None)),
+        ["openapi", "v3", "api", "v1"] => {
+            Some(Route::OpenApi(Some((String::new(), "v1".to_owned()))))
+        }
+        ["openapi", "v3", "apis", group, version] => match resource(group, version, &[])? {
+            Route::Resources { group, version } => Some(Route::OpenApi(Some((group, version)))),
+            _ => None,
+        },
         ["naka", "v1", rest @ ..] => {
             let rest = rest
                 .iter()

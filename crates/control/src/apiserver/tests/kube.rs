@@ -135,6 +135,19 @@ async fn bad_bodies_get_status_objects_with_causes() {
     assert_eq!(code, 415);
     let (code, _) = server.call(Method::PUT, ROUTES, route("a", 1)).await;
     assert_eq!(code, 405);
+    let mut half = route("half", 1);
+    half["spec"]["http"]
+        .as_array_mut()
+        .unwrap()
+        .push(json!({"route": 7}));
+    let (code, refused) = server
+        .call(
+            Method::POST,
+            &format!("{ROUTES}?fieldValidation=Strict"),
+            half,
+        )
+        .await;
+    assert_eq!((code, reason(&refused)), (422, "Invalid"), "{refused}");
     assert_eq!(
         server.store.snapshot().revision,
         0,

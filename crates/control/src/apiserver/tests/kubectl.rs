@@ -90,14 +90,7 @@ async fn kubectl_gets_describes_changes_and_deletes() {
     kubectl.file("route.json", &route("split", 10));
     kubectl.file("service.json", &service);
     let made = kubectl
-        .ok(&[
-            "create",
-            "--validate=false",
-            "-f",
-            "route.json",
-            "-f",
-            "service.json",
-        ])
+        .ok(&["create", "-f", "route.json", "-f", "service.json"])
         .await;
     assert!(
         made.contains("virtualservice.networking.istio.io/split created")
@@ -189,23 +182,22 @@ async fn kubectl_gets_describes_changes_and_deletes() {
         .await;
     assert_eq!(ports, "80 81");
     kubectl.file("route.json", &route("split", 30));
-    let applied = kubectl
-        .ok(&["apply", "--validate=false", "-f", "route.json"])
-        .await;
+    let applied = kubectl.ok(&["apply", "-f", "route.json"]).await;
     assert!(applied.contains("configured"), "{applied}");
-    let again = kubectl
-        .ok(&["apply", "--validate=false", "-f", "route.json"])
-        .await;
+    let again = kubectl.ok(&["apply", "-f", "route.json"]).await;
     assert!(again.contains("unchanged"), "{again}");
+    let mut half = route("half", 30);
+    half["spec"]["http"][0]["weigth"] = json!(1);
+    kubectl.file("half.json", &half);
+    let refused = kubectl.fails(&["apply", "-f", "half.json"]).await;
+    assert!(refused.contains("weigth"), "{refused}");
     let events = kubectl.ok(&["get", "events"]).await;
     assert!(events.is_empty() || events.contains("No resources"));
     kubectl.file(
         "space.json",
         &json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}}),
     );
-    kubectl
-        .ok(&["create", "--validate=false", "-f", "space.json"])
-        .await;
+    kubectl.ok(&["create", "-f", "space.json"]).await;
     assert!(kubectl.ok(&["get", "ns"]).await.contains("shop"));
     // kubectl's own `create namespace` speaks protobuf only; the answer says what to do.
     assert!(
@@ -221,13 +213,7 @@ async fn kubectl_gets_describes_changes_and_deletes() {
         "{missing}"
     );
     let refused = kubectl
-        .fails(&[
-            "apply",
-            "--server-side",
-            "--validate=false",
-            "-f",
-            "route.json",
-        ])
+        .fails(&["apply", "--server-side", "-f", "route.json"])
         .await;
     assert!(
         refused.contains("server-side apply is not supported yet"),
