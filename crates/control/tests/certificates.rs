@@ -120,7 +120,10 @@ impl Plane {
             kind_prefix: Some(kind.to_owned()),
             ..Filter::default()
         };
-        self.store.events(1..=u64::MAX, &filter, 1_000).unwrap().len()
+        self.store
+            .events(1..=u64::MAX, &filter, 1_000)
+            .unwrap()
+            .len()
     }
 }
 

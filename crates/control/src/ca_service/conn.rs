@@ -83,7 +83,6 @@ impl ConnIdentity {
 ///
 /// # Errors
 /// UNAUTHENTICATED when the connection has no identity.
-#[expect(clippy::result_large_err, reason = "tonic's own error type")]
 pub fn peer<T>(request: &Request<T>) -> Result<PeerIdentity, Status> {
     request
         .extensions()
