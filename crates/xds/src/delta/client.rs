@@ -354,3 +354,6 @@ impl Client {
         })]
     }
 }
+
+#[cfg(test)]
+mod tests;

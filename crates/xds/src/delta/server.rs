@@ -418,3 +418,6 @@ impl<'a> Batches<'a> {
         self.done
     }
 }
+
+#[cfg(test)]
+mod tests;
