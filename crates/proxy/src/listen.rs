@@ -41,7 +41,7 @@ pub async fn accept(
     entrance: Arc<Entrance>,
     workers: Arc<Workers>,
 ) -> io::Result<()> {
-    let listener = AsyncFd::register_with_interest(listener, Interest::READABLE)?;
+    let listener = watched(listener)?;
     loop {
         match listener.async_io(Interest::READABLE, TcpListener::accept).await {
             Ok((stream, peer)) => {
@@ -63,6 +63,15 @@ pub async fn accept(
             }
         }
     }
+}
+
+/// Watches the socket without making it tokio's own: accepted sockets then go to a worker's runtime without having
+/// been registered with this one.
+#[expect(unsafe_code, reason = "tokio's safe listener registers each accepted socket with the wrong runtime")]
+fn watched(listener: TcpListener) -> io::Result<AsyncFd<TcpListener>> {
+    // SAFETY: a `TcpListener` owns one descriptor, returns the same one always, and is closed only after `AsyncFd`
+    // has taken it out of the poller.
+    unsafe { AsyncFd::register_with_interest(listener, Interest::READABLE) }
 }
 
 fn connection_failed(error: &io::Error) -> bool {
