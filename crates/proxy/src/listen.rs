@@ -71,7 +71,8 @@ pub async fn accept(
 fn watched(listener: TcpListener) -> io::Result<AsyncFd<TcpListener>> {
     // SAFETY: a `TcpListener` owns one descriptor, returns the same one always, and is closed only after `AsyncFd`
     // has taken it out of the poller.
-    unsafe { AsyncFd::register_with_interest(listener, Interest::READABLE) }
+    let watched = unsafe { AsyncFd::register_with_interest(listener, Interest::READABLE) };
+    watched.map_err(io::Error::from)
 }
 
 fn connection_failed(error: &io::Error) -> bool {
