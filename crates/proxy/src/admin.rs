@@ -88,7 +88,11 @@ pub async fn serve_unix(listener: UnixListener, shared: Arc<Shared>) {
 
 /// Serves a TCP listener for ever: all GET pages, or only metrics and readiness.
 pub async fn serve_tcp(listener: TcpListener, shared: Arc<Shared>, metrics_only: bool) {
-    let door = if metrics_only { Door::Metrics } else { Door::Tcp };
+    let door = if metrics_only {
+        Door::Metrics
+    } else {
+        Door::Tcp
+    };
     loop {
         match listener.accept().await {
             Ok((stream, _)) => serve(stream, &shared, door),
@@ -212,7 +216,9 @@ async fn get(path: &str, query: &str, shared: &Shared) -> Page {
         "/config_dump" => {
             let resources = shared.resources();
             // A dump of a large configuration takes a while; the main thread has acknowledgements to send.
-            let made = tokio::task::spawn_blocking(move || dump::config(resources.iter().map(|r| &**r))).await;
+            let made =
+                tokio::task::spawn_blocking(move || dump::config(resources.iter().map(|r| &**r)))
+                    .await;
             match made {
                 Ok(made) => as_json(StatusCode::OK, &made),
                 Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "the dump failed\n"),
@@ -399,7 +405,10 @@ enum Either {
 }
 
 async fn ports(request: Request<Incoming>, shared: &Shared) -> Page {
-    let body = match Limited::new(request.into_body(), BODY_LIMIT).collect().await {
+    let body = match Limited::new(request.into_body(), BODY_LIMIT)
+        .collect()
+        .await
+    {
         Ok(body) => body.to_bytes(),
         Err(error) => return text(StatusCode::BAD_REQUEST, format!("{error}\n")),
     };
@@ -416,7 +425,12 @@ async fn ports(request: Request<Incoming>, shared: &Shared) -> Page {
         })
         .collect();
     let (reply, answered) = oneshot::channel();
-    if shared.orders.send(Order::Ports(ports, reply)).await.is_err() {
+    if shared
+        .orders
+        .send(Order::Ports(ports, reply))
+        .await
+        .is_err()
+    {
         return text(StatusCode::SERVICE_UNAVAILABLE, "stopping\n");
     }
     match answered.await {

@@ -438,8 +438,8 @@ async fn issue(
     });
     if let Some(token) = token {
         let value = format!("Bearer {}", token.reveal());
-        let mut value = tonic::metadata::MetadataValue::try_from(value)
-            .map_err(|_| Error::Token)?;
+        let mut value =
+            tonic::metadata::MetadataValue::try_from(value).map_err(|_| Error::Token)?;
         value.set_sensitive(true);
         request.metadata_mut().insert("authorization", value);
     }

@@ -333,9 +333,6 @@ mod tests {
 
     #[test]
     fn nothing_happens_before_it_begins() {
-        check(
-            &[(1, progress(true)), (90_000, Input::Tick)],
-            &[],
-        );
+        check(&[(1, progress(true)), (90_000, Input::Tick)], &[]);
     }
 }

@@ -22,9 +22,7 @@ pub fn config<'a>(resources: impl Iterator<Item = &'a Resource>) -> Json {
     let (mut listeners, mut routes, mut clusters, mut endpoints, mut others) =
         (vec![], vec![], vec![], vec![], vec![]);
     for resource in resources {
-        let entry = |kind: &str, body: Json| {
-            json!({ "name": resource.name, "version_info": resource.version, kind: body })
-        };
+        let entry = |kind: &str, body: Json| json!({ "name": resource.name, "version_info": resource.version, kind: body });
         match resource.type_url.as_str() {
             type_url::LISTENER => {
                 if let Ok(message) = unpack::<Listener>(&resource.any) {
@@ -38,8 +36,7 @@ pub fn config<'a>(resources: impl Iterator<Item = &'a Resource>) -> Json {
             }
             type_url::ROUTE => {
                 if let Ok(message) = unpack::<RouteConfiguration>(&resource.any) {
-                    let hosts: Vec<Json> =
-                        message.virtual_hosts.iter().map(virtual_host).collect();
+                    let hosts: Vec<Json> = message.virtual_hosts.iter().map(virtual_host).collect();
                     routes.push(entry(
                         "route_config",
                         json!({ "name": message.name, "virtual_hosts": hosts }),
@@ -143,7 +140,10 @@ fn one_route(message: &Route) -> Json {
             shown.insert("route".into(), Json::Object(body));
         }
         Some(route::Action::Redirect(action)) => {
-            shown.insert("redirect".into(), json!({ "host_redirect": action.host_redirect }));
+            shown.insert(
+                "redirect".into(),
+                json!({ "host_redirect": action.host_redirect }),
+            );
         }
         Some(route::Action::DirectResponse(action)) => {
             shown.insert("direct_response".into(), json!({ "status": action.status }));

@@ -110,7 +110,12 @@ pub async fn listening(ports: &BTreeSet<u16>) {
 pub fn open_ports() -> Option<BTreeSet<u16>> {
     let four = std::fs::read_to_string("/proc/net/tcp").ok()?;
     let six = std::fs::read_to_string("/proc/net/tcp6").unwrap_or_default();
-    Some(four.lines().chain(six.lines()).filter_map(listener).collect())
+    Some(
+        four.lines()
+            .chain(six.lines())
+            .filter_map(listener)
+            .collect(),
+    )
 }
 
 /// The port of one line of the kernel's table, if it is a listening socket.

@@ -212,8 +212,10 @@ mod tests {
     #[test]
     fn a_renewal_keeps_the_bundle_and_its_sessions_and_never_shrinks_trust() {
         let dir = tempfile::tempdir().unwrap();
-        let one = Authority::open_or_create(&dir.path().join("1"), "cluster.local", now_s()).unwrap();
-        let two = Authority::open_or_create(&dir.path().join("2"), "cluster.local", now_s()).unwrap();
+        let one =
+            Authority::open_or_create(&dir.path().join("1"), "cluster.local", now_s()).unwrap();
+        let two =
+            Authority::open_or_create(&dir.path().join("2"), "cluster.local", now_s()).unwrap();
         let feed = Feed::new(None);
         let (svid, bundle) = issue(&one, "pay", Duration::from_secs(3600));
         feed.renewed(svid, bundle);
@@ -227,6 +229,9 @@ mod tests {
         assert_eq!(now.bundle.epoch(), epoch);
         assert_eq!(now.bundle.roots().len(), 2);
         let wait = until_renewal(Some(&now), now_s());
-        assert!(wait > Duration::from_secs(3000) && wait < Duration::from_secs(6000), "{wait:?}");
+        assert!(
+            wait > Duration::from_secs(3000) && wait < Duration::from_secs(6000),
+            "{wait:?}"
+        );
     }
 }

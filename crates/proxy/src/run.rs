@@ -251,11 +251,20 @@ fn recall(settings: &Settings, known: bool) -> (Book, Client, Called) {
     let gateway = settings.role == Role::Gateway;
     let called = Called::restore(if gateway { Vec::new() } else { names });
     let mut subscriptions = vec![
-        (type_url::SECRET, Subscription::names([crate::state::book::ROOT_CA])),
+        (
+            type_url::SECRET,
+            Subscription::names([crate::state::book::ROOT_CA]),
+        ),
         (type_url::CLUSTER, Subscription::everything()),
-        (type_url::ENDPOINT, Subscription::names(Vec::<String>::new())),
+        (
+            type_url::ENDPOINT,
+            Subscription::names(Vec::<String>::new()),
+        ),
         (type_url::LISTENER, Subscription::everything()),
-        (type_url::WORKLOAD, Subscription::names(Vec::<String>::new())),
+        (
+            type_url::WORKLOAD,
+            Subscription::names(Vec::<String>::new()),
+        ),
     ];
     if !gateway {
         subscriptions.push((
@@ -340,10 +349,11 @@ fn own(settings: &Settings) -> Own {
             &settings.cluster_id,
             &settings.labels,
         )),
-        service_host: settings
-            .service
-            .as_ref()
-            .map(|service| Host::of_service(service, &settings.namespace).as_str().into()),
+        service_host: settings.service.as_ref().map(|service| {
+            Host::of_service(service, &settings.namespace)
+                .as_str()
+                .into()
+        }),
         uid: rustix::process::getuid().as_raw(),
         credential: settings
             .outbound

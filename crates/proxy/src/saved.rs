@@ -333,10 +333,7 @@ mod tests {
             assert!(load_last_good(dir.path()).is_err(), "flipped at {at}");
         }
         fs::write(&path, b"naka last-good 2\n").unwrap();
-        assert!(matches!(
-            load_last_good(dir.path()),
-            Err(Error::Format(_))
-        ));
+        assert!(matches!(load_last_good(dir.path()), Err(Error::Format(_))));
     }
 
     #[test]
@@ -366,10 +363,7 @@ mod tests {
             Err(Error::InUse(_))
         ));
         drop(first);
-        assert_eq!(
-            claim(root.path(), "default.pay", None).unwrap().instance,
-            0
-        );
+        assert_eq!(claim(root.path(), "default.pay", None).unwrap().instance, 0);
     }
 
     #[test]

@@ -76,7 +76,10 @@ impl Publisher {
 
     async fn publish(&self, step: Step) {
         if let Some(names) = step.names {
-            tell(&self.shared.workers, || WorkerMsg::Names(Arc::clone(&names))).await;
+            tell(&self.shared.workers, || {
+                WorkerMsg::Names(Arc::clone(&names))
+            })
+            .await;
         }
         if let Some(snapshot) = step.snapshot {
             self.shared.workers.publish(&snapshot).await;
@@ -101,7 +104,9 @@ impl Publisher {
                 );
                 self.shared.identified();
             }
-            Err(error) => tracing::error!(%error, "the new certificate cannot be used; the old one stays"),
+            Err(error) => {
+                tracing::error!(%error, "the new certificate cannot be used; the old one stays")
+            }
         }
     }
 }
@@ -242,7 +247,8 @@ impl Main {
                 .map(|resource| &resource.name)
                 .chain(&update.removed);
             for name in names {
-                self.demand.arrived(&update.type_url, name, self.last_step + 1);
+                self.demand
+                    .arrived(&update.type_url, name, self.last_step + 1);
             }
         }
         rejects
@@ -267,8 +273,10 @@ impl Main {
         let has_listener = self
             .book
             .holds(type_url::LISTENER, crate::intake::listener::INBOUND);
-        self.shared
-            .has(has_listener, self.book.holds(type_url::NAME_FILTER, book::NAMES));
+        self.shared.has(
+            has_listener,
+            self.book.holds(type_url::NAME_FILTER, book::NAMES),
+        );
         // Also without a new snapshot a step is made: whoever asked is answered behind everything sent before.
         self.last_step += 1;
         // A closed receiver means that the process is ending.
@@ -300,7 +308,10 @@ impl Main {
         for gone in self.demand.tick() {
             self.book.forget_host(&gone);
         }
-        if self.save_at.is_some_and(|at| tokio::time::Instant::now() >= at) {
+        if self
+            .save_at
+            .is_some_and(|at| tokio::time::Instant::now() >= at)
+        {
             self.save_at = None;
             self.save();
         }
@@ -326,7 +337,10 @@ fn save(dir: &std::path::Path, resources: &[Arc<Resource>], names: &[String]) {
         .iter()
         .map(|resource| &**resource)
         .filter(|resource| resource.type_url != type_url::WORKLOAD);
-    for written in [saved::save_last_good(dir, kept), saved::save_names(dir, names)] {
+    for written in [
+        saved::save_last_good(dir, kept),
+        saved::save_names(dir, names),
+    ] {
         if let Err(error) = written {
             tracing::warn!(%error, "the configuration could not be saved; a restart without the control plane would begin with an older one");
         }

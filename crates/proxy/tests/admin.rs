@@ -32,7 +32,9 @@ async fn ask(running: &Running, method: &str, path: &str, body: &str) -> (u16, S
         "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     );
-    let answer = tokio::time::timeout(LIMIT, talk(stream, &request)).await.unwrap();
+    let answer = tokio::time::timeout(LIMIT, talk(stream, &request))
+        .await
+        .unwrap();
     let status = answer[9..12].parse().unwrap();
     let body = answer.split_once("\r\n\r\n").unwrap().1.to_owned();
     (status, body)
@@ -46,14 +48,27 @@ async fn started(dir: &Path) -> Running {
 async fn pages_answer_and_say_what_is_missing() {
     let dir = tempfile::tempdir().unwrap();
     let running = started(dir.path()).await;
-    let mode = std::fs::metadata(running.admin()).unwrap().permissions().mode();
+    let mode = std::fs::metadata(running.admin())
+        .unwrap()
+        .permissions()
+        .mode();
     assert_eq!(mode & 0o777, 0o600);
     let (status, body) = ask(&running, "GET", "/ready", "").await;
     assert_eq!(status, 503);
-    assert!(body.contains("identity") && body.contains("configuration"), "{body}");
+    assert!(
+        body.contains("identity") && body.contains("configuration"),
+        "{body}"
+    );
     for path in [
-        "/server_info", "/config_dump", "/clusters", "/certs", "/memory", "/stats",
-        "/stats/prometheus", "/addresses", "/",
+        "/server_info",
+        "/config_dump",
+        "/clusters",
+        "/certs",
+        "/memory",
+        "/stats",
+        "/stats/prometheus",
+        "/addresses",
+        "/",
     ] {
         assert_eq!(ask(&running, "GET", path, "").await.0, 200, "{path}");
     }
@@ -64,10 +79,16 @@ async fn pages_answer_and_say_what_is_missing() {
         ("DELETE", "/ready", 405),
         ("POST", "/ports", 400),
     ] {
-        assert_eq!(ask(&running, method, path, "").await.0, expect, "{method} {path}");
+        assert_eq!(
+            ask(&running, method, path, "").await.0,
+            expect,
+            "{method} {path}"
+        );
     }
     running.stop().await;
-    tokio::time::timeout(LIMIT, running.stopped()).await.unwrap();
+    tokio::time::timeout(LIMIT, running.stopped())
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -83,10 +104,18 @@ async fn announced_ports_get_listeners_and_a_drain_closes_them() {
     let (status, body) = ask(&running, "POST", "/drain?wait=1", "").await;
     assert_eq!(status, 200);
     assert!(body.contains("drained"), "{body}");
-    assert!(TcpStream::connect(inbound[&8080]).await.is_err(), "inbound is closed");
-    assert!(TcpStream::connect(outbound).await.is_ok(), "outbound still serves");
+    assert!(
+        TcpStream::connect(inbound[&8080]).await.is_err(),
+        "inbound is closed"
+    );
+    assert!(
+        TcpStream::connect(outbound).await.is_ok(),
+        "outbound still serves"
+    );
     assert_eq!(ask(&running, "POST", "/quit", "").await.0, 202);
-    tokio::time::timeout(LIMIT, running.stopped()).await.unwrap();
+    tokio::time::timeout(LIMIT, running.stopped())
+        .await
+        .unwrap();
     assert!(TcpStream::connect(outbound).await.is_err());
 }
 
@@ -94,7 +123,10 @@ async fn announced_ports_get_listeners_and_a_drain_closes_them() {
 async fn a_restart_takes_the_same_addresses_and_two_never_run_as_one() {
     let dir = tempfile::tempdir().unwrap();
     let first = started(dir.path()).await;
-    assert!(run::start(settings(dir.path())).await.is_err(), "the lock is held");
+    assert!(
+        run::start(settings(dir.path())).await.is_err(),
+        "the lock is held"
+    );
     let before = first.addresses();
     let saved = dir.path().join("ports.json");
     tokio::time::timeout(LIMIT, async {
@@ -118,15 +150,23 @@ async fn the_metrics_port_shows_metrics_only_and_to_local_callers_only() {
     let running = started(dir.path()).await;
     let address = running.addresses().metrics.unwrap();
     for (request, expect) in [
-        ("GET /stats/prometheus HTTP/1.1\r\nhost: 127.0.0.1\r\n", "200"),
+        (
+            "GET /stats/prometheus HTTP/1.1\r\nhost: 127.0.0.1\r\n",
+            "200",
+        ),
         ("GET /certs HTTP/1.1\r\nhost: 127.0.0.1\r\n", "404"),
         ("POST /quit HTTP/1.1\r\nhost: 127.0.0.1\r\n", "405"),
         ("GET /metrics HTTP/1.1\r\nhost: evil.example\r\n", "403"),
-        ("GET /metrics HTTP/1.1\r\nhost: localhost\r\norigin: http://a\r\n", "403"),
+        (
+            "GET /metrics HTTP/1.1\r\nhost: localhost\r\norigin: http://a\r\n",
+            "403",
+        ),
     ] {
         let stream = TcpStream::connect(address).await.unwrap();
         let request = format!("{request}connection: close\r\n\r\n");
-        let answer = tokio::time::timeout(LIMIT, talk(stream, &request)).await.unwrap();
+        let answer = tokio::time::timeout(LIMIT, talk(stream, &request))
+            .await
+            .unwrap();
         assert_eq!(&answer[9..12], expect, "{request}");
     }
     running.stop().await;

@@ -56,7 +56,12 @@ pub fn cluster(wire: &pb::Cluster) -> Result<Taken<Part>, Error> {
                 _ => return Err(Error::at("type", "only EDS and STATIC are supported")),
             }
         }
-        _ => return Err(Error::at("cluster_discovery_type", "only EDS and STATIC are supported")),
+        _ => {
+            return Err(Error::at(
+                "cluster_discovery_type",
+                "only EDS and STATIC are supported",
+            ));
+        }
     };
     let protocol = protocol(wire.metadata.as_ref());
     let mut spec = ClusterSpec::new(&wire.name, protocol);
@@ -65,7 +70,10 @@ pub fn cluster(wire: &pb::Cluster) -> Result<Taken<Part>, Error> {
         cluster::LbPolicy::LeastRequest => Policy::LeastRequest,
         cluster::LbPolicy::Random => Policy::Random,
         other => {
-            return Err(Error::at("lb_policy", format!("{} is not supported", other.as_str_name())));
+            return Err(Error::at(
+                "lb_policy",
+                format!("{} is not supported", other.as_str_name()),
+            ));
         }
     };
     spec.connect_timeout = match &wire.connect_timeout {
@@ -134,7 +142,10 @@ fn sockets(wire: &pb::Cluster) -> Result<Option<PeerTls>, Error> {
     if let Some(socket) = &wire.transport_socket
         && socket.name != RAW_SOCKET
     {
-        return Err(Error::at("transport_socket", "only as transport_socket_matches"));
+        return Err(Error::at(
+            "transport_socket",
+            "only as transport_socket_matches",
+        ));
     }
     let mut mutual = None;
     for (index, candidate) in wire.transport_socket_matches.iter().enumerate() {
@@ -190,9 +201,8 @@ fn allowed(validation: &CertificateValidationContext) -> Result<Vec<SpiffeId>, E
         .iter()
         .enumerate()
         .map(|(index, san)| {
-            let at = |what: &str| {
-                Error::at(format!("match_typed_subject_alt_names[{index}]"), what)
-            };
+            let at =
+                |what: &str| Error::at(format!("match_typed_subject_alt_names[{index}]"), what);
             if san.san_type() != SanType::Uri {
                 return Err(at("only URI names are supported"));
             }

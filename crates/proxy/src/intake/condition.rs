@@ -94,7 +94,10 @@ fn refuse_unsupported(wire: &RouteMatch) -> Result<(), Error> {
 ///
 /// # Errors
 /// [`Error`] when its kind or its pattern cannot be carried out.
-#[expect(deprecated, reason = "older control planes still write the older forms")]
+#[expect(
+    deprecated,
+    reason = "older control planes still write the older forms"
+)]
 pub fn header(wire: &HeaderMatcher) -> Result<HeaderCondition, Error> {
     let subject = Subject::parse(&wire.name).map_err(|error| Error::at("name", error))?;
     let text = |rule: TextRule| HeaderRule::Value(TextCondition::new(rule));

@@ -13,7 +13,10 @@ use naka_wire::envoy::config::core::v3::{
 ///
 /// # Errors
 /// [`Error`] with the index of the operation that cannot be carried out.
-#[expect(deprecated, reason = "older control planes still write the older form of append")]
+#[expect(
+    deprecated,
+    reason = "older control planes still write the older form of append"
+)]
 pub fn edits(
     add: &[HeaderValueOption],
     remove: &[String],
@@ -27,9 +30,8 @@ pub fn edits(
             .header
             .as_ref()
             .ok_or_else(|| at("it names no header"))?;
-        let value = literal(&header.value).ok_or_else(|| {
-            at("its value has a variable, which this proxy does not fill in")
-        })?;
+        let value = literal(&header.value)
+            .ok_or_else(|| at("its value has a variable, which this proxy does not fill in"))?;
         let overwrite = option.append.as_ref().is_some_and(|append| !append.value);
         match HeaderAppendAction::try_from(option.append_action) {
             Ok(HeaderAppendAction::AppendIfExistsOrAdd) if !overwrite => {

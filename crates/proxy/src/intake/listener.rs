@@ -7,13 +7,13 @@ use naka_engine::model::{MtlsMode, VirtualHost};
 use naka_types::name::ClusterName;
 use naka_types::node::NAKA;
 use naka_types::protocol::Protocol;
+use naka_wire::envoy::config::core::v3::transport_socket;
 use naka_wire::envoy::config::listener::v3::{FilterChain, Listener, filter};
 use naka_wire::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager, http_connection_manager::RouteSpecifier,
 };
 use naka_wire::envoy::extensions::filters::network::tcp_proxy::v3::{TcpProxy, tcp_proxy};
 use naka_wire::envoy::extensions::transport_sockets::tls::v3::DownstreamTlsContext;
-use naka_wire::envoy::config::core::v3::transport_socket;
 use naka_wire::values;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -124,13 +124,19 @@ fn way(chain: &FilterChain) -> Result<Way, Error> {
         .ok_or_else(|| Error::at("filter_chain_match.destination_port", "not a port"))?;
     for (present, field) in [
         (!wanted.prefix_ranges.is_empty(), "prefix_ranges"),
-        (!wanted.source_prefix_ranges.is_empty(), "source_prefix_ranges"),
+        (
+            !wanted.source_prefix_ranges.is_empty(),
+            "source_prefix_ranges",
+        ),
         (!wanted.source_ports.is_empty(), "source_ports"),
         (!wanted.server_names.is_empty(), "server_names"),
         (wanted.source_type != 0, "source_type"),
     ] {
         if present {
-            return Err(Error::at(format!("filter_chain_match.{field}"), "not supported"));
+            return Err(Error::at(
+                format!("filter_chain_match.{field}"),
+                "not supported",
+            ));
         }
     }
     let tls = match &chain.transport_socket {
@@ -141,7 +147,10 @@ fn way(chain: &FilterChain) -> Result<Way, Error> {
             };
             let context: DownstreamTlsContext =
                 naka_wire::unpack(any).map_err(|error| Error::at("transport_socket", error))?;
-            if !context.require_client_certificate.is_some_and(|flag| flag.value) {
+            if !context
+                .require_client_certificate
+                .is_some_and(|flag| flag.value)
+            {
                 return Err(Error::at(
                     "transport_socket.require_client_certificate",
                     "TLS without a client certificate is not supported here",
@@ -171,7 +180,10 @@ fn way(chain: &FilterChain) -> Result<Way, Error> {
     };
     let cluster = cluster.unwrap_or_else(|| ClusterName::Inbound { port }.to_string());
     if ClusterName::parse(&cluster) != Some(ClusterName::Inbound { port }) {
-        return Err(Error::at("filters", format!("{cluster:?} is not the program's cluster")));
+        return Err(Error::at(
+            "filters",
+            format!("{cluster:?} is not the program's cluster"),
+        ));
     }
     Ok(Way {
         port,
@@ -210,7 +222,11 @@ fn program(chain: &FilterChain) -> Result<(bool, Option<String>), Error> {
 fn manager(any: &naka_wire::google::protobuf::Any) -> Result<HttpConnectionManager, Error> {
     let manager: HttpConnectionManager =
         naka_wire::unpack(any).map_err(|error| Error::at("filters[0]", error))?;
-    match manager.http_filters.iter().find(|f| f.name != ROUTER && !f.is_optional) {
+    match manager
+        .http_filters
+        .iter()
+        .find(|f| f.name != ROUTER && !f.is_optional)
+    {
         Some(unknown) => Err(Error::at(
             "filters[0].http_filters",
             format!("{} is not supported", unknown.name),
@@ -231,7 +247,10 @@ fn gateway(wire: &Listener, ids: route::Ids<'_>) -> Result<Taken<Part>, Error> {
     };
     let at = |error: Error| error.within("filter_chains[0]");
     if chain.transport_socket.is_some() {
-        return Err(at(Error::at("transport_socket", "TLS at gateways is not supported yet")));
+        return Err(at(Error::at(
+            "transport_socket",
+            "TLS at gateways is not supported yet",
+        )));
     }
     let [only] = chain.filters.as_slice() else {
         return Err(at(Error::at("filters", "there must be exactly one")));
@@ -241,7 +260,10 @@ fn gateway(wire: &Listener, ids: route::Ids<'_>) -> Result<Taken<Part>, Error> {
     };
     let manager = manager(any).map_err(at)?;
     let Some(RouteSpecifier::RouteConfig(config)) = manager.route_specifier else {
-        return Err(at(Error::at("filters[0].route_specifier", "only inline routes are supported")));
+        return Err(at(Error::at(
+            "filters[0].route_specifier",
+            "only inline routes are supported",
+        )));
     };
     let taken = virtual_hosts(&config.virtual_hosts, port, ids);
     Ok(Taken {

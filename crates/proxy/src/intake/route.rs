@@ -47,16 +47,21 @@ pub fn virtual_host(
         (wire.require_tls != 0, "require_tls"),
         (wire.matcher.is_some(), "matcher"),
         (!wire.rate_limits.is_empty(), "rate_limits"),
-        (!wire.typed_per_filter_config.is_empty(), "typed_per_filter_config"),
+        (
+            !wire.typed_per_filter_config.is_empty(),
+            "typed_per_filter_config",
+        ),
         (!wire.route_specifiers.is_empty(), "route_specifiers"),
-        (!wire.request_mirror_policies.is_empty(), "request_mirror_policies"),
+        (
+            !wire.request_mirror_policies.is_empty(),
+            "request_mirror_policies",
+        ),
         (
             !wire.request_headers_to_add.is_empty() || !wire.request_headers_to_remove.is_empty(),
             "request_headers",
         ),
         (
-            !wire.response_headers_to_add.is_empty()
-                || !wire.response_headers_to_remove.is_empty(),
+            !wire.response_headers_to_add.is_empty() || !wire.response_headers_to_remove.is_empty(),
             "response_headers",
         ),
     ] {
@@ -65,7 +70,10 @@ pub fn virtual_host(
         }
     }
     if let Some(index) = wire.domains.iter().position(|domain| !sound_domain(domain)) {
-        return Err(Error::at(format!("domains[{index}]"), "not a host or *.suffix"));
+        return Err(Error::at(
+            format!("domains[{index}]"),
+            "not a host or *.suffix",
+        ));
     }
     let mut left_out = Vec::new();
     let mut routes = Vec::with_capacity(wire.routes.len());
@@ -91,7 +99,10 @@ fn sound_domain(domain: &str) -> bool {
 
 fn route(wire: &pb::Route, ids: Ids<'_>) -> Result<Route, Error> {
     for (present, field) in [
-        (!wire.typed_per_filter_config.is_empty(), "typed_per_filter_config"),
+        (
+            !wire.typed_per_filter_config.is_empty(),
+            "typed_per_filter_config",
+        ),
         (!wire.route_specifiers.is_empty(), "route_specifiers"),
     ] {
         if present {
@@ -114,7 +125,12 @@ fn route(wire: &pb::Route, ids: Ids<'_>) -> Result<Route, Error> {
             Action::Direct(direct(action).map_err(|e| e.within("direct_response"))?)
         }
         Some(route_pb::Action::FilterAction(_) | route_pb::Action::NonForwardingAction(_))
-        | None => return Err(Error::at("action", "it is missing or of a kind not supported")),
+        | None => {
+            return Err(Error::at(
+                "action",
+                "it is missing or of a kind not supported",
+            ));
+        }
     };
     let config = values::of_metadata(wire.metadata.as_ref(), "istio")
         .and_then(|istio| values::get_str(istio, "config"))
@@ -142,10 +158,19 @@ fn forward(wire: &pb::RouteAction, ids: Ids<'_>) -> Result<Forward, Error> {
         (wire.metadata_match.is_some(), "metadata_match"),
         (wire.path_rewrite_policy.is_some(), "path_rewrite_policy"),
         (!wire.path_rewrite.is_empty(), "path_rewrite"),
-        (wire.retry_policy_typed_config.is_some(), "retry_policy_typed_config"),
-        (!wire.request_mirror_policies.is_empty(), "request_mirror_policies"),
+        (
+            wire.retry_policy_typed_config.is_some(),
+            "retry_policy_typed_config",
+        ),
+        (
+            !wire.request_mirror_policies.is_empty(),
+            "request_mirror_policies",
+        ),
         (!wire.rate_limits.is_empty(), "rate_limits"),
-        (wire.internal_redirect_policy.is_some(), "internal_redirect_policy"),
+        (
+            wire.internal_redirect_policy.is_some(),
+            "internal_redirect_policy",
+        ),
         (wire.max_stream_duration.is_some(), "max_stream_duration"),
     ] {
         if present {
@@ -173,7 +198,12 @@ fn forward(wire: &pb::RouteAction, ids: Ids<'_>) -> Result<Forward, Error> {
         Some(route_action::HostRewriteSpecifier::HostRewriteLiteral(host)) => {
             Some(authority(host, "host_rewrite_literal")?)
         }
-        Some(_) => return Err(Error::at("host_rewrite_specifier", "only a literal is supported")),
+        Some(_) => {
+            return Err(Error::at(
+                "host_rewrite_specifier",
+                "only a literal is supported",
+            ));
+        }
     };
     Ok(forward)
 }
@@ -188,10 +218,14 @@ fn clusters(wire: &pb::RouteAction, ids: Ids<'_>) -> Result<Vec<WeightedCluster>
             .iter()
             .enumerate()
             .map(|(index, wire)| {
-                share(wire, ids).map_err(|e| e.within(&format!("weighted_clusters.clusters[{index}]")))
+                share(wire, ids)
+                    .map_err(|e| e.within(&format!("weighted_clusters.clusters[{index}]")))
             })
             .collect(),
-        _ => Err(Error::at("cluster_specifier", "only names and weighted names are supported")),
+        _ => Err(Error::at(
+            "cluster_specifier",
+            "only names and weighted names are supported",
+        )),
     }
 }
 
@@ -261,15 +295,16 @@ fn retry(wire: &pb::RetryPolicy) -> Result<RetryPolicy, Error> {
     } else {
         Box::default()
     };
-    policy.per_try_timeout = limit(wire.per_try_timeout.as_ref(), "retry_policy.per_try_timeout")?;
+    policy.per_try_timeout = limit(
+        wire.per_try_timeout.as_ref(),
+        "retry_policy.per_try_timeout",
+    )?;
     if let Some(backoff) = &wire.retry_back_off {
         let base = limit(
             backoff.base_interval.as_ref(),
             "retry_policy.retry_back_off.base_interval",
         )?
-        .ok_or_else(|| {
-            Error::at("retry_policy.retry_back_off.base_interval", "it is missing")
-        })?;
+        .ok_or_else(|| Error::at("retry_policy.retry_back_off.base_interval", "it is missing"))?;
         policy.base = base;
         policy.max = limit(
             backoff.max_interval.as_ref(),
@@ -303,8 +338,7 @@ fn redirect(wire: &pb::RedirectAction) -> Result<Redirect, Error> {
         Ok(Code::PermanentRedirect) => 308,
         Err(_) => return Err(Error::at("response_code", "unknown")),
     };
-    let mut redirect =
-        Redirect::new(status).map_err(|error| Error::at("response_code", error))?;
+    let mut redirect = Redirect::new(status).map_err(|error| Error::at("response_code", error))?;
     redirect.host = (!wire.host_redirect.is_empty()).then(|| wire.host_redirect.as_str().into());
     redirect.port = match u16::try_from(wire.port_redirect) {
         Ok(0) => None,

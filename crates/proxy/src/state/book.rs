@@ -73,7 +73,12 @@ impl Book {
     }
 
     /// Takes what an update brings and takes away; returns what it refuses.
-    pub fn apply(&mut self, type_url: &str, resources: &[Resource], removed: &[String]) -> Vec<Reject> {
+    pub fn apply(
+        &mut self,
+        type_url: &str,
+        resources: &[Resource],
+        removed: &[String],
+    ) -> Vec<Reject> {
         let Some(kind) = known(type_url) else {
             return resources
                 .iter()
@@ -109,7 +114,11 @@ impl Book {
         rejects
     }
 
-    fn take(&mut self, kind: &str, resource: &Resource) -> Result<Vec<intake::Error>, intake::Error> {
+    fn take(
+        &mut self,
+        kind: &str,
+        resource: &Resource,
+    ) -> Result<Vec<intake::Error>, intake::Error> {
         let any = &resource.any;
         let broken = |error: naka_wire::Error| intake::Error::at("resource", error);
         let name = resource.name.as_str();
@@ -242,7 +251,10 @@ impl Book {
         let touched = std::mem::take(&mut self.touched);
         for (name, part) in &self.clusters {
             let id = self.registry.id(name);
-            let kept = self.snapshot.cluster(id).filter(|_| !touched.contains(name));
+            let kept = self
+                .snapshot
+                .cluster(id)
+                .filter(|_| !touched.contains(name));
             let cluster = match kept {
                 Some(cluster) => Arc::clone(cluster),
                 None => Arc::new(self.cluster(part)),
@@ -326,7 +338,10 @@ impl Book {
     /// Ports of the program that a snapshot has.
     #[must_use]
     pub fn inbound_ports(&self) -> BTreeSet<u16> {
-        self.snapshot.inbounds().map(|inbound| inbound.port).collect()
+        self.snapshot
+            .inbounds()
+            .map(|inbound| inbound.port)
+            .collect()
     }
 
     /// Whether every cluster that a virtual host names and that exists is complete, so that it can be used.
@@ -361,14 +376,23 @@ fn known(type_url: &str) -> Option<&'static str> {
 /// The PEM text of a trust bundle.
 fn roots(wire: &Secret) -> Result<String, intake::Error> {
     let Some(secret::Type::ValidationContext(context)) = &wire.r#type else {
-        return Err(intake::Error::at("type", "only a validation context is taken"));
+        return Err(intake::Error::at(
+            "type",
+            "only a validation context is taken",
+        ));
     };
-    let source = context.trusted_ca.as_ref().and_then(|ca| ca.specifier.as_ref());
+    let source = context
+        .trusted_ca
+        .as_ref()
+        .and_then(|ca| ca.specifier.as_ref());
     match source {
         Some(Specifier::InlineBytes(bytes)) => String::from_utf8(bytes.clone())
             .map_err(|_| intake::Error::at("validation_context.trusted_ca", "not PEM")),
         Some(Specifier::InlineString(text)) => Ok(text.clone()),
-        _ => Err(intake::Error::at("validation_context.trusted_ca", "not inline")),
+        _ => Err(intake::Error::at(
+            "validation_context.trusted_ca",
+            "not inline",
+        )),
     }
 }
 

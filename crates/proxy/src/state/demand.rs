@@ -86,8 +86,17 @@ impl Demand {
                         names: vec![name.clone()],
                     });
                 }
-                let known = held || self.absent.contains(&(type_url::VIRTUAL_HOST, name.clone()));
-                self.wait(type_url::VIRTUAL_HOST, name, Reply::Host(reply), known, last_step);
+                let known = held
+                    || self
+                        .absent
+                        .contains(&(type_url::VIRTUAL_HOST, name.clone()));
+                self.wait(
+                    type_url::VIRTUAL_HOST,
+                    name,
+                    Reply::Host(reply),
+                    known,
+                    last_step,
+                );
             }
             Want::Workload { id, reply } => {
                 let id = id.to_string();
@@ -112,7 +121,13 @@ impl Demand {
                     });
                 }
                 let known = self.absent.contains(&(type_url::WORKLOAD, id.clone()));
-                self.wait(type_url::WORKLOAD, id, Reply::Workload(reply), known, last_step);
+                self.wait(
+                    type_url::WORKLOAD,
+                    id,
+                    Reply::Workload(reply),
+                    known,
+                    last_step,
+                );
             }
         }
     }

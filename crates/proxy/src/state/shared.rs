@@ -135,7 +135,9 @@ impl Shared {
     }
 
     pub(crate) fn first_answer(&self) {
-        self.progress().first_answer.get_or_insert_with(Instant::now);
+        self.progress()
+            .first_answer
+            .get_or_insert_with(Instant::now);
     }
 
     pub(crate) fn count(&self, rejects: usize, revision: &str) {
@@ -291,7 +293,9 @@ impl Shared {
             .number(name::CONTROL_CONNECTED, &[])
             .set(connected);
         if let Ok(revision) = self.revision().parse() {
-            self.metrics.number(name::CONFIG_REVISION, &[]).set(revision);
+            self.metrics
+                .number(name::CONFIG_REVISION, &[])
+                .set(revision);
         }
     }
 

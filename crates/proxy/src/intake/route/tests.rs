@@ -96,7 +96,11 @@ fn zero_means_no_timeout_and_the_safe_retry_default_is_the_engines() {
     assert_eq!(forwarded(&route).retry, RetryPolicy::default());
     let mut written = action;
     written.retry_policy.as_mut().unwrap().retry_on = "5xx,retriable-status-codes".into();
-    written.retry_policy.as_mut().unwrap().retriable_status_codes = vec![409, 503];
+    written
+        .retry_policy
+        .as_mut()
+        .unwrap()
+        .retriable_status_codes = vec![409, 503];
     let route = one(a_route(prefix("/"), written)).unwrap();
     let retry = &forwarded(&route).retry;
     assert!(retry.explicit && retry.on.any(RetryOn::FIVE_XX));
@@ -119,15 +123,26 @@ fn weights_keep_their_clusters() {
         )),
         ..RouteAction::default()
     };
-    let route = one(a_route(prefix("/"), action(vec![share("a", 90), share("b", 10)]))).unwrap();
+    let route = one(a_route(
+        prefix("/"),
+        action(vec![share("a", 90), share("b", 10)]),
+    ))
+    .unwrap();
     let got: Vec<(u32, u32)> = forwarded(&route)
         .clusters()
         .iter()
         .map(|c| (c.cluster.0, c.weight))
         .collect();
     assert_eq!(got, [(0, 90), (1, 10)]);
-    let refused = one(a_route(prefix("/"), action(vec![share("a", 0), share("b", 0)])));
-    assert!(refused.unwrap_err().starts_with("routes[0].route.weighted_clusters"));
+    let refused = one(a_route(
+        prefix("/"),
+        action(vec![share("a", 0), share("b", 0)]),
+    ));
+    assert!(
+        refused
+            .unwrap_err()
+            .starts_with("routes[0].route.weighted_clusters")
+    );
 }
 
 #[test]
@@ -180,16 +195,41 @@ fn what_would_let_more_through_leaves_its_route_out_and_names_the_field() {
         ..RouteAction::default()
     };
     for (bad, field) in [
-        (a_route(narrowed, to("c")), "routes[1].match.runtime_fraction"),
+        (
+            a_route(narrowed, to("c")),
+            "routes[1].match.runtime_fraction",
+        ),
         (a_route(broken, to("c")), "routes[1].match.safe_regex"),
-        (a_route(RouteMatch::default(), to("c")), "routes[1].match.path_specifier"),
+        (
+            a_route(RouteMatch::default(), to("c")),
+            "routes[1].match.path_specifier",
+        ),
         (filtered, "routes[1].typed_per_filter_config"),
-        (a_route(prefix("/"), by_header), "routes[1].route.cluster_specifier"),
-        (pb::Route { r#match: None, ..sound() }, "routes[1].match"),
-        (pb::Route { action: None, ..sound() }, "routes[1].action"),
+        (
+            a_route(prefix("/"), by_header),
+            "routes[1].route.cluster_specifier",
+        ),
+        (
+            pb::Route {
+                r#match: None,
+                ..sound()
+            },
+            "routes[1].match",
+        ),
+        (
+            pb::Route {
+                action: None,
+                ..sound()
+            },
+            "routes[1].action",
+        ),
     ] {
         let taken = take(&a_host(vec![sound(), bad, sound()])).unwrap();
-        assert_eq!(taken.model.routes.len(), 2, "{field}: the sound rest stands");
+        assert_eq!(
+            taken.model.routes.len(),
+            2,
+            "{field}: the sound rest stands"
+        );
         assert_eq!(taken.left_out.len(), 1);
         assert_eq!(taken.left_out[0].field, field);
     }
@@ -198,11 +238,23 @@ fn what_would_let_more_through_leaves_its_route_out_and_names_the_field() {
 #[test]
 fn an_unsound_host_is_refused_whole() {
     let bad = [
-        pb::VirtualHost { name: "pay".into(), ..a_host(vec![]) },
-        pb::VirtualHost { require_tls: 1, ..a_host(vec![]) },
-        pb::VirtualHost { domains: vec!["pay.*".into()], ..a_host(vec![]) },
+        pb::VirtualHost {
+            name: "pay".into(),
+            ..a_host(vec![])
+        },
+        pb::VirtualHost {
+            require_tls: 1,
+            ..a_host(vec![])
+        },
+        pb::VirtualHost {
+            domains: vec!["pay.*".into()],
+            ..a_host(vec![])
+        },
     ];
-    let fields: Vec<String> = bad.iter().map(|wire| take(wire).unwrap_err().field).collect();
+    let fields: Vec<String> = bad
+        .iter()
+        .map(|wire| take(wire).unwrap_err().field)
+        .collect();
     assert_eq!(fields, ["name", "require_tls", "domains[0]"]);
 }
 

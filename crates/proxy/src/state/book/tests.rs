@@ -1,6 +1,7 @@
 //! Updates against snapshots: what is in force after each, what is refused, and what does not disturb anybody.
 
 use super::*;
+use naka_engine::model::MtlsMode;
 use naka_wire::envoy::config::cluster::v3::{Cluster as WireCluster, cluster as cluster_pb};
 use naka_wire::envoy::config::core::v3::{
     Address, SocketAddress, address, socket_address::PortSpecifier,
@@ -8,12 +9,13 @@ use naka_wire::envoy::config::core::v3::{
 use naka_wire::envoy::config::endpoint::v3::{
     ClusterLoadAssignment, Endpoint as WireEndpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint,
 };
-use naka_wire::envoy::config::listener::v3::{Filter as WireFilter, FilterChain, FilterChainMatch, Listener, filter};
+use naka_wire::envoy::config::listener::v3::{
+    Filter as WireFilter, FilterChain, FilterChainMatch, Listener, filter,
+};
 use naka_wire::envoy::config::route::v3 as pb;
 use naka_wire::envoy::extensions::filters::network::tcp_proxy::v3::{TcpProxy, tcp_proxy};
 use naka_wire::google::protobuf::UInt32Value;
 use naka_wire::pack;
-use naka_engine::model::MtlsMode;
 
 const CLUSTER: &str = "outbound|80||pay.default.svc.cluster.local";
 const HOST: &str = "80/pay.default.svc.cluster.local:80";
@@ -82,7 +84,9 @@ fn a_host(cluster: &str) -> Resource {
                 ..pb::RouteMatch::default()
             }),
             action: Some(pb::route::Action::Route(pb::RouteAction {
-                cluster_specifier: Some(pb::route_action::ClusterSpecifier::Cluster(cluster.into())),
+                cluster_specifier: Some(pb::route_action::ClusterSpecifier::Cluster(
+                    cluster.into(),
+                )),
                 ..pb::RouteAction::default()
             })),
             ..pb::Route::default()
@@ -110,7 +114,10 @@ fn filled() -> Book {
 fn cluster_endpoints_and_host_come_together() {
     let book = filled();
     let snapshot = book.snapshot();
-    assert!(snapshot.virtual_host("pay", 80).is_some(), "also by its short name");
+    assert!(
+        snapshot.virtual_host("pay", 80).is_some(),
+        "also by its short name"
+    );
     let cluster = snapshot.clusters().next().unwrap();
     assert_eq!(cluster.endpoints[0].address.port(), 4000);
 }
@@ -134,12 +141,18 @@ fn an_equal_update_makes_no_snapshot() {
 fn counts_live_on_over_a_change_and_numbers_stay() {
     let mut book = filled();
     let before = book.snapshot().clusters().next().map(Arc::clone).unwrap();
-    apply(&mut book, endpoints(&[("127.0.0.1", 4000), ("127.0.0.1", 4001)]));
+    apply(
+        &mut book,
+        endpoints(&[("127.0.0.1", 4000), ("127.0.0.1", 4001)]),
+    );
     book.settle();
     let after = book.snapshot().clusters().next().map(Arc::clone).unwrap();
     assert_eq!(before.id, after.id);
     assert!(Arc::ptr_eq(&before.runtime, &after.runtime));
-    assert!(Arc::ptr_eq(&before.endpoints[0].state, &after.endpoints[0].state));
+    assert!(Arc::ptr_eq(
+        &before.endpoints[0].state,
+        &after.endpoints[0].state
+    ));
     assert_eq!(after.endpoints.len(), 2);
 }
 
@@ -148,13 +161,25 @@ fn a_refused_resource_leaves_the_earlier_one_in_force() {
     let mut book = filled();
     let rejects = apply(&mut book, a_cluster(cluster_pb::LbPolicy::Maglev));
     assert_eq!(rejects[0].name, CLUSTER);
-    assert!(rejects[0].reason.starts_with("lb_policy"), "{}", rejects[0].reason);
+    assert!(
+        rejects[0].reason.starts_with("lb_policy"),
+        "{}",
+        rejects[0].reason
+    );
     assert!(book.settle().snapshot.is_none());
     let rejects = apply(&mut book, endpoints(&[("no ip", 1), ("127.0.0.1", 4002)]));
-    assert!(rejects[0].reason.contains("endpoints[0].lb_endpoints[0].endpoint.address"));
+    assert!(
+        rejects[0]
+            .reason
+            .contains("endpoints[0].lb_endpoints[0].endpoint.address")
+    );
     book.settle();
     let cluster = book.snapshot().clusters().next().map(Arc::clone).unwrap();
-    assert_eq!(cluster.endpoints[0].address.port(), 4002, "the sound rest is in force");
+    assert_eq!(
+        cluster.endpoints[0].address.port(),
+        4002,
+        "the sound rest is in force"
+    );
 }
 
 #[test]
@@ -187,14 +212,20 @@ fn removal_takes_out_and_a_route_to_a_missing_cluster_stands() {
     let snapshot = book.snapshot();
     assert_eq!(snapshot.clusters().count(), 0);
     assert!(snapshot.virtual_host("pay", 80).is_some());
-    book.apply(type_url::VIRTUAL_HOST, &[], &[HOST.to_owned(), "unknown".to_owned()]);
+    book.apply(
+        type_url::VIRTUAL_HOST,
+        &[],
+        &[HOST.to_owned(), "unknown".to_owned()],
+    );
     book.settle();
     assert!(book.snapshot().virtual_host("pay", 80).is_none());
 }
 
 fn chain(port: u32, transport: &str, filter_name: &str) -> FilterChain {
     let proxy = TcpProxy {
-        cluster_specifier: Some(tcp_proxy::ClusterSpecifier::Cluster(format!("inbound|{port}||"))),
+        cluster_specifier: Some(tcp_proxy::ClusterSpecifier::Cluster(format!(
+            "inbound|{port}||"
+        ))),
         ..TcpProxy::default()
     };
     FilterChain {
