@@ -145,6 +145,19 @@ async fn kubectl_gets_describes_changes_and_deletes() {
             .contains("peerauthentications")
     );
 
+    changes(&kubectl).await;
+    refusals(&kubectl).await;
+
+    let viewer = server.token(json!({"kind": "api", "role": "viewer"})).await;
+    let viewer = Kubectl::new(kubectl.program.clone(), &server, &viewer);
+    let forbidden = viewer.fails(&["delete", "svc", "payment"]).await;
+    assert!(
+        forbidden.contains("Error from server (Forbidden)"),
+        "{forbidden}"
+    );
+}
+
+async fn changes(kubectl: &Kubectl) {
     kubectl.ok(&["label", "vs", "split", "team=pay"]).await;
     assert!(
         kubectl
@@ -206,7 +219,9 @@ async fn kubectl_gets_describes_changes_and_deletes() {
             .await
             .contains("use -f")
     );
+}
 
+async fn refusals(kubectl: &Kubectl) {
     let missing = kubectl.fails(&["get", "vs", "nobody"]).await;
     assert!(
         missing.contains("Error from server (NotFound)"),
@@ -224,12 +239,4 @@ async fn kubectl_gets_describes_changes_and_deletes() {
         .await;
     assert!(deleted.contains("deleted"), "{deleted}");
     assert!(kubectl.ok(&["get", "vs", "-o", "name"]).await.is_empty());
-
-    let viewer = server.token(json!({"kind": "api", "role": "viewer"})).await;
-    let viewer = Kubectl::new(kubectl.program.clone(), &server, &viewer);
-    let forbidden = viewer.fails(&["delete", "svc", "payment"]).await;
-    assert!(
-        forbidden.contains("Error from server (Forbidden)"),
-        "{forbidden}"
-    );
 }
