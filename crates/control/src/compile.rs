@@ -36,7 +36,7 @@ pub mod vhost;
 pub mod workload;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 /// Raised whenever equal models compile into different messages than before.
 const FORMAT: u32 = 1;

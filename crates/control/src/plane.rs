@@ -199,7 +199,6 @@ impl Plane {
             }
             self.urgent.store(false, Ordering::Release);
             revisions.mark_unchanged();
-            let _ = revisions.borrow_and_update();
             self.publish();
         }
     }

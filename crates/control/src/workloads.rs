@@ -282,9 +282,7 @@ impl Drain {
             return None;
         }
         // The wait starts with the first world that says so.
-        let Some(epoch) = self.epoch.or_else(|| published(plane, &self.workload_id)) else {
-            return None;
-        };
+        let epoch = self.epoch.or_else(|| published(plane, &self.workload_id))?;
         self.epoch = Some(epoch);
         let elapsed = self.since.elapsed();
         self.waiting = plane

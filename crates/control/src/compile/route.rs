@@ -17,6 +17,9 @@ use std::time::Duration;
 
 mod message;
 
+/// Port of a service that a gateway's route means when it names none.
+const HTTP: u16 = 80;
+
 pub(crate) use message::messages;
 
 /// Where routes are compiled for.
@@ -180,16 +183,14 @@ fn cluster(
     let service = at.view.service(&destination.host);
     let port = destination.port.unwrap_or_else(|| {
         let ports = service.map(|service| &service.ports);
-        let only = ports.filter(|ports| ports.len() == 1);
-        match (ports, only.and_then(|ports| ports.keys().next())) {
-            (Some(ports), _) if ports.contains_key(&at.port) => at.port,
-            (_, Some(only)) => *only,
-            // A service without declaration has 80 always; at a gateway the listener's port means nothing to it.
-            (Some(ports), None) if at.gateway.is_some() => {
-                ports.keys().next().copied().unwrap_or(80)
-            }
-            _ if at.gateway.is_some() => 80,
-            _ => at.port,
+        // A gateway's own port means nothing to the services behind it.
+        let wished = at.gateway.map_or(at.port, |_| HTTP);
+        let only = || ports.filter(|ports| ports.len() == 1 || at.gateway.is_some());
+        match ports {
+            Some(ports) if ports.contains_key(&wished) => wished,
+            _ => only()
+                .and_then(|ports| ports.keys().next().copied())
+                .unwrap_or(wished),
         }
     });
     let subset = destination.subset.as_deref().unwrap_or_default();

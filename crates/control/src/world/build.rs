@@ -18,6 +18,9 @@ const WELL_KNOWN_PORT: u16 = 80;
 /// Annotation of a Service: the service accounts that may serve it, separated by commas.
 const ACCOUNTS: &str = "naka.dev/service-accounts";
 
+/// Objects by host, each with whether it came by a wildcard and how far behind that ranks it.
+type Ranked = BTreeMap<Host, Vec<(bool, usize, Arc<Object>)>>;
+
 /// What a world is made of.
 #[derive(Debug)]
 pub struct Inputs<'a> {
@@ -192,7 +195,7 @@ impl World {
     fn objects(&mut self, snapshot: &Snapshot) {
         let mut objects: Vec<&Arc<Object>> = snapshot.objects.values().collect();
         objects.sort_by(|a, b| age(a).cmp(&age(b)));
-        let mut routes: BTreeMap<Host, Vec<(bool, usize, Arc<Object>)>> = BTreeMap::new();
+        let mut routes: Ranked = BTreeMap::new();
         let mut rules = routes.clone();
         for object in objects {
             let (namespace, name) = (&object.meta.namespace, &object.meta.name);
@@ -228,7 +231,7 @@ impl World {
         gateway: &GatewayRef,
         object: &Arc<Object>,
         hosts: &[Host],
-        routes: &mut BTreeMap<Host, Vec<(bool, usize, Arc<Object>)>>,
+        routes: &mut Ranked,
     ) {
         match gateway {
             GatewayRef::Mesh => {
@@ -250,7 +253,7 @@ fn spread(
     services: &BTreeMap<Host, Arc<Service>>,
     host: &Host,
     object: &Arc<Object>,
-    into: &mut BTreeMap<Host, Vec<(bool, usize, Arc<Object>)>>,
+    into: &mut Ranked,
 ) {
     let rank = usize::MAX - host.as_str().len();
     let mut enter = |at: &Host, wildcard: bool, rank: usize| {
@@ -271,9 +274,7 @@ fn spread(
     }
 }
 
-fn ranked(
-    all: BTreeMap<Host, Vec<(bool, usize, Arc<Object>)>>,
-) -> BTreeMap<Host, Arc<Vec<Arc<Object>>>> {
+fn ranked(all: Ranked) -> BTreeMap<Host, Arc<Vec<Arc<Object>>>> {
     all.into_iter()
         .map(|(host, mut objects)| {
             // Stable: within a rank they stay in order of age.

@@ -109,6 +109,10 @@ pub enum Event {
 
 /// What the driver must do.
 #[derive(Debug, PartialEq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "lives for one hand-over; a box would cost more"
+)]
 pub enum Action {
     /// Send this on the open stream.
     Send(DeltaDiscoveryRequest),

@@ -177,14 +177,15 @@ impl Ledger {
         let first = !state.opened;
         if first {
             state.opened = true;
-            for (name, version) in &request.initial_resource_versions {
+            let versions = request.initial_resource_versions.iter();
+            state.held.extend(versions.map(|(name, version)| {
                 let held = Held {
                     sent: Some(version.clone()),
                     acked: Some(version.clone()),
                     ..Held::default()
                 };
-                state.held.insert(name.clone(), held);
-            }
+                (name.clone(), held)
+            }));
             notices.push(Notice::Opened {
                 type_url: type_url.clone(),
             });
