@@ -201,6 +201,12 @@ impl Main {
                     Some(news) => self.news(news),
                     None => return,
                 },
+                () = self.shared.stopping() => {
+                    if self.save_at.is_some() || self.demand.take_unsaved() {
+                        save(&self.run_dir, &self.book.resources(), &self.demand.called());
+                    }
+                    self.shared.all_saved();
+                }
                 Some(want) = self.wants.recv() => self.demand.want(want, &self.book, self.last_step),
                 _ = tick.tick(), if self.demand.waits() || self.save_at.is_some() => self.tick(),
             }

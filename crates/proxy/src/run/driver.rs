@@ -367,6 +367,7 @@ impl Driver {
             while self.answers.try_recv().is_ok() {}
             let _ = tokio::time::timeout(FAREWELL, self.answers.recv()).await;
         }
+        self.shared.save_now().await;
         for worker in self.shared.workers.all() {
             worker.send(WorkerMsg::Stop).await;
         }

@@ -16,10 +16,13 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 /// A gateway without listeners cannot tell "none yet" from "none": after this long it counts as configured.
 const GATEWAY_SETTLES: Duration = Duration::from_millis(200);
+
+/// The longest that the end of a process waits for the disk.
+const SAVING: Duration = Duration::from_secs(1);
 
 /// How far configuration has come.
 #[derive(Debug, Clone, Default)]
@@ -59,6 +62,9 @@ pub struct Shared {
     /// When the process began.
     pub started: Instant,
     progress: Mutex<Progress>,
+    /// Asks the configuration's owner to save what is not saved yet, and says that it has.
+    stopping: Notify,
+    saved: Notify,
     /// Rings whenever something changed that readiness may depend on.
     bell: watch::Sender<u64>,
 }
@@ -98,6 +104,8 @@ impl Shared {
             orders: params.orders,
             started: params.started,
             progress: Mutex::default(),
+            stopping: Notify::new(),
+            saved: Notify::new(),
             bell: watch::Sender::new(0),
         }
     }
@@ -112,6 +120,20 @@ impl Shared {
             self.progress().ready_after = Some(self.started.elapsed());
         }
         self.bell.send_modify(|rings| *rings += 1);
+    }
+
+    /// Has what is not saved yet written to disk; returns when it is, or after a moment.
+    pub(crate) async fn save_now(&self) {
+        self.stopping.notify_one();
+        let _ = tokio::time::timeout(SAVING, self.saved.notified()).await;
+    }
+
+    pub(crate) async fn stopping(&self) {
+        self.stopping.notified().await;
+    }
+
+    pub(crate) fn all_saved(&self) {
+        self.saved.notify_one();
     }
 
     pub(crate) fn in_force(&self, snapshot: Arc<Snapshot>) {

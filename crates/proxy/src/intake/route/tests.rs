@@ -146,6 +146,10 @@ fn weights_keep_their_clusters() {
 }
 
 #[test]
+#[expect(
+    deprecated,
+    reason = "older control planes still write the older forms"
+)]
 fn conditions_of_every_kind() {
     use HeaderMatchSpecifier as Kind;
     let header = |name: &str, kind| HeaderMatcher {
