@@ -1,7 +1,7 @@
 //! The control plane: registry of workloads, compilation of objects into xDS, push, API server, CA service.
 //!
 //! One direction: store (events) → [`world::World`] (everything joined for one revision) → `compile` (pure) → `push`
-//! (one latest-value slot per subscriber) → delta xDS. [`run`] puts the parts together.
+//! (one latest-value slot per subscriber) → delta xDS. [`mod@run`] puts the parts together.
 //!
 //! Invariants: nothing below `compile` decides meaning; nothing in `compile` knows time, sockets or other proxies;
 //! status never enters the store.
@@ -16,8 +16,8 @@ pub mod push;
 pub mod registry;
 pub mod run;
 pub mod settings;
-pub mod workloads;
 pub mod status;
+pub mod workloads;
 pub mod world;
 
 pub use run::{Bound, run};
