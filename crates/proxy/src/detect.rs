@@ -6,7 +6,7 @@
 
 /// The answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Speaks {
+pub(crate) enum Speaks {
     /// An HTTP/1 request.
     Http1,
     /// The preface of HTTP/2.
@@ -25,11 +25,11 @@ const PREFACE_SURE: usize = 16;
 const LONGEST_METHOD: usize = 20;
 
 /// Bytes that always suffice for an answer.
-pub const ENOUGH: usize = 32;
+pub(crate) const ENOUGH: usize = 32;
 
 /// Judges the first bytes of a connection.
 #[must_use]
-pub fn speaks(bytes: &[u8]) -> Speaks {
+pub(crate) fn speaks(bytes: &[u8]) -> Speaks {
     let Some(&first) = bytes.first() else {
         return Speaks::More;
     };
@@ -119,7 +119,12 @@ mod tests {
     #[test]
     fn the_answer_never_changes_with_more_bytes_and_is_there_in_time() {
         let mut rng = fastrand::Rng::with_seed(7);
-        let seeds: [&[u8]; 4] = [PREFACE, b"POST http://a/b HTTP/1.1\r\nHost: a", b"\x16\x03\x03aaaaaaaa", b"SET a b"];
+        let seeds: [&[u8]; 4] = [
+            PREFACE,
+            b"POST http://a/b HTTP/1.1\r\nHost: a",
+            b"\x16\x03\x03aaaaaaaa",
+            b"SET a b",
+        ];
         for round in 0..20_000 {
             let mut bytes = seeds[round % 4].to_vec();
             bytes.resize(ENOUGH + 8, b'A');

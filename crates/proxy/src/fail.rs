@@ -46,7 +46,12 @@ pub(crate) struct Fail {
 impl Fail {
     /// No connection.
     pub(crate) fn connect(reason: Reason, detail: &str) -> Self {
-        Self { kind: Kind::Connect, reason, seen: Seen::No, detail: detail.into() }
+        Self {
+            kind: Kind::Connect,
+            reason,
+            seen: Seen::No,
+            detail: detail.into(),
+        }
     }
 
     /// The same in the engine's words.
@@ -68,16 +73,25 @@ impl Fail {
     /// whether any byte of an answer came; `reused` whether the connection had served a request before.
     pub(crate) fn sending(error: &hyper::Error, reused: bool, fresh_bytes: bool) -> Self {
         let detail: Rc<str> = chain(error).into();
-        let with = |kind, reason, seen| Self { kind, reason, seen, detail: Rc::clone(&detail) };
+        let with = |kind, reason, seen| Self {
+            kind,
+            reason,
+            seen,
+            detail: Rc::clone(&detail),
+        };
         if let Some(http2) = cause::<h2::Error>(error) {
             return match http2.reason() {
-                Some(h2::Reason::REFUSED_STREAM) => with(Kind::Refused, Reason::UpstreamReset, Seen::No),
+                Some(h2::Reason::REFUSED_STREAM) => {
+                    with(Kind::Refused, Reason::UpstreamReset, Seen::No)
+                }
                 Some(h2::Reason::NO_ERROR) if http2.is_go_away() => {
                     with(Kind::Refused, Reason::UpstreamReset, Seen::No)
                 }
-                Some(h2::Reason::PROTOCOL_ERROR | h2::Reason::FRAME_SIZE_ERROR | h2::Reason::COMPRESSION_ERROR)
-                    if http2.is_library() =>
-                {
+                Some(
+                    h2::Reason::PROTOCOL_ERROR
+                    | h2::Reason::FRAME_SIZE_ERROR
+                    | h2::Reason::COMPRESSION_ERROR,
+                ) if http2.is_library() => {
                     with(Kind::Protocol, Reason::UpstreamProtocolError, Seen::Maybe)
                 }
                 _ => with(Kind::Reset, Reason::UpstreamReset, Seen::Maybe),
@@ -93,13 +107,17 @@ impl Fail {
         if error.is_user() {
             return with(Kind::Caller, Reason::ClientGone, Seen::Maybe);
         }
-        let seen = if reused && !fresh_bytes { Seen::No } else { Seen::Maybe };
+        let seen = if reused && !fresh_bytes {
+            Seen::No
+        } else {
+            Seen::Maybe
+        };
         with(Kind::Reset, Reason::UpstreamReset, seen)
     }
 }
 
 /// The first cause of a type.
-fn cause<'a, E: std::error::Error + 'static>(error: &'a hyper::Error) -> Option<&'a E> {
+fn cause<E: std::error::Error + 'static>(error: &hyper::Error) -> Option<&E> {
     let mut next = error.source();
     while let Some(error) = next {
         if let Some(found) = error.downcast_ref::<E>() {

@@ -42,12 +42,14 @@ impl Moved {
     }
 
     fn add_read(&self, bytes: usize) {
-        self.read.store(self.read.load(Relaxed) + bytes as u64, Relaxed);
+        self.read
+            .store(self.read.load(Relaxed) + bytes as u64, Relaxed);
         self.touched();
     }
 
     fn add_written(&self, bytes: usize) {
-        self.written.store(self.written.load(Relaxed) + bytes as u64, Relaxed);
+        self.written
+            .store(self.written.load(Relaxed) + bytes as u64, Relaxed);
         self.touched();
     }
 
@@ -78,7 +80,9 @@ pub(crate) struct Io {
 
 impl std::fmt::Debug for Io {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Io").field("moved", &self.moved).finish_non_exhaustive()
+        f.debug_struct("Io")
+            .field("moved", &self.moved)
+            .finish_non_exhaustive()
     }
 }
 
@@ -86,7 +90,11 @@ impl Io {
     fn of(kind: Kind) -> Self {
         let moved = Moved::default();
         moved.touched();
-        Self { kind, first: Bytes::new(), moved: Arc::new(moved) }
+        Self {
+            kind,
+            first: Bytes::new(),
+            moved: Arc::new(moved),
+        }
     }
 
     /// A socket.
@@ -248,7 +256,10 @@ impl hyper::rt::Read for Io {
     }
 }
 
-#[expect(unsafe_code, reason = "hyper's cursor hands out its free space only this way; TokioIo does the same")]
+#[expect(
+    unsafe_code,
+    reason = "hyper's cursor hands out its free space only this way; TokioIo does the same"
+)]
 fn uninit_of<'a>(buf: &'a mut hyper::rt::ReadBufCursor<'_>) -> &'a mut [std::mem::MaybeUninit<u8>] {
     // SAFETY: the slice goes into a tokio `ReadBuf`, which only ever writes initialised bytes into it.
     unsafe { buf.as_mut() }
@@ -261,7 +272,11 @@ fn advance(buf: &mut hyper::rt::ReadBufCursor<'_>, filled: usize) {
 }
 
 impl hyper::rt::Write for Io {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         AsyncWrite::poll_write(self, cx, buf)
     }
 

@@ -24,7 +24,11 @@ const PAUSE_WHEN_EXHAUSTED: Duration = Duration::from_millis(50);
 /// # Errors
 /// What the system says, for example that the port is in use.
 pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
@@ -43,7 +47,10 @@ pub async fn accept(
 ) -> io::Result<()> {
     let listener = watched(listener)?;
     loop {
-        match listener.async_io(Interest::READABLE, TcpListener::accept).await {
+        match listener
+            .async_io(Interest::READABLE, TcpListener::accept)
+            .await
+        {
             Ok((stream, peer)) => {
                 // Failures here are the connection's own (already reset); it is dropped.
                 if stream.set_nonblocking(true).is_err() || stream.set_nodelay(true).is_err() {
@@ -67,7 +74,10 @@ pub async fn accept(
 
 /// Watches the socket without making it tokio's own: accepted sockets then go to a worker's runtime without having
 /// been registered with this one.
-#[expect(unsafe_code, reason = "tokio's safe listener registers each accepted socket with the wrong runtime")]
+#[expect(
+    unsafe_code,
+    reason = "tokio's safe listener registers each accepted socket with the wrong runtime"
+)]
 fn watched(listener: TcpListener) -> io::Result<AsyncFd<TcpListener>> {
     // SAFETY: a `TcpListener` owns one descriptor, returns the same one always, and is closed only after `AsyncFd`
     // has taken it out of the poller.

@@ -11,8 +11,8 @@ use http::{HeaderMap, HeaderValue, Method, Uri, Version};
 use naka_engine::model::{Cluster, ClusterId, Endpoint, Inbound};
 use naka_engine::runtime::Permit;
 use naka_telemetry::{
-    Direction, Exchange as Counted, Labels, Record, Reporter, RequestHandle, Security, Service, TcpHandle, Traffic,
-    Workload,
+    Direction, Exchange as Counted, Labels, Record, Reporter, RequestHandle, Security, Service,
+    TcpHandle, Traffic, Workload,
 };
 use naka_types::reason::Reason;
 use std::cell::RefCell;
@@ -29,8 +29,6 @@ pub(crate) enum End<'a> {
     Complete(Option<&'a HeaderMap>),
     /// The called side broke it off.
     UpstreamBroke,
-    /// The route's timeout passed.
-    Timeout,
 }
 
 /// An exchange under way.
@@ -75,13 +73,17 @@ impl std::fmt::Debug for Finish {
 impl std::ops::Deref for Finish {
     type Target = Open;
     fn deref(&self) -> &Open {
-        self.0.as_deref().expect("invariant: only `done` and drop take it, and both consume")
+        self.0
+            .as_deref()
+            .expect("invariant: only `done` and drop take it, and both consume")
     }
 }
 
 impl std::ops::DerefMut for Finish {
     fn deref_mut(&mut self) -> &mut Open {
-        self.0.as_deref_mut().expect("invariant: only `done` and drop take it, and both consume")
+        self.0
+            .as_deref_mut()
+            .expect("invariant: only `done` and drop take it, and both consume")
     }
 }
 
@@ -147,7 +149,6 @@ impl Finish {
                 }
             }
             End::UpstreamBroke => open.reason = Some(Reason::UpstreamReset),
-            End::Timeout => open.reason = Some(Reason::RequestTimeout),
         }
         open.tell();
     }
@@ -214,7 +215,10 @@ impl Open {
             x_forwarded_for: shown(self.forwarded_for.as_ref()),
             user_agent: shown(self.user_agent.as_ref()),
             request_id: shown(self.request_id.as_ref()),
-            authority: self.uri.authority().map_or_else(|| shown(self.authority.as_ref()), |a| a.as_str()),
+            authority: self
+                .uri
+                .authority()
+                .map_or_else(|| shown(self.authority.as_ref()), |a| a.as_str()),
             upstream_host: self.upstream,
             upstream_cluster: self.cluster.as_deref().unwrap_or(""),
             downstream_local_address: Some(self.conn.local),
@@ -280,19 +284,32 @@ impl Handles {
 
     fn request(&self, conn: &Conn, key: Key, labels: impl FnOnce() -> Labels) -> RequestHandle {
         let mut known = self.requests.borrow_mut();
-        known.entry(key).or_insert_with(|| conn.worker.shard.resolve(&labels())).clone()
+        known
+            .entry(key)
+            .or_insert_with(|| conn.worker.shard.resolve(&labels()))
+            .clone()
     }
 
     /// Requests to an endpoint, as their caller counts them.
-    pub(crate) fn endpoint(&self, conn: &Conn, cluster: &Cluster, endpoint: &Endpoint, grpc: bool) -> RequestHandle {
+    pub(crate) fn endpoint(
+        &self,
+        conn: &Conn,
+        cluster: &Cluster,
+        endpoint: &Endpoint,
+        grpc: bool,
+    ) -> RequestHandle {
         let key = Key::Endpoint(cluster.id, endpoint.address, traffic(grpc));
-        self.request(conn, key, || outbound(&conn.worker.own, cluster, Some(endpoint), traffic(grpc)))
+        self.request(conn, key, || {
+            outbound(&conn.worker.own, cluster, Some(endpoint), traffic(grpc))
+        })
     }
 
     /// Requests to a cluster that reached no endpoint.
     pub(crate) fn cluster(&self, conn: &Conn, cluster: &Cluster, grpc: bool) -> RequestHandle {
         let key = Key::Cluster(cluster.id, traffic(grpc));
-        self.request(conn, key, || outbound(&conn.worker.own, cluster, None, traffic(grpc)))
+        self.request(conn, key, || {
+            outbound(&conn.worker.own, cluster, None, traffic(grpc))
+        })
     }
 
     /// Requests to one of our ports.
@@ -305,18 +322,28 @@ impl Handles {
     pub(crate) fn nowhere(&self, conn: &Conn, grpc: bool) -> RequestHandle {
         let outwards = conn.entrance.is_outbound();
         let key = Key::Nowhere(outwards, traffic(grpc));
-        self.request(conn, key, || nowhere(&conn.worker.own, outwards, traffic(grpc)))
+        self.request(conn, key, || {
+            nowhere(&conn.worker.own, outwards, traffic(grpc))
+        })
     }
 
     /// TCP connections to an endpoint.
-    pub(crate) fn tcp_endpoint(&self, conn: &Conn, cluster: &Cluster, endpoint: Option<&Endpoint>) -> TcpHandle {
+    pub(crate) fn tcp_endpoint(
+        &self,
+        conn: &Conn,
+        cluster: &Cluster,
+        endpoint: Option<&Endpoint>,
+    ) -> TcpHandle {
         let key = match endpoint {
             Some(endpoint) => Key::Endpoint(cluster.id, endpoint.address, Traffic::Tcp),
             None => Key::Cluster(cluster.id, Traffic::Tcp),
         };
         let mut known = self.tcp.borrow_mut();
         let labels = || outbound(&conn.worker.own, cluster, endpoint, Traffic::Tcp);
-        known.entry(key).or_insert_with(|| conn.worker.shard.resolve_tcp(&labels())).clone()
+        known
+            .entry(key)
+            .or_insert_with(|| conn.worker.shard.resolve_tcp(&labels()))
+            .clone()
     }
 
     /// TCP connections to one of our ports.
@@ -325,7 +352,11 @@ impl Handles {
         let mut known = self.tcp.borrow_mut();
         known
             .entry(key)
-            .or_insert_with(|| conn.worker.shard.resolve_tcp(&inbound(conn, port, Traffic::Tcp)))
+            .or_insert_with(|| {
+                conn.worker
+                    .shard
+                    .resolve_tcp(&inbound(conn, port, Traffic::Tcp))
+            })
             .clone()
     }
 
@@ -335,15 +366,20 @@ impl Handles {
         let mut known = self.tcp.borrow_mut();
         known
             .entry(Key::Nowhere(outwards, Traffic::Tcp))
-            .or_insert_with(|| conn.worker.shard.resolve_tcp(&nowhere(&conn.worker.own, outwards, Traffic::Tcp)))
+            .or_insert_with(|| {
+                conn.worker
+                    .shard
+                    .resolve_tcp(&nowhere(&conn.worker.own, outwards, Traffic::Tcp))
+            })
             .clone()
     }
 }
 
 fn service_name(own: &Own) -> Arc<str> {
-    own.service_host
-        .as_deref()
-        .map_or_else(|| "".into(), |host| Service::of_host(host).name.as_str().into())
+    own.service_host.as_deref().map_or_else(
+        || "".into(),
+        |host| Service::of_host(host).name.as_str().into(),
+    )
 }
 
 fn outbound(own: &Own, cluster: &Cluster, endpoint: Option<&Endpoint>, traffic: Traffic) -> Labels {
@@ -354,7 +390,13 @@ fn outbound(own: &Own, cluster: &Cluster, endpoint: Option<&Endpoint>, traffic: 
     };
     let destination = match endpoint.map(|e| &e.workload) {
         Some(meta) if !meta.name.is_empty() => {
-            let mut workload = Workload::new(&meta.name, &meta.namespace, &principal, &meta.cluster, &meta.labels);
+            let mut workload = Workload::new(
+                &meta.name,
+                &meta.namespace,
+                &principal,
+                &meta.cluster,
+                &meta.labels,
+            );
             if !meta.canonical_name.is_empty() {
                 workload.canonical_service = meta.canonical_name.to_string();
                 workload.canonical_revision = meta.canonical_revision.to_string();
@@ -382,36 +424,75 @@ fn inbound(conn: &Conn, port: &Inbound, traffic: Traffic) -> Labels {
     let own = &conn.worker.own;
     let source = match conn.peer.get() {
         None => Arc::new(Workload::unknown()),
-        Some(peer) => peer.id.and_then(|id| conn.worker.workload_of(id)).unwrap_or_else(|| {
-            // Until the record arrives, the certificate alone speaks.
-            Arc::new(Workload {
-                namespace: peer.spiffe.namespace().to_owned(),
-                principal: peer.text.to_string(),
-                ..Workload::unknown()
-            })
-        }),
+        Some(peer) => peer
+            .id
+            .and_then(|id| conn.worker.workload_of(id))
+            .unwrap_or_else(|| {
+                // Until the record arrives, the certificate alone speaks.
+                Arc::new(Workload {
+                    namespace: peer.spiffe.namespace().to_owned(),
+                    principal: peer.text.to_string(),
+                    ..Workload::unknown()
+                })
+            }),
     };
-    let host = if port.service.is_empty() { "unknown" } else { &*port.service };
+    let host = if port.service.is_empty() {
+        "unknown"
+    } else {
+        &*port.service
+    };
     Labels {
         reporter: Reporter::Destination,
-        source_service_name: if conn.peer.get().is_some() { source.canonical_service.as_str().into() } else { "".into() },
+        source_service_name: if conn.peer.get().is_some() {
+            source.canonical_service.as_str().into()
+        } else {
+            "".into()
+        },
         source,
         destination: Arc::clone(&own.workload),
         service: Arc::new(Service::of_host(host)),
         traffic,
-        security: if conn.peer.get().is_some() { Security::MutualTls } else { Security::None },
+        security: if conn.peer.get().is_some() {
+            Security::MutualTls
+        } else {
+            Security::None
+        },
     }
 }
 
 fn nowhere(own: &Own, outwards: bool, traffic: Traffic) -> Labels {
     let unknown = || Arc::new(Workload::unknown());
     Labels {
-        reporter: if outwards { Reporter::Source } else { Reporter::Destination },
-        source: if outwards { Arc::clone(&own.workload) } else { unknown() },
-        source_service_name: if outwards { service_name(own) } else { "".into() },
-        destination: if outwards { unknown() } else { Arc::clone(&own.workload) },
-        service: Arc::new(Service { host: "unknown".into(), name: "unknown".into(), namespace: "unknown".into() }),
+        reporter: if outwards {
+            Reporter::Source
+        } else {
+            Reporter::Destination
+        },
+        source: if outwards {
+            Arc::clone(&own.workload)
+        } else {
+            unknown()
+        },
+        source_service_name: if outwards {
+            service_name(own)
+        } else {
+            "".into()
+        },
+        destination: if outwards {
+            unknown()
+        } else {
+            Arc::clone(&own.workload)
+        },
+        service: Arc::new(Service {
+            host: "unknown".into(),
+            name: "unknown".into(),
+            namespace: "unknown".into(),
+        }),
         traffic,
-        security: if outwards { Security::Unknown } else { Security::None },
+        security: if outwards {
+            Security::Unknown
+        } else {
+            Security::None
+        },
     }
 }

@@ -166,7 +166,11 @@ pub fn spawn(params: WorkerParams) -> io::Result<WorkerHandle> {
     let thread = std::thread::Builder::new()
         .name(format!("worker-{}", params.index))
         .spawn(move || run(params, messages, load))?;
-    Ok(WorkerHandle { queue, connections, thread: Some(thread) })
+    Ok(WorkerHandle {
+        queue,
+        connections,
+        thread: Some(thread),
+    })
 }
 
 fn run(params: WorkerParams, messages: mpsc::Receiver<WorkerMsg>, load: Arc<AtomicUsize>) {
@@ -254,7 +258,10 @@ impl Workers {
         let mut barriers = Vec::with_capacity(self.0.len());
         for worker in &self.0 {
             let (done, barrier) = oneshot::channel();
-            if worker.send(WorkerMsg::Snapshot(Arc::clone(snapshot), Some(done))).await {
+            if worker
+                .send(WorkerMsg::Snapshot(Arc::clone(snapshot), Some(done)))
+                .await
+            {
                 barriers.push(barrier);
             }
         }

@@ -97,7 +97,11 @@ impl Source {
 }
 
 impl Inner {
-    fn poll(&mut self, at: &mut usize, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll(
+        &mut self,
+        at: &mut usize,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         if let Some(bytes) = self.kept.get(*at) {
             *at += 1;
             return Poll::Ready(Some(Ok(Frame::data(bytes.clone()))));
@@ -140,7 +144,10 @@ impl ReqBody {
     /// The body as a new try sees it.
     pub(crate) fn of(source: Option<&Rc<Source>>) -> Self {
         match source {
-            Some(source) => Self::Stream { source: Rc::clone(source), at: 0 },
+            Some(source) => Self::Stream {
+                source: Rc::clone(source),
+                at: 0,
+            },
             None => Self::Empty,
         }
     }
@@ -165,7 +172,9 @@ impl Body for ReqBody {
             Self::Empty => true,
             Self::Stream { source, at } => {
                 let inner = source.0.borrow();
-                *at >= inner.kept.len() && inner.trailers.is_none() && (inner.ended || inner.incoming.is_end_stream())
+                *at >= inner.kept.len()
+                    && inner.trailers.is_none()
+                    && (inner.ended || inner.incoming.is_end_stream())
             }
         }
     }
@@ -202,20 +211,12 @@ pub(crate) struct Relay {
     pub(crate) incoming: Incoming,
     /// Taken when the end is known.
     pub(crate) finish: Option<Finish>,
-    /// The route's timeout reaches over the whole response.
-    pub(crate) deadline: Option<Pin<Box<tokio::time::Sleep>>>,
 }
 
 /// Why a relayed body ended early; ends the caller's stream as a broken one, never as a complete one.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Broken {
-    /// From the called side.
-    #[error("the response was cut off")]
-    Upstream(#[source] hyper::Error),
-    /// By the route's timeout.
-    #[error("the response took longer than the route allows")]
-    Timeout,
-}
+#[error("the response was cut off")]
+pub(crate) struct Broken(#[source] hyper::Error);
 
 impl Relay {
     fn end(&mut self, how: End) {
@@ -242,12 +243,6 @@ impl Body for RespBody {
             }
             Self::Relay(relay) => relay,
         };
-        if let Some(deadline) = &mut relay.deadline
-            && deadline.as_mut().poll(cx).is_ready()
-        {
-            relay.end(End::Timeout);
-            return Poll::Ready(Some(Err(Broken::Timeout)));
-        }
         match std::task::ready!(Pin::new(&mut relay.incoming).poll_frame(cx)) {
             None => {
                 relay.end(End::Complete(None));
@@ -255,7 +250,7 @@ impl Body for RespBody {
             }
             Some(Err(error)) => {
                 relay.end(End::UpstreamBroke);
-                Poll::Ready(Some(Err(Broken::Upstream(error))))
+                Poll::Ready(Some(Err(Broken(error))))
             }
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {

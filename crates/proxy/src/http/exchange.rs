@@ -32,13 +32,21 @@ use std::time::Duration;
 pub(crate) async fn handle(scope: Rc<Scope>, mut request: Request<Incoming>) -> Response<RespBody> {
     if let Some(reason) = scope.refuse {
         let grpc = naka_engine::canonical::is_grpc(request.headers());
-        super::serve::refuse(&scope.conn, reason, "plaintext to a port that takes mesh identities only");
+        super::serve::refuse(
+            &scope.conn,
+            reason,
+            "plaintext to a port that takes mesh identities only",
+        );
         return reply::last(reason, grpc, request.version() <= Version::HTTP_11);
     }
     if matches!(*scope.conn.entrance, Entrance::Outbound) && !scope.inner {
         if !proxy::may_use(&scope.conn, request.headers()) {
             let grpc = naka_engine::canonical::is_grpc(request.headers());
-            super::serve::refuse(&scope.conn, Reason::ProxyAuthRequired, "another uid without the credential");
+            super::serve::refuse(
+                &scope.conn,
+                Reason::ProxyAuthRequired,
+                "another uid without the credential",
+            );
             return reply::response(LocalReply::new(Reason::ProxyAuthRequired, grpc));
         }
         if request.method() == Method::CONNECT {
@@ -48,7 +56,7 @@ pub(crate) async fn handle(scope: Rc<Scope>, mut request: Request<Incoming>) -> 
     if matches!(*scope.conn.entrance, Entrance::Publish { .. }) {
         proxy::strip_internal(request.headers_mut());
     }
-    Run::new(scope, request).await
+    Run::begin(scope, request).await
 }
 
 /// The moving parts of an exchange.
@@ -80,11 +88,15 @@ struct Answer {
 }
 
 impl Run {
-    async fn new(scope: Rc<Scope>, request: Request<Incoming>) -> Response<RespBody> {
+    async fn begin(scope: Rc<Scope>, request: Request<Incoming>) -> Response<RespBody> {
         let (mut parts, incoming) = request.into_parts();
         let on_upgrade = parts.extensions.remove::<OnUpgrade>();
         let mut finish = Finish::begin(Rc::clone(&scope.conn), &parts);
-        let caller_version = if scope.were_http1 { Version::HTTP_11 } else { parts.version };
+        let caller_version = if scope.were_http1 {
+            Version::HTTP_11
+        } else {
+            parts.version
+        };
         let mut request = match Canonical::from_parts(parts, &scope.origin) {
             Ok(request) => request,
             Err(refused) => {
@@ -96,7 +108,9 @@ impl Run {
         // Our own server side answers 100 as soon as the body is asked for.
         request.headers_mut().remove(EXPECT);
         if hop.trailers {
-            request.headers_mut().insert(TE, HeaderValue::from_static("trailers"));
+            request
+                .headers_mut()
+                .insert(TE, HeaderValue::from_static("trailers"));
         }
         let body = Source::new(incoming, true);
         finish.body = body.clone();
@@ -123,7 +137,9 @@ impl Run {
                 self.finish.request_id = self.request.headers().get(names::REQUEST_ID).cloned();
             }
             next = match effect {
-                Effect::Need(Need::VirtualHost { host, port }) => Next::Answer(self.obtain(&host, port).await),
+                Effect::Need(Need::VirtualHost { host, port }) => {
+                    Next::Answer(self.obtain(&host, port).await)
+                }
                 Effect::Need(Need::Backoff(pause)) => {
                     answer = None;
                     tokio::time::sleep(pause).await;
@@ -170,13 +186,19 @@ impl Run {
             (Next::Failed(outcome), _) => {
                 // Dropped before the step: a failed try is not under way.
                 self.finish.permit = None;
-                Input::Tried(Tried { outcome, replayable })
+                Input::Tried(Tried {
+                    outcome,
+                    replayable,
+                })
             }
             (Next::Response, Some(answer)) => Input::Tried(Tried {
                 outcome: Outcome::Response(&mut answer.head),
                 replayable,
             }),
-            (Next::Response, None) => Input::Tried(Tried { outcome: Outcome::Reset, replayable: false }),
+            (Next::Response, None) => Input::Tried(Tried {
+                outcome: Outcome::Reset,
+                replayable: false,
+            }),
         };
         let worker = &self.scope.conn.worker;
         let snapshot = worker.snapshot();
@@ -230,9 +252,18 @@ impl Run {
             },
             _ => (0, None),
         };
-        let usual = if secured.is_some() { limits::MESH_IDLE } else { limits::H1_IDLE_PROGRAM };
+        let usual = if secured.is_some() {
+            limits::MESH_IDLE
+        } else {
+            limits::H1_IDLE_PROGRAM
+        };
         let target = Target {
-            key: Key { cluster: Some(cluster.id), address: endpoint.address, tls, carry },
+            key: Key {
+                cluster: Some(cluster.id),
+                address: endpoint.address,
+                tls,
+                carry,
+            },
             limit: spec.connect_timeout,
             secured,
             keep: spec.idle_timeout.map_or(usual, |wanted| wanted.min(usual)),
@@ -248,23 +279,37 @@ impl Run {
                 Some(inbound) => worker.handles.inbound(&conn, inbound, grpc),
                 None => worker.handles.nowhere(&conn, grpc),
             },
-            Direction::Outbound | Direction::Gateway => worker.handles.endpoint(&conn, &cluster, &endpoint, grpc),
+            Direction::Outbound | Direction::Gateway => {
+                worker.handles.endpoint(&conn, &cluster, &endpoint, grpc)
+            }
         });
         let now = worker.now();
-        let left = attempt.deadline.map(|deadline| deadline.saturating_sub(now));
-        self.send(&target, attempt.keep, left, attempt.per_try_timeout).await
+        let left = attempt
+            .deadline
+            .map(|deadline| deadline.saturating_sub(now));
+        self.send(&target, attempt.keep, left, attempt.per_try_timeout)
+            .await
     }
 
     async fn outside(&mut self) -> Result<Answer, Outcome<'static>> {
         let tried = usize::try_from(self.engine.attempts()).unwrap_or(1).max(1);
-        let Some(address) = self.outside.get((tried - 1) % self.outside.len().max(1)).copied() else {
+        let Some(address) = self
+            .outside
+            .get((tried - 1) % self.outside.len().max(1))
+            .copied()
+        else {
             return Err(Outcome::ConnectFailed);
         };
         self.finish.upstream = Some(address);
         self.finish.attempts = self.engine.attempts();
         self.finish.cluster = Some("PassthroughCluster".into());
         let target = Target {
-            key: Key { cluster: None, address, tls: 0, carry: self.carry(HttpVersion::SameAsCaller) },
+            key: Key {
+                cluster: None,
+                address,
+                tls: 0,
+                carry: self.carry(HttpVersion::SameAsCaller),
+            },
             limit: limits::PASSTHROUGH_CONNECT,
             secured: None,
             keep: limits::H1_IDLE_PROGRAM,
@@ -310,13 +355,19 @@ impl Run {
             Lease::Alone(_) => Version::HTTP_11,
             Lease::Stream(_) => Version::HTTP_2,
         };
-        let mut head = if keep { self.request.head(version) } else { self.request.take_head(version) };
+        let mut head = if keep {
+            self.request.head(version)
+        } else {
+            self.request.take_head(version)
+        };
         if let Some((protocol, _)) = &self.upgrade {
-            head.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
+            head.headers_mut()
+                .insert(CONNECTION, HeaderValue::from_static("upgrade"));
             head.headers_mut().insert(UPGRADE, protocol.clone());
         }
         if version == Version::HTTP_11 && head.headers().contains_key(TE) {
-            head.headers_mut().insert(CONNECTION, HeaderValue::from_static("te"));
+            head.headers_mut()
+                .insert(CONNECTION, HeaderValue::from_static("te"));
         }
         let request = head.map(|()| ReqBody::of(self.body.as_ref()));
         let (response, busy) = lease.send(request, target.key, pools).await?;
@@ -344,7 +395,10 @@ impl Run {
             && let Some(cluster) = self.engine.cluster()
             && !matches!(self.scope.origin.direction, Direction::Inbound { .. })
         {
-            let handle = conn.worker.handles.cluster(&conn, cluster, self.request.is_grpc());
+            let handle = conn
+                .worker
+                .handles
+                .cluster(&conn, cluster, self.request.is_grpc());
             self.finish.handle = Some(handle);
         }
         replied(self.finish, local)
@@ -354,12 +408,20 @@ impl Run {
     fn gone(mut self) -> Response<RespBody> {
         self.note();
         drop(self.finish);
-        reply::last(Reason::BadRequest, false, self.caller_version <= Version::HTTP_11)
+        reply::last(
+            Reason::BadRequest,
+            false,
+            self.caller_version <= Version::HTTP_11,
+        )
     }
 
     fn relay(mut self, answer: Answer) -> Response<RespBody> {
         self.note();
-        let Answer { mut head, body, busy } = answer;
+        let Answer {
+            mut head,
+            body,
+            busy,
+        } = answer;
         let mut finish = self.finish;
         finish.status = head.status.as_u16();
         finish.grpc_status = grpc_status(&head.headers);
@@ -371,7 +433,10 @@ impl Run {
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             let called = head.extensions.remove::<OnUpgrade>();
             let (Some((_, caller)), Some(called)) = (self.upgrade, called) else {
-                return replied(finish, LocalReply::new(Reason::UpstreamProtocolError, false));
+                return replied(
+                    finish,
+                    LocalReply::new(Reason::UpstreamProtocolError, false),
+                );
             };
             upgrade::relay(Rc::clone(&self.scope.conn), caller, called, finish);
             return Response::from_parts(head, RespBody::Empty);
@@ -380,7 +445,10 @@ impl Run {
             finish.done(End::Complete(None));
             return Response::from_parts(head, RespBody::Empty);
         }
-        let relay = Relay { incoming: body, finish: Some(finish), deadline: None };
+        let relay = Relay {
+            incoming: body,
+            finish: Some(finish),
+        };
         Response::from_parts(head, RespBody::Relay(Box::new(relay)))
     }
 }

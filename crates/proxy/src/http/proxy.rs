@@ -36,7 +36,10 @@ fn is_credential(own: &Own, shown: &[u8]) -> bool {
     let wanted = base64(wanted.as_bytes());
     let token = token.trim_ascii();
     // Compared in full whatever differs, so that time tells nothing.
-    let differing = token.iter().zip(wanted.as_bytes()).fold(0, |sum, (a, b)| sum | (a ^ b));
+    let differing = token
+        .iter()
+        .zip(wanted.as_bytes())
+        .fold(0, |sum, (a, b)| sum | (a ^ b));
     scheme.eq_ignore_ascii_case(b"basic ") && token.len() == wanted.len() && differing == 0
 }
 
@@ -44,10 +47,16 @@ fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for group in bytes.chunks(3) {
-        let bits = (0..3).fold(0usize, |bits, i| bits << 8 | usize::from(group.get(i).copied().unwrap_or(0)));
+        let bits = (0..3).fold(0usize, |bits, i| {
+            bits << 8 | usize::from(group.get(i).copied().unwrap_or(0))
+        });
         for place in 0..4 {
             let digit = DIGITS[bits >> (18 - 6 * place) & 63];
-            text.push(if place <= group.len() { char::from(digit) } else { '=' });
+            text.push(if place <= group.len() {
+                char::from(digit)
+            } else {
+                '='
+            });
         }
     }
     text
@@ -71,7 +80,10 @@ pub(crate) async fn connect(conn: &Rc<Conn>, mut request: Request<Incoming>) -> 
         super::serve::refuse(conn, reason, detail);
         reply::response(LocalReply::new(reason, false))
     };
-    let target = request.uri().authority().map(|a| Authority::parse(a.as_str().as_bytes()));
+    let target = request
+        .uri()
+        .authority()
+        .map(|a| Authority::parse(a.as_str().as_bytes()));
     let Some(Ok(target)) = target else {
         return refused(Reason::BadRequest, "CONNECT without host and port");
     };
@@ -116,7 +128,12 @@ mod tests {
 
     #[test]
     fn base64_has_padding() {
-        for (plain, want) in [("", ""), ("a", "YQ=="), ("ab", "YWI="), ("user:password", "dXNlcjpwYXNzd29yZA==")] {
+        for (plain, want) in [
+            ("", ""),
+            ("a", "YQ=="),
+            ("ab", "YWI="),
+            ("user:password", "dXNlcjpwYXNzd29yZA=="),
+        ] {
             assert_eq!(base64(plain.as_bytes()), want);
         }
     }

@@ -7,7 +7,11 @@ use naka_types::reason::Reason;
 
 /// A local reply as a response.
 pub(crate) fn response(reply: LocalReply) -> Response<RespBody> {
-    let body = if reply.body.is_empty() { RespBody::Empty } else { RespBody::Full(reply.body) };
+    let body = if reply.body.is_empty() {
+        RespBody::Empty
+    } else {
+        RespBody::Full(reply.body)
+    };
     let mut response = Response::new(body);
     *response.status_mut() = reply.status;
     *response.headers_mut() = reply.headers;
@@ -19,7 +23,9 @@ pub(crate) fn last(reason: Reason, grpc: bool, http1: bool) -> Response<RespBody
     let mut response = response(LocalReply::new(reason, grpc));
     if http1 {
         let close = http::HeaderValue::from_static("close");
-        response.headers_mut().insert(http::header::CONNECTION, close);
+        response
+            .headers_mut()
+            .insert(http::header::CONNECTION, close);
     }
     response
 }

@@ -49,7 +49,11 @@ pub(crate) async fn connection(conn: Rc<Conn>, stream: TcpStream) {
             if conn.by_owner {
                 crate::tcp::serve::captured(conn, Io::plain(stream), Arc::clone(host), *port).await;
             } else {
-                refuse(&conn, Reason::ProxyAuthRequired, "a bind is for the workload's own uid");
+                refuse(
+                    &conn,
+                    Reason::ProxyAuthRequired,
+                    "a bind is for the workload's own uid",
+                );
             }
         }
         Entrance::Inbound { port } => inbound(conn, stream, *port).await,
@@ -95,7 +99,13 @@ async fn detected(conn: Rc<Conn>, mut io: Io, origin: Origin, refusal: Option<Re
         Some(spoken) => spoken,
         None => return,
     };
-    let scope = Scope { origin, refuse: refusal, were_http1: false, inner: false, conn };
+    let scope = Scope {
+        origin,
+        refuse: refusal,
+        were_http1: false,
+        inner: false,
+        conn,
+    };
     match spoken {
         Speaks::Http1 => http(scope, io, false).await,
         Speaks::Http2 => http(scope, io, true).await,
@@ -116,10 +126,18 @@ pub(crate) struct First {
 impl First {
     /// Reads until the protocol is known; `None` when the caller left or is to be closed. Cancel-safe.
     pub(crate) async fn spoken(&mut self, conn: &Conn, io: &mut Io) -> Option<Speaks> {
+        // When draining begins, a connection that waits for its first byte has nothing to finish; one that was
+        // accepted while draining gets its one exchange.
+        let end = if conn.phase() == Phase::Open && self.filled == 0 {
+            Phase::Finishing
+        } else {
+            Phase::Closing
+        };
         loop {
             let read = tokio::select! {
+                biased;
                 read = io.read(&mut self.bytes[self.filled..]) => read,
-                () = conn.reaches(Phase::Closing) => return None,
+                () = conn.reaches(end) => return None,
             };
             match read {
                 Ok(0) if self.filled > 0 => return Some(Speaks::Other),
@@ -185,14 +203,22 @@ async fn plaintext_refused(conn: Rc<Conn>, io: Io, port: u16) {
 
 async fn mutual(conn: Rc<Conn>, stream: TcpStream, inbound: &Inbound) {
     let Some(set) = conn.worker.tls() else {
-        return refuse(&conn, Reason::TlsFailed, "this proxy has no certificate yet");
+        return refuse(
+            &conn,
+            Reason::TlsFailed,
+            "this proxy has no certificate yet",
+        );
     };
     let handshake = TlsAcceptor::from(set.inbound()).accept(stream);
     let stream = match tokio::time::timeout(limits::TLS_HANDSHAKE, handshake).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
             let reason = naka_identity::reason_of_io(&error, naka_identity::Side::Server);
-            return refuse(&conn, reason.unwrap_or(Reason::TlsFailed), &crate::fail::chain(&error));
+            return refuse(
+                &conn,
+                reason.unwrap_or(Reason::TlsFailed),
+                &crate::fail::chain(&error),
+            );
         }
         Err(_) => return refuse(&conn, Reason::TlsFailed, "the TLS handshake took too long"),
     };
@@ -203,7 +229,11 @@ async fn mutual(conn: Rc<Conn>, stream: TcpStream, inbound: &Inbound) {
     };
     let text: Arc<str> = peer.spiffe.to_string().into();
     // The cell is empty: a connection has one handshake.
-    let _ = conn.peer.set(Peer { text, id: peer.workload_id, spiffe: peer.spiffe });
+    let _ = conn.peer.set(Peer {
+        text,
+        id: peer.workload_id,
+        spiffe: peer.spiffe,
+    });
     let leaf = certificates.first().map(|c| sha256(c));
     let io = Io::accepted(stream);
     let agreed = agreed(io.alpn());
@@ -242,14 +272,27 @@ async fn by_protocol(
         },
     };
     let were_http1 = agreed == Agreed::Http1Mux;
-    http(Scope { conn, origin, refuse: None, were_http1, inner: false }, io, http2).await;
+    http(
+        Scope {
+            conn,
+            origin,
+            refuse: None,
+            were_http1,
+            inner: false,
+        },
+        io,
+        http2,
+    )
+    .await;
 }
 
 /// What is known of a caller of one of our ports.
 fn inbound_origin(conn: &Conn, port: u16, tls: bool, leaf: Option<Leaf>) -> Origin {
     let published = matches!(*conn.entrance, Entrance::Publish { .. });
     let caller = match conn.peer.get() {
-        Some(peer) => Caller::MeshPeer { xfcc: leaf.and_then(|leaf| xfcc(conn, peer, &leaf)) },
+        Some(peer) => Caller::MeshPeer {
+            xfcc: leaf.and_then(|leaf| xfcc(conn, peer, &leaf)),
+        },
         // Publishing a port lets plain callers in whatever its mode; the exchange strips what only a mesh proxy may
         // send, so nothing is believed of them.
         None if published => Caller::MeshPeer { xfcc: None },
@@ -271,7 +314,12 @@ fn xfcc(conn: &Conn, peer: &Peer, leaf: &Leaf) -> Option<http::HeaderValue> {
 
 fn sha256(bytes: &[u8]) -> Leaf {
     let hex = naka_identity::sha256_hex(bytes);
-    let digit = |at: usize| hex.as_bytes().get(at).and_then(|b| char::from(*b).to_digit(16)).unwrap_or(0);
+    let digit = |at: usize| {
+        hex.as_bytes()
+            .get(at)
+            .and_then(|b| char::from(*b).to_digit(16))
+            .unwrap_or(0)
+    };
     std::array::from_fn(|i| u8::try_from(digit(2 * i) << 4 | digit(2 * i + 1)).unwrap_or(0))
 }
 
@@ -328,7 +376,11 @@ async fn serve1(conn: &Rc<Conn>, io: Io, scope: Rc<Scope>) {
 
 async fn serve2(conn: &Rc<Conn>, io: Io, scope: Rc<Scope>) {
     let trusted = conn.peer.get().is_some() || conn.entrance.is_outbound();
-    let streams = if trusted { limits::H2_STREAMS_MESH } else { limits::H2_STREAMS_EDGE };
+    let streams = if trusted {
+        limits::H2_STREAMS_MESH
+    } else {
+        limits::H2_STREAMS_EDGE
+    };
     let serving = http2::Builder::new(Local)
         .timer(hyper_util::rt::TokioTimer::new())
         .auto_date_header(false)

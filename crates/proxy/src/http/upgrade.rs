@@ -18,7 +18,10 @@ pub(crate) fn relay(conn: Rc<Conn>, caller: OnUpgrade, called: OnUpgrade, mut fi
             (Ok(down), Ok(up)) => (Io::upgraded(down), Io::upgraded(up)),
             (down, up) => {
                 let error = down.err().or(up.err()).map(|e| crate::fail::chain(&e));
-                tracing::debug!(error = error.as_deref().unwrap_or(""), "an upgrade did not come about");
+                tracing::debug!(
+                    error = error.as_deref().unwrap_or(""),
+                    "an upgrade did not come about"
+                );
                 finish.reason = Some(Reason::UpstreamReset);
                 finish.done(End::Complete(None));
                 return;

@@ -29,7 +29,9 @@ impl Owners {
             SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
             Some(rustix::net::netlink::SOCK_DIAG),
         );
-        Self { netlink: netlink.ok() }
+        Self {
+            netlink: netlink.ok(),
+        }
     }
 
     /// The uid of the process that made the socket `peer`, connected to our `local`; both ends on this machine.
@@ -51,7 +53,11 @@ fn question(peer: SocketAddr, local: SocketAddr) -> Option<[u8; HEAD + REQUEST]>
     bytes[4..6].copy_from_slice(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
     bytes[6..8].copy_from_slice(&NLM_F_REQUEST.to_ne_bytes());
     let body = &mut bytes[HEAD..];
-    let family = if peer.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let family = if peer.is_ipv4() {
+        AddressFamily::INET
+    } else {
+        AddressFamily::INET6
+    };
     body[0] = u8::try_from(family.as_raw()).ok()?;
     body[1] = 6; // TCP
     body[4..8].copy_from_slice(&u32::MAX.to_ne_bytes()); // any state
@@ -75,7 +81,9 @@ fn uid_in(answer: &[u8]) -> Option<u32> {
     if kind != SOCK_DIAG_BY_FAMILY {
         return None;
     }
-    Some(u32::from_ne_bytes(answer.get(UID_AT..UID_AT + 4)?.try_into().ok()?))
+    Some(u32::from_ne_bytes(
+        answer.get(UID_AT..UID_AT + 4)?.try_into().ok()?,
+    ))
 }
 
 #[cfg(test)]

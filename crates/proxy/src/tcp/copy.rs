@@ -57,7 +57,12 @@ enum Broke {
 
 impl Direction {
     /// Ready when this direction has ended and its end was passed on.
-    fn poll(&mut self, from: &mut Io, to: &mut Io, cx: &mut Context<'_>) -> Poll<Result<(), Broke>> {
+    fn poll(
+        &mut self,
+        from: &mut Io,
+        to: &mut Io,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Broke>> {
         for _ in 0..TURNS {
             if self.shut {
                 return Poll::Ready(Ok(()));
@@ -166,8 +171,16 @@ pub(crate) async fn both(mut down: Io, mut up: Io) -> Total {
             Poll::Ready(Ok(())) => true,
             Poll::Pending => false,
         };
-        if a && b { Poll::Ready(None) } else { Poll::Pending }
+        if a && b {
+            Poll::Ready(None)
+        } else {
+            Poll::Pending
+        }
     })
     .await;
-    Total { sent: there.moved, received: back.moved, broken }
+    Total {
+        sent: there.moved,
+        received: back.moved,
+        broken,
+    }
 }

@@ -85,7 +85,10 @@ fn in_mesh(worker: &Worker, host: &str) -> Result<Option<Host>, Reason> {
         }
     }
     // Written out in the mesh's own domain, it can be nothing else; a plain word may still be a local host name.
-    let own_domain = full.as_str().strip_suffix(DOMAIN).is_some_and(|rest| rest.ends_with('.'));
+    let own_domain = full
+        .as_str()
+        .strip_suffix(DOMAIN)
+        .is_some_and(|rest| rest.ends_with('.'));
     if own_domain && host.contains('.') {
         return Err(Reason::UnknownHost);
     }
@@ -94,7 +97,10 @@ fn in_mesh(worker: &Worker, host: &str) -> Result<Option<Host>, Reason> {
 
 /// Addresses of a host outside the mesh.
 pub(crate) async fn resolve(conn: &Conn, host: &str, port: u16) -> Result<Vec<SocketAddr>, Reason> {
-    let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
+    let bare = host
+        .strip_prefix('[')
+        .and_then(|h| h.strip_suffix(']'))
+        .unwrap_or(host);
     let looking = tokio::net::lookup_host((bare, port));
     let found = tokio::time::timeout(limits::PASSTHROUGH_CONNECT, looking).await;
     let addresses: Vec<_> = match found {
@@ -104,7 +110,11 @@ pub(crate) async fn resolve(conn: &Conn, host: &str, port: u16) -> Result<Vec<So
     if addresses.contains(&conn.local) {
         return Err(Reason::LoopDetected);
     }
-    if addresses.is_empty() { Err(Reason::UnknownHost) } else { Ok(addresses) }
+    if addresses.is_empty() {
+        Err(Reason::UnknownHost)
+    } else {
+        Ok(addresses)
+    }
 }
 
 /// Connects to where a connection of this origin belongs.
@@ -116,7 +126,9 @@ pub(crate) async fn dial(conn: &Rc<Conn>, origin: &Origin) -> Result<Dialled, Fa
     loop {
         let effect = step(worker, &mut engine, input, origin);
         input = match effect {
-            Effect::Need(Need::VirtualHost { host, port }) => Input::Answer(answer(worker, &host, port).await),
+            Effect::Need(Need::VirtualHost { host, port }) => {
+                Input::Answer(answer(worker, &host, port).await)
+            }
             Effect::Need(Need::Backoff(pause)) => {
                 tokio::time::sleep(pause).await;
                 Input::TimerFired
@@ -126,12 +138,19 @@ pub(crate) async fn dial(conn: &Rc<Conn>, origin: &Origin) -> Result<Dialled, Fa
                 Err(fail) => {
                     drop(attempt);
                     detail = fail.detail.to_string();
-                    Input::Tried(Tried { outcome: fail.outcome(), replayable: true })
+                    Input::Tried(Tried {
+                        outcome: fail.outcome(),
+                        replayable: true,
+                    })
                 }
             },
             Effect::PassThrough(to) => return outside(conn, &to).await,
-            Effect::Reply(reply) => return Err(failed(conn, origin, &engine, reply.reason, detail)),
-            Effect::Relay | Effect::Done => return Err(failed(conn, origin, &engine, Reason::ClientGone, detail)),
+            Effect::Reply(reply) => {
+                return Err(failed(conn, origin, &engine, reply.reason, detail));
+            }
+            Effect::Relay | Effect::Done => {
+                return Err(failed(conn, origin, &engine, Reason::ClientGone, detail));
+            }
         };
     }
 }
@@ -156,12 +175,18 @@ async fn call(conn: &Rc<Conn>, attempt: &Try) -> Result<Io, Fail> {
     let secured = match &spec.tls {
         Some(peer) if attempt.endpoint.mtls => {
             let made = conn.worker.secured(attempt.cluster.id, peer, Carry::Tcp);
-            let (_, secured) = made.map_err(|reason| Fail::connect(reason, "no certificate yet"))?;
+            let (_, secured) =
+                made.map_err(|reason| Fail::connect(reason, "no certificate yet"))?;
             Some(secured)
         }
         _ => None,
     };
-    connect(attempt.endpoint.address, spec.connect_timeout, secured.as_ref()).await
+    connect(
+        attempt.endpoint.address,
+        spec.connect_timeout,
+        secured.as_ref(),
+    )
+    .await
 }
 
 fn standing(conn: &Conn, origin: &Origin, io: Io, attempt: Try) -> Dialled {
@@ -193,13 +218,21 @@ fn failed(conn: &Conn, origin: &Origin, engine: &Dial, reason: Reason, detail: S
         }
         _ => handles.tcp_nowhere(conn),
     };
-    Failed { reason, detail, handle }
+    Failed {
+        reason,
+        detail,
+        handle,
+    }
 }
 
 /// Connects to a name outside the mesh, in the order the resolver gave.
 async fn outside(conn: &Rc<Conn>, to: &PassThrough) -> Result<Dialled, Failed> {
     let handle = conn.worker.handles.tcp_nowhere(conn);
-    let fail = |reason, detail: String| Failed { reason, detail, handle: handle.clone() };
+    let fail = |reason, detail: String| Failed {
+        reason,
+        detail,
+        handle: handle.clone(),
+    };
     let addresses = resolve(conn, &to.host, to.port)
         .await
         .map_err(|reason| fail(reason, to.host.to_string()))?;

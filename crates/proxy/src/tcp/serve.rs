@@ -37,7 +37,13 @@ pub(crate) async fn captured(conn: Rc<Conn>, mut io: Io, host: Arc<str>, port: u
         Ok(None) => Protocol::Tcp,
         Err(reason) => return refuse(&conn, reason, &host),
     };
-    let scope = |conn| Scope { conn, origin: origin.clone(), refuse: None, were_http1: false, inner: true };
+    let scope = |conn| Scope {
+        conn,
+        origin: origin.clone(),
+        refuse: None,
+        were_http1: false,
+        inner: true,
+    };
     match protocol {
         Protocol::Tcp | Protocol::Tls => opaque(conn, io, &origin).await,
         Protocol::Http | Protocol::Http2 | Protocol::Grpc => {
@@ -47,7 +53,11 @@ pub(crate) async fn captured(conn: Rc<Conn>, mut io: Io, host: Arc<str>, port: u
             match spoken {
                 Some(Speaks::Http1) => http(scope(conn), io, false).await,
                 Some(Speaks::Http2) => http(scope(conn), io, true).await,
-                Some(_) => refuse(&conn, Reason::BadRequest, "the first bytes are not the declared HTTP"),
+                Some(_) => refuse(
+                    &conn,
+                    Reason::BadRequest,
+                    "the first bytes are not the declared HTTP",
+                ),
                 None => {}
             }
         }
@@ -66,7 +76,10 @@ fn protocol_of(snapshot: &Snapshot, vhost: &VirtualHost) -> Protocol {
         .routes
         .iter()
         .find_map(|route| match &route.action {
-            Action::Forward(forward) => forward.clusters().iter().find_map(|c| snapshot.cluster(c.cluster)),
+            Action::Forward(forward) => forward
+                .clusters()
+                .iter()
+                .find_map(|c| snapshot.cluster(c.cluster)),
             Action::Redirect(_) | Action::Direct(_) => None,
         })
         .map_or(Protocol::Auto, |cluster| cluster.spec.protocol)
@@ -84,7 +97,18 @@ pub(crate) async fn to_program_unknown(conn: Rc<Conn>, io: Io, origin: Origin) {
     match either(&conn, io, &origin).await {
         Found::Http(io, http2) => {
             let were_http1 = crate::tls::agreed(io.alpn()) == Agreed::Http1Mux;
-            http(Scope { conn, origin, refuse: None, were_http1, inner: false }, io, http2).await;
+            http(
+                Scope {
+                    conn,
+                    origin,
+                    refuse: None,
+                    were_http1,
+                    inner: false,
+                },
+                io,
+                http2,
+            )
+            .await;
         }
         Found::Bytes(io, dialled) => relay(conn, io, *dialled).await,
         Found::Failed(failed) => told(&conn, &failed),

@@ -58,7 +58,10 @@ async fn tls(stream: TcpStream, secured: &Secured) -> Result<Io, Fail> {
     match tokio::time::timeout(TLS_HANDSHAKE, handshake).await {
         Ok(Ok(stream)) => Ok(Io::dialled(stream)),
         Ok(Err(error)) => Err(Fail::connect(reason_of(&error), &chain(&error))),
-        Err(_) => Err(Fail::connect(Reason::TlsFailed, "the TLS handshake took too long")),
+        Err(_) => Err(Fail::connect(
+            Reason::TlsFailed,
+            "the TLS handshake took too long",
+        )),
     }
 }
 

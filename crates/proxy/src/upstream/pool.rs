@@ -173,7 +173,11 @@ impl Pools {
             Carry::Http2 => true,
             Carry::Http1 => {
                 target.secured.is_some()
-                    && !self.slots.borrow().get(&target.key).is_some_and(|s| s.no_sharing)
+                    && !self
+                        .slots
+                        .borrow()
+                        .get(&target.key)
+                        .is_some_and(|s| s.no_sharing)
             }
         }
     }
@@ -221,7 +225,11 @@ impl Pools {
         if multiplexed {
             let shared = handshake2(io, target.keep).await?;
             let mut slots = self.slots.borrow_mut();
-            slots.entry(target.key).or_default().shared.push(Rc::new(shared));
+            slots
+                .entry(target.key)
+                .or_default()
+                .shared
+                .push(Rc::new(shared));
         } else {
             let alone = handshake1(io, target.keep).await?;
             let mut slots = self.slots.borrow_mut();
@@ -255,7 +263,10 @@ impl Pools {
                 !c.sender.is_closed()
                     && (c.active.get() > 0 || now.saturating_sub(c.since.get()) <= c.keep)
             });
-            !slot.idle.is_empty() || !slot.shared.is_empty() || slot.making.is_some() || slot.no_sharing
+            !slot.idle.is_empty()
+                || !slot.shared.is_empty()
+                || slot.making.is_some()
+                || slot.no_sharing
         });
     }
 }
@@ -272,7 +283,13 @@ async fn handshake1(io: Io, keep: Duration) -> Result<H1, Fail> {
         // What went wrong is told to the request that was under way, if any.
         let _ = connection.with_upgrades().await;
     });
-    Ok(H1 { sender, moved, reused: false, since: coarse_seconds(), keep: seconds(keep) })
+    Ok(H1 {
+        sender,
+        moved,
+        reused: false,
+        since: coarse_seconds(),
+        keep: seconds(keep),
+    })
 }
 
 async fn handshake2(io: Io, keep: Duration) -> Result<H2, Fail> {
@@ -320,13 +337,21 @@ impl Lease {
         let sent = match &mut self {
             Self::Alone(h1) => {
                 let answer = h1.sender.send_request(request);
-                let busy = Busy { key, lease: Some(self), pools: Rc::clone(pools) };
+                let busy = Busy {
+                    key,
+                    lease: Some(self),
+                    pools: Rc::clone(pools),
+                };
                 (answer.await, busy)
             }
             Self::Stream(h2) => {
                 let mut sender = h2.sender.clone();
                 let answer = sender.send_request(request);
-                let busy = Busy { key, lease: Some(self), pools: Rc::clone(pools) };
+                let busy = Busy {
+                    key,
+                    lease: Some(self),
+                    pools: Rc::clone(pools),
+                };
                 (answer.await, busy)
             }
         };

@@ -135,7 +135,10 @@ impl Worker {
         let (reply, answer) = oneshot::channel();
         let asking = async {
             let want = Want::Host { host, port, reply };
-            self.wants.send(want).await.map_err(|_| Reason::ConfigUnavailable)?;
+            self.wants
+                .send(want)
+                .await
+                .map_err(|_| Reason::ConfigUnavailable)?;
             answer.await.unwrap_or(Err(Reason::ConfigUnavailable))
         };
         tokio::time::timeout(limits::CONFIG_WAIT, asking)
@@ -222,12 +225,14 @@ impl Worker {
     }
 
     fn is_draining(&self, entrance: &Entrance) -> bool {
-        self.draining[usize::from(entrance.is_outbound())].borrow().on
+        self.draining[usize::from(entrance.is_outbound())]
+            .borrow()
+            .on
     }
 
     fn open(&self) -> Vec<Rc<Conn>> {
         let connections = self.connections.borrow();
-        let mut open: Vec<_> = connections.iter().filter_map(|(_, c)| c.upgrade()).collect();
+        let mut open: Vec<_> = connections.values().filter_map(Weak::upgrade).collect();
         open.sort_by_key(|c| c.number);
         open
     }
@@ -236,7 +241,7 @@ impl Worker {
     pub(crate) fn close_overdue(&self, now: u32) {
         let overdue: Vec<_> = {
             let connections = self.connections.borrow();
-            let all = connections.iter().filter_map(|(_, c)| c.upgrade());
+            let all = connections.values().filter_map(Weak::upgrade);
             all.filter(|c| c.is_overdue(now)).collect()
         };
         for conn in overdue {
@@ -326,12 +331,22 @@ pub(crate) fn accept(worker: &Rc<Worker>, accepted: Accepted) {
         head_since: Cell::new(None),
         one_head_at_a_time: Cell::new(false),
     });
-    worker.draining[usize::from(conn.entrance.is_outbound())].borrow_mut().open += 1;
-    worker.connections.borrow_mut().insert(number, Rc::downgrade(&conn));
+    worker.draining[usize::from(conn.entrance.is_outbound())]
+        .borrow_mut()
+        .open += 1;
+    worker
+        .connections
+        .borrow_mut()
+        .insert(number, Rc::downgrade(&conn));
     tokio::task::spawn_local(crate::http::serve::connection(conn, stream));
 }
 
 impl Conn {
+    /// How it is to go on.
+    pub(crate) fn phase(&self) -> Phase {
+        self.phase.get()
+    }
+
     pub(crate) fn set_phase(&self, phase: Phase) {
         if phase > self.phase.get() {
             self.phase.set(phase);

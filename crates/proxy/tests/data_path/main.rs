@@ -1,5 +1,7 @@
 //! The data path over real sockets and real TLS: client → outbound → mTLS → inbound → program.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
 mod broken;
 mod mesh;
 mod program;

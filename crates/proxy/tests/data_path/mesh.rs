@@ -1,8 +1,8 @@
 //! A small mesh in one process: an authority, two proxies of one worker each, hand-made snapshots, real sockets.
 
 use naka_engine::model::{
-    Action, Cluster, ClusterSpec, Endpoint, Forward, Health, Inbound, Match, MtlsMode, PeerTls, Route, ServiceMeta,
-    Snapshot, SnapshotBuilder, VirtualHost, WeightedCluster, WorkloadMeta,
+    Action, Cluster, ClusterSpec, Endpoint, Forward, Health, Inbound, Match, MtlsMode, PeerTls,
+    Route, ServiceMeta, Snapshot, SnapshotBuilder, VirtualHost, WeightedCluster, WorkloadMeta,
 };
 use naka_engine::runtime::Registry;
 use naka_identity::{Authority, IssueRequest, KeyAndCsr, Svid, now_s};
@@ -72,7 +72,9 @@ impl Proxy {
         let address = listener.local_addr().unwrap();
         let workers = Arc::clone(&self.workers);
         let task = tokio::spawn(async move {
-            listen::accept(listener, Arc::new(entrance), workers).await.unwrap();
+            listen::accept(listener, Arc::new(entrance), workers)
+                .await
+                .unwrap();
         });
         self.accepting.borrow_mut().push(task);
         address
@@ -87,8 +89,15 @@ impl Proxy {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
         while !holds(self) {
             let now = tokio::time::Instant::now();
-            assert!(now < deadline, "never: {what}\n{}\n{}", self.metrics.render(), self.log.text());
-            tokio::time::timeout(Duration::from_millis(10), std::future::pending::<()>()).await.unwrap_err();
+            assert!(
+                now < deadline,
+                "never: {what}\n{}\n{}",
+                self.metrics.render(),
+                self.log.text()
+            );
+            tokio::time::timeout(Duration::from_millis(10), std::future::pending::<()>())
+                .await
+                .unwrap_err();
         }
     }
 }
@@ -104,7 +113,11 @@ impl Mesh {
     pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let authority = Authority::open_or_create(dir.path(), "cluster.local", now_s()).unwrap();
-        Self { authority, registry: Registry::default(), _dir: dir }
+        Self {
+            authority,
+            registry: Registry::default(),
+            _dir: dir,
+        }
     }
 
     pub(crate) fn spiffe(account: &str) -> SpiffeId {
@@ -133,7 +146,13 @@ impl Mesh {
         self.proxy_with(account, snapshot, known, |_| {})
     }
 
-    pub(crate) fn proxy_with(&self, account: &str, snapshot: Snapshot, known: &[&str], edit: impl FnOnce(&mut Own)) -> Proxy {
+    pub(crate) fn proxy_with(
+        &self,
+        account: &str,
+        snapshot: Snapshot,
+        known: &[&str],
+        edit: impl FnOnce(&mut Own),
+    ) -> Proxy {
         let metrics = Metrics::new();
         let log = Log::default();
         let access = AccessLog::start(Box::new(log.clone())).unwrap();
@@ -146,7 +165,13 @@ impl Mesh {
         let principal = Self::spiffe(account).to_string();
         let mut own = Own {
             namespace: "shop".into(),
-            workload: Arc::new(Workload::new(account, "shop", &principal, "test", &Labels::new())),
+            workload: Arc::new(Workload::new(
+                account,
+                "shop",
+                &principal,
+                "test",
+                &Labels::new(),
+            )),
             service_host: Some(format!("{account}.shop.svc.cluster.local").into()),
             uid: rustix::process::getuid().as_raw(),
             credential: None,
@@ -174,7 +199,12 @@ impl Mesh {
     }
 
     /// What the called side is told: one declared port and the program's address.
-    pub(crate) fn inbound(&self, program: SocketAddr, protocol: Protocol, mode: MtlsMode) -> Snapshot {
+    pub(crate) fn inbound(
+        &self,
+        program: SocketAddr,
+        protocol: Protocol,
+        mode: MtlsMode,
+    ) -> Snapshot {
         let port = program.port();
         let name: Arc<str> = format!("inbound|{port}||").into();
         let mut builder = SnapshotBuilder::new("shop");
@@ -201,7 +231,11 @@ impl Mesh {
         let mut spec = ClusterSpec::new(name, protocol);
         spec.policy = naka_engine::model::Policy::RoundRobin;
         spec.connect_timeout = Duration::from_secs(2);
-        spec.service = ServiceMeta { host: HOST.into(), name: "web".into(), namespace: "shop".into() };
+        spec.service = ServiceMeta {
+            host: HOST.into(),
+            name: "web".into(),
+            namespace: "shop".into(),
+        };
         spec.tls = allowed.map(|account| PeerTls {
             allowed: Arc::new([Self::spiffe(account)]),
             sni: format!("outbound_.80_._.{HOST}").into(),
@@ -225,7 +259,12 @@ impl Mesh {
                 })
             })
             .collect();
-        Arc::new(Cluster::new(self.registry.id(name), Arc::new(spec), endpoints, self.registry.cluster(name)))
+        Arc::new(Cluster::new(
+            self.registry.id(name),
+            Arc::new(spec),
+            endpoints,
+            self.registry.cluster(name),
+        ))
     }
 
     /// What the calling side is told: the service's host leads to these mTLS endpoints.
@@ -279,18 +318,36 @@ pub(crate) struct Pair {
 
 pub(crate) fn pair(program: SocketAddr, protocol: Protocol) -> Pair {
     let mesh = Mesh::new();
-    let called = mesh.proxy("web", mesh.inbound(program, protocol, MtlsMode::Strict), &[HOST]);
-    let inbound = called.open(Entrance::Inbound { port: program.port() });
+    let called = mesh.proxy(
+        "web",
+        mesh.inbound(program, protocol, MtlsMode::Strict),
+        &[HOST],
+    );
+    let inbound = called.open(Entrance::Inbound {
+        port: program.port(),
+    });
     let caller = mesh.proxy("shopper", mesh.outbound(protocol, &[inbound]), &[HOST]);
     let outbound = caller.open(Entrance::Outbound);
-    Pair { mesh, caller, called, outbound, inbound, program }
+    Pair {
+        mesh,
+        caller,
+        called,
+        outbound,
+        inbound,
+        program,
+    }
 }
 
 /// Answers every want with a reason, or by publishing a snapshot first.
 pub(crate) async fn answer_one(proxy: &Proxy, found: Option<Snapshot>) -> (String, u16) {
     let mut wants = proxy.wants.borrow_mut().take().unwrap();
-    let want = tokio::time::timeout(Duration::from_secs(5), wants.recv()).await.unwrap().unwrap();
-    let Want::Host { host, port, reply } = want else { panic!("not a host") };
+    let want = tokio::time::timeout(Duration::from_secs(5), wants.recv())
+        .await
+        .unwrap()
+        .unwrap();
+    let Want::Host { host, port, reply } = want else {
+        panic!("not a host")
+    };
     let answer = match found {
         Some(snapshot) => {
             proxy.publish(snapshot).await;

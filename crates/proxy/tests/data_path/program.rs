@@ -46,11 +46,16 @@ where
                     async move { Ok::<_, Infallible>(answer.await) }
                 });
                 let server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
-                let _ = server.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
+                let _ = server
+                    .serve_connection_with_upgrades(TokioIo::new(stream), service)
+                    .await;
             });
         }
     });
-    Program { address, connections }
+    Program {
+        address,
+        connections,
+    }
 }
 
 /// Says what it saw: method, path, version, some headers, body length; trailers follow if asked for.
@@ -58,14 +63,23 @@ pub(crate) async fn mirror(request: Request<Incoming>) -> Response<Answer> {
     let (parts, body) = request.into_parts();
     let collected = body.collect().await.unwrap();
     let trailers = collected.trailers().cloned();
-    let field = |name: &str| parts.headers.get(name).map_or("-", |v| v.to_str().unwrap()).to_owned();
+    let field = |name: &str| {
+        parts
+            .headers
+            .get(name)
+            .map_or("-", |v| v.to_str().unwrap())
+            .to_owned()
+    };
     let text = format!(
         "{} {} {:?} host={} xfcc={} te={} conn={} sent={} trailer={}",
         parts.method,
         parts.uri.path_and_query().map_or("", |p| p.as_str()),
         parts.version,
         parts.headers.get("host").map_or_else(
-            || parts.uri.authority().map_or("-".into(), ToString::to_string),
+            || parts
+                .uri
+                .authority()
+                .map_or("-".into(), ToString::to_string),
             |h| h.to_str().unwrap().to_owned()
         ),
         field("x-forwarded-client-cert"),
@@ -76,9 +90,14 @@ pub(crate) async fn mirror(request: Request<Incoming>) -> Response<Answer> {
     );
     let mut trailers = HeaderMap::new();
     trailers.insert("grpc-status", "0".parse().unwrap());
-    let frames = [Ok(Frame::data(Bytes::from(text))), Ok(Frame::trailers(trailers))];
+    let frames = [
+        Ok(Frame::data(Bytes::from(text))),
+        Ok(Frame::trailers(trailers)),
+    ];
     let mut response = Response::new(StreamBody::new(futures_util::stream::iter(frames)).boxed());
-    response.headers_mut().insert("trailer", "grpc-status".parse().unwrap());
+    response
+        .headers_mut()
+        .insert("trailer", "grpc-status".parse().unwrap());
     response
 }
 
@@ -98,7 +117,10 @@ where
             tokio::spawn(serve(stream, counted.fetch_add(1, SeqCst)));
         }
     });
-    Program { address, connections }
+    Program {
+        address,
+        connections,
+    }
 }
 
 /// Reads a request head.
@@ -116,7 +138,11 @@ pub(crate) async fn read_head(stream: &mut TcpStream) -> String {
 
 /// An address where nobody listens.
 pub(crate) async fn nobody() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+    TcpListener::bind("127.0.0.1:0")
+        .await
+        .unwrap()
+        .local_addr()
+        .unwrap()
 }
 
 /// A response read to its end.
@@ -130,7 +156,9 @@ pub(crate) struct Got {
 
 impl Got {
     pub(crate) fn reason(&self) -> &str {
-        self.headers.get("x-naka-reason").map_or("-", |v| v.to_str().unwrap())
+        self.headers
+            .get("x-naka-reason")
+            .map_or("-", |v| v.to_str().unwrap())
     }
 }
 
@@ -142,20 +170,31 @@ where
     let collected = body.collect().await.unwrap();
     let trailers = collected.trailers().cloned();
     let body = String::from_utf8(collected.to_bytes().to_vec()).unwrap();
-    Got { status: parts.status, headers: parts.headers, body, trailers }
+    Got {
+        status: parts.status,
+        headers: parts.headers,
+        body,
+        trailers,
+    }
 }
 
 pub(crate) type Sender1 = hyper::client::conn::http1::SendRequest<Answer>;
 pub(crate) type Sender2 = hyper::client::conn::http2::SendRequest<Answer>;
 
-pub(crate) async fn client1(stream: impl hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static) -> Sender1 {
+pub(crate) async fn client1(
+    stream: impl hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+) -> Sender1 {
     let (sender, connection) = hyper::client::conn::http1::handshake(stream).await.unwrap();
     tokio::spawn(connection.with_upgrades());
     sender
 }
 
-pub(crate) async fn client2(stream: impl hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static) -> Sender2 {
-    let (sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.unwrap();
+pub(crate) async fn client2(
+    stream: impl hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+) -> Sender2 {
+    let (sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream)
+        .await
+        .unwrap();
     tokio::spawn(connection);
     sender
 }
@@ -163,8 +202,16 @@ pub(crate) async fn client2(stream: impl hyper::rt::Read + hyper::rt::Write + Un
 /// One GET through a forward proxy.
 pub(crate) async fn get(proxy: SocketAddr, uri: &str) -> Got {
     let mut sender = client1(TokioIo::new(TcpStream::connect(proxy).await.unwrap())).await;
-    let host = uri.parse::<http::Uri>().unwrap().authority().unwrap().to_string();
-    let request = Request::get(uri).header("host", host).body(full("")).unwrap();
+    let host = uri
+        .parse::<http::Uri>()
+        .unwrap()
+        .authority()
+        .unwrap()
+        .to_string();
+    let request = Request::get(uri)
+        .header("host", host)
+        .body(full(""))
+        .unwrap();
     within(async { got(sender.send_request(request).await.unwrap()).await }).await
 }
 
@@ -190,5 +237,7 @@ pub(crate) async fn exchange(address: SocketAddr, bytes: &[u8]) -> String {
 
 /// Nothing in these tests may take longer.
 pub(crate) async fn within<F: Future>(future: F) -> F::Output {
-    tokio::time::timeout(Duration::from_secs(20), future).await.expect("too slow")
+    tokio::time::timeout(Duration::from_secs(20), future)
+        .await
+        .expect("too slow")
 }

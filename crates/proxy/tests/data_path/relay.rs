@@ -22,10 +22,23 @@ async fn a_request_passes_both_proxies_with_the_callers_identity() {
     let pair = pair(program.address, Protocol::Http);
     let got = get(pair.outbound, "http://web/a?b=1").await;
     assert_eq!(got.status, StatusCode::OK, "{got:?}");
-    assert!(got.body.starts_with("GET /a?b=1 HTTP/1.1 host=web "), "{}", got.body);
-    assert!(got.body.contains("URI=spiffe://cluster.local/ns/shop/sa/shopper"), "{}", got.body);
-    for forbidden in ["server", "via", "x-naka-reason", "date"] {
-        assert!(!got.headers.contains_key(forbidden), "{forbidden}: {:?}", got.headers);
+    assert!(
+        got.body.starts_with("GET /a?b=1 HTTP/1.1 host=web "),
+        "{}",
+        got.body
+    );
+    assert!(
+        got.body
+            .contains("URI=spiffe://cluster.local/ns/shop/sa/shopper"),
+        "{}",
+        got.body
+    );
+    for forbidden in ["server", "via", "x-naka-reason"] {
+        assert!(
+            !got.headers.contains_key(forbidden),
+            "{forbidden}: {:?}",
+            got.headers
+        );
     }
     pair.caller
         .until("the caller counts it", |p| {
@@ -55,9 +68,15 @@ async fn a_request_passes_both_proxies_with_the_callers_identity() {
 async fn many_requests_share_few_connections() {
     let program = program(mirror).await;
     let pair = pair(program.address, Protocol::Http);
-    let mut sender = client1(TokioIo::new(TcpStream::connect(pair.outbound).await.unwrap())).await;
+    let mut sender = client1(TokioIo::new(
+        TcpStream::connect(pair.outbound).await.unwrap(),
+    ))
+    .await;
     for _ in 0..50 {
-        let request = Request::get("http://web/").header("host", "web").body(full("")).unwrap();
+        let request = Request::get("http://web/")
+            .header("host", "web")
+            .body(full(""))
+            .unwrap();
         let answer = within(sender.send_request(request)).await.unwrap();
         assert_eq!(got(answer).await.status, 200);
     }
@@ -74,7 +93,10 @@ async fn http2_and_grpc_trailers_arrive() {
     let mut sender = client2(TokioIo::new(tunnel)).await;
     let mut trailers = HeaderMap::new();
     trailers.insert("x-sum", "42".parse().unwrap());
-    let frames = [Ok(Frame::data(Bytes::from("hello"))), Ok(Frame::trailers(trailers))];
+    let frames = [
+        Ok(Frame::data(Bytes::from("hello"))),
+        Ok(Frame::trailers(trailers)),
+    ];
     let body: Answer = StreamBody::new(futures_util::stream::iter(frames)).boxed();
     let request = Request::post("http://web/pkg.Service/Call")
         .header("content-type", "application/grpc")
@@ -82,8 +104,15 @@ async fn http2_and_grpc_trailers_arrive() {
         .body(body)
         .unwrap();
     let got = within(async { got(sender.send_request(request).await.unwrap()).await }).await;
-    assert!(got.body.starts_with("POST /pkg.Service/Call HTTP/2.0 host=web "), "{got:?}");
-    assert!(got.body.contains("te=trailers") && got.body.contains("sent=5 trailer=42"), "{got:?}");
+    assert!(
+        got.body
+            .starts_with("POST /pkg.Service/Call HTTP/2.0 host=web "),
+        "{got:?}"
+    );
+    assert!(
+        got.body.contains("te=trailers") && got.body.contains("sent=5 trailer=42"),
+        "{got:?}"
+    );
     assert_eq!(got.trailers.unwrap()["grpc-status"], "0");
     pair.caller
         .until("grpc status counted", |p| {
@@ -96,7 +125,12 @@ async fn http2_and_grpc_trailers_arrive() {
 async fn an_undeclared_port_keeps_the_callers_version() {
     let program = program(mirror).await;
     let pair = pair(program.address, Protocol::Auto);
-    assert!(get(pair.outbound, "http://web/1").await.body.contains("HTTP/1.1"));
+    assert!(
+        get(pair.outbound, "http://web/1")
+            .await
+            .body
+            .contains("HTTP/1.1")
+    );
     let tunnel = connect(pair.outbound, "web:80").await;
     let mut sender = client2(TokioIo::new(tunnel)).await;
     let request = Request::get("http://web/2").body(full("")).unwrap();
@@ -105,9 +139,15 @@ async fn an_undeclared_port_keeps_the_callers_version() {
     let tunnel = connect(pair.outbound, &format!("{HOST}:80")).await;
     let mut sender = client1(TokioIo::new(tunnel)).await;
     for path in ["/3", "/4"] {
-        let request = Request::get(path).header("host", "web").body(full("")).unwrap();
+        let request = Request::get(path)
+            .header("host", "web")
+            .body(full(""))
+            .unwrap();
         let answer = within(async { got(sender.send_request(request).await.unwrap()).await }).await;
-        assert!(answer.body.starts_with(&format!("GET {path} HTTP/1.1")), "{answer:?}");
+        assert!(
+            answer.body.starts_with(&format!("GET {path} HTTP/1.1")),
+            "{answer:?}"
+        );
     }
 }
 
@@ -127,8 +167,12 @@ async fn echo(request: Request<Incoming>) -> Response<Answer> {
     });
     let mut response = Response::new(full(""));
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    response.headers_mut().insert("connection", "upgrade".parse().unwrap());
-    response.headers_mut().insert("upgrade", "websocket".parse().unwrap());
+    response
+        .headers_mut()
+        .insert("connection", "upgrade".parse().unwrap());
+    response
+        .headers_mut()
+        .insert("upgrade", "websocket".parse().unwrap());
     response
 }
 
@@ -136,7 +180,10 @@ async fn echo(request: Request<Incoming>) -> Response<Answer> {
 async fn a_websocket_lives_through_a_hundred_changes() {
     let program = program(echo).await;
     let pair = pair(program.address, Protocol::Http);
-    let mut sender = client1(TokioIo::new(TcpStream::connect(pair.outbound).await.unwrap())).await;
+    let mut sender = client1(TokioIo::new(
+        TcpStream::connect(pair.outbound).await.unwrap(),
+    ))
+    .await;
     let request = Request::get("http://web/ws")
         .header("host", "web")
         .header("connection", "Upgrade")
@@ -148,8 +195,15 @@ async fn a_websocket_lives_through_a_hundred_changes() {
     assert_eq!(response.headers()["upgrade"], "websocket");
     let mut io = TokioIo::new(within(hyper::upgrade::on(response)).await.unwrap());
     for round in 0..100 {
-        pair.caller.publish(pair.mesh.outbound(Protocol::Http, &[pair.inbound])).await;
-        pair.called.publish(pair.mesh.inbound(pair.program, Protocol::Http, MtlsMode::Strict)).await;
+        pair.caller
+            .publish(pair.mesh.outbound(Protocol::Http, &[pair.inbound]))
+            .await;
+        pair.called
+            .publish(
+                pair.mesh
+                    .inbound(pair.program, Protocol::Http, MtlsMode::Strict),
+            )
+            .await;
         let sent = format!("message {round}");
         io.write_all(sent.as_bytes()).await.unwrap();
         let mut read = vec![0; sent.len()];
@@ -161,7 +215,11 @@ async fn a_websocket_lives_through_a_hundred_changes() {
     let mut rest = String::new();
     within(io.read_to_string(&mut rest)).await.unwrap();
     assert_eq!(rest, "bye");
-    pair.caller.until("it is logged", |p| p.log.text().contains("\"response_code\":101")).await;
+    pair.caller
+        .until("it is logged", |p| {
+            p.log.text().contains("\"response_code\":101")
+        })
+        .await;
 }
 
 #[tokio::test]
@@ -175,7 +233,10 @@ async fn bytes_pass_whoever_speaks_first() {
         })
         .await;
         let pair = pair(server_first.address, declared);
-        let bind = pair.caller.open(Entrance::Bind { host: HOST.into(), port: 80 });
+        let bind = pair.caller.open(Entrance::Bind {
+            host: HOST.into(),
+            port: 80,
+        });
         for address in [Some(bind), None] {
             let mut stream = match address {
                 Some(address) => TcpStream::connect(address).await.unwrap(),
@@ -197,7 +258,10 @@ async fn bytes_pass_whoever_speaks_first() {
         })
         .await;
         let pair = crate::mesh::pair(client_first.address, declared);
-        let bind = pair.caller.open(Entrance::Bind { host: HOST.into(), port: 80 });
+        let bind = pair.caller.open(Entrance::Bind {
+            host: HOST.into(),
+            port: 80,
+        });
         let mut stream = TcpStream::connect(bind).await.unwrap();
         let sent: Vec<u8> = (0..300_000u32).map(|i| (i % 251) as u8 | 0x80).collect();
         let (mut read, mut write) = stream.split();
@@ -226,7 +290,10 @@ async fn a_name_is_fetched_when_it_is_first_called() {
     let caller = pair.mesh.proxy("shopper", snapshot, &[HOST]);
     let outbound = caller.open(Entrance::Outbound);
     let found = pair.mesh.outbound(Protocol::Http, &[pair.inbound]);
-    let (answer, asked) = tokio::join!(get(outbound, "http://web/x"), answer_one(&caller, Some(found)));
+    let (answer, asked) = tokio::join!(
+        get(outbound, "http://web/x"),
+        answer_one(&caller, Some(found))
+    );
     assert_eq!(asked, (HOST.to_owned(), 80));
     assert_eq!(answer.status, 200, "{answer:?}");
 }
@@ -238,13 +305,26 @@ async fn outside_the_mesh_requests_and_tunnels_pass_through() {
     let snapshot = naka_engine::model::SnapshotBuilder::new("shop").build();
     let caller = mesh.proxy("shopper", snapshot, &[]);
     let outbound = caller.open(Entrance::Outbound);
-    let answer = get(outbound, &format!("http://localhost:{}/out", program.address.port())).await;
-    assert!(answer.body.starts_with("GET /out HTTP/1.1 host=localhost:"), "{answer:?}");
+    let answer = get(
+        outbound,
+        &format!("http://localhost:{}/out", program.address.port()),
+    )
+    .await;
+    assert!(
+        answer.body.starts_with("GET /out HTTP/1.1 host=localhost:"),
+        "{answer:?}"
+    );
     let tunnel = connect(outbound, &program.address.to_string()).await;
     let mut sender = client1(TokioIo::new(tunnel)).await;
-    let request = Request::get("/in").header("host", "x").body(full("")).unwrap();
+    let request = Request::get("/in")
+        .header("host", "x")
+        .body(full(""))
+        .unwrap();
     let answer = within(async { got(sender.send_request(request).await.unwrap()).await }).await;
-    assert!(answer.body.starts_with("GET /in HTTP/1.1 host=x"), "{answer:?}");
+    assert!(
+        answer.body.starts_with("GET /in HTTP/1.1 host=x"),
+        "{answer:?}"
+    );
 }
 
 #[tokio::test]
@@ -257,9 +337,17 @@ async fn ten_megabytes_stream_both_ways_and_memory_stays_small() {
     })
     .await;
     let pair = pair(program.address, Protocol::Http);
-    let mut sender = client1(TokioIo::new(TcpStream::connect(pair.outbound).await.unwrap())).await;
-    let chunks = futures_util::stream::iter((0..CHUNKS).map(|i| Ok(Frame::data(Bytes::from(vec![i as u8; CHUNK])))));
-    let request = Request::post("http://web/").header("host", "web").body(StreamBody::new(chunks).boxed()).unwrap();
+    let mut sender = client1(TokioIo::new(
+        TcpStream::connect(pair.outbound).await.unwrap(),
+    ))
+    .await;
+    let chunks = futures_util::stream::iter(
+        (0..CHUNKS).map(|i| Ok(Frame::data(Bytes::from(vec![i as u8; CHUNK])))),
+    );
+    let request = Request::post("http://web/")
+        .header("host", "web")
+        .body(StreamBody::new(chunks).boxed())
+        .unwrap();
     let response = within(sender.send_request(request)).await.unwrap();
     // The reader dawdles: what is held back anywhere shows in this process's memory.
     let before = resident();
@@ -268,7 +356,10 @@ async fn ten_megabytes_stream_both_ways_and_memory_stays_small() {
     let mut most = 0;
     while let Some(frame) = within(body.frame()).await {
         let data = frame.unwrap().into_data().unwrap();
-        assert!(data.iter().all(|b| usize::from(*b) == total / CHUNK || data.len() > CHUNK - total % CHUNK));
+        assert!(
+            data.iter()
+                .all(|b| usize::from(*b) == total / CHUNK || data.len() > CHUNK - total % CHUNK)
+        );
         total += data.len();
         most = most.max(resident());
         if total % (CHUNK * 16) < data.len() {
