@@ -553,7 +553,7 @@ fn not_ready(workloads: &Value) -> Vec<String> {
                 let version = workload.pointer("/labels/version").and_then(Value::as_str);
                 text(workload, "service") == part.service
                     && version.is_none_or(|version| version == part.version)
-                    && text(workload, "state").eq_ignore_ascii_case("ready")
+                    && text(workload, "state") == "healthy"
             })
         })
         .map(Part::name)
