@@ -8,6 +8,8 @@
 
 use crate::exit::{Exit, Outcome};
 use crate::home::{Home, make_dir, write_secret};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -120,7 +122,9 @@ impl Contexts {
             name: name.to_owned(),
             mesh: word(extra("mesh")),
             server: word(cluster.get("server")),
-            root_pem: base64_decode(&root)
+            root_pem: STANDARD
+                .decode(&root)
+                .ok()
                 .and_then(|bytes| String::from_utf8(bytes).ok())
                 .unwrap_or_default(),
             root_sha256: word(extra("rootSha256")),
@@ -155,7 +159,7 @@ impl Contexts {
         }
         let cluster = json!({
             "server": context.server,
-            "certificate-authority-data": base64_encode(context.root_pem.as_bytes()),
+            "certificate-authority-data": STANDARD.encode(&context.root_pem),
             "extensions": [{"name": EXTENSION, "extension": extension}],
         });
         self.set("clusters", name, "cluster", cluster);
@@ -226,66 +230,9 @@ fn find<'a>(entries: &'a [Value], name: &str) -> Option<&'a Value> {
         .find(|entry| entry.get("name").and_then(Value::as_str) == Some(name))
 }
 
-const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-
-/// Standard base64 with padding.
-pub(crate) fn base64_encode(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for chunk in bytes.chunks(3) {
-        let group = chunk
-            .iter()
-            .enumerate()
-            .fold(0_u32, |sum, (i, b)| sum | u32::from(*b) << (16 - 8 * i));
-        for digit in 0..4 {
-            let index = (group >> (18 - 6 * digit)) & 63;
-            text.push(if digit <= chunk.len() {
-                char::from(ALPHABET[index as usize])
-            } else {
-                '='
-            });
-        }
-    }
-    text
-}
-
-/// Standard base64, padding and line breaks ignored; `None` for any other byte.
-pub(crate) fn base64_decode(text: &str) -> Option<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
-    let (mut group, mut bits) = (0_u32, 0_u32);
-    for byte in text
-        .bytes()
-        .filter(|b| !b.is_ascii_whitespace() && *b != b'=')
-    {
-        let digit = ALPHABET.iter().position(|a| *a == byte)?;
-        group = group << 6 | u32::try_from(digit).ok()?;
-        bits += 6;
-        if bits >= 8 {
-            bits -= 8;
-            bytes.push(u8::try_from(group >> bits & 0xff).ok()?);
-        }
-    }
-    Some(bytes)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn base64_is_the_standard_one() {
-        for (plain, coded) in [
-            ("", ""),
-            ("f", "Zg=="),
-            ("fo", "Zm8="),
-            ("foo", "Zm9v"),
-            ("foob", "Zm9vYg=="),
-        ] {
-            assert_eq!(base64_encode(plain.as_bytes()), coded);
-            assert_eq!(base64_decode(coded).unwrap(), plain.as_bytes());
-        }
-        assert_eq!(base64_decode("Zm9v\nZg=="), Some(b"foof".to_vec()));
-        assert!(base64_decode("Zm9*").is_none());
-    }
 
     #[test]
     fn contexts_are_kept_chosen_and_removed() {

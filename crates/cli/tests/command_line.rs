@@ -9,7 +9,7 @@ fn naka(home: &Path, args: &[&str]) -> Output {
         .env_clear()
         .env("NAKA_HOME", home)
         .output()
-        .unwrap()
+        .expect("naka starts")
 }
 
 fn err(output: &Output) -> String {
@@ -58,7 +58,10 @@ fn check_exits_one_on_an_error_and_prints_findings() {
         args.extend(extra);
         let output = naka(home.path(), &args);
         let value: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-        (output.status.code(), value["findings"].as_array().unwrap().clone())
+        (
+            output.status.code(),
+            value["findings"].as_array().unwrap().clone(),
+        )
     };
     let good = "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: a}\nspec:\n  host: a\n";
     assert_eq!(check(good, &[]).0, Some(0));
@@ -67,7 +70,9 @@ fn check_exits_one_on_an_error_and_prints_findings() {
     let finding = findings.iter().find(|f| f["severity"] == "error").unwrap();
     assert_eq!(finding["line"], 6);
     assert!(finding["file"].as_str().unwrap().ends_with("a.yaml"));
-    for field in ["code", "severity", "object", "file", "line", "column", "field", "message", "fix"] {
+    for field in [
+        "code", "severity", "object", "file", "line", "column", "field", "message", "fix",
+    ] {
         assert!(finding.get(field).is_some(), "{field}");
     }
     // An old spelling is a warning, and an error when asked to be strict.
@@ -92,15 +97,31 @@ fn completion_scripts_are_printed() {
         let output = naka(home.path(), &["completion", shell]);
         assert!(output.status.success());
         let script = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(script.contains("split") && !script.contains("no-such-command"), "{shell}");
+        assert!(
+            script.contains("split") && !script.contains("no-such-command"),
+            "{shell}"
+        );
     }
 }
 
 #[test]
 fn the_makefile_has_the_targets_of_the_contracts() {
-    let makefile = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../Makefile")).unwrap();
-    let has = |target: &str| makefile.lines().any(|line| line.starts_with(&format!("{target}:")));
-    for target in ["demo", "test", "evidence", "check", "bench-quick", "install"] {
+    let makefile =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../Makefile"))
+            .unwrap();
+    let has = |target: &str| {
+        makefile
+            .lines()
+            .any(|line| line.starts_with(&format!("{target}:")))
+    };
+    for target in [
+        "demo",
+        "test",
+        "evidence",
+        "check",
+        "bench-quick",
+        "install",
+    ] {
         assert!(has(target), "{target}");
     }
     assert!(!has("no-such-target"));

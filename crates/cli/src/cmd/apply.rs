@@ -19,7 +19,6 @@ pub(crate) async fn apply(args: &args::Apply, context: Option<&str>) -> Outcome 
         dry_run: args.dry_run,
         confirm: args.confirm,
         cause: args.cause.clone(),
-        ..Request::default()
     };
     if request.cause.is_empty() {
         request.cause = "naka apply".to_owned();

@@ -19,8 +19,14 @@ pub(crate) async fn run(args: &args::Explain, context: Option<&str>) -> Outcome 
             explain_reason(reason);
             return Ok(());
         }
-        if let Some(code) = naka_api::codes::TABLE.iter().find(|code| code.id.eq_ignore_ascii_case(word)) {
-            out::line(format!("{}: {}\nfor example: {}\nfix: {}", code.id, code.meaning, code.example, code.fix));
+        if let Some(code) = naka_api::codes::TABLE
+            .iter()
+            .find(|code| code.id.eq_ignore_ascii_case(word))
+        {
+            out::line(format!(
+                "{}: {}\nfor example: {}\nfix: {}",
+                code.id, code.meaning, code.example, code.fix
+            ));
             return Ok(());
         }
         if !word.contains("://") {
@@ -69,21 +75,34 @@ fn explain_field(path: &str) -> Outcome {
         )));
     };
     let page = naka_api::schema::page(kind);
-    let wanted: String = field.split(['[', ']']).filter(|part| part.parse::<u32>().is_err()).collect();
+    let wanted: String = field
+        .split(['[', ']'])
+        .filter(|part| part.parse::<u32>().is_err())
+        .collect();
     let rows: Vec<&str> = page
         .lines()
         .filter(|line| line.starts_with("| `"))
         .filter(|line| {
-            let name = line.trim_start_matches("| `").split('`').next().unwrap_or_default();
+            let name = line
+                .trim_start_matches("| `")
+                .split('`')
+                .next()
+                .unwrap_or_default();
             let name = name.replace("[]", "");
-            name == wanted || name.ends_with(&format!(".{wanted}")) || name.starts_with(&format!("{wanted}."))
+            name == wanted
+                || name.ends_with(&format!(".{wanted}"))
+                || name.starts_with(&format!("{wanted}."))
         })
         .collect();
     if rows.is_empty() {
         return Err(Exit::bad(format!("{kind} has no field {field}")));
     }
     for row in rows {
-        let cells: Vec<&str> = row.trim_matches('|').split(" | ").map(|cell| cell.trim().trim_matches('`')).collect();
+        let cells: Vec<&str> = row
+            .trim_matches('|')
+            .split(" | ")
+            .map(|cell| cell.trim().trim_matches('`'))
+            .collect();
         out::line(cells.join("   "));
     }
     Ok(())

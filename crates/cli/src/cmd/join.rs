@@ -4,11 +4,13 @@
 //! token lets `naka run` get an identity; an API token lets the other commands talk to the API.
 
 use crate::args;
-use crate::contexts::{Context, Contexts, base64_encode};
+use crate::contexts::{Context, Contexts};
 use crate::exit::{Exit, Outcome};
 use crate::home::Home;
 use crate::out;
 use anyhow::Context as _;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use naka_types::token::{Token, TokenKind};
 use std::time::Duration;
 
@@ -84,7 +86,7 @@ async fn root_at(address: &str, ca_sha256: &str) -> anyhow::Result<String> {
         .flatten()
         .find(|certificate| naka_identity::sha256_hex(certificate) == ca_sha256)
         .context("the control plane does not show its root")?;
-    let coded = base64_encode(root);
+    let coded = STANDARD.encode(root);
     let lines: Vec<&str> = coded
         .as_bytes()
         .chunks(64)

@@ -157,6 +157,31 @@ async fn drive(
     }
 }
 
+/// A failure in few words: who of the called services failed, or the mesh's own reason. Never an id: failures are
+/// counted by these words.
+fn failure(status: http::StatusCode, reason: &str, body: &[u8]) -> String {
+    let answer: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+    let failed: Vec<String> = answer
+        .get("calls")
+        .and_then(serde_json::Value::as_object)
+        .into_iter()
+        .flatten()
+        .filter(|(_, status)| **status != 200)
+        .map(|(service, status)| format!("{service} answered {status}"))
+        .collect();
+    let words = [
+        status.as_u16().to_string(),
+        reason.to_owned(),
+        failed.join(", "),
+    ];
+    let words: Vec<&str> = words
+        .iter()
+        .map(String::as_str)
+        .filter(|word| !word.is_empty())
+        .collect();
+    words.join(" ")
+}
+
 struct Client {
     ingress: SocketAddr,
     host: String,
@@ -211,11 +236,7 @@ impl Client {
                     if status == http::StatusCode::OK {
                         return Ok(());
                     }
-                    let body = body.to_bytes();
-                    let start: String = String::from_utf8_lossy(&body).chars().take(120).collect();
-                    return Err(format!("{} {reason} {start}", status.as_u16())
-                        .trim_end()
-                        .to_owned());
+                    return Err(failure(status, &reason, &body.to_bytes()));
                 }
                 Err(mut error) => {
                     // Never sent, and over a kept connection: an ordinary client sends it again.
@@ -248,5 +269,28 @@ impl Client {
         tokio::task::spawn_local(connection);
         sender.ready().await.map_err(|error| error.to_string())?;
         Ok(sender)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::failure;
+    use http::StatusCode;
+
+    #[test]
+    fn failures_are_told_by_who_failed_and_never_by_order() {
+        let body = br#"{"order":"1","calls":{"bank":200,"payment":503}}"#;
+        assert_eq!(
+            failure(StatusCode::BAD_GATEWAY, "", body),
+            "502 payment answered 503"
+        );
+        assert_eq!(
+            failure(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "no-healthy-endpoints",
+                b"x"
+            ),
+            "503 no-healthy-endpoints"
+        );
     }
 }

@@ -10,8 +10,9 @@
 //! ```
 
 use crate::args;
-use crate::contexts::base64_encode;
 use crate::exit::{Exit, Outcome};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
@@ -173,7 +174,7 @@ impl Proxy {
             .trim_end_matches('/');
         let (credential, address) = match rest.rsplit_once('@') {
             Some((credential, address)) => {
-                let coded = base64_encode(credential.as_bytes());
+                let coded = STANDARD.encode(credential);
                 (Some(format!("Basic {coded}")), address)
             }
             None => (None, rest),

@@ -57,14 +57,22 @@ impl Asked {
         let (method, url) = match args.what.as_slice() {
             [url] => ("GET", url.as_str()),
             [method, url] => (method.as_str(), url.as_str()),
-            _ => return Err(Exit::usage("write METHOD URL, for example: GET http://payment/pay")),
+            _ => {
+                return Err(Exit::usage(
+                    "write METHOD URL, for example: GET http://payment/pay",
+                ));
+            }
         };
         let wrong = |what: &dyn std::fmt::Display| Exit::usage(format!("{url}: {what}"));
         let method = Method::from_str(&method.to_ascii_uppercase())
             .map_err(|_| Exit::usage(format!("{method:?} is no method")))?;
-        let uri: http::Uri = url.parse().map_err(|error: http::uri::InvalidUri| wrong(&error))?;
+        let uri: http::Uri = url
+            .parse()
+            .map_err(|error: http::uri::InvalidUri| wrong(&error))?;
         if uri.scheme_str() != Some("http") {
-            return Err(wrong(&"programs call the mesh by http://, the sidecars encrypt"));
+            return Err(wrong(
+                &"programs call the mesh by http://, the sidecars encrypt",
+            ));
         }
         let host = uri.host().unwrap_or_default().to_owned();
         let port = uri.port_u16().unwrap_or(80);
@@ -73,8 +81,10 @@ impl Asked {
             let (name, value) = text
                 .split_once(':')
                 .ok_or_else(|| Exit::usage(format!("-H {text}: write NAME: VALUE")))?;
-            let name = HeaderName::from_str(name.trim()).map_err(|_| Exit::usage(format!("-H {text}: no header name")))?;
-            let value = HeaderValue::from_str(value.trim()).map_err(|_| Exit::usage(format!("-H {text}: no header value")))?;
+            let name = HeaderName::from_str(name.trim())
+                .map_err(|_| Exit::usage(format!("-H {text}: no header name")))?;
+            let value = HeaderValue::from_str(value.trim())
+                .map_err(|_| Exit::usage(format!("-H {text}: no header value")))?;
             headers.append(name, value);
         }
         Ok(Self {
@@ -98,10 +108,16 @@ pub(crate) fn explain(world: &World, asked: &Asked) -> Explained {
         verdict: String::new(),
     };
     let origin = Origin::outbound(80);
-    let mut builder = Request::builder().method(asked.method.clone()).uri(asked.uri.clone());
+    let mut builder = Request::builder()
+        .method(asked.method.clone())
+        .uri(asked.uri.clone());
     if let Some(headers) = builder.headers_mut() {
         headers.clone_from(&asked.headers);
-        if let Some(host) = asked.uri.authority().and_then(|a| HeaderValue::from_str(a.as_str()).ok()) {
+        if let Some(host) = asked
+            .uri
+            .authority()
+            .and_then(|a| HeaderValue::from_str(a.as_str()).ok())
+        {
             headers.entry(http::header::HOST).or_insert(host);
         }
     }
@@ -115,7 +131,12 @@ pub(crate) fn explain(world: &World, asked: &Asked) -> Explained {
     match Canonical::from_parts(parts, &origin) {
         Ok(canonical) => Walk::new(world, asked, &origin).run(canonical, &mut explained),
         Err(refused) => {
-            explained.verdict = format!("{} {}: {}", refused.reason.http_status(), refused.reason, refused.detail);
+            explained.verdict = format!(
+                "{} {}: {}",
+                refused.reason.http_status(),
+                refused.reason,
+                refused.detail
+            );
         }
     }
     explained
@@ -162,7 +183,9 @@ impl<'a> Walk<'a> {
                 why: Some(&mut explained.trail),
             };
             input = match exchange.step(&mut request, input, &mut cx) {
-                Effect::Need(Need::VirtualHost { host, port }) => Input::Answer(self.fetch(&host, port, explained)),
+                Effect::Need(Need::VirtualHost { host, port }) => {
+                    Input::Answer(self.fetch(&host, port, explained))
+                }
                 Effect::Need(Need::Backoff(_)) => Input::TimerFired,
                 Effect::Try(to_try) => {
                     explained.verdict = self.verdict(&request, &to_try);
@@ -172,11 +195,19 @@ impl<'a> Walk<'a> {
                     })
                 }
                 Effect::PassThrough(outside) => {
-                    explained.verdict = format!("passed through to {}:{}, outside the mesh", outside.host, outside.port);
+                    explained.verdict = format!(
+                        "passed through to {}:{}, outside the mesh",
+                        outside.host, outside.port
+                    );
                     return;
                 }
                 Effect::Reply(reply) => {
-                    explained.verdict = format!("{} {}: {}", reply.status.as_u16(), reply.reason, reply.reason.meaning());
+                    explained.verdict = format!(
+                        "{} {}: {}",
+                        reply.status.as_u16(),
+                        reply.reason,
+                        reply.reason.meaning()
+                    );
                     return;
                 }
                 Effect::Relay | Effect::Done => return,
@@ -206,7 +237,9 @@ impl<'a> Walk<'a> {
             let compiled = compile(self.world, &key, &self.class);
             explained.findings.extend(compiled.findings);
             wanted.extend(compiled.refers);
-            let Some(encoded) = compiled.resource else { continue };
+            let Some(encoded) = compiled.resource else {
+                continue;
+            };
             let resource = Resource {
                 type_url: key.type_url().to_owned(),
                 name: key.name(),
@@ -227,8 +260,14 @@ impl<'a> Walk<'a> {
             } else {
                 format!("{host} is no service of the mesh")
             };
-            explained.trail.push(Why::new(Stage::Host, "outside the mesh", because));
-            return if known { Answered::Failed(Reason::UnknownHost) } else { Answered::External };
+            explained
+                .trail
+                .push(Why::new(Stage::Host, "outside the mesh", because));
+            return if known {
+                Answered::Failed(Reason::UnknownHost)
+            } else {
+                Answered::External
+            };
         }
         for (kind, resources) in [
             (type_url::CLUSTER, &clusters),
@@ -236,7 +275,10 @@ impl<'a> Walk<'a> {
             (type_url::VIRTUAL_HOST, &hosts),
         ] {
             for reject in self.book.apply(kind, resources, &[]) {
-                let finding = Finding::new("E901", format!("the proxy refuses {}: {}", reject.name, reject.reason));
+                let finding = Finding::new(
+                    "E901",
+                    format!("the proxy refuses {}: {}", reject.name, reject.reason),
+                );
                 explained.findings.push(finding);
             }
         }
@@ -246,15 +288,19 @@ impl<'a> Walk<'a> {
 
     fn verdict(&self, request: &Canonical, to_try: &naka_engine::exchange::Try) -> String {
         let endpoint = &to_try.endpoint;
-        let how = if endpoint.mtls { "over mutual TLS" } else { "in plaintext" };
+        let how = if endpoint.mtls {
+            "over mutual TLS"
+        } else {
+            "in plaintext"
+        };
         let from = if self.asked.from.is_empty() {
             String::new()
         } else {
             format!(" as {}", self.identity())
         };
-        let timeout = to_try
-            .deadline
-            .map_or_else(String::new, |at| format!(", timeout {}", naka_types::duration::Show(at)));
+        let timeout = to_try.deadline.map_or_else(String::new, |at| {
+            format!(", timeout {}", naka_types::duration::Show(at))
+        });
         format!(
             "{} {} to {} ({}) {how}{from}{timeout}",
             request.method(),
@@ -265,7 +311,10 @@ impl<'a> Walk<'a> {
     }
 
     fn identity(&self) -> String {
-        format!("spiffe://{}/ns/{}/sa/{}", self.world.trust_domain, self.asked.namespace, self.asked.from)
+        format!(
+            "spiffe://{}/ns/{}/sa/{}",
+            self.world.trust_domain, self.asked.namespace, self.asked.from
+        )
     }
 }
 
@@ -275,5 +324,8 @@ fn describe(asked: &Asked) -> String {
     } else {
         format!("{} in namespace {}", asked.from, asked.namespace)
     };
-    format!("{} {} (port {}) from {from}", asked.method, asked.uri, asked.port)
+    format!(
+        "{} {} (port {}) from {from}",
+        asked.method, asked.uri, asked.port
+    )
 }

@@ -27,18 +27,37 @@ pub(crate) struct Found {
 /// The running mesh's.
 pub(crate) async fn live(context: Option<&str>) -> Outcome<Found> {
     let value = Client::open(context).await?.get("/naka/v1/world").await?;
-    let list = |name: &str| value.get(name).and_then(Value::as_array).cloned().unwrap_or_default();
-    let objects = list("objects").iter().filter_map(|raw| naka_api::decode_json(raw, Mode::Compat).0).collect();
+    let list = |name: &str| {
+        value
+            .get(name)
+            .and_then(Value::as_array)
+            .cloned()
+            .unwrap_or_default()
+    };
+    let objects = list("objects")
+        .iter()
+        .filter_map(|raw| naka_api::decode_json(raw, Mode::Compat).0)
+        .collect();
     let word = |name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default();
     let mut world = joined(objects, word("trust_domain"));
-    let map = |name: &str| value.get(name).and_then(Value::as_object).cloned().unwrap_or_default();
+    let map = |name: &str| {
+        value
+            .get(name)
+            .and_then(Value::as_object)
+            .cloned()
+            .unwrap_or_default()
+    };
     for (host, shown) in map("services") {
         if let Ok(host) = Host::parse(&host) {
-            world.services.insert(host.clone(), Arc::new(service(host, &shown)));
+            world
+                .services
+                .insert(host.clone(), Arc::new(service(host, &shown)));
         }
     }
     for (host, ports) in map("endpoints") {
-        let Ok(host) = Host::parse(&host) else { continue };
+        let Ok(host) = Host::parse(&host) else {
+            continue;
+        };
         let ports = ports.as_object().into_iter().flatten();
         let all = ports
             .filter_map(|(port, all)| {
@@ -74,7 +93,10 @@ pub(crate) fn of_files(files: &[PathBuf], namespace: &str, asked: &str) -> Outco
                     Action::Redirect(_) | Action::Direct(_) => None,
                 });
                 for target in routes.flatten().map(|weighted| &weighted.destination) {
-                    hosts.entry(target.host.clone()).or_default().insert(target.port.unwrap_or(80));
+                    hosts
+                        .entry(target.host.clone())
+                        .or_default()
+                        .insert(target.port.unwrap_or(80));
                 }
                 for host in spec.hosts.iter().filter(|host| !host.is_wildcard()) {
                     hosts.entry(host.clone()).or_default().insert(80);
@@ -91,14 +113,23 @@ pub(crate) fn of_files(files: &[PathBuf], namespace: &str, asked: &str) -> Outco
     let mut world = joined(decoded.objects, naka_types::spiffe::DEFAULT_TRUST_DOMAIN);
     let mut number = 0_u32;
     for (host, mut ports) in hosts {
-        let Some((name, namespace)) = host.service().map(|(n, ns)| (n.to_owned(), ns.to_owned())) else {
+        let Some((name, namespace)) = host.service().map(|(n, ns)| (n.to_owned(), ns.to_owned()))
+        else {
             continue;
         };
         if let Some(declared) = world.services.get(&host) {
             ports = declared.ports.keys().copied().collect();
         } else {
             ports.insert(80);
-            let port = |number: &u16| (*number, Port { name: String::new(), protocol: Protocol::Http });
+            let port = |number: &u16| {
+                (
+                    *number,
+                    Port {
+                        name: String::new(),
+                        protocol: Protocol::Http,
+                    },
+                )
+            };
             let made = Service {
                 host: host.clone(),
                 name: name.clone(),
@@ -120,12 +151,18 @@ pub(crate) fn of_files(files: &[PathBuf], namespace: &str, asked: &str) -> Outco
                 assumed(&name, &namespace, labels, number)
             })
             .collect();
-        let all = ports.into_iter().map(|port| (port, endpoints.clone())).collect();
+        let all = ports
+            .into_iter()
+            .map(|port| (port, endpoints.clone()))
+            .collect();
         world.endpoints.insert(host, Arc::new(all));
     }
     Ok(Found {
         world,
-        notes: vec!["from files: every service and every subset is taken to have one healthy endpoint".to_owned()],
+        notes: vec![
+            "from files: every service and every subset is taken to have one healthy endpoint"
+                .to_owned(),
+        ],
     })
 }
 
@@ -163,13 +200,26 @@ fn joined(objects: Vec<Object>, trust_domain: &str) -> World {
 }
 
 fn service(host: Host, shown: &Value) -> Service {
-    let word = |name: &str| shown.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
-    let ports = shown.get("ports").and_then(Value::as_object).into_iter().flatten();
+    let word = |name: &str| {
+        shown
+            .get(name)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let ports = shown
+        .get("ports")
+        .and_then(Value::as_object)
+        .into_iter()
+        .flatten();
     Service {
         host,
         name: word("name"),
         namespace: word("namespace"),
-        declared: shown.get("declared").and_then(Value::as_bool).unwrap_or(false),
+        declared: shown
+            .get("declared")
+            .and_then(Value::as_bool)
+            .unwrap_or(false),
         accounts: shown
             .get("accounts")
             .and_then(Value::as_array)
@@ -181,7 +231,11 @@ fn service(host: Host, shown: &Value) -> Service {
             .filter_map(|(number, port)| {
                 let protocol = port.get("protocol").cloned().unwrap_or_default();
                 let port = Port {
-                    name: port.get("name").and_then(Value::as_str).unwrap_or_default().to_owned(),
+                    name: port
+                        .get("name")
+                        .and_then(Value::as_str)
+                        .unwrap_or_default()
+                        .to_owned(),
                     protocol: serde_json::from_value(protocol).unwrap_or(Protocol::Auto),
                 };
                 Some((number.parse().ok()?, port))
@@ -191,7 +245,13 @@ fn service(host: Host, shown: &Value) -> Service {
 }
 
 fn endpoint(shown: &Value) -> Endpoint {
-    let word = |name: &str| shown.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let word = |name: &str| {
+        shown
+            .get(name)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned()
+    };
     Endpoint {
         address: word("address"),
         health: match word("health").to_ascii_lowercase().as_str() {
