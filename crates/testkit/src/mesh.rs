@@ -209,37 +209,34 @@ impl Mesh {
                 log.to_str().expect("printable"),
             ],
         );
-        self.wait_ready(&format!("{service}.default"), &program);
+        self.wait_ready(service, Some(&port), &program);
         program
     }
 
-    /// Waits until the program's workload is registered as ready.
+    /// Waits until the control plane calls a workload of `service` healthy; with a port, the one with that port.
     ///
     /// # Panics
     /// When that does not happen soon.
-    pub fn wait_ready(&self, what: &str, program: &Program) {
-        let service = what.split('.').next().unwrap_or(what);
+    pub fn wait_ready(&self, service: &str, port: Option<&str>, program: &Program) {
+        let is_it = |workload: &Value| {
+            let ports = workload["ports"].as_array().map_or(&[][..], Vec::as_slice);
+            workload["service"] == service
+                && workload["state"] == "healthy"
+                && port.is_none_or(|port| ports.iter().any(|p| p["port"].to_string() == port))
+        };
         until(
-            &format!("a ready workload of {what}; stderr: {}", program.err()),
+            &format!("a healthy workload of {service}: {}", program.err()),
             SOON,
-            || {
-                let workloads: Value = serde_json::from_slice(
-                    &self.naka(["get", "workloads", "-A", "-o", "json"]).stdout,
-                )
-                .ok()?;
-                let items = workloads
-                    .get("items")
-                    .unwrap_or(&workloads)
-                    .as_array()?
-                    .clone();
-                let pid_seen = items.iter().any(|w| {
-                    let text = w.to_string();
-                    text.contains(&format!("\"{service}\""))
-                        && text.to_ascii_lowercase().contains("ready")
-                });
-                pid_seen.then_some(())
-            },
+            || self.workloads().iter().any(is_it).then_some(()),
         );
+    }
+
+    /// The workloads that the control plane knows.
+    #[must_use]
+    pub fn workloads(&self) -> Vec<Value> {
+        let output = self.naka(["get", "workloads", "-A", "-o", "json"]).stdout;
+        let list: Value = serde_json::from_slice(&output).unwrap_or_default();
+        list["items"].as_array().cloned().unwrap_or_default()
     }
 
     /// Path of a program's own log.

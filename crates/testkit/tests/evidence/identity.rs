@@ -4,7 +4,6 @@ use naka_testkit::http1::Client;
 use naka_testkit::mesh::{Mesh, SOON, testprog};
 use naka_testkit::program::{Program, free_port};
 use naka_testkit::wait;
-use serde_json::Value;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -43,8 +42,11 @@ fn run_with_token(mesh: &Mesh, home: &Path, name: &str, token: &str, options: &[
     program
 }
 
-fn workloads(mesh: &Mesh) -> String {
-    mesh.ok(["get", "workloads", "-A", "-o", "json"])
+/// Whether a healthy workload serves `service`.
+fn served(mesh: &Mesh, service: &str) -> bool {
+    mesh.workloads()
+        .iter()
+        .any(|w| w["service"] == service && w["state"] == "healthy")
 }
 
 /// A token for `delivery` cannot serve `payment`, and says why; the twin: it does serve `delivery`.
@@ -61,11 +63,11 @@ fn a_token_serves_only_what_it_names() {
         "{}",
         thief.err()
     );
-    assert!(!workloads(&mesh).contains("\"payment\""));
+    assert!(!served(&mesh, "payment"));
 
     let _honest = run_with_token(&mesh, &home, "honest", token.trim(), &["-s", "delivery"]);
     wait::until("the honest workload", SOON, || {
-        workloads(&mesh).contains("\"delivery\"").then_some(())
+        served(&mesh, "delivery").then_some(())
     });
 }
 
@@ -81,9 +83,7 @@ fn used_up_expired_and_forged_tokens_are_refused() {
         once.trim(),
         &["-s", "a"],
     );
-    wait::until("the first use", SOON, || {
-        workloads(&mesh).contains("\"a\"").then_some(())
-    });
+    wait::until("the first use", SOON, || served(&mesh, "a").then_some(()));
     let forged = {
         let mut text = once.trim().to_owned();
         let last = text.pop().expect("a secret");
@@ -120,17 +120,9 @@ fn used_up_expired_and_forged_tokens_are_refused() {
 /// Inbound address of a service's mTLS port.
 fn inbound_address(mesh: &Mesh, service: &str) -> String {
     wait::until("an inbound address", SOON, || {
-        let list: Value = serde_json::from_str(&workloads(mesh)).ok()?;
-        let items = list.get("items").unwrap_or(&list).as_array()?.clone();
-        let found = items
-            .iter()
-            .find(|w| w.to_string().contains(&format!("\"{service}\"")))?;
-        let text = found.to_string();
-        let at = text.find("inbound")?;
-        let address = text[at..]
-            .split('"')
-            .find(|part| part.starts_with("127.0.0.1:"))?;
-        Some(address.to_owned())
+        let all = mesh.workloads();
+        let found = all.iter().find(|w| w["service"] == service)?;
+        Some(found["ports"][0]["inbound_address"].as_str()?.to_owned())
     })
 }
 

@@ -53,7 +53,7 @@ fn flask(mesh: &Mesh, version: &str, options: &[&str]) -> Program {
             log.to_str().expect("printable"),
         ],
     );
-    mesh.wait_ready("payment", &run);
+    mesh.wait_ready("payment", None, &run);
     run
 }
 
@@ -132,7 +132,7 @@ fn grpc_programs_join_it() {
         &["-s", "ledger", "-p", &port],
         &[&venv("python3"), &program("grpc_ledger.py"), &port],
     );
-    mesh.wait_ready("ledger", &server);
+    mesh.wait_ready("ledger", None, &server);
     let said = output(
         &mesh,
         "grpc",
@@ -165,9 +165,6 @@ fn a_job_finishes_with_its_own_exit_code() {
     assert_eq!(job.out(), "only this");
     assert!(job.err().lines().count() <= 3, "{}", job.err());
     wait::until("the workload is gone", SOON, || {
-        (!mesh
-            .ok(["get", "workloads", "-A", "-o", "json"])
-            .contains("\"READY\""))
-        .then_some(())
+        mesh.workloads().is_empty().then_some(())
     });
 }

@@ -52,7 +52,7 @@ fn between_sidecars_there_is_only_tls() {
         .arg(&file)
         .env("NAKA_HOME", mesh.home());
     let sidecar = Program::start("sidecar", mesh.home(), &mut command).expect("a sidecar");
-    mesh.wait_ready("payment", &sidecar);
+    mesh.wait_ready("payment", None, &sidecar);
 
     crate::traffic::load(
         &mesh,
