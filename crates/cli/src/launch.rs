@@ -26,6 +26,8 @@ use std::time::{Duration, Instant};
 
 /// A proxy that is not ready by then will not be.
 const READY_WITHIN: Duration = Duration::from_secs(15);
+/// Time for a control plane that refuses to change its mind, or for one that is starting to answer.
+const REFUSED_WITHIN: Duration = Duration::from_secs(3);
 /// The longest a drain may take: the proxy's own limit and some.
 const DRAIN_WITHIN: Duration = Duration::from_secs(25);
 /// A proxy that was told to end and has not by then is killed.
@@ -148,11 +150,15 @@ impl Proxy {
         self.child.try_wait().ok().flatten()
     }
 
-    /// Waits until its admin socket says that it is ready.
+    /// Waits until its admin socket says that it is ready. Without an identity, and with a control plane that refuses
+    /// or does not answer, it gives up soon and says what the control plane said.
     pub(crate) async fn ready(&mut self) -> Outcome {
-        let deadline = Instant::now() + READY_WITHIN;
+        let began = Instant::now();
         let mut missing = String::from("its admin socket does not answer");
-        while Instant::now() < deadline {
+        let mut problem = String::new();
+        while began.elapsed() < READY_WITHIN
+            && (problem.is_empty() || began.elapsed() < REFUSED_WITHIN)
+        {
             if let Some(status) = self.ended() {
                 let said = self.last_words();
                 return Err(Exit::failed(format!(
@@ -170,17 +176,41 @@ impl Proxy {
                         .body
                         .get("missing")
                         .map(ToString::to_string)
-                        .unwrap_or_default()
+                        .unwrap_or_default();
+                    problem = if missing.contains("identity") {
+                        self.problem().await
+                    } else {
+                        String::new()
+                    };
                 }
                 Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,
             }
         }
+        let why = if problem.is_empty() {
+            format!("missing: {missing}")
+        } else {
+            problem
+        };
         Err(Exit::failed(format!(
-            "the {} is not ready after {} s; missing: {missing}; its log: {}",
+            "the {} is not ready after {} s: {why}; its log: {}",
             self.role,
-            READY_WITHIN.as_secs(),
+            began.elapsed().as_secs(),
             self.log().display()
         )))
+    }
+
+    /// What stands between it and the control plane, in its own words.
+    async fn problem(&self) -> String {
+        let answer = self.ask(Method::GET, "/server_info", None).await;
+        answer
+            .ok()
+            .and_then(|answer| {
+                answer
+                    .body
+                    .pointer("/control/problem")
+                    .map(crate::cmd::apply::show)
+            })
+            .unwrap_or_default()
     }
 
     /// Keeps the time from exec to ready, seen from outside, for reports. Losing it loses nothing else.
