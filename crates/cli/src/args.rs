@@ -172,8 +172,8 @@ pub(crate) struct Run {
     /// Take plain calls from outside the mesh here
     #[arg(long, value_name = "[ADDR:]PORT")]
     pub(crate) publish: Vec<String>,
-    /// Give the program a local port that leads to a service: `postgres:5432`
-    #[arg(long, value_name = "NAME:PORT")]
+    /// Give the program a local port that leads to a service: `postgres:5432`, `postgres:5432=15432`
+    #[arg(long, value_name = "NAME:PORT[=LOCAL]")]
     pub(crate) upstream: Vec<String>,
     /// Port of the host that others call instead of a free one
     #[arg(long, value_name = "PORT")]

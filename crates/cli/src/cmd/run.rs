@@ -183,18 +183,32 @@ fn settings(args: &args::Run, who: &Who, workload_name: &str) -> Outcome<Setting
         });
     }
     for text in &args.upstream {
-        let (host, port) = text
-            .rsplit_once(':')
-            .and_then(|(host, port)| Some((host, port.parse::<u16>().ok().filter(|p| *p > 0)?)))
-            .filter(|(host, _)| !host.is_empty())
-            .ok_or_else(|| Exit::usage(format!("--upstream {text}: write NAME:PORT")))?;
-        settings.upstreams.push(Upstream {
-            bind: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port),
-            host: host.to_owned(),
-            port,
-        });
+        settings.upstreams.push(upstream(text)?);
     }
     Ok(settings)
+}
+
+/// `NAME:PORT`, or `NAME:PORT=LOCAL` where this machine has other use for the port.
+fn upstream(text: &str) -> Outcome<Upstream> {
+    let port = |text: &str| text.parse::<u16>().ok().filter(|port| *port > 0);
+    let (target, local) = text
+        .split_once('=')
+        .map_or((text, None), |(target, local)| (target, Some(local)));
+    let read = || {
+        let (host, number) = target.rsplit_once(':')?;
+        let number = port(number)?;
+        let local = local.map_or(Some(number), port)?;
+        (!host.is_empty()).then(|| Upstream {
+            bind: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), local),
+            host: host.to_owned(),
+            port: number,
+        })
+    };
+    read().ok_or_else(|| {
+        Exit::usage(format!(
+            "--upstream {text}: write NAME:PORT or NAME:PORT=LOCALPORT"
+        ))
+    })
 }
 
 fn published(text: &str) -> Outcome<SocketAddr> {
