@@ -42,6 +42,7 @@ install:
 	@scripts/setup.sh build
 	cargo build --release --locked -p naka-cli
 	install -D -m 0755 target/release/naka $(DESTDIR)$(PREFIX)/bin/naka
+	install -D -m 0755 target/release/naka-proxy $(DESTDIR)$(PREFIX)/bin/naka-proxy
 
 setup:
 	@scripts/setup.sh peers

@@ -321,8 +321,17 @@ fn spawn(role: &str, settings: &std::path::Path, instance: &Instance) -> Outcome
         .append(true)
         .open(instance.dir.join("proxy.log"))?;
     let exe = std::env::current_exe()?;
-    Command::new(exe)
-        .args(["proxy", role, "--with-parent", "--settings"])
+    // The small binary when it is installed beside this one, else ourselves.
+    let small = exe.with_file_name("naka-proxy");
+    let mut command = if small.exists() {
+        Command::new(small)
+    } else {
+        let mut own = Command::new(exe);
+        own.arg("proxy");
+        own
+    };
+    command
+        .args([role, "--with-parent", "--settings"])
         .arg(settings)
         .stdin(Stdio::from(instance.lock.try_clone()?))
         .stdout(log.try_clone()?)

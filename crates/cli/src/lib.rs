@@ -50,6 +50,20 @@ pub fn run(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
+/// Runs one proxy process: `naka-proxy sidecar|gateway [--with-parent] --settings FILE`, as [`launch`] starts it.
+///
+/// Read by hand, not by the parser of the command line: this is the entry of a binary that is kept small.
+#[must_use]
+pub fn run_proxy(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
+    match cmd::proxy::standalone(argv) {
+        Ok(()) => ExitCode::from(DONE),
+        Err(exit) => {
+            out::note(format!("naka-proxy: {exit}"));
+            exit.into()
+        }
+    }
+}
+
 /// Commands that own their threads come first; all others share one current-thread runtime.
 fn dispatch(args: Args) -> Outcome {
     let context = args.context.as_deref();

@@ -126,3 +126,24 @@ fn the_makefile_has_the_targets_of_the_contracts() {
     }
     assert!(!has("no-such-target"));
 }
+
+#[test]
+fn the_small_proxy_binary_takes_settings_and_nothing_else() {
+    let run = |args: &[&str]| {
+        Command::new(env!("CARGO_BIN_EXE_naka-proxy"))
+            .args(args)
+            .output()
+            .unwrap()
+    };
+    for args in [
+        &[][..],
+        &["sidecar"],
+        &["status"],
+        &["sidecar", "--nonsense", "--settings", "x"],
+    ] {
+        assert_eq!(run(args).status.code(), Some(64), "{args:?}");
+    }
+    let missing = run(&["sidecar", "--settings", "no-such-file.json"]);
+    assert_eq!(missing.status.code(), Some(2));
+    assert!(err(&missing).contains("no-such-file.json"));
+}

@@ -8,6 +8,7 @@ use crate::home::Home;
 use crate::launch::{self, Who};
 use naka_proxy::settings::{GatewayPort, Role, Settings};
 use serde_json::json;
+use std::ffi::OsString;
 use std::path::Path;
 
 /// Runs a sidecar with the settings that `naka run`, systemd or an injector wrote.
@@ -17,6 +18,28 @@ pub(crate) fn sidecar(args: &args::ProxyRun) -> Outcome {
     }
     control::logs();
     serve(read(&args.settings)?)
+}
+
+/// A proxy process of its own, without the command line: `sidecar|gateway [--with-parent] --settings FILE`.
+pub(crate) fn standalone(argv: impl IntoIterator<Item = OsString>) -> Outcome {
+    const USAGE: &str = "usage: naka-proxy sidecar|gateway [--with-parent] --settings FILE";
+    let mut argv = argv.into_iter();
+    let role = argv.next().unwrap_or_default();
+    let mut settings = None;
+    while let Some(word) = argv.next() {
+        match word.to_str() {
+            Some("--with-parent") => control::end_with_parent(),
+            Some("--settings") => settings = argv.next(),
+            _ => return Err(Exit::usage(USAGE)),
+        }
+    }
+    match (role.to_str(), settings) {
+        (Some("sidecar" | "gateway"), Some(path)) => {
+            control::logs();
+            serve(read(Path::new(&path))?)
+        }
+        _ => Err(Exit::usage(USAGE)),
+    }
 }
 
 /// Runs a gateway: with a settings file, or as the options say.

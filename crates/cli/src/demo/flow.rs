@@ -199,7 +199,9 @@ impl Running {
         if !self.sidecar.is_some_and(alive) {
             self.sidecar = listening::tree(self.child.id()).into_iter().find(|pid| {
                 let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-                command.split(|byte| *byte == 0).nth(2) == Some(b"sidecar".as_slice())
+                command
+                    .split(|byte| *byte == 0)
+                    .any(|word| word == b"sidecar")
             });
         }
         self.sidecar
