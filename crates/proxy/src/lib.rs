@@ -9,6 +9,7 @@ mod detect;
 pub mod drain;
 pub mod dump;
 mod fail;
+mod hash;
 mod http;
 pub mod intake;
 mod io;

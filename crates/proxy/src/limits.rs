@@ -7,7 +7,8 @@ use std::time::Duration;
 
 /// Longest request or response head, in bytes.
 pub const HEADER_BYTES: usize = 64 * 1024;
-/// Most header fields of one message.
+/// Most header fields of one message; also hyper's own limit, which is left alone because setting it costs a cleared
+/// table per message.
 pub const HEADER_FIELDS: usize = 100;
 /// Longest request target, in bytes.
 pub const URI_BYTES: usize = 8 * 1024;

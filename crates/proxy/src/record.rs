@@ -4,6 +4,7 @@
 //! exchange cannot end uncounted, whoever gives up first. Counters are found by a small key and resolved once per
 //! peer and route; a new snapshot empties that cache, because labels may have changed.
 
+use crate::hash::QuickMap;
 use crate::http::body::Source;
 use crate::upstream::pool::Busy;
 use crate::worker::{Conn, Entrance, Own};
@@ -16,7 +17,6 @@ use naka_telemetry::{
 };
 use naka_types::reason::Reason;
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -267,8 +267,8 @@ enum Key {
 /// Resolved counters of a worker.
 #[derive(Default)]
 pub(crate) struct Handles {
-    requests: RefCell<HashMap<Key, RequestHandle>>,
-    tcp: RefCell<HashMap<Key, TcpHandle>>,
+    requests: RefCell<QuickMap<Key, RequestHandle>>,
+    tcp: RefCell<QuickMap<Key, TcpHandle>>,
 }
 
 fn traffic(grpc: bool) -> Traffic {

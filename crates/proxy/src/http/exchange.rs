@@ -24,39 +24,64 @@ use naka_engine::model::HttpVersion;
 use naka_engine::reply::LocalReply;
 use naka_types::header as names;
 use naka_types::reason::Reason;
+use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::time::Duration;
 
-/// Answers one request.
-pub(crate) async fn handle(scope: Rc<Scope>, mut request: Request<Incoming>) -> Response<RespBody> {
-    if let Some(reason) = scope.refuse {
+/// Answers one request. What can be done at once is done before the future is made: it then holds one box and is
+/// cheap to move, and hyper moves it.
+pub(crate) fn handle(
+    scope: Rc<Scope>,
+    request: Request<Incoming>,
+) -> impl Future<Output = Result<Response<RespBody>, Infallible>> + 'static {
+    let start = start(scope, request);
+    async move {
+        Ok(match start {
+            Start::Answered(response) => *response,
+            Start::Tunnel(tunnel) => tunnel.await,
+            Start::Run(run) => run.drive().await,
+        })
+    }
+}
+
+enum Start {
+    Answered(Box<Response<RespBody>>),
+    Tunnel(Pin<Box<dyn Future<Output = Response<RespBody>>>>),
+    Run(Box<Run>),
+}
+
+fn start(scope: Rc<Scope>, mut request: Request<Incoming>) -> Start {
+    let refused = |reason, detail: &str, request: &Request<Incoming>| {
+        super::serve::refuse(&scope.conn, reason, detail);
         let grpc = naka_engine::canonical::is_grpc(request.headers());
-        super::serve::refuse(
-            &scope.conn,
+        Box::new(reply::last(
             reason,
-            "plaintext to a port that takes mesh identities only",
-        );
-        return reply::last(reason, grpc, request.version() <= Version::HTTP_11);
+            grpc,
+            request.version() <= Version::HTTP_11,
+        ))
+    };
+    if let Some(reason) = scope.refuse {
+        let detail = "plaintext to a port that takes mesh identities only";
+        return Start::Answered(refused(reason, detail, &request));
     }
     if matches!(*scope.conn.entrance, Entrance::Outbound) && !scope.inner {
         if !proxy::may_use(&scope.conn, request.headers()) {
-            let grpc = naka_engine::canonical::is_grpc(request.headers());
-            super::serve::refuse(
-                &scope.conn,
-                Reason::ProxyAuthRequired,
-                "another uid without the credential",
-            );
-            return reply::response(LocalReply::new(Reason::ProxyAuthRequired, grpc));
+            let detail = "another uid without the credential";
+            return Start::Answered(refused(Reason::ProxyAuthRequired, detail, &request));
         }
         if request.method() == Method::CONNECT {
-            return proxy::connect(&scope.conn, request).await;
+            return Start::Tunnel(Box::pin(proxy::connect(Rc::clone(&scope.conn), request)));
         }
     }
     if matches!(*scope.conn.entrance, Entrance::Publish { .. }) {
         proxy::strip_internal(request.headers_mut());
     }
-    Run::begin(scope, request).await
+    match Run::begin(scope, request) {
+        Ok(run) => Start::Run(run),
+        Err(response) => Start::Answered(response),
+    }
 }
 
 /// The moving parts of an exchange.
@@ -88,7 +113,10 @@ struct Answer {
 }
 
 impl Run {
-    async fn begin(scope: Rc<Scope>, request: Request<Incoming>) -> Response<RespBody> {
+    fn begin(
+        scope: Rc<Scope>,
+        request: Request<Incoming>,
+    ) -> Result<Box<Self>, Box<Response<RespBody>>> {
         let (mut parts, incoming) = request.into_parts();
         let on_upgrade = parts.extensions.remove::<OnUpgrade>();
         let mut finish = Finish::begin(Rc::clone(&scope.conn), &parts);
@@ -101,7 +129,8 @@ impl Run {
             Ok(request) => request,
             Err(refused) => {
                 finish.detail = refused.detail.into();
-                return replied(finish, LocalReply::new(refused.reason, refused.grpc));
+                let local = LocalReply::new(refused.reason, refused.grpc);
+                return Err(Box::new(replied(finish, local)));
             }
         };
         let hop = strip_hop_by_hop(request.headers_mut());
@@ -114,7 +143,7 @@ impl Run {
         }
         let body = Source::new(incoming, true);
         finish.body = body.clone();
-        let run = Self {
+        Ok(Box::new(Self {
             upgrade: hop.upgrade.zip(on_upgrade),
             scope,
             finish,
@@ -123,11 +152,10 @@ impl Run {
             body,
             caller_version,
             outside: Vec::new(),
-        };
-        run.drive().await
+        }))
     }
 
-    async fn drive(mut self) -> Response<RespBody> {
+    async fn drive(mut self: Box<Self>) -> Response<RespBody> {
         let mut next = Next::Begin;
         let mut answer: Option<Answer> = None;
         loop {
@@ -138,11 +166,11 @@ impl Run {
             }
             next = match effect {
                 Effect::Need(Need::VirtualHost { host, port }) => {
-                    Next::Answer(self.obtain(&host, port).await)
+                    Next::Answer(Box::pin(self.obtain(&host, port)).await)
                 }
                 Effect::Need(Need::Backoff(pause)) => {
                     answer = None;
-                    tokio::time::sleep(pause).await;
+                    Box::pin(tokio::time::sleep(pause)).await;
                     Next::Timer
                 }
                 Effect::Try(attempt) => {
@@ -157,7 +185,7 @@ impl Run {
                 }
                 Effect::PassThrough(_) => {
                     answer = None;
-                    match self.outside().await {
+                    match Box::pin(self.outside()).await {
                         Ok(got) => {
                             answer = Some(got);
                             Next::Response
@@ -331,13 +359,15 @@ impl Run {
             (None, Some(one)) => Some((one, Outcome::PerTryTimeout)),
             (None, None) => None,
         };
-        let sending = self.send_now(target, keep);
-        let sent = match limit {
-            None => sending.await,
-            Some((limit, late)) => match tokio::time::timeout(limit, sending).await {
-                Ok(sent) => sent,
-                Err(_) => return Err(late),
-            },
+        let sent = {
+            let sending = pin!(self.send_now(target, keep));
+            match limit {
+                None => sending.await,
+                Some((limit, late)) => match Box::pin(tokio::time::timeout(limit, sending)).await {
+                    Ok(sent) => sent,
+                    Err(_) => return Err(late),
+                },
+            }
         };
         sent.map_err(|fail| {
             if self.body.as_ref().is_some_and(|body| body.failed()) {
@@ -388,7 +418,7 @@ impl Run {
         finish.route = self.engine.route().map(|route| route.name.clone());
     }
 
-    fn reply(mut self, local: LocalReply) -> Response<RespBody> {
+    fn reply(mut self: Box<Self>, local: LocalReply) -> Response<RespBody> {
         self.note();
         let conn = Rc::clone(&self.scope.conn);
         if self.finish.handle.is_none()
@@ -405,7 +435,7 @@ impl Run {
     }
 
     /// The caller broke off its own request.
-    fn gone(mut self) -> Response<RespBody> {
+    fn gone(mut self: Box<Self>) -> Response<RespBody> {
         self.note();
         drop(self.finish);
         reply::last(
@@ -415,7 +445,7 @@ impl Run {
         )
     }
 
-    fn relay(mut self, answer: Answer) -> Response<RespBody> {
+    fn relay(mut self: Box<Self>, answer: Answer) -> Response<RespBody> {
         self.note();
         let Answer {
             mut head,

@@ -75,9 +75,9 @@ pub(crate) fn strip_internal(headers: &mut HeaderMap) {
 }
 
 /// Answers CONNECT: 200 once it is clear that the tunnel leads somewhere.
-pub(crate) async fn connect(conn: &Rc<Conn>, mut request: Request<Incoming>) -> Response<RespBody> {
+pub(crate) async fn connect(conn: Rc<Conn>, mut request: Request<Incoming>) -> Response<RespBody> {
     let refused = |reason, detail: &str| {
-        super::serve::refuse(conn, reason, detail);
+        super::serve::refuse(&conn, reason, detail);
         reply::response(LocalReply::new(reason, false))
     };
     let target = request
@@ -92,7 +92,6 @@ pub(crate) async fn connect(conn: &Rc<Conn>, mut request: Request<Incoming>) -> 
     };
     let host: Arc<str> = target.host().into();
     let tunnel = hyper::upgrade::on(&mut request);
-    let conn = Rc::clone(conn);
     match dial::virtual_host(&conn, &host, port).await {
         Err(reason) => refused(reason, &host),
         Ok(Some(_)) => {

@@ -343,16 +343,12 @@ fn service(
     Error = Infallible,
     Future = impl Future<Output = Result<Response<RespBody>, Infallible>> + 'static,
 > {
-    service_fn(move |request| {
-        let scope = Rc::clone(&scope);
-        async move { Ok(exchange::handle(scope, request).await) }
-    })
+    service_fn(move |request| exchange::handle(Rc::clone(&scope), request))
 }
 
 async fn serve1(conn: &Rc<Conn>, io: Io, scope: Rc<Scope>) {
     let serving = http1::Builder::new()
         .max_buf_size(limits::HEADER_BYTES)
-        .max_headers(limits::HEADER_FIELDS)
         .auto_date_header(false)
         .serve_connection(io, service(scope))
         .with_upgrades();

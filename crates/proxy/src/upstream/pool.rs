@@ -9,6 +9,7 @@
 
 use super::connect::{Secured, connect};
 use crate::fail::Fail;
+use crate::hash::QuickMap;
 use crate::http::body::ReqBody;
 use crate::io::{Io, Moved, coarse_seconds};
 use crate::limits;
@@ -18,7 +19,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use naka_engine::model::ClusterId;
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -97,7 +98,7 @@ struct Making {
 /// All of a worker's connections that may serve again.
 #[derive(Debug, Default)]
 pub(crate) struct Pools {
-    slots: RefCell<HashMap<Key, Slot>>,
+    slots: RefCell<QuickMap<Key, Slot>>,
 }
 
 /// The right to send one request.
@@ -133,10 +134,11 @@ impl Pools {
                 continue;
             }
             if !self.shareable(target) {
-                let io = connect(target.key.address, target.limit, target.secured.as_ref()).await?;
-                return Ok(Lease::Alone(handshake1(io, target.keep).await?));
+                // Boxed like every branch that is rare: a handshake's future is large, and each exchange would carry
+                // room for one.
+                return Ok(Lease::Alone(Box::pin(make_alone(target)).await?));
             }
-            self.make_shared(target).await?;
+            Box::pin(self.make_shared(target)).await?;
         }
     }
 
@@ -271,11 +273,15 @@ impl Pools {
     }
 }
 
+async fn make_alone(target: &Target) -> Result<H1, Fail> {
+    let io = connect(target.key.address, target.limit, target.secured.as_ref()).await?;
+    handshake1(io, target.keep).await
+}
+
 async fn handshake1(io: Io, keep: Duration) -> Result<H1, Fail> {
     let moved = io.moved();
     let (sender, connection) = http1::Builder::new()
         .max_buf_size(limits::HEADER_BYTES)
-        .max_headers(limits::HEADER_FIELDS)
         .handshake::<_, ReqBody>(io)
         .await
         .map_err(|error| Fail::sending(&error, false, false))?;

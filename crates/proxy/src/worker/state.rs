@@ -4,6 +4,7 @@
 //! connection (also after an upgrade); its drop is what counts it out, so no path can forget to.
 
 use super::{Accepted, Entrance, Own, Want, WorkerParams};
+use crate::hash::QuickMap;
 use crate::io::Moved;
 use crate::limits;
 use crate::listen::Owners;
@@ -47,10 +48,10 @@ pub(crate) struct Worker {
     wants: mpsc::Sender<Want>,
     load: Arc<AtomicUsize>,
     owners: Owners,
-    connections: RefCell<HashMap<u64, Weak<Conn>>>,
+    connections: RefCell<QuickMap<u64, Weak<Conn>>>,
     next: Cell<u64>,
     draining: [RefCell<Draining>; 2],
-    configs: RefCell<HashMap<(ClusterId, Carry), Config>>,
+    configs: RefCell<QuickMap<(ClusterId, Carry), Config>>,
     next_config: Cell<u64>,
     peers: RefCell<HashMap<Ulid, Arc<Workload>>>,
     started: Instant,

@@ -153,6 +153,18 @@ impl Mesh {
         known: &[&str],
         edit: impl FnOnce(&mut Own),
     ) -> Proxy {
+        self.proxy_of(1, account, snapshot, known, edit)
+    }
+
+    /// With several workers.
+    pub(crate) fn proxy_of(
+        &self,
+        workers: usize,
+        account: &str,
+        snapshot: Snapshot,
+        known: &[&str],
+        edit: impl FnOnce(&mut Own),
+    ) -> Proxy {
         let metrics = Metrics::new();
         let log = Log::default();
         let access = AccessLog::start(Box::new(log.clone())).unwrap();
@@ -177,19 +189,23 @@ impl Mesh {
             credential: None,
         };
         edit(&mut own);
-        let worker = spawn(WorkerParams {
-            index: 0,
-            snapshot: Arc::new(snapshot),
-            tls: Some(self.identity(account)),
-            names: Arc::new(names),
-            wants,
-            own: Arc::new(own),
-            shard: metrics.shard(),
-            access: Some(access.lines()),
-        })
-        .unwrap();
+        let (snapshot, names, own) = (Arc::new(snapshot), Arc::new(names), Arc::new(own));
+        let identity = self.identity(account);
+        let worker = |index| {
+            spawn(WorkerParams {
+                index,
+                snapshot: Arc::clone(&snapshot),
+                tls: Some(Arc::clone(&identity)),
+                names: Arc::clone(&names),
+                wants: wants.clone(),
+                own: Arc::clone(&own),
+                shard: metrics.shard(),
+                access: Some(access.lines()),
+            })
+            .unwrap()
+        };
         Proxy {
-            workers: Arc::new(Workers::new(vec![worker])),
+            workers: Arc::new(Workers::new((0..workers).map(worker).collect())),
             metrics,
             log,
             wants: RefCell::new(Some(asked)),
@@ -265,6 +281,18 @@ impl Mesh {
             endpoints,
             self.registry.cluster(name),
         ))
+    }
+
+    /// What a gateway is told: a host on a port leads to these mTLS endpoints.
+    pub(crate) fn gateway(&self, port: u16, host: &str, endpoints: &[SocketAddr]) -> Snapshot {
+        let inside = self.outbound(Protocol::Http, endpoints);
+        let mut vhost = VirtualHost::clone(inside.virtual_hosts().next().unwrap());
+        vhost.name = format!("{host}:{port}").into();
+        vhost.port = port;
+        vhost.domains = [Arc::from(host)].into();
+        let mut builder = inside.edit();
+        builder.put_virtual_host(Arc::new(vhost));
+        builder.build()
     }
 
     /// What the calling side is told: the service's host leads to these mTLS endpoints.

@@ -2,7 +2,8 @@
 
 use crate::mesh::{HOST, Mesh, answer_one, pair};
 use crate::program::{
-    Answer, client1, client2, connect, full, get, got, http as program, mirror, raw, within,
+    Answer, client1, client2, connect, exchange, full, get, got, http as program, mirror, raw,
+    within,
 };
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode};
@@ -296,6 +297,70 @@ async fn a_name_is_fetched_when_it_is_first_called() {
     );
     assert_eq!(asked, (HOST.to_owned(), 80));
     assert_eq!(answer.status, 200, "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_gateway_routes_by_host_and_tells_strangers_nothing() {
+    let program = program(mirror).await;
+    let pair = pair(program.address, Protocol::Http);
+    let snapshot = pair.mesh.gateway(8080, "*.example.com", &[pair.inbound]);
+    let gateway = pair.mesh.proxy("ingress", snapshot, &[]);
+    let entrance = gateway.open(Entrance::Gateway { port: 8080 });
+    let head = |host| {
+        format!(
+            "GET /g HTTP/1.1\r\nHost: {host}\r\nX-Envoy-Max-Retries: 9\r\nConnection: close\r\n\r\n"
+        )
+    };
+    let answer = exchange(entrance, head("shop.example.com").as_bytes()).await;
+    assert!(
+        answer.contains("GET /g HTTP/1.1 host=shop.example.com"),
+        "{answer}"
+    );
+    assert!(answer.contains("sa/ingress"), "{answer}");
+    let answer = exchange(entrance, head("other.org").as_bytes()).await;
+    assert!(
+        answer.starts_with("HTTP/1.1 404") && !answer.contains("x-naka-"),
+        "{answer}"
+    );
+    gateway
+        .until("but it is logged", |p| {
+            p.log.text().contains("\"reason\":\"no-route\"")
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn connections_spread_over_workers() {
+    let program = program(mirror).await;
+    let pair = pair(program.address, Protocol::Http);
+    let snapshot = pair.mesh.outbound(Protocol::Http, &[pair.inbound]);
+    let caller = pair.mesh.proxy_of(3, "shopper", snapshot, &[HOST], |_| {});
+    let outbound = caller.open(Entrance::Outbound);
+    let mut open = Vec::new();
+    for _ in 0..9 {
+        open.push(client1(TokioIo::new(TcpStream::connect(outbound).await.unwrap())).await);
+    }
+    for sender in &mut open {
+        let request = Request::get("http://web/")
+            .header("host", "web")
+            .body(full(""))
+            .unwrap();
+        let answer = within(async { got(sender.send_request(request).await.unwrap()).await }).await;
+        assert_eq!(answer.status, 200);
+    }
+    let counts: Vec<_> = caller
+        .workers
+        .all()
+        .iter()
+        .map(|w| w.connections())
+        .collect();
+    assert_eq!(counts, [3, 3, 3]);
+    drop(open);
+    caller
+        .until("they are counted out", |p| {
+            p.workers.all().iter().all(|w| w.connections() == 0)
+        })
+        .await;
 }
 
 #[tokio::test]
