@@ -27,10 +27,13 @@ pub struct Mesh {
 #[must_use]
 pub fn naka() -> PathBuf {
     let test = std::env::current_exe().expect("a test has a path");
-    let dir = test
-        .parent()
-        .and_then(Path::parent)
-        .expect("tests live in target/<profile>/deps");
+    let beside = test.parent().expect("a file has a directory");
+    // Tests live in target/<profile>/deps, programs one above.
+    let dir = if beside.ends_with("deps") {
+        beside.parent().expect("above deps")
+    } else {
+        beside
+    };
     let binary = dir.join("naka");
     assert!(
         binary.exists(),

@@ -109,7 +109,9 @@ pub fn is_tls(mut bytes: &[u8]) -> bool {
 pub fn chosen(bytes: &[u8]) -> Option<(u16, u16)> {
     let hello = bytes.get(9..)?;
     let session = usize::from(*hello.get(34)?);
-    let mut rest = hello.get(35 + session + 2 + 1 + 2..)?;
+    let after = hello.get(35 + session + 2 + 1..)?;
+    let length = usize::from(u16::from_be_bytes([*after.first()?, *after.get(1)?]));
+    let mut rest = after.get(2..2 + length)?;
     let (mut version, mut group) = (0x0303, 0);
     while rest.len() >= 4 {
         let kind = u16::from_be_bytes([rest[0], rest[1]]);
@@ -117,10 +119,7 @@ pub fn chosen(bytes: &[u8]) -> Option<(u16, u16)> {
         let body = rest.get(4..4 + length)?;
         match kind {
             43 => version = u16::from_be_bytes([*body.first()?, *body.get(1)?]),
-            51 => {
-                group = u16::from_be_bytes([*body.first()?, *body.get(1)?]);
-                break;
-            }
+            51 => group = u16::from_be_bytes([*body.first()?, *body.get(1)?]),
             _ => {}
         }
         rest = rest.get(4 + length..)?;

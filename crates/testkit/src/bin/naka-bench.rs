@@ -67,7 +67,8 @@ fn run() -> Result<()> {
     let rows = [one_hop.measure()?, two_hops.measure()?];
     let binary = std::fs::metadata(naka())?.len();
     let report = json!({"quick": true, "rows": rows, "binary_bytes": binary, "requests": REQUESTS, "rounds": ROUNDS, "connections": CONNECTIONS});
-    let dir = naka()
+    let target = naka();
+    let dir = target
         .parent()
         .and_then(Path::parent)
         .context("target directory")?

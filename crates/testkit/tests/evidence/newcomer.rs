@@ -101,7 +101,7 @@ fn programs_that_know_no_mesh_join_it() {
         );
     }
 
-    mesh.ok(["split", "payment", "v1=100", "v2=0", "--wait"]);
+    mesh.ok(["split", "payment", "v1=100", "v2=0"]);
     let said = output(
         &mesh,
         "after",
