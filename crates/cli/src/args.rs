@@ -492,6 +492,9 @@ pub(crate) struct Control {
     /// Address that other machines reach this one by
     #[arg(long, value_name = "ADDR")]
     pub(crate) advertise: Option<String>,
+    /// Lifetime of workload certificates; they are renewed at half to four fifths of it
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = duration)]
+    pub(crate) leaf_ttl: Duration,
     /// Leave the terminal's session: set by `naka up`.
     #[arg(long, hide = true)]
     pub(crate) detached: bool,

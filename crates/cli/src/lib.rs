@@ -4,7 +4,7 @@
 //! unit test elsewhere: they read files, talk to the control plane's API and print. The two exceptions are here
 //! because only they own processes: `naka run` (a program and its sidecar) and `naka demo` (a whole mesh).
 //!
-//! Invariants: nothing but [`out`] writes to the terminal; nothing but [`exit`] knows exit codes; nothing below this
+//! Invariants: nothing but `out` writes to the terminal; nothing but `exit` knows exit codes; nothing below this
 //! crate reads an environment variable.
 
 mod args;
@@ -50,7 +50,7 @@ pub fn run(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// Runs one proxy process: `naka-proxy sidecar|gateway [--with-parent] --settings FILE`, as [`launch`] starts it.
+/// Runs one proxy process: `naka-proxy sidecar|gateway [--with-parent] --settings FILE`, as `naka run` starts it.
 ///
 /// Read by hand, not by the parser of the command line: this is the entry of a binary that is kept small.
 #[must_use]

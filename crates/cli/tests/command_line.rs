@@ -147,3 +147,42 @@ fn the_small_proxy_binary_takes_settings_and_nothing_else() {
     assert_eq!(missing.status.code(), Some(2));
     assert!(err(&missing).contains("no-such-file.json"));
 }
+
+/// Files alone decide: no mesh, no network. The same walk as a request takes, on each match in turn.
+#[test]
+fn a_request_is_explained_from_files() {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("routes.yaml");
+    let routes = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: payment}\nspec:\n  hosts: [payment]\n  http:\n    - name: beta\n      match: [{headers: {beta: {exact: \"1\"}}}]\n      route: [{destination: {host: payment, subset: v2}}]\n    - name: old\n      match: [{uri: {prefix: /old}}]\n      redirect: {uri: /new}\n    - name: main\n      route: [{destination: {host: payment, subset: v1}}]\n---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: payment}\nspec:\n  host: payment\n  subsets: [{name: v1, labels: {version: v1}}, {name: v2, labels: {version: v2}}]\n";
+    std::fs::write(&file, routes).unwrap();
+    let explain = |url: &str, headers: &[&str]| {
+        let mut args = vec![
+            "explain",
+            "--from",
+            "order",
+            "GET",
+            url,
+            "-f",
+            file.to_str().unwrap(),
+            "-o",
+            "json",
+        ];
+        args.extend(headers.iter().flat_map(|header| ["-H", header]));
+        let output = naka(home.path(), &args);
+        assert!(output.status.success(), "{}", err(&output));
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()["verdict"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    assert!(
+        explain("http://payment/pay", &[])
+            .contains("outbound|80|v1|payment.default.svc.cluster.local")
+    );
+    assert!(explain("http://payment/pay", &["beta: 1"]).contains("|v2|"));
+    assert!(explain("http://payment/pay", &["beta: 2"]).contains("|v1|"));
+    assert!(explain("http://payment/old/x", &[]).starts_with("301 redirect"));
+    assert!(explain("http://elsewhere.example/", &[]).contains("outside the mesh"));
+    std::fs::write(&file, routes.replace("subset: v1", "subset: v9")).unwrap();
+    assert!(explain("http://payment/pay", &[]).starts_with("503 unknown-cluster"));
+}

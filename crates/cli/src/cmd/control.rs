@@ -22,6 +22,7 @@ pub(crate) fn run(args: &args::Control) -> Outcome {
     make_dir(home.dir())?;
     let mut settings = Settings::new(home.mesh(&args.mesh), &args.mesh);
     settings.trust_domain.clone_from(&args.trust_domain);
+    settings.leaf_ttl = args.leaf_ttl;
     if let Some(address) = &args.advertise {
         settings.host = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
         settings.advertise.push(address.clone());
