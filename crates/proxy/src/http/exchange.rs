@@ -53,7 +53,13 @@ enum Start {
 }
 
 fn start(scope: Rc<Scope>, mut request: Request<Incoming>) -> Start {
+    // Exchanges without a record of their own still end the head that is being waited for.
+    let unrecorded = || {
+        scope.conn.begin();
+        scope.conn.end();
+    };
     let refused = |reason, detail: &str, request: &Request<Incoming>| {
+        unrecorded();
         super::serve::refuse(&scope.conn, reason, detail);
         let grpc = naka_engine::canonical::is_grpc(request.headers());
         Box::new(reply::last(
@@ -72,6 +78,7 @@ fn start(scope: Rc<Scope>, mut request: Request<Incoming>) -> Start {
             return Start::Answered(refused(Reason::ProxyAuthRequired, detail, &request));
         }
         if request.method() == Method::CONNECT {
+            unrecorded();
             return Start::Tunnel(Box::pin(proxy::connect(Rc::clone(&scope.conn), request)));
         }
     }

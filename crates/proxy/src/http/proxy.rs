@@ -95,6 +95,7 @@ pub(crate) async fn connect(conn: Rc<Conn>, mut request: Request<Incoming>) -> R
     match dial::virtual_host(&conn, &host, port).await {
         Err(reason) => refused(reason, &host),
         Ok(Some(_)) => {
+            conn.is_tunnel();
             tokio::task::spawn_local(async move {
                 if let Ok(upgraded) = tunnel.await {
                     serve::captured(conn, Io::upgraded(upgraded), host, port).await;
@@ -109,6 +110,7 @@ pub(crate) async fn connect(conn: Rc<Conn>, mut request: Request<Incoming>) -> R
             match dial::dial(&conn, &origin).await {
                 Err(failed) => refused(failed.reason, &failed.detail),
                 Ok(dialled) => {
+                    conn.is_tunnel();
                     tokio::task::spawn_local(async move {
                         if let Ok(upgraded) = tunnel.await {
                             serve::relay(conn, Io::upgraded(upgraded), dialled).await;

@@ -373,6 +373,11 @@ impl Conn {
         let _ = self.moved.set(moved);
     }
 
+    /// What comes from now on is no request head.
+    pub(crate) fn is_tunnel(&self) {
+        self.one_head_at_a_time.set(false);
+    }
+
     /// An exchange begins.
     pub(crate) fn begin(&self) {
         self.busy.set(self.busy.get() + 1);

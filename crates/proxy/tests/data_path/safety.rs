@@ -213,7 +213,9 @@ async fn names_that_lead_nowhere_say_so() {
         "CONNECT nosuch.{} HTTP/1.1\r\nHost: x\r\n\r\n",
         "shop.svc.cluster.local:80"
     );
-    let answer = exchange(outbound, head.as_bytes()).await;
+    let mut stream = TcpStream::connect(outbound).await.unwrap();
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let answer = within(crate::program::read_head(&mut stream)).await;
     assert!(
         answer.starts_with("HTTP/1.1 503") && answer.contains("unknown-host"),
         "{answer}"
@@ -287,4 +289,58 @@ async fn heads_over_the_limits_are_refused_and_the_worker_goes_on() {
         assert_eq!(String::from_utf8_lossy(&answer), format!("HTTP/1.1 {want}"), "{}", &head[..60]);
     }
     assert_eq!(get(pair.outbound, "http://web/").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_head_that_does_not_end_is_cut_off_while_idle_connections_and_tunnels_stay() {
+    let echo = raw(|mut stream, _| async move {
+        let (mut read, mut write) = stream.split();
+        let _ = tokio::io::copy(&mut read, &mut write).await;
+    })
+    .await;
+    let program = program(mirror).await;
+    let pair = pair(program.address, Protocol::Http);
+    let mut tunnel = crate::program::connect(pair.outbound, &echo.address.to_string()).await;
+    tunnel.write_all(b"before").await.unwrap();
+    within(tunnel.read_exact(&mut [0; 6])).await.unwrap();
+    let mut silent = TcpStream::connect(pair.outbound).await.unwrap();
+    let mut idle = client1(TokioIo::new(
+        TcpStream::connect(pair.outbound).await.unwrap(),
+    ))
+    .await;
+    let request = || {
+        Request::get("http://web/")
+            .header("host", "web")
+            .body(full(""))
+            .unwrap()
+    };
+    assert_eq!(
+        within(idle.send_request(request())).await.unwrap().status(),
+        200
+    );
+
+    let mut dawdling = TcpStream::connect(pair.outbound).await.unwrap();
+    dawdling
+        .write_all(b"GET http://web/ HTTP/1.1\r\nHost: w")
+        .await
+        .unwrap();
+    // That it ends is what counts, not how.
+    let _ = within(dawdling.read_to_end(&mut Vec::new())).await;
+
+    tunnel.write_all(b"after").await.unwrap();
+    within(tunnel.read_exact(&mut [0; 5])).await.unwrap();
+    within(idle.ready()).await.unwrap();
+    assert_eq!(
+        within(idle.send_request(request())).await.unwrap().status(),
+        200
+    );
+    silent
+        .write_all(b"GET http://web/ HTTP/1.1\r\nHost: web\r\n\r\n")
+        .await
+        .unwrap();
+    assert!(
+        within(crate::program::read_head(&mut silent))
+            .await
+            .starts_with("HTTP/1.1 200")
+    );
 }
