@@ -18,6 +18,7 @@ pub const SOON: Duration = Duration::from_secs(20);
 pub struct Mesh {
     home: TempDir,
     control: Option<Program>,
+    control_options: Vec<String>,
 }
 
 /// The shipped binary, built beside the tests.
@@ -65,6 +66,15 @@ impl Mesh {
     /// When it does not come up.
     #[must_use]
     pub fn up() -> Self {
+        Self::up_with(&[])
+    }
+
+    /// As [`Mesh::up`], with options of `naka control`.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    #[must_use]
+    pub fn up_with(control_options: &[&str]) -> Self {
         let home = tempfile::Builder::new()
             .prefix("naka-test-")
             .tempdir()
@@ -72,6 +82,7 @@ impl Mesh {
         let mut mesh = Self {
             home,
             control: None,
+            control_options: control_options.iter().map(|o| (*o).to_owned()).collect(),
         };
         mesh.start_control();
         mesh
@@ -82,8 +93,14 @@ impl Mesh {
     /// # Panics
     /// When it does not answer soon.
     pub fn start_control(&mut self) {
-        let program = Program::start("control", self.home.path(), &mut self.command(["control"]))
-            .expect("start naka control");
+        let program = Program::start(
+            "control",
+            self.home.path(),
+            &mut self.command(
+                std::iter::once("control").chain(self.control_options.iter().map(String::as_str)),
+            ),
+        )
+        .expect("start naka control");
         self.control = Some(program);
         until("the control plane answers", SOON, || {
             self.naka(["status"]).status.success().then_some(())

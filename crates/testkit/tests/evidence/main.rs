@@ -3,6 +3,7 @@
 //! Sizes: quick by default, full with `NAKA_EVIDENCE=full` (`make evidence`). Run with few threads: each test is a mesh.
 
 mod api;
+mod change;
 mod count;
 mod identity;
 mod input;
