@@ -202,7 +202,7 @@ impl Mesh {
         Program::start(name, self.home.path(), &mut self.command(args)).expect("start naka run")
     }
 
-    /// Starts an HTTP server of service `service` and version `version` in the mesh; its log is [`Mesh::served`].
+    /// Starts an HTTP server of service `service` and version `version` in the mesh; [`Mesh::logged`] reads its log.
     ///
     /// # Panics
     /// When it does not become ready soon.
@@ -242,7 +242,11 @@ impl Mesh {
             let ports = workload["ports"].as_array().map_or(&[][..], Vec::as_slice);
             workload["service"] == service
                 && workload["state"] == "healthy"
-                && port.is_none_or(|port| ports.iter().any(|p| p["port"].to_string() == port))
+                && port.is_none_or(|port| {
+                    ports
+                        .iter()
+                        .any(|p| p["port"].as_u64() == port.parse().ok())
+                })
         };
         until(
             &format!("a healthy workload of {service}: {}", program.err()),

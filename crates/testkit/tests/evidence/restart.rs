@@ -15,7 +15,7 @@ fn restarts_under_load(
     rounds: usize,
     stop: impl Fn(&mut Program),
 ) -> (usize, usize) {
-    let mut replicas = vec![mesh.serve("payment", "v1"), mesh.serve("payment", "v2")];
+    let mut replicas = [mesh.serve("payment", "v1"), mesh.serve("payment", "v2")];
     let mut load = mesh.load(
         name,
         &["-s", "order"],
