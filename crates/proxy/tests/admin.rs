@@ -1,6 +1,8 @@
 //! A proxy without a control plane: its admin socket, its orders, its end, on real sockets.
-#![expect(clippy::unwrap_used, reason = "helpers of tests, outside #[test] functions")]
-
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of tests, outside #[test] functions"
+)]
 
 use naka_proxy::run::{self, Running};
 use naka_proxy::settings::{AccessLog, Settings};

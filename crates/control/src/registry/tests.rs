@@ -1,3 +1,5 @@
+//! Tables of leases: who keeps a name, who is kept, who is removed, and when.
+
 use super::{Claim, Health, Note, Refused, Registration, Registry, ServedPort, State};
 use crate::settings::Leases;
 

@@ -2,7 +2,7 @@
 //!
 //! Work: HTTP/1.1 keep-alive, 16 connections, one hop in plaintext (explicit bind → static backend), and two hops
 //! (sidecar → sidecar over mutual TLS). CPU is the operating system's count for the proxy process (utime + stime of
-//! /proc/<pid>/stat), divided by the requests the load saw answered. No pinning, one machine for all: good for a
+//! `/proc/PID/stat`), divided by the requests the load saw answered. No pinning, one machine for all: good for a
 //! ratio, not for a headline. Writes `target/bench/report.json` with `"quick": true` and prints a table.
 #![expect(
     clippy::print_stdout,

@@ -1,3 +1,5 @@
+//! Tables of the client side of the delta protocol.
+
 use super::{Action, Client, Event, Subscription, Update};
 use crate::resource::Reject;
 use naka_wire::envoy::config::core::v3::Node;

@@ -1,3 +1,5 @@
+//! Tables of the server side of the delta protocol.
+
 use super::{Change, Ledger, Notice};
 use crate::reject;
 use crate::resource::{Encoded, Reject};
