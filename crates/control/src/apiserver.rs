@@ -1,6 +1,6 @@
 //! The HTTP API: Kubernetes-shaped paths for objects, `/naka/v1/` for everything Kubernetes has no word for.
 //!
-//! One walk for each request: who is it ([`auth`]) → what does it want ([`route`]) → may it ([`auth`]) → do it → answer,
+//! One walk for each request: who is it (`auth`) → what does it want (`route`) → may it (`auth`) → do it → answer,
 //! errors always as Kubernetes `Status` objects. Dispatch is one `match` over a parsed path rather than a table of
 //! routes, because the same path shape serves every kind of `naka-api`.
 //!

@@ -4,7 +4,7 @@
 //! control plane is away serves from its own copy as soon as it has its sockets. Addresses of the last run are taken
 //! again when they are free, because a program that still runs keeps calling them.
 //!
-//! What happens afterwards (orders, drain, readiness of the program) is [`driver`]'s.
+//! What happens afterwards (orders, drain, readiness of the program) is `driver`'s.
 
 mod bind;
 mod driver;
