@@ -162,3 +162,57 @@ fn traffic_goes_on_while_the_control_plane_is_dead() {
         "with its sidecar stopped the service must fail"
     );
 }
+
+/// The highest rate this machine carries: twice what was carried before, until answers come late; no request fails on
+/// the way, and latency (from the scheduled time, so queueing counts) stays bounded at the rate that is reported.
+#[test]
+fn the_highest_rate_is_carried_without_errors() {
+    let mesh = Mesh::up();
+    let _payment = mesh.serve("payment", "v1");
+    let seconds = size().pick("2", "10");
+    let bound = 50_000;
+    let mut carried = None;
+    for rate in [500u64, 1000, 2000, 4000, 8000, 16_000] {
+        let name = format!("rate-{rate}");
+        let text = rate.to_string();
+        let got = load(
+            &mesh,
+            &name,
+            &[
+                "--url",
+                "http://payment/",
+                "--rate",
+                &text,
+                "--for",
+                seconds,
+                "--connections",
+                "16",
+            ],
+            &["payment-v1"],
+        );
+        got.assert_clean();
+        let mut latency: Vec<u64> = mesh
+            .logged(&name)
+            .iter()
+            .filter_map(|l| l["latency_us"].as_u64())
+            .collect();
+        latency.sort_unstable();
+        let p99 = latency[latency.len() * 99 / 100];
+        if p99 > bound {
+            println!("at {rate}/s p99 is {p99} µs: over the bound of {bound} µs, still 0 errors");
+            break;
+        }
+        carried = Some((rate, p99));
+    }
+    let (rate, p99) = carried.expect("the lowest rate is carried");
+    println!("highest rate carried with p99 within {bound} µs: {rate}/s, p99 {p99} µs, 0 errors");
+
+    // The twin: the same count finds failures where there are some.
+    let failing = load(
+        &mesh,
+        "twin",
+        &["--url", "http://payment/status/500", "--count", "20"],
+        &["payment-v1"],
+    );
+    assert_eq!(failing.failed.len(), 20);
+}
