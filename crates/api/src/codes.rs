@@ -62,6 +62,10 @@ codes! {
         "`port: {number: 15021}`", "Use another port.";
     E901: "A field that exists but is not enforced yet, and leaving it out would let more through or change the meaning. The part that holds it is not in force.",
         "`match[].sourceLabels`", "Remove the field or the part until it is supported.";
+    E902: "Objects that the control plane compiled are refused by the proxy's own check (seen by `naka explain`, which runs both). Traffic keeps the last good configuration.",
+        "a control plane and a proxy of different versions", "Use the same version on both sides; report it if they are.";
+    E910: "The control plane of the current context does not answer.",
+        "`naka check` after `naka down`", "`naka up`, or choose another context with `naka context`.";
     W101: "`trafficPolicy.circuitBreaker` is no field of today's API; read as `outlierDetection`.",
         "`circuitBreaker: {consecutiveErrors: 5}`", "Rename it to `outlierDetection`.";
     W102: "`consecutiveGatewayFailureThreshold` is no field of `connectionPool.http`; read as `outlierDetection.consecutiveGatewayErrors`.",
@@ -76,6 +80,10 @@ codes! {
         "`outlierDetection.consecutiveErrors: 3`", "Choose `consecutive5xxErrors` or `consecutiveGatewayErrors`.";
     W900: "A field that exists but is not enforced yet. It is kept with the object and does nothing; the rest is in force.",
         "`fault:` in a route", "Nothing to do; leave it out if you rely on it.";
+    W901: "A file that holds tokens can be read by other users of this machine.",
+        "`$NAKA_HOME/config` with mode 644", "`chmod 600` the file named.";
+    W950: "Many workloads vanished at once, too many to be believed: none of them is removed until the control plane is sure. Their endpoints are still in use.",
+        "the control plane restarts while half of the workloads cannot reach it", "Wait for them to return, or look for what cuts them off; those that really ended leave after their lease.";
     L301: "A subset's or a port's block replaces the parent's block of the same name as a whole: settings of the parent are lost.",
         "`connectionPool` in a subset without the parent's `connectTimeout`", "Repeat the settings named in the subset.";
     L301B = "L301b": "Port-level settings replace everything, blocks they do not mention too.",
@@ -102,6 +110,8 @@ codes! {
         "VirtualService in `shop`, DestinationRule in `default`, both for `cart`", "Put both into one namespace, or write the full host.";
     L313: "A route can never be reached: an earlier one takes all its requests.",
         "a route after one without `match`", "Move it up, or remove it.";
+    L314: "A route leads to a service that nothing declares and no workload runs under, or to a port it does not have: its traffic gets 503.",
+        "`destination: {host: paymnet}`", "Correct the name or the port, or start the service.";
 }
 
 impl Code {

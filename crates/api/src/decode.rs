@@ -93,17 +93,22 @@ impl Decoded {
     pub fn lint(&self) -> Vec<Finding> {
         let objects: Vec<&Object> = self.linted.iter().map(|(object, _)| object).collect();
         let mut findings = crate::cross_check(&objects);
+        self.place(&mut findings);
+        findings
+    }
+
+    /// Gives findings about these objects that name no file (a control plane knows none) their file and line.
+    pub fn place(&self, findings: &mut [Finding]) {
         let places: HashMap<String, &Places> = self
             .linted
             .iter()
             .map(|(object, places)| (object.reference().to_string(), places))
             .collect();
-        for finding in &mut findings {
+        for finding in findings.iter_mut().filter(|f| f.file.is_empty()) {
             if let Some(places) = places.get(&finding.object) {
                 places.fill(finding);
             }
         }
-        findings
     }
 
     /// Adds what came out of another file.

@@ -38,9 +38,12 @@ pub(crate) fn read(files: &[PathBuf]) -> Outcome<Vec<Source>> {
 pub(crate) fn decode(files: &[PathBuf], namespace: &str, mode: Mode) -> Outcome<Decoded> {
     let mut all = Decoded::default();
     for source in read(files)? {
-        let decoded = naka_api::decode_yaml_in(&source.name, &source.bytes, mode, namespace);
-        all.objects.extend(decoded.objects);
-        all.findings.extend(decoded.findings);
+        all.append(naka_api::decode_yaml_in(
+            &source.name,
+            &source.bytes,
+            mode,
+            namespace,
+        ));
     }
     Ok(all)
 }

@@ -16,7 +16,7 @@ use naka_identity::tls::{api_server_tls, control_server_tls};
 use naka_identity::{Authority, ServerCert};
 use naka_store::{Draft, Store};
 use naka_telemetry::Metrics;
-use naka_types::host::ROOT_NAMESPACE;
+use naka_types::host::{DEFAULT_NAMESPACE, ROOT_NAMESPACE};
 use naka_types::name::ObjectRef;
 use naka_wire::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
 use naka_wire::v1::workloads_server::WorkloadsServer;
@@ -147,26 +147,50 @@ fn names(settings: &Settings) -> (Vec<String>, Vec<IpAddr>) {
     (names, hosts)
 }
 
-/// A mesh starts with mTLS on everywhere (design decision 13): as an object, so that it can be seen and changed.
+/// A mesh starts with mTLS on everywhere (design decision 13): as an object, so that it can be seen and changed. The
+/// namespaces of workloads that name none and of mesh-wide objects are there too.
 async fn first_start(store: &Store) {
     if store.snapshot().revision != 0 {
         return;
     }
-    let object = ObjectRef {
+    let policy = ObjectRef {
         kind: "PeerAuthentication".to_owned(),
         namespace: ROOT_NAMESPACE.to_owned(),
         name: "default".to_owned(),
     };
     let value = serde_json::json!({
         "apiVersion": naka_api::Kind::PeerAuthentication.api_version(),
-        "kind": object.kind,
-        "metadata": {"name": object.name, "namespace": object.namespace},
+        "kind": policy.kind,
+        "metadata": {"name": policy.name, "namespace": policy.namespace},
         "spec": {"mtls": {"mode": "STRICT"}},
     });
-    let draft = Draft::put("system", "a mesh starts with mTLS on", object, value);
-    if let Err(error) = store.commit(vec![draft]).await {
-        tracing::error!(%error, "the default PeerAuthentication could not be stored");
+    let mut drafts: Vec<Draft> = [DEFAULT_NAMESPACE, ROOT_NAMESPACE]
+        .into_iter()
+        .map(namespace)
+        .collect();
+    drafts.push(Draft::put(
+        "system",
+        "a mesh starts with mTLS on",
+        policy,
+        value,
+    ));
+    if let Err(error) = store.commit(drafts).await {
+        tracing::error!(%error, "the first objects could not be stored");
     }
+}
+
+fn namespace(name: &str) -> Draft {
+    let object = ObjectRef {
+        kind: "Namespace".to_owned(),
+        namespace: String::new(),
+        name: name.to_owned(),
+    };
+    let value = serde_json::json!({
+        "apiVersion": naka_api::Kind::Namespace.api_version(),
+        "kind": object.kind,
+        "metadata": {"name": name},
+    });
+    Draft::put("system", "a mesh has it from the start", object, value)
 }
 
 impl Bound {

@@ -176,7 +176,7 @@ impl Status {
                 "{} workloads vanished at once; too many to be believed, so none of them is removed",
                 kept.len()
             );
-            findings.push(Finding::new("W950", message));
+            findings.push(Finding::new(naka_api::codes::W950.id, message));
         }
         findings
     }

@@ -14,7 +14,8 @@ use std::time::Duration;
 
 /// Runs `naka apply`.
 pub(crate) async fn apply(args: &args::Apply, context: Option<&str>) -> Outcome {
-    let decoded = manifests::decode(&args.files.files, &args.files.namespace, Mode::Compat)?;
+    let mut decoded = manifests::decode(&args.files.files, &args.files.namespace, Mode::Compat)?;
+    let found = std::mem::take(&mut decoded.findings);
     let mut request = Request {
         dry_run: args.dry_run,
         confirm: args.confirm,
@@ -24,11 +25,13 @@ pub(crate) async fn apply(args: &args::Apply, context: Option<&str>) -> Outcome 
         request.cause = "naka apply".to_owned();
     }
     let mut client = Client::open(context).await?;
-    let applied = if decoded.objects.is_empty() {
-        Applied::nothing(decoded.findings)
+    let mut applied = if decoded.objects.is_empty() {
+        Applied::nothing(found)
     } else {
-        send(&mut client, &decoded.objects, decoded.findings, &request).await?
+        send(&mut client, &decoded.objects, found, &request).await?
     };
+    // The control plane judged these objects beside all others of the mesh, but never saw the file.
+    decoded.place(&mut applied.findings);
     report(&applied, args.output, args.dry_run);
     if applied.changed() && !args.dry_run {
         if let Some(time) = args.confirm {

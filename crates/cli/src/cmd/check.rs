@@ -6,7 +6,7 @@ use crate::contexts::Contexts;
 use crate::exit::{BAD, Exit, Outcome};
 use crate::home::Home;
 use crate::{manifests, out};
-use naka_api::Mode;
+use naka_api::{Mode, codes};
 use naka_types::finding::{Finding, Severity};
 use serde_json::json;
 use std::path::PathBuf;
@@ -43,13 +43,12 @@ fn of_files(files: &[PathBuf], args: &args::Check) -> Outcome<(Vec<Finding>, Str
         Mode::Compat
     };
     let decoded = manifests::decode(files, &args.namespace, mode)?;
-    let mut findings = decoded.findings;
-    let objects: Vec<&naka_api::Object> = decoded.objects.iter().collect();
-    findings.extend(naka_api::cross_check(&objects));
+    let mut findings = decoded.lint();
+    let count = decoded.objects.len();
+    findings.extend(decoded.findings);
     findings.sort_by(|a, b| {
         (&a.file, a.line, a.column, &a.code).cmp(&(&b.file, b.line, b.column, &b.code))
     });
-    let count = objects.len();
     let plural = if count == 1 { "" } else { "s" };
     Ok((findings, format!("{count} sound object{plural}")))
 }
@@ -71,8 +70,9 @@ async fn installation(context: Option<&str>) -> Outcome<Vec<Finding>> {
     findings.extend(too_open(&home));
     let chosen = Contexts::open(&home)?.choose(context)?;
     match Client::connect(chosen).await {
-        Err(exit) => findings
-            .push(Finding::new("E900", exit.message).fix("start the control plane with naka up")),
+        Err(exit) => findings.push(
+            Finding::new(codes::E910.id, exit.message).fix("start the control plane with naka up"),
+        ),
         Ok(mut client) => {
             let status = client.get("/naka/v1/status").await?;
             let served = status.get("findings").cloned().unwrap_or_default();
@@ -89,7 +89,7 @@ fn too_open(home: &Home) -> Option<Finding> {
     let mode = path.metadata().ok()?.permissions().mode() & 0o777;
     (mode & 0o077 != 0).then(|| {
         Finding::new(
-            "W901",
+            codes::W901.id,
             format!("{} holds tokens and has mode {mode:o}", path.display()),
         )
         .fix(format!("chmod 600 {}", path.display()))

@@ -12,6 +12,7 @@ use naka_api::{Kind, Mode, Object};
 use naka_identity::now_s;
 use naka_store::{Action, Draft, Error as StoreError, Event, Snapshot, redact};
 use naka_types::finding::Finding;
+use naka_types::host::{DEFAULT_NAMESPACE, ROOT_NAMESPACE};
 use naka_types::name::ObjectRef;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
@@ -325,6 +326,10 @@ pub(crate) async fn delete(call: &Call, item: &Item, body: Body) -> Outcome {
         item.scope(),
         &format!("delete {}", item.kind.names().plural),
     )?;
+    let lasting = [DEFAULT_NAMESPACE, ROOT_NAMESPACE];
+    if item.kind == Kind::Namespace && lasting.contains(&item.object.name.as_str()) {
+        return Err(Problem::forbidden("this namespace may not be deleted").about(&item.object));
+    }
     let options: Value = body::shaped(body).await?;
     let snapshot = call.state.store.snapshot();
     let Some(stored) = snapshot.value(&item.object) else {

@@ -5,11 +5,11 @@
 //! `unknown-cluster` instead of another route; the finding goes into the object's status.
 
 use super::{Class, View};
-use naka_api::Object;
 use naka_api::networking::virtual_service::{
     Action, Destination, GatewayRef, Headers, HttpMatch, HttpRoute, Redirect, RedirectPort,
     Retries, Rewrite, VirtualService,
 };
+use naka_api::{Object, codes};
 use naka_types::finding::Finding;
 use naka_types::host::Host;
 use naka_types::name::ClusterName;
@@ -198,28 +198,34 @@ fn cluster(
     let host = &destination.host;
     let complaint = match service {
         None => Some((
+            codes::L314,
             "host",
             format!("no service {host}: nothing declares it and no workload runs under that name"),
         )),
         Some(service) if !service.ports.contains_key(&port) => {
             let known: Vec<String> = service.ports.keys().map(u16::to_string).collect();
             Some((
+                codes::L314,
                 "port",
                 format!("{host} has no port {port}; it has {}", known.join(", ")),
             ))
         }
         Some(_) if super::cluster::target(at.view, &name, at.class).is_none() => Some((
+            codes::L310,
             "subset",
             format!("no DestinationRule defines the subset {subset:?} of {host}"),
         )),
         Some(_) => None,
     };
-    if let Some((field, message)) = complaint {
+    if let Some((code, field, message)) = complaint {
         let path = format!(
             "spec.http[{}].route[{index}].destination.{field}",
             route.index
         );
-        let finding = Finding::new("L310", format!("{message}; requests of this route get 503"));
+        let finding = Finding::new(
+            code.id,
+            format!("{message}; requests of this route get 503"),
+        );
         at.view.finding(finding.at(path).on(object.reference()));
     }
     name

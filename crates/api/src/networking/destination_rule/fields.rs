@@ -20,7 +20,7 @@ const POOL_TCP: &[Field] = &[
         "maxConnections",
         COUNT,
         Yes,
-        "Connections to all endpoints of the destination; default: no limit.",
+        "Connections to all endpoints of the destination, exact over all workers; default: no limit. With it each HTTP/1 request takes one connection; one HTTP/2 connection carries many.",
     ),
     f(
         "connectTimeout",
@@ -54,7 +54,7 @@ const POOL_HTTP: &[Field] = &[
         "http1MaxPendingRequests",
         COUNT,
         Yes,
-        "Requests waiting for a connection; default: no limit.",
+        "Requests that wait because maxConnections is reached, HTTP/2 too; one more is answered 503 `circuit-open`; default: no limit.",
     ),
     f(
         "http2MaxRequests",
@@ -72,7 +72,7 @@ const POOL_HTTP: &[Field] = &[
         "maxRetries",
         COUNT,
         Yes,
-        "Retries in flight to the whole destination; tries of a request belong to VirtualService.",
+        "Retries in flight to the whole destination, within the budget of 20 %; tries of a request belong to VirtualService.",
     ),
     f(
         "idleTimeout",

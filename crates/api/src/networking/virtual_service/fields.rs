@@ -211,7 +211,7 @@ const RETRIES: &[Field] = &[
         "retryOn",
         Ty::Str,
         Yes,
-        "Conditions, with commas. Applied only where safe and within the budget.",
+        "Conditions and statuses, with commas; done as written, for every method (L307), within the budget. Left out: only what is safe to repeat.",
     ),
     f(
         "backoff",
@@ -317,7 +317,7 @@ const HTTP: &[Field] = &[
         "timeout",
         Ty::Duration,
         Yes,
-        "Limit for the whole exchange; default none.",
+        "Limit for the whole exchange, until the response has ended; not for upgraded connections; default none.",
     ),
     f(
         "retries",

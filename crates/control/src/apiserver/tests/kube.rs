@@ -218,19 +218,27 @@ async fn lists_select_and_print_as_tables() {
 async fn a_namespace_takes_its_objects_along() {
     let server = Server::start().await;
     let spaces = "/api/v1/namespaces";
-    server
-        .post(spaces, json!({"metadata": {"name": "default"}}))
-        .await;
-    server.post(ROUTES, route("a", 10)).await;
-    let before = server.store.snapshot().revision;
-    assert_eq!(
+    for name in ["default", "shop"] {
         server
-            .call(Method::DELETE, &format!("{spaces}/default"), Value::Null)
+            .post(spaces, json!({"metadata": {"name": name}}))
+            .await;
+    }
+    let mut inside = route("a", 10);
+    inside["metadata"]["namespace"] = "shop".into();
+    server
+        .post(&ROUTES.replace("default", "shop"), inside)
+        .await;
+    let before = server.store.snapshot().revision;
+    let delete = async |name: &str| {
+        server
+            .call(Method::DELETE, &format!("{spaces}/{name}"), Value::Null)
             .await
-            .0,
-        200
-    );
-    assert_eq!(server.store.snapshot().objects.len(), 0);
+            .0
+    };
+    assert_eq!(delete("default").await, 403, "it may not be deleted");
+    assert_eq!(server.store.snapshot().revision, before);
+    assert_eq!(delete("shop").await, 200);
+    assert_eq!(server.store.snapshot().objects.len(), 1);
     let undone = server.post("/naka/v1/undo", json!({})).await;
     assert_eq!(
         undone["results"].as_array().unwrap().len(),
