@@ -69,6 +69,8 @@ pub(crate) enum Command {
     Check(Check),
     /// Create, list and revoke tokens
     Token(Token),
+    /// The event log of a mesh on this machine
+    Store(Store),
     /// The control plane in the foreground
     Control(Control),
     /// The proxies
@@ -385,6 +387,9 @@ pub(crate) struct Explain {
     /// Decide on these files instead of the running mesh
     #[arg(short = 'f', long = "filename", value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
+    /// How a try ends: a status, connect-failed or reset; 200 unless given
+    #[arg(long = "answer", value_name = "ANSWER")]
+    pub(crate) answers: Vec<String>,
     /// How to print
     #[arg(short, long, value_name = "FORM")]
     pub(crate) output: Option<Output>,
@@ -479,6 +484,23 @@ pub(crate) enum TokenRole {
     Operator,
     /// Everything
     Admin,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Store {
+    #[command(subcommand)]
+    pub(crate) command: StoreCommand,
+}
+
+/// What to do with a log.
+#[derive(Debug, Subcommand)]
+pub(crate) enum StoreCommand {
+    /// Cut damage off a log so that it can be written again; says what is lost and keeps the damaged file
+    Repair {
+        /// Name of the mesh
+        #[arg(long, value_name = "NAME", default_value = "local")]
+        mesh: String,
+    },
 }
 
 #[derive(Debug, Group)]

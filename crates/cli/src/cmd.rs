@@ -16,6 +16,7 @@ pub(crate) mod proxy;
 pub(crate) mod run;
 pub(crate) mod split;
 pub(crate) mod status;
+pub(crate) mod store;
 pub(crate) mod token;
 pub(crate) mod up;
 pub(crate) mod version;

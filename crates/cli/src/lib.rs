@@ -69,6 +69,7 @@ fn dispatch(args: Args) -> Outcome {
     let context = args.context.as_deref();
     match args.command {
         Command::Control(control) => cmd::control::run(&control),
+        Command::Store(store) => cmd::store::run(&store),
         Command::Proxy(proxy) => match proxy.command {
             ProxyCommand::Sidecar(sidecar) => cmd::proxy::sidecar(&sidecar),
             ProxyCommand::Gateway(gateway) => cmd::proxy::gateway(&gateway, context),
@@ -105,6 +106,7 @@ async fn with_runtime(command: Command, context: Option<&str>) -> Outcome {
         Command::Context(choose) => cmd::context::run(&choose),
         Command::Version(version) => cmd::version::run(&version, context).await,
         Command::Control(_)
+        | Command::Store(_)
         | Command::Proxy(_)
         | Command::Completion(_)
         | Command::DemoProgram(_) => Err(Exit::failed("not a command of the shared runtime")),

@@ -3,6 +3,8 @@
 //! A request takes the walk a real one takes: objects → the control plane's compile → the proxy's intake → the engine,
 //! on the live state or on files, and no network either way. What is printed is the engine's own trail.
 
+#[cfg(test)]
+mod cases;
 mod request;
 mod world;
 
@@ -116,7 +118,12 @@ impl request::Explained {
             .iter()
             .map(|why| json!({"stage": why.stage.to_string(), "decision": why.decision, "because": why.because}))
             .collect();
-        json!({"request": self.request, "verdict": self.verdict, "trail": trail, "findings": self.findings, "notes": notes})
+        let sent: Vec<_> = self.sent.iter().map(request::Sent::to_json).collect();
+        let got = self.got.as_ref().map(request::Got::to_json);
+        json!({
+            "request": self.request, "verdict": self.verdict, "trail": trail, "sent": sent, "got": got,
+            "findings": self.findings, "notes": notes,
+        })
     }
 
     fn to_text(&self) -> String {

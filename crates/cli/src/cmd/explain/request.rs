@@ -36,6 +36,47 @@ pub(crate) struct Asked {
     headers: HeaderMap,
     from: String,
     namespace: String,
+    /// How the tries end, one after the other; after the last one every try is answered with 200.
+    answers: Vec<Answer>,
+}
+
+/// How a try ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// A response with this status.
+    Status(http::StatusCode),
+    /// No connection.
+    ConnectFailed,
+    /// The connection broke after the request was sent.
+    Reset,
+}
+
+/// A request as it leaves for an endpoint.
+#[derive(Debug)]
+pub(crate) struct Sent {
+    /// Cluster, as xDS names it.
+    pub(crate) cluster: String,
+    /// Path and query.
+    pub(crate) target: String,
+    /// Host the endpoint sees.
+    pub(crate) authority: String,
+    /// Headers the endpoint sees.
+    pub(crate) headers: HeaderMap,
+    /// Time for the whole exchange.
+    pub(crate) timeout: Option<Duration>,
+    /// Time for this try.
+    pub(crate) per_try_timeout: Option<Duration>,
+}
+
+/// What the caller gets.
+#[derive(Debug)]
+pub(crate) struct Got {
+    /// Status.
+    pub(crate) status: http::StatusCode,
+    /// Headers.
+    pub(crate) headers: HeaderMap,
+    /// Reason, when the proxy answers itself.
+    pub(crate) reason: Option<Reason>,
 }
 
 /// What came of it.
@@ -49,6 +90,10 @@ pub(crate) struct Explained {
     pub(crate) findings: Vec<Finding>,
     /// The end of it in one line.
     pub(crate) verdict: String,
+    /// The tries.
+    pub(crate) sent: Vec<Sent>,
+    /// The answer; none when the request leaves the mesh.
+    pub(crate) got: Option<Got>,
 }
 
 impl Asked {
@@ -95,6 +140,59 @@ impl Asked {
             headers,
             from: args.from.clone().unwrap_or_default(),
             namespace: args.namespace.clone(),
+            answers: args
+                .answers
+                .iter()
+                .map(|text| Answer::parse(text))
+                .collect::<Outcome<_>>()?,
+        })
+    }
+}
+
+impl Answer {
+    fn parse(text: &str) -> Outcome<Self> {
+        match text {
+            "connect-failed" => Ok(Self::ConnectFailed),
+            "reset" => Ok(Self::Reset),
+            _ => text.parse().map(Self::Status).map_err(|_| {
+                Exit::usage(format!(
+                    "--answer {text}: a status, connect-failed or reset"
+                ))
+            }),
+        }
+    }
+}
+
+/// Headers as one JSON object; values of the same name are joined by commas.
+fn shown(headers: &HeaderMap) -> serde_json::Value {
+    let mut all = serde_json::Map::new();
+    for name in headers.keys() {
+        let values: Vec<String> = headers
+            .get_all(name)
+            .iter()
+            .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+            .collect();
+        all.insert(name.to_string(), values.join(", ").into());
+    }
+    all.into()
+}
+
+impl Sent {
+    pub(super) fn to_json(&self) -> serde_json::Value {
+        let time = |time: Option<Duration>| time.map(|t| naka_types::duration::Show(t).to_string());
+        serde_json::json!({
+            "cluster": self.cluster, "target": self.target, "authority": self.authority,
+            "headers": shown(&self.headers), "timeout": time(self.timeout),
+            "per_try_timeout": time(self.per_try_timeout),
+        })
+    }
+}
+
+impl Got {
+    pub(super) fn to_json(&self) -> serde_json::Value {
+        serde_json::json!({
+            "status": self.status.as_u16(), "headers": shown(&self.headers),
+            "reason": self.reason.map(Reason::code),
         })
     }
 }
@@ -106,6 +204,8 @@ pub(crate) fn explain(world: &World, asked: &Asked) -> Explained {
         trail: Vec::new(),
         findings: Vec::new(),
         verdict: String::new(),
+        sent: Vec::new(),
+        got: None,
     };
     let origin = Origin::outbound(80);
     let mut builder = Request::builder()
@@ -131,6 +231,12 @@ pub(crate) fn explain(world: &World, asked: &Asked) -> Explained {
     match Canonical::from_parts(parts, &origin) {
         Ok(canonical) => Walk::new(world, asked, &origin).run(canonical, &mut explained),
         Err(refused) => {
+            explained.got = Some(Got {
+                status: http::StatusCode::from_u16(refused.reason.http_status())
+                    .unwrap_or(http::StatusCode::BAD_REQUEST),
+                headers: HeaderMap::new(),
+                reason: Some(refused.reason),
+            });
             explained.verdict = format!(
                 "{} {}: {}",
                 refused.reason.http_status(),
@@ -172,6 +278,7 @@ impl<'a> Walk<'a> {
         let mut cursors = Cursors::new();
         let mut response = http::Response::new(()).into_parts().0;
         let mut input = Input::Begin;
+        let mut answers = self.asked.answers.iter();
         for _ in 0..MAX_STEPS {
             let snapshot = self.book.snapshot();
             let mut cx = Cx {
@@ -189,8 +296,20 @@ impl<'a> Walk<'a> {
                 Effect::Need(Need::Backoff(_)) => Input::TimerFired,
                 Effect::Try(to_try) => {
                     explained.verdict = self.verdict(&request, &to_try);
+                    explained.sent.push(sent(&request, &to_try));
+                    let outcome = match answers.next() {
+                        Some(Answer::ConnectFailed) => Ended::ConnectFailed,
+                        Some(Answer::Reset) => Ended::Reset,
+                        answer => {
+                            response = http::Response::new(()).into_parts().0;
+                            if let Some(Answer::Status(status)) = answer {
+                                response.status = *status;
+                            }
+                            Ended::Response(&mut response)
+                        }
+                    };
                     Input::Tried(Tried {
-                        outcome: Ended::Response(&mut response),
+                        outcome,
                         replayable: true,
                     })
                 }
@@ -208,16 +327,43 @@ impl<'a> Walk<'a> {
                         reply.reason,
                         reply.reason.meaning()
                     );
+                    explained.got = Some(Got {
+                        status: reply.status,
+                        headers: reply.headers,
+                        reason: Some(reply.reason),
+                    });
                     return;
                 }
-                Effect::Relay | Effect::Done => return,
+                Effect::Relay => {
+                    explained.got = Some(Got {
+                        status: response.status,
+                        headers: response.headers,
+                        reason: None,
+                    });
+                    return;
+                }
+                Effect::Done => return,
             };
         }
     }
 
+    /// The full name of a host as a program wrote it. `payment.shop` may be a service or a domain; the services decide.
+    fn full(&self, host: &str) -> Option<Host> {
+        let full = Host::resolve(host, &self.asked.namespace).ok()?;
+        if let Some((service, namespace)) = full.as_str().split_once('.')
+            && !namespace.contains('.')
+        {
+            let service = Host::of_service(service, namespace);
+            if self.world.services.contains_key(&service) {
+                return Some(service);
+            }
+        }
+        Some(full)
+    }
+
     /// What the proxy would do on demand: ask for the virtual host, get everything it refers to before it.
     fn fetch(&mut self, host: &str, port: u16, explained: &mut Explained) -> Answered {
-        let Ok(host) = Host::resolve(host, &self.asked.namespace) else {
+        let Some(host) = self.full(host) else {
             return Answered::External;
         };
         let name = VirtualHostName {
@@ -276,7 +422,7 @@ impl<'a> Walk<'a> {
         ] {
             for reject in self.book.apply(kind, resources, &[]) {
                 let finding = Finding::new(
-                    "E901",
+                    naka_api::codes::E902.id,
                     format!("the proxy refuses {}: {}", reject.name, reject.reason),
                 );
                 explained.findings.push(finding);
@@ -315,6 +461,17 @@ impl<'a> Walk<'a> {
             "spiffe://{}/ns/{}/sa/{}",
             self.world.trust_domain, self.asked.namespace, self.asked.from
         )
+    }
+}
+
+fn sent(request: &Canonical, to_try: &naka_engine::exchange::Try) -> Sent {
+    Sent {
+        cluster: to_try.cluster.name().to_string(),
+        target: request.target().to_owned(),
+        authority: request.authority().to_owned(),
+        headers: request.headers().clone(),
+        timeout: to_try.deadline,
+        per_try_timeout: to_try.per_try_timeout,
     }
 }
 

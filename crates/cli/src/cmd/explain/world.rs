@@ -80,12 +80,23 @@ pub(crate) fn of_files(files: &[PathBuf], namespace: &str, asked: &str) -> Outco
     for finding in decoded.findings.iter().filter(|finding| finding.is_error()) {
         out::note(finding.to_string());
     }
+    Ok(Found {
+        world: of_objects(decoded.objects, namespace, asked),
+        notes: vec![
+            "from files: every service and every subset is taken to have one healthy endpoint"
+                .to_owned(),
+        ],
+    })
+}
+
+/// The world that these objects and a request for `asked` imply.
+pub(crate) fn of_objects(objects: Vec<Object>, namespace: &str, asked: &str) -> World {
     let mut hosts: BTreeMap<Host, BTreeSet<u16>> = BTreeMap::new();
     let mut subsets: BTreeMap<Host, Vec<Labels>> = BTreeMap::new();
     if let Ok(host) = Host::resolve(asked, namespace) {
         hosts.entry(host).or_default().insert(80);
     }
-    for object in &decoded.objects {
+    for object in &objects {
         match &object.spec {
             Spec::VirtualService(spec) => {
                 let routes = spec.http.iter().filter_map(|http| match &http.action {
@@ -110,7 +121,7 @@ pub(crate) fn of_files(files: &[PathBuf], namespace: &str, asked: &str) -> Outco
             _ => {}
         }
     }
-    let mut world = joined(decoded.objects, naka_types::spiffe::DEFAULT_TRUST_DOMAIN);
+    let mut world = joined(objects, naka_types::spiffe::DEFAULT_TRUST_DOMAIN);
     let mut number = 0_u32;
     for (host, mut ports) in hosts {
         let Some((name, namespace)) = host.service().map(|(n, ns)| (n.to_owned(), ns.to_owned()))
@@ -157,13 +168,7 @@ pub(crate) fn of_files(files: &[PathBuf], namespace: &str, asked: &str) -> Outco
             .collect();
         world.endpoints.insert(host, Arc::new(all));
     }
-    Ok(Found {
-        world,
-        notes: vec![
-            "from files: every service and every subset is taken to have one healthy endpoint"
-                .to_owned(),
-        ],
-    })
+    world
 }
 
 /// An endpoint that stands for whatever would run. The addresses are of a range reserved for documentation.
