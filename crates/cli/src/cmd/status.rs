@@ -169,10 +169,10 @@ async fn mesh(client: &mut Client, status: &Value) -> Outcome {
     Ok(())
 }
 
-/// How far a proxy has come, in two words.
+/// The revision a proxy has, and whether newer ones are on their way to it.
 fn has(proxy: &Value) -> String {
     match (text(proxy, "revision"), text(proxy, "behind")) {
         (revision, behind) if behind.is_empty() || behind == "0" || behind == "false" => revision,
-        (revision, behind) => format!("{revision} ({behind} behind)"),
+        (revision, _) => format!("{revision} behind").trim_start().to_owned(),
     }
 }
