@@ -247,6 +247,7 @@ pub struct Exchange {
     asked: headers::Asked,
     retry: retry::Rules,
     retry_slot: Option<Slot>,
+    held: Option<Permit>,
     deadline: Option<Duration>,
 }
 
@@ -272,6 +273,7 @@ impl Exchange {
             asked: headers::Asked::default(),
             retry: retry::Rules::default(),
             retry_slot: None,
+            held: None,
             deadline: None,
         }
     }
@@ -317,6 +319,23 @@ impl Exchange {
     #[must_use]
     pub fn cluster(&self) -> Option<&Arc<Cluster>> {
         self.cluster.as_ref()
+    }
+
+    /// Name of the destination drawn, also when there is no such cluster.
+    #[must_use]
+    pub fn destination_name(&self) -> Option<&Arc<str>> {
+        self.destination(self.route.as_deref()?).map(|c| &c.name)
+    }
+
+    /// Hands over the permit of a try that brought a response: it is given back before the next try is counted, so
+    /// that a retry never stands in its own way at a limit of one.
+    pub fn hold(&mut self, permit: Permit) {
+        self.held = Some(permit);
+    }
+
+    /// The permit handed over, if the response is relayed.
+    pub fn held(&mut self) -> Option<Permit> {
+        self.held.take()
     }
 
     /// The endpoint of the last try.

@@ -7,16 +7,19 @@
 use crate::hash::QuickMap;
 use crate::http::body::Source;
 use crate::upstream::pool::Busy;
-use crate::worker::{Conn, Entrance, Own};
+use crate::worker::{Conn, Entrance, Own, Peer, Worker};
 use http::{HeaderMap, HeaderValue, Method, Uri, Version};
-use naka_engine::model::{Cluster, ClusterId, Endpoint, Inbound};
+use naka_engine::model::{Cluster, ClusterId, Endpoint, Inbound, VirtualHost};
 use naka_engine::runtime::Permit;
 use naka_telemetry::{
     Direction, Exchange as Counted, Labels, Record, Reporter, RequestHandle, Security, Service,
     TcpHandle, Traffic, Workload,
 };
+use naka_types::host::Host;
+use naka_types::name::{ClusterName, VirtualHostName};
 use naka_types::reason::Reason;
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -175,11 +178,7 @@ impl Open {
         let duration = self.started.elapsed();
         let sent = self.tunnel_sent + self.body.as_ref().map_or(0, |body| body.bytes());
         self.permit = None;
-        let handle = match self.handle.take() {
-            Some(handle) => handle,
-            None => worker.handles.nowhere(&self.conn, self.grpc),
-        };
-        handle.record(&Counted {
+        self.count(Counted {
             code: self.status,
             reason: self.reason,
             grpc_status: self.grpc_status.filter(|_| self.grpc),
@@ -193,6 +192,43 @@ impl Open {
         self.conn.end();
         if let Some(lines) = &worker.lines {
             self.log(lines, duration, sent);
+        }
+    }
+
+    fn count(&mut self, counted: Counted) {
+        let worker = &self.conn.worker;
+        if let Some(handle) = self.handle.take() {
+            return handle.record(&counted);
+        }
+        let inbound = match *self.conn.entrance {
+            Entrance::Inbound { port } | Entrance::Publish { port } => {
+                worker.snapshot().inbound(port).cloned()
+            }
+            Entrance::Outbound | Entrance::Bind { .. } | Entrance::Gateway { .. } => None,
+        };
+        let Some(port) = inbound else {
+            return worker
+                .handles
+                .nowhere(&self.conn, self.grpc)
+                .record(&counted);
+        };
+        let peer = self.conn.peer.get();
+        let asking = peer.and_then(|p| p.id).filter(|id| worker.is_asking(*id));
+        match asking {
+            None => worker
+                .handles
+                .inbound(worker, peer, &port, self.grpc)
+                .record(&counted),
+            Some(id) => {
+                let late = Late {
+                    worker: Rc::clone(worker),
+                    peer: peer.cloned(),
+                    port,
+                    grpc: self.grpc,
+                    counted,
+                };
+                worker.after_answer(id, late);
+            }
         }
     }
 
@@ -231,6 +267,25 @@ impl Open {
     }
 }
 
+/// A request to our program whose caller's labels are on their way; it is counted when this is dropped. The connection
+/// is not held meanwhile: nothing but the record waits.
+pub(crate) struct Late {
+    worker: Rc<Worker>,
+    peer: Option<Peer>,
+    port: Arc<Inbound>,
+    grpc: bool,
+    counted: Counted,
+}
+
+impl Drop for Late {
+    fn drop(&mut self) {
+        let handles = &self.worker.handles;
+        handles
+            .inbound(&self.worker, self.peer.as_ref(), &self.port, self.grpc)
+            .record(&self.counted);
+    }
+}
+
 fn shown(value: Option<&HeaderValue>) -> &str {
     value.and_then(|v| v.to_str().ok()).unwrap_or("")
 }
@@ -260,7 +315,7 @@ enum Key {
     Cluster(ClusterId, Traffic),
     /// From a verified peer or (none) a plain caller to one of our ports.
     Inbound(u16, Option<naka_types::workload::Ulid>, Traffic),
-    /// Not even a cluster is known.
+    /// Not even a name is known.
     Nowhere(bool, Traffic),
 }
 
@@ -269,6 +324,9 @@ enum Key {
 pub(crate) struct Handles {
     requests: RefCell<QuickMap<Key, RequestHandle>>,
     tcp: RefCell<QuickMap<Key, TcpHandle>>,
+    /// By name of the called host, where there is no cluster: answers of routes and of proxies.
+    hosts: RefCell<HashMap<(Arc<str>, Traffic), RequestHandle>>,
+    tcp_hosts: RefCell<HashMap<Arc<str>, TcpHandle>>,
 }
 
 fn traffic(grpc: bool) -> Traffic {
@@ -280,13 +338,15 @@ impl Handles {
     pub(crate) fn forget(&self) {
         self.requests.borrow_mut().clear();
         self.tcp.borrow_mut().clear();
+        self.hosts.borrow_mut().clear();
+        self.tcp_hosts.borrow_mut().clear();
     }
 
-    fn request(&self, conn: &Conn, key: Key, labels: impl FnOnce() -> Labels) -> RequestHandle {
+    fn request(&self, worker: &Worker, key: Key, labels: impl FnOnce() -> Labels) -> RequestHandle {
         let mut known = self.requests.borrow_mut();
         known
             .entry(key)
-            .or_insert_with(|| conn.worker.shard.resolve(&labels()))
+            .or_insert_with(|| worker.shard.resolve(&labels()))
             .clone()
     }
 
@@ -299,31 +359,47 @@ impl Handles {
         grpc: bool,
     ) -> RequestHandle {
         let key = Key::Endpoint(cluster.id, endpoint.address, traffic(grpc));
-        self.request(conn, key, || {
-            outbound(&conn.worker.own, cluster, Some(endpoint), traffic(grpc))
+        self.request(&conn.worker, key, || {
+            outbound(&conn.worker, cluster, Some(endpoint), traffic(grpc))
         })
     }
 
     /// Requests to a cluster that reached no endpoint.
     pub(crate) fn cluster(&self, conn: &Conn, cluster: &Cluster, grpc: bool) -> RequestHandle {
         let key = Key::Cluster(cluster.id, traffic(grpc));
-        self.request(conn, key, || {
-            outbound(&conn.worker.own, cluster, None, traffic(grpc))
+        self.request(&conn.worker, key, || {
+            outbound(&conn.worker, cluster, None, traffic(grpc))
         })
     }
 
     /// Requests to one of our ports.
-    pub(crate) fn inbound(&self, conn: &Conn, port: &Inbound, grpc: bool) -> RequestHandle {
-        let key = Key::Inbound(port.port, conn.peer.get().and_then(|p| p.id), traffic(grpc));
-        self.request(conn, key, || inbound(conn, port, traffic(grpc)))
+    fn inbound(
+        &self,
+        worker: &Worker,
+        peer: Option<&Peer>,
+        port: &Inbound,
+        grpc: bool,
+    ) -> RequestHandle {
+        let key = Key::Inbound(port.port, peer.and_then(|p| p.id), traffic(grpc));
+        self.request(worker, key, || inbound(worker, peer, port, traffic(grpc)))
+    }
+
+    /// Requests to a known host that were answered without a cluster.
+    pub(crate) fn host(&self, conn: &Conn, host: &Arc<str>, grpc: bool) -> RequestHandle {
+        let labels = || to_host(&conn.worker, host, traffic(grpc));
+        self.hosts
+            .borrow_mut()
+            .entry((Arc::clone(host), traffic(grpc)))
+            .or_insert_with(|| conn.worker.shard.resolve(&labels()))
+            .clone()
     }
 
     /// Requests that were answered before any destination was known.
     pub(crate) fn nowhere(&self, conn: &Conn, grpc: bool) -> RequestHandle {
         let outwards = conn.entrance.is_outbound();
         let key = Key::Nowhere(outwards, traffic(grpc));
-        self.request(conn, key, || {
-            nowhere(&conn.worker.own, outwards, traffic(grpc))
+        self.request(&conn.worker, key, || {
+            nowhere(&conn.worker, outwards, traffic(grpc))
         })
     }
 
@@ -339,7 +415,7 @@ impl Handles {
             None => Key::Cluster(cluster.id, Traffic::Tcp),
         };
         let mut known = self.tcp.borrow_mut();
-        let labels = || outbound(&conn.worker.own, cluster, endpoint, Traffic::Tcp);
+        let labels = || outbound(&conn.worker, cluster, endpoint, Traffic::Tcp);
         known
             .entry(key)
             .or_insert_with(|| conn.worker.shard.resolve_tcp(&labels()))
@@ -353,10 +429,23 @@ impl Handles {
         known
             .entry(key)
             .or_insert_with(|| {
-                conn.worker
-                    .shard
-                    .resolve_tcp(&inbound(conn, port, Traffic::Tcp))
+                conn.worker.shard.resolve_tcp(&inbound(
+                    &conn.worker,
+                    conn.peer.get(),
+                    port,
+                    Traffic::Tcp,
+                ))
             })
+            .clone()
+    }
+
+    /// TCP connections to a known host that led to no cluster.
+    pub(crate) fn tcp_host(&self, conn: &Conn, host: &Arc<str>) -> TcpHandle {
+        let labels = || to_host(&conn.worker, host, Traffic::Tcp);
+        self.tcp_hosts
+            .borrow_mut()
+            .entry(Arc::clone(host))
+            .or_insert_with(|| conn.worker.shard.resolve_tcp(&labels()))
             .clone()
     }
 
@@ -369,7 +458,7 @@ impl Handles {
             .or_insert_with(|| {
                 conn.worker
                     .shard
-                    .resolve_tcp(&nowhere(&conn.worker.own, outwards, Traffic::Tcp))
+                    .resolve_tcp(&nowhere(&conn.worker, outwards, Traffic::Tcp))
             })
             .clone()
     }
@@ -382,7 +471,38 @@ fn service_name(own: &Own) -> Arc<str> {
     )
 }
 
-fn outbound(own: &Own, cluster: &Cluster, endpoint: Option<&Endpoint>, traffic: Traffic) -> Labels {
+/// The host that a virtual host stands for; where that is a pattern, the host its route leads to.
+pub(crate) fn host_of(vhost: &VirtualHost, destination: Option<&str>) -> Option<Arc<str>> {
+    let exact = |host: &str| (!host.starts_with('*')).then(|| host.into());
+    let own = match VirtualHostName::parse(&vhost.name) {
+        Some(name) => exact(&name.host),
+        // At a gateway virtual hosts are named otherwise.
+        None => vhost.domains.first().and_then(|domain| {
+            let port = format!(":{}", vhost.port);
+            exact(domain.strip_suffix(port.as_str()).unwrap_or(domain))
+        }),
+    };
+    own.or_else(|| match ClusterName::parse(destination?)? {
+        ClusterName::Outbound { host, .. } => Some(host.as_str().into()),
+        ClusterName::Inbound { .. } => None,
+    })
+}
+
+/// Towards a host of which nothing but the name is known.
+fn to_host(worker: &Worker, host: &str, traffic: Traffic) -> Labels {
+    let known = Host::parse(host).is_ok();
+    Labels {
+        service: Arc::new(Service::of_host(if known { host } else { "unknown" })),
+        ..nowhere(worker, true, traffic)
+    }
+}
+
+fn outbound(
+    worker: &Worker,
+    cluster: &Cluster,
+    endpoint: Option<&Endpoint>,
+    traffic: Traffic,
+) -> Labels {
     let service = &cluster.spec.service;
     let principal = match cluster.spec.tls.as_ref().map(|tls| &*tls.allowed) {
         Some([only]) if endpoint.is_some_and(|e| e.mtls) => only.to_string(),
@@ -407,8 +527,8 @@ fn outbound(own: &Own, cluster: &Cluster, endpoint: Option<&Endpoint>, traffic: 
     };
     Labels {
         reporter: Reporter::Source,
-        source: Arc::clone(&own.workload),
-        source_service_name: service_name(own),
+        source: worker.me(),
+        source_service_name: service_name(&worker.own),
         destination: Arc::new(destination),
         service: Arc::new(Service {
             host: service.host.to_string(),
@@ -420,22 +540,24 @@ fn outbound(own: &Own, cluster: &Cluster, endpoint: Option<&Endpoint>, traffic: 
     }
 }
 
-fn inbound(conn: &Conn, port: &Inbound, traffic: Traffic) -> Labels {
-    let own = &conn.worker.own;
-    let source = match conn.peer.get() {
-        None => Arc::new(Workload::unknown()),
-        Some(peer) => peer
-            .id
-            .and_then(|id| conn.worker.workload_of(id))
-            .unwrap_or_else(|| {
-                // Until the record arrives, the certificate alone speaks.
-                Arc::new(Workload {
-                    namespace: peer.spiffe.namespace().to_owned(),
-                    principal: peer.text.to_string(),
-                    ..Workload::unknown()
-                })
-            }),
-    };
+fn inbound(worker: &Worker, peer: Option<&Peer>, port: &Inbound, traffic: Traffic) -> Labels {
+    let source = Arc::new(match peer {
+        None => Workload::unknown(),
+        Some(peer) => {
+            let known = peer.id.and_then(|id| worker.workload_of(id));
+            // Who the caller is, its certificate says; the record has only what it is called.
+            Workload {
+                principal: peer.text.to_string(),
+                ..known.map_or_else(
+                    || Workload {
+                        namespace: peer.spiffe.namespace().to_owned(),
+                        ..Workload::unknown()
+                    },
+                    |known| (*known).clone(),
+                )
+            }
+        }
+    });
     let host = if port.service.is_empty() {
         "unknown"
     } else {
@@ -443,16 +565,16 @@ fn inbound(conn: &Conn, port: &Inbound, traffic: Traffic) -> Labels {
     };
     Labels {
         reporter: Reporter::Destination,
-        source_service_name: if conn.peer.get().is_some() {
+        source_service_name: if peer.is_some() {
             source.canonical_service.as_str().into()
         } else {
             "".into()
         },
         source,
-        destination: Arc::clone(&own.workload),
+        destination: worker.me(),
         service: Arc::new(Service::of_host(host)),
         traffic,
-        security: if conn.peer.get().is_some() {
+        security: if peer.is_some() {
             Security::MutualTls
         } else {
             Security::None
@@ -460,7 +582,7 @@ fn inbound(conn: &Conn, port: &Inbound, traffic: Traffic) -> Labels {
     }
 }
 
-fn nowhere(own: &Own, outwards: bool, traffic: Traffic) -> Labels {
+fn nowhere(worker: &Worker, outwards: bool, traffic: Traffic) -> Labels {
     let unknown = || Arc::new(Workload::unknown());
     Labels {
         reporter: if outwards {
@@ -468,21 +590,13 @@ fn nowhere(own: &Own, outwards: bool, traffic: Traffic) -> Labels {
         } else {
             Reporter::Destination
         },
-        source: if outwards {
-            Arc::clone(&own.workload)
-        } else {
-            unknown()
-        },
+        source: if outwards { worker.me() } else { unknown() },
         source_service_name: if outwards {
-            service_name(own)
+            service_name(&worker.own)
         } else {
             "".into()
         },
-        destination: if outwards {
-            unknown()
-        } else {
-            Arc::clone(&own.workload)
-        },
+        destination: if outwards { unknown() } else { worker.me() },
         service: Arc::new(Service {
             host: "unknown".into(),
             name: "unknown".into(),

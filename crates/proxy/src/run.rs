@@ -333,19 +333,13 @@ fn access_log(settings: &Settings) -> Result<Option<AccessLogWriter>, Error> {
 }
 
 fn own(settings: &Settings) -> Own {
-    let principal = naka_types::spiffe::SpiffeId::new(
-        naka_types::spiffe::DEFAULT_TRUST_DOMAIN,
-        &settings.namespace,
-        &settings.service_account,
-    )
-    .map(|id| id.to_string())
-    .unwrap_or_default();
     Own {
         namespace: settings.namespace.clone(),
         workload: Arc::new(Workload::new(
             &settings.workload_name,
             &settings.namespace,
-            &principal,
+            // Known with the first certificate.
+            "unknown",
             &settings.cluster_id,
             &settings.labels,
         )),

@@ -247,14 +247,12 @@ impl Main {
             self.shared.first_answer();
         }
         if update.type_url == type_url::VIRTUAL_HOST || update.type_url == type_url::WORKLOAD {
-            let names = update
-                .resources
-                .iter()
-                .map(|resource| &resource.name)
-                .chain(&update.removed);
-            for name in names {
-                self.demand
-                    .arrived(&update.type_url, name, self.last_step + 1);
+            let (kind, step) = (&update.type_url, self.last_step + 1);
+            for resource in &update.resources {
+                self.demand.arrived(kind, &resource.name, true, step);
+            }
+            for name in &update.removed {
+                self.demand.arrived(kind, name, false, step);
             }
         }
         rejects

@@ -38,6 +38,7 @@ reasons! {
     NoRoute "no-route" 404 12 "NR" "No route of the virtual host matches the request; add a catch-all route or fix the match.";
     UnknownHost "unknown-host" 503 14 "NR" "The name is neither in the mesh nor resolvable outside; check its spelling and namespace.";
     ConfigUnavailable "config-unavailable" 503 14 "NC" "The name is in the mesh but its configuration did not arrive within one second; check the control plane.";
+    NoSuchPort "no-such-port" 503 14 "NR" "The name is in the mesh, but not with this port; check the port number.";
     UnknownCluster "unknown-cluster" 503 14 "NC" "The route leads to a host or subset that does not exist; see the route's status.";
     NoHealthyEndpoints "no-healthy-endpoints" 503 14 "UH" "The destination has no endpoint that may be called; start one or look at its health.";
     ConnectFailed "connect-failed" 503 14 "UF" "No connection to the endpoint could be made; it is not listening or not reachable.";

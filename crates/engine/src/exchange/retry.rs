@@ -137,7 +137,11 @@ impl Exchange {
             outcome,
             replayable,
         } = tried;
-        match self.again(request, &outcome, replayable, cx) {
+        let again = self.again(request, &outcome, replayable, cx);
+        if again.is_ok() {
+            self.held = None;
+        }
+        match again {
             Ok(Some(pause)) => return Effect::Need(Need::Backoff(pause)),
             Ok(None) => return self.attempt(request, cx),
             Err(None) => {}

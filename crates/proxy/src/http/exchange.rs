@@ -9,7 +9,7 @@ use super::serve::Scope;
 use super::{proxy, reply, upgrade};
 use crate::fail::Fail;
 use crate::limits;
-use crate::record::{End, Finish, grpc_status};
+use crate::record::{End, Finish, grpc_status, host_of};
 use crate::tcp::dial;
 use crate::tls::Carry;
 use crate::upstream::pool::{Busy, Key, Lease, Target};
@@ -28,6 +28,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Answers one request. What can be done at once is done before the future is made: it then holds one box and is
@@ -226,10 +227,15 @@ impl Run {
                     replayable,
                 })
             }
-            (Next::Response, Some(answer)) => Input::Tried(Tried {
-                outcome: Outcome::Response(&mut answer.head),
-                replayable,
-            }),
+            (Next::Response, Some(answer)) => {
+                if let Some(permit) = self.finish.permit.take() {
+                    self.engine.hold(permit);
+                }
+                Input::Tried(Tried {
+                    outcome: Outcome::Response(&mut answer.head),
+                    replayable,
+                })
+            }
             (Next::Response, None) => Input::Tried(Tried {
                 outcome: Outcome::Reset,
                 replayable: false,
@@ -237,7 +243,7 @@ impl Run {
         };
         let worker = &self.scope.conn.worker;
         let snapshot = worker.snapshot();
-        self.engine.step(
+        let effect = self.engine.step(
             &mut self.request,
             input,
             &mut Cx {
@@ -248,7 +254,9 @@ impl Run {
                 cursors: &mut worker.cursors.borrow_mut(),
                 why: None,
             },
-        )
+        );
+        self.finish.permit = self.engine.held();
+        effect
     }
 
     async fn obtain(&mut self, host: &str, port: u16) -> Answered {
@@ -309,15 +317,13 @@ impl Run {
         finish.upstream = Some(endpoint.address);
         finish.attempts = attempt.attempt;
         finish.permit = Some(attempt.permit);
-        finish.handle = Some(match self.scope.origin.direction {
-            Direction::Inbound { port } => match worker.snapshot().inbound(port) {
-                Some(inbound) => worker.handles.inbound(&conn, inbound, grpc),
-                None => worker.handles.nowhere(&conn, grpc),
-            },
+        finish.handle = match self.scope.origin.direction {
+            // Found when the record is told: the caller's labels may be on their way.
+            Direction::Inbound { .. } => None,
             Direction::Outbound | Direction::Gateway => {
-                worker.handles.endpoint(&conn, &cluster, &endpoint, grpc)
+                Some(worker.handles.endpoint(&conn, &cluster, &endpoint, grpc))
             }
-        });
+        };
         let now = worker.now();
         let left = attempt
             .deadline
@@ -419,8 +425,9 @@ impl Run {
     /// Notes where the exchange went.
     fn note(&mut self) {
         let finish = &mut self.finish;
-        if let Some(cluster) = self.engine.cluster() {
-            finish.cluster = Some(cluster.name().clone());
+        let chosen = self.engine.cluster().map(|cluster| cluster.name());
+        if let Some(name) = chosen.or_else(|| self.engine.destination_name()) {
+            finish.cluster = Some(Arc::clone(name));
         }
         finish.route = self.engine.route().map(|route| route.name.clone());
     }
@@ -429,16 +436,29 @@ impl Run {
         self.note();
         let conn = Rc::clone(&self.scope.conn);
         if self.finish.handle.is_none()
-            && let Some(cluster) = self.engine.cluster()
             && !matches!(self.scope.origin.direction, Direction::Inbound { .. })
         {
-            let handle = conn
-                .worker
-                .handles
-                .cluster(&conn, cluster, self.request.is_grpc());
-            self.finish.handle = Some(handle);
+            let (handles, grpc) = (&conn.worker.handles, self.request.is_grpc());
+            self.finish.handle = match self.engine.cluster() {
+                Some(cluster) => Some(handles.cluster(&conn, cluster, grpc)),
+                None => self.called().map(|host| handles.host(&conn, &host, grpc)),
+            };
         }
         replied(self.finish, local)
+    }
+
+    /// The host that was called, if it is one of the mesh's.
+    fn called(&self) -> Option<Arc<str>> {
+        let destination = self.engine.destination_name().map(|name| &**name);
+        match self.engine.virtual_host() {
+            Some(vhost) => host_of(vhost, destination),
+            None if self.scope.origin.direction == Direction::Outbound => {
+                let asked = self.scope.origin.destination.as_ref();
+                let host = asked.map_or(self.request.host(), |(host, _)| host);
+                dial::known(&self.scope.conn.worker, host)
+            }
+            None => None,
+        }
     }
 
     /// The caller broke off its own request.

@@ -234,6 +234,9 @@ async fn mutual(conn: Rc<Conn>, stream: TcpStream, inbound: &Inbound) {
         id: peer.workload_id,
         spiffe: peer.spiffe,
     });
+    if let Some(id) = conn.peer.get().and_then(|peer| peer.id) {
+        conn.worker.ask_for(id);
+    }
     let leaf = certificates.first().map(|c| sha256(c));
     let io = Io::accepted(stream);
     let agreed = agreed(io.alpn());

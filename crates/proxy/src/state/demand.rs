@@ -1,7 +1,7 @@
 //! Names and workloads that requests ask for while they wait.
 //!
-//! A name that is held is answered at once; a name the control plane said does not exist is answered too (it is
-//! outside then: names like it are resolved by DNS). Everything else is subscribed to, and answered after the workers
+//! A name that is held is answered at once; a name and port that the control plane said do not exist are refused at
+//! once. Everything else is subscribed to, and answered after the workers
 //! passed the step that brought it, or refused after one second. At most [`crate::names::CAPACITY`] names are
 //! subscribed to; the one asked for longest ago leaves.
 
@@ -11,7 +11,6 @@ use crate::worker::Want;
 use naka_telemetry::Workload;
 use naka_types::name::VirtualHostName;
 use naka_types::reason::Reason;
-use naka_types::spiffe::{DEFAULT_TRUST_DOMAIN, SpiffeId};
 use naka_wire::type_url;
 use naka_wire::v1::WorkloadRecord;
 use naka_xds::driver::Command;
@@ -144,15 +143,25 @@ impl Demand {
         waiting.replies.push(reply);
     }
 
-    /// Something came (or was said not to exist); `step` puts it in force.
-    pub(crate) fn arrived(&mut self, kind: &str, name: &str, step: u64) {
+    /// Something came, or was said not to exist; `step` puts it in force.
+    pub(crate) fn arrived(&mut self, kind: &str, name: &str, exists: bool, step: u64) {
         let kind = if kind == type_url::WORKLOAD {
             type_url::WORKLOAD
         } else {
             type_url::VIRTUAL_HOST
         };
-        if let Some(waiting) = self.waiting.get_mut(&(kind, name.to_owned())) {
+        let key = (kind, name.to_owned());
+        if let Some(waiting) = self.waiting.get_mut(&key) {
             waiting.after = Some(step);
+        }
+        if exists {
+            self.absent.remove(&key);
+        } else {
+            if self.absent.len() >= 2 * CAPACITY {
+                self.absent.clear();
+            }
+            // Remembered also when nobody waits now: who asks later has been answered already.
+            self.absent.insert(key);
         }
     }
 
@@ -165,18 +174,15 @@ impl Demand {
             .map(|(key, _)| key.clone())
             .collect();
         for key in due {
-            let held = book.holds(key.0, &key.1);
-            if held {
-                self.absent.remove(&key);
-            } else {
-                self.absent.insert(key.clone());
-            }
+            // What came and was refused is neither held nor absent; the engine finds that it is missing.
+            let gone = self.absent.contains(&key);
             let Some(waiting) = self.waiting.remove(&key) else {
                 continue;
             };
             for reply in waiting.replies {
                 // The asker may be gone; then nobody needs the answer.
                 match reply {
+                    Reply::Host(reply) if gone => drop(reply.send(Err(Reason::NoSuchPort))),
                     Reply::Host(reply) => drop(reply.send(Ok(()))),
                     Reply::Workload(reply) => {
                         let record = book.workload(&key.1);
@@ -258,19 +264,66 @@ impl Demand {
     }
 }
 
+/// A workload as its record describes it. Its principal is not in there: only its certificate says who it is.
 fn described(record: &WorkloadRecord) -> Workload {
-    let principal = SpiffeId::new(
-        DEFAULT_TRUST_DOMAIN,
-        &record.namespace,
-        &record.service_account,
-    )
-    .map(|id| id.to_string())
-    .unwrap_or_default();
     Workload::new(
         &record.workload_name,
         &record.namespace,
-        &principal,
+        "unknown",
         "Kubernetes",
         &record.labels,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Book, Called, Demand, Reason, Want, mpsc, oneshot, type_url};
+
+    const NAME: &str = "999/pay.default.svc.cluster.local:999";
+
+    fn ask(demand: &mut Demand, book: &Book, step: u64) -> oneshot::Receiver<Result<(), Reason>> {
+        let (reply, answer) = oneshot::channel();
+        let host = "pay.default.svc.cluster.local".to_owned();
+        let port = 999;
+        demand.want(Want::Host { host, port, reply }, book, step);
+        answer
+    }
+
+    #[tokio::test]
+    async fn what_does_not_exist_is_refused_at_once_whenever_that_was_said() {
+        let (commands, mut sent) = mpsc::channel(8);
+        let called = Called::restore(Vec::new());
+        let mut demand = Demand::new("default", called, commands);
+        let book = Book::new("default");
+        let mut first = ask(&mut demand, &book, 1);
+        assert!(sent.try_recv().is_ok(), "the first to ask subscribes");
+        demand.passed(1, &book);
+        assert!(first.try_recv().is_err(), "nobody has said anything yet");
+        demand.arrived(type_url::VIRTUAL_HOST, NAME, false, 2);
+        demand.passed(2, &book);
+        assert_eq!(first.await, Ok(Err(Reason::NoSuchPort)));
+        let again = ask(&mut demand, &book, 2);
+        demand.passed(2, &book);
+        assert_eq!(again.await, Ok(Err(Reason::NoSuchPort)));
+        // It has come, and was refused by this proxy: that is another story.
+        demand.arrived(type_url::VIRTUAL_HOST, NAME, true, 3);
+        let mut refused = ask(&mut demand, &book, 3);
+        demand.passed(3, &book);
+        assert!(refused.try_recv().is_err());
+        demand.arrived(type_url::VIRTUAL_HOST, NAME, true, 4);
+        demand.passed(4, &book);
+        assert_eq!(refused.await, Ok(Ok(())));
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_came_before_the_question_counts() {
+        let (commands, _sent) = mpsc::channel(8);
+        let called = Called::restore(vec![NAME.to_owned()]);
+        let mut demand = Demand::new("default", called, commands);
+        let book = Book::new("default");
+        demand.arrived(type_url::VIRTUAL_HOST, NAME, false, 1);
+        let answer = ask(&mut demand, &book, 1);
+        demand.passed(1, &book);
+        assert_eq!(answer.await, Ok(Err(Reason::NoSuchPort)));
+    }
 }

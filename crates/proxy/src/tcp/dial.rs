@@ -6,6 +6,7 @@
 use crate::fail::Fail;
 use crate::io::Io;
 use crate::limits;
+use crate::record::host_of;
 use crate::tls::Carry;
 use crate::upstream::connect::connect;
 use crate::worker::{Conn, Worker};
@@ -64,6 +65,8 @@ pub(crate) async fn answer(worker: &Worker, host: &str, port: u16) -> Answered {
         Ok(None) => Answered::External,
         Ok(Some(full)) => match worker.obtain(full.as_str().to_owned(), port).await {
             Ok(()) => Answered::Ready,
+            // Only names of the mesh's own domain can be nothing else; any other is called as if it were unknown.
+            Err(Reason::NoSuchPort) if !is_own(&full) => Answered::External,
             Err(reason) => Answered::Failed(reason),
         },
     }
@@ -85,14 +88,31 @@ fn in_mesh(worker: &Worker, host: &str) -> Result<Option<Host>, Reason> {
         }
     }
     // Written out in the mesh's own domain, it can be nothing else; a plain word may still be a local host name.
-    let own_domain = full
-        .as_str()
-        .strip_suffix(DOMAIN)
-        .is_some_and(|rest| rest.ends_with('.'));
-    if own_domain && host.contains('.') {
+    if is_own(&full) && host.contains('.') {
         return Err(Reason::UnknownHost);
     }
     Ok(None)
+}
+
+fn is_own(host: &Host) -> bool {
+    let rest = host.as_str().strip_suffix(DOMAIN);
+    rest.is_some_and(|rest| rest.ends_with('.'))
+}
+
+/// The full host of a name that is in the mesh.
+pub(crate) fn known(worker: &Worker, host: &str) -> Option<Arc<str>> {
+    let full = in_mesh(worker, host).ok()??;
+    Some(full.as_str().into())
+}
+
+/// The host that a connection of this origin calls, if it is one of the mesh's.
+pub(crate) fn called(conn: &Conn, origin: &Origin) -> Option<Arc<str>> {
+    let (host, port) = origin.destination.as_ref()?;
+    let snapshot = conn.worker.snapshot();
+    match snapshot.virtual_host(host, *port) {
+        Some(vhost) => host_of(vhost, None),
+        None => known(&conn.worker, host),
+    }
 }
 
 /// Addresses of a host outside the mesh.
@@ -216,7 +236,11 @@ fn failed(conn: &Conn, origin: &Origin, engine: &Dial, reason: Reason, detail: S
         (Direction::Outbound | Direction::Gateway, Some(cluster)) => {
             handles.tcp_endpoint(conn, cluster, engine.endpoint().map(|e| &**e))
         }
-        _ => handles.tcp_nowhere(conn),
+        (Direction::Outbound | Direction::Gateway, None) => match called(conn, origin) {
+            Some(host) => handles.tcp_host(conn, &host),
+            None => handles.tcp_nowhere(conn),
+        },
+        (Direction::Inbound { .. }, _) => handles.tcp_nowhere(conn),
     };
     Failed {
         reason,

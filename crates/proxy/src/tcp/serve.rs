@@ -35,7 +35,14 @@ pub(crate) async fn captured(conn: Rc<Conn>, mut io: Io, host: Arc<str>, port: u
         Ok(Some(vhost)) => protocol_of(&conn.worker.snapshot(), &vhost),
         // Outside the mesh nothing is known, and nothing is looked into.
         Ok(None) => Protocol::Tcp,
-        Err(reason) => return refuse(&conn, reason, &host),
+        Err(reason) => {
+            if let Some(called) = dial::called(&conn, &origin) {
+                let handle = conn.worker.handles.tcp_host(&conn, &called);
+                handle.opened();
+                handle.closed(Some(reason));
+            }
+            return refuse(&conn, reason, &host);
+        }
     };
     let scope = |conn| Scope {
         conn,

@@ -9,6 +9,7 @@ use crate::io::Moved;
 use crate::limits;
 use crate::listen::Owners;
 use crate::names::Filter;
+use crate::record::Late;
 use crate::tls::{Carry, TlsSet};
 use crate::upstream::connect::Secured;
 use crate::upstream::pool::Pools;
@@ -30,6 +31,8 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 /// Peers whose labels are remembered; beyond it the cache starts afresh.
 const PEERS_KEPT: usize = 4_096;
+/// Records that wait for the labels of one peer.
+const RECORDS_KEPT: usize = 1_024;
 /// TLS configurations kept before the cache starts afresh.
 const CONFIGS_KEPT: usize = 4_096;
 
@@ -53,7 +56,11 @@ pub(crate) struct Worker {
     draining: [RefCell<Draining>; 2],
     configs: RefCell<QuickMap<(ClusterId, Carry), Config>>,
     next_config: Cell<u64>,
+    /// Ourselves, with the principal of our certificate.
+    me: RefCell<Arc<Workload>>,
     peers: RefCell<HashMap<Ulid, Arc<Workload>>>,
+    /// Peers asked after, each with what waits for the answer.
+    asked: RefCell<HashMap<Ulid, Vec<Late>>>,
     started: Instant,
 }
 
@@ -62,6 +69,19 @@ struct Draining {
     on: bool,
     open: usize,
     waiting: Vec<oneshot::Sender<()>>,
+}
+
+/// A question after a peer. When it ends, however that is, the records that waited for it are told.
+struct Asking {
+    worker: Rc<Worker>,
+    id: Ulid,
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        let waiting = self.worker.asked.borrow_mut().remove(&self.id);
+        drop(waiting);
+    }
 }
 
 struct Config {
@@ -73,7 +93,8 @@ struct Config {
 
 impl Worker {
     pub(crate) fn new(params: WorkerParams, load: Arc<AtomicUsize>, owners: Owners) -> Rc<Self> {
-        Rc::new(Self {
+        let worker = Rc::new(Self {
+            me: RefCell::new(Arc::clone(&params.own.workload)),
             own: params.own,
             pools: Rc::default(),
             rng: RefCell::new(fastrand::Rng::new()),
@@ -82,7 +103,7 @@ impl Worker {
             lines: params.access,
             handles: crate::record::Handles::default(),
             snapshot: RefCell::new(params.snapshot),
-            tls: RefCell::new(params.tls),
+            tls: RefCell::default(),
             names: RefCell::new(params.names),
             wants: params.wants,
             load,
@@ -93,8 +114,13 @@ impl Worker {
             configs: RefCell::default(),
             next_config: Cell::new(1),
             peers: RefCell::default(),
+            asked: RefCell::default(),
             started: Instant::now(),
-        })
+        });
+        if let Some(set) = params.tls {
+            worker.set_tls(set);
+        }
+        worker
     }
 
     /// The configuration of this moment.
@@ -115,11 +141,25 @@ impl Worker {
     pub(crate) fn set_tls(&self, set: Arc<TlsSet>) {
         // Connections of the old identity are not found under the new one's numbers; the sweep closes them.
         self.configs.borrow_mut().clear();
+        let principal = set.svid().spiffe.to_string();
+        if self.me.borrow().principal != principal {
+            let me = Workload {
+                principal,
+                ..Workload::clone(&self.me.borrow())
+            };
+            *self.me.borrow_mut() = Arc::new(me);
+            self.handles.forget();
+        }
         *self.tls.borrow_mut() = Some(set);
     }
 
     pub(crate) fn tls(&self) -> Option<Arc<TlsSet>> {
         self.tls.borrow().clone()
+    }
+
+    /// Ourselves as metrics name us.
+    pub(crate) fn me(&self) -> Arc<Workload> {
+        Arc::clone(&self.me.borrow())
     }
 
     pub(crate) fn set_names(&self, names: Arc<Filter>) {
@@ -147,27 +187,56 @@ impl Worker {
             .unwrap_or(Err(Reason::ConfigUnavailable))
     }
 
-    /// What is known of a verified peer by now; asks in the background when it is nothing.
-    pub(crate) fn workload_of(self: &Rc<Self>, id: Ulid) -> Option<Arc<Workload>> {
-        if let Some(known) = self.peers.borrow().get(&id) {
-            return Some(Arc::clone(known));
+    /// What is known of a verified peer by now.
+    pub(crate) fn workload_of(&self, id: Ulid) -> Option<Arc<Workload>> {
+        self.peers.borrow().get(&id).cloned()
+    }
+
+    /// Asks after a verified peer, unless it is known or asked after already.
+    pub(crate) fn ask_for(self: &Rc<Self>, id: Ulid) {
+        if self.peers.borrow().contains_key(&id) || self.is_asking(id) {
+            return;
         }
         let (reply, answer) = oneshot::channel();
-        if self.wants.try_send(Want::Workload { id, reply }).is_ok() {
-            let worker = Rc::clone(self);
-            tokio::task::spawn_local(async move {
-                if let Ok(Some(workload)) = answer.await {
-                    let mut peers = worker.peers.borrow_mut();
-                    if peers.len() >= PEERS_KEPT {
-                        peers.clear();
-                    }
-                    peers.insert(id, workload);
-                    drop(peers);
-                    worker.handles.forget();
-                }
-            });
+        if self.wants.try_send(Want::Workload { id, reply }).is_err() {
+            return;
         }
-        None
+        self.asked.borrow_mut().insert(id, Vec::new());
+        let asking = Asking {
+            worker: Rc::clone(self),
+            id,
+        };
+        tokio::task::spawn_local(async move {
+            let answer = tokio::time::timeout(limits::CONFIG_WAIT, answer).await;
+            if let Ok(Ok(Some(workload))) = answer {
+                asking.worker.learn(id, workload);
+            }
+        });
+    }
+
+    fn learn(&self, id: Ulid, workload: Arc<Workload>) {
+        let mut peers = self.peers.borrow_mut();
+        if peers.len() >= PEERS_KEPT {
+            peers.clear();
+        }
+        peers.insert(id, workload);
+        drop(peers);
+        self.handles.forget();
+    }
+
+    /// Whether an answer about a peer may still come.
+    pub(crate) fn is_asking(&self, id: Ulid) -> bool {
+        let asked = self.asked.borrow();
+        !asked.is_empty() && asked.contains_key(&id)
+    }
+
+    /// Keeps a record until the answer about its peer is there; one too many is told at once.
+    pub(crate) fn after_answer(&self, id: Ulid, late: Late) {
+        if let Some(waiting) = self.asked.borrow_mut().get_mut(&id)
+            && waiting.len() < RECORDS_KEPT
+        {
+            waiting.push(late);
+        }
     }
 
     /// The TLS settings towards a cluster and their number, made once per identity and set of allowed peers.
@@ -263,7 +332,7 @@ pub(crate) enum Phase {
 }
 
 /// A verified caller.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Peer {
     pub(crate) spiffe: SpiffeId,
     pub(crate) text: Arc<str>,

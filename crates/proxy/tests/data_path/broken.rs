@@ -6,10 +6,11 @@ use crate::program::{
 };
 use http::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
-use naka_engine::model::{MtlsMode, RetryPolicy};
+use naka_engine::model::{Cluster, ClusterSpec, MtlsMode, RetryPolicy};
 use naka_proxy::worker::Entrance;
 use naka_types::protocol::Protocol;
-use std::sync::atomic::Ordering::SeqCst;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -79,6 +80,44 @@ async fn a_request_that_takes_too_long_is_answered_for() {
             (StatusCode::GATEWAY_TIMEOUT, want)
         );
     }
+}
+
+#[tokio::test]
+async fn a_retry_takes_the_place_of_the_try_before_it() {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&calls);
+    let program = program(move |request| {
+        let first = counter.fetch_add(1, SeqCst) == 0;
+        async move {
+            let mut answer = mirror(request).await;
+            if first {
+                *answer.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+            }
+            answer
+        }
+    })
+    .await;
+    let pair = pair(program.address, Protocol::Http);
+    let snapshot = pair.mesh.outbound(Protocol::Http, &[pair.inbound]);
+    let cluster = snapshot.clusters().next().unwrap();
+    let mut spec = ClusterSpec::clone(&cluster.spec);
+    spec.limits.requests = 1;
+    let limited = Cluster::new(
+        cluster.id,
+        Arc::new(spec),
+        cluster.endpoints.to_vec(),
+        Arc::clone(&cluster.runtime),
+    );
+    let runtime = Arc::clone(&limited.runtime);
+    let mut builder = snapshot.edit();
+    builder.put_cluster(Arc::new(limited));
+    pair.caller.publish(builder.build()).await;
+    let answer = get(pair.outbound, "http://web/").await;
+    assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+    assert_eq!(calls.load(SeqCst), 2);
+    pair.caller
+        .until("the permit is given back", |_| runtime.requests() == 0)
+        .await;
 }
 
 #[tokio::test]

@@ -105,23 +105,30 @@ impl Proxy {
 /// The authority and what identities look like.
 pub(crate) struct Mesh {
     authority: Authority,
+    domain: &'static str,
     pub(crate) registry: Registry,
     _dir: tempfile::TempDir,
 }
 
 impl Mesh {
     pub(crate) fn new() -> Self {
+        Self::of("cluster.local")
+    }
+
+    /// With another trust domain.
+    pub(crate) fn of(domain: &'static str) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let authority = Authority::open_or_create(dir.path(), "cluster.local", now_s()).unwrap();
+        let authority = Authority::open_or_create(dir.path(), domain, now_s()).unwrap();
         Self {
             authority,
+            domain,
             registry: Registry::default(),
             _dir: dir,
         }
     }
 
-    pub(crate) fn spiffe(account: &str) -> SpiffeId {
-        SpiffeId::new("cluster.local", "shop", account).unwrap()
+    pub(crate) fn spiffe(&self, account: &str) -> SpiffeId {
+        SpiffeId::new(self.domain, "shop", account).unwrap()
     }
 
     pub(crate) fn identity(&self, account: &str) -> Arc<TlsSet> {
@@ -130,7 +137,7 @@ impl Mesh {
             .authority
             .issue(&IssueRequest {
                 csr_pem: key.csr_pem(),
-                spiffe: &Self::spiffe(account),
+                spiffe: &self.spiffe(account),
                 workload_id: Ulid::new(1_700_000_000_000, 7),
                 dns_sans: &[],
                 ttl: Duration::from_secs(3600),
@@ -174,7 +181,7 @@ impl Mesh {
             ..NameFilter::default()
         })
         .unwrap();
-        let principal = Self::spiffe(account).to_string();
+        let principal = self.spiffe(account).to_string();
         let mut own = Own {
             namespace: "shop".into(),
             workload: Arc::new(Workload::new(
@@ -253,7 +260,7 @@ impl Mesh {
             namespace: "shop".into(),
         };
         spec.tls = allowed.map(|account| PeerTls {
-            allowed: Arc::new([Self::spiffe(account)]),
+            allowed: Arc::new([self.spiffe(account)]),
             sni: format!("outbound_.80_._.{HOST}").into(),
         });
         let endpoints = endpoints

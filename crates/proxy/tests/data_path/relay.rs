@@ -1,6 +1,6 @@
 //! What goes through, and as what: HTTP of both versions, gRPC's trailers, WebSocket, tunnels, bytes.
 
-use crate::mesh::{HOST, Mesh, answer_one, pair};
+use crate::mesh::{HOST, Mesh, Proxy, answer_one, pair};
 use crate::program::{
     Answer, client1, client2, connect, exchange, full, get, got, http as program, mirror, raw,
     within,
@@ -11,8 +11,11 @@ use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper_util::rt::TokioIo;
 use naka_engine::model::MtlsMode;
-use naka_proxy::worker::Entrance;
+use naka_proxy::worker::{Entrance, Want};
+use naka_telemetry::Workload;
+use naka_types::labels::Labels;
 use naka_types::protocol::Protocol;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -297,6 +300,130 @@ async fn a_name_is_fetched_when_it_is_first_called() {
     );
     assert_eq!(asked, (HOST.to_owned(), 80));
     assert_eq!(answer.status, 200, "{answer:?}");
+}
+
+#[tokio::test]
+async fn service_and_namespace_are_a_name_of_the_mesh_everywhere() {
+    let program = program(mirror).await;
+    let pair = pair(program.address, Protocol::Http);
+    let found = || pair.mesh.outbound(Protocol::Http, &[pair.inbound]);
+    for way in ["proxy", "connect", "bind"] {
+        let empty = naka_engine::model::SnapshotBuilder::new("elsewhere").build();
+        let caller = pair.mesh.proxy_with("shopper", empty, &[HOST], |own| {
+            own.namespace = "elsewhere".into();
+        });
+        let calling = async {
+            match way {
+                "proxy" => {
+                    let outbound = caller.open(Entrance::Outbound);
+                    get(outbound, "http://web.shop/x").await.body
+                }
+                "connect" => {
+                    let outbound = caller.open(Entrance::Outbound);
+                    let mut stream = connect(outbound, "web.shop:80").await;
+                    let head = b"GET /x HTTP/1.1\r\nHost: web.shop\r\nConnection: close\r\n\r\n";
+                    stream.write_all(head).await.unwrap();
+                    let mut answer = String::new();
+                    within(stream.read_to_string(&mut answer)).await.unwrap();
+                    answer
+                }
+                _ => {
+                    let bind = caller.open(Entrance::Bind {
+                        host: "web.shop".into(),
+                        port: 80,
+                    });
+                    let head = b"GET /x HTTP/1.1\r\nHost: web.shop\r\nConnection: close\r\n\r\n";
+                    exchange(bind, head).await
+                }
+            }
+        };
+        let (answer, asked) = tokio::join!(calling, answer_one(&caller, Some(found())));
+        assert_eq!(asked, (HOST.to_owned(), 80), "{way}");
+        assert!(
+            answer.contains("GET /x HTTP/1.1 host=web.shop"),
+            "{way}: {answer}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_record_waits_for_the_callers_labels_and_the_request_does_not() {
+    let program = program(mirror).await;
+    let pair = pair(program.address, Protocol::Http);
+    let got = get(pair.outbound, "http://web/").await;
+    assert_eq!(
+        got.status,
+        StatusCode::OK,
+        "answered while nobody has said who the caller is"
+    );
+    let mut wants = pair.called.wants.borrow_mut().take().unwrap();
+    let Want::Workload { reply, .. } = within(wants.recv()).await.unwrap() else {
+        panic!("not a workload")
+    };
+    let labels = Labels::from([("app".to_owned(), "till".to_owned())]);
+    let told = Workload::new("shopper-1", "shop", "unknown", "test", &labels);
+    reply.send(Some(Arc::new(told))).unwrap();
+    let inbound = |p: &Proxy| {
+        let all = p.metrics.render();
+        let lines = all
+            .lines()
+            .filter(|l| l.starts_with("istio_requests_total") && l.contains("\"destination\""));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    pair.called
+        .until("it is counted", |p| !inbound(p).is_empty())
+        .await;
+    let lines = inbound(&pair.called);
+    assert!(
+        lines.len() == 1
+            && lines[0].contains("source_workload=\"shopper-1\"")
+            && lines[0].contains("source_app=\"till\"")
+            && lines[0].contains("source_principal=\"spiffe://cluster.local/ns/shop/sa/shopper\""),
+        "{lines:?}"
+    );
+}
+
+#[tokio::test]
+async fn principals_are_those_of_the_certificates() {
+    let program = program(mirror).await;
+    let mesh = Mesh::of("prod.example");
+    let snapshot = mesh.inbound(program.address, Protocol::Http, MtlsMode::Strict);
+    let port = program.address.port();
+    let stale = |own: &mut naka_proxy::worker::Own| {
+        let wrong = "spiffe://cluster.local/ns/shop/sa/x";
+        own.workload = Arc::new(Workload::new("w", "shop", wrong, "test", &Labels::new()));
+    };
+    let called = mesh.proxy_with("web", snapshot, &[HOST], stale);
+    let inbound = called.open(Entrance::Inbound { port });
+    let snapshot = mesh.outbound(Protocol::Http, &[inbound]);
+    let caller = mesh.proxy_with("shopper", snapshot, &[HOST], stale);
+    let outbound = caller.open(Entrance::Outbound);
+    assert_eq!(get(outbound, "http://web/").await.status, StatusCode::OK);
+    drop(called.wants.borrow_mut().take());
+    let named = |p: &Proxy, label: &str| {
+        let all = p.metrics.render();
+        all.lines()
+            .any(|l| l.starts_with("istio_requests_total") && l.contains(label))
+    };
+    caller
+        .until("the caller's own", |p| {
+            named(
+                p,
+                "source_principal=\"spiffe://prod.example/ns/shop/sa/shopper\"",
+            )
+        })
+        .await;
+    called
+        .until("the called side's", |p| {
+            named(
+                p,
+                "destination_principal=\"spiffe://prod.example/ns/shop/sa/web\"",
+            ) && named(
+                p,
+                "source_principal=\"spiffe://prod.example/ns/shop/sa/shopper\"",
+            )
+        })
+        .await;
 }
 
 #[tokio::test]
