@@ -7,6 +7,10 @@
 //!
 //! Invariant: whatever is counted up is owned by a guard that counts down when it is dropped.
 
+mod queue;
+
+pub use queue::{Offer, Waiter};
+
 use crate::limits;
 use crate::model::{ClusterId, Limits};
 use std::collections::{BTreeMap, HashMap};
@@ -81,6 +85,7 @@ pub struct ClusterRuntime {
     pending: Gauge,
     requests: Gauge,
     retries: Gauge,
+    queue: queue::Queue,
 }
 
 /// Counts of one endpoint over all workers.
@@ -136,12 +141,6 @@ impl ClusterRuntime {
         self.slot(Count::Connections, limits.connections)
     }
 
-    /// A slot for waiting for a connection; `None` at the limit.
-    #[must_use]
-    pub fn wait(self: &Arc<Self>, limits: &Limits) -> Option<Slot> {
-        self.slot(Count::Pending, limits.pending)
-    }
-
     /// A slot for a retry: at most 20 % of the requests under way (but always 3), and at most the limit.
     pub(crate) fn retry(self: &Arc<Self>, limits: &Limits) -> Option<Slot> {
         let share = u64::from(self.requests()) * u64::from(limits::RETRY_BUDGET_PERCENT) / 100;
@@ -185,7 +184,7 @@ impl ClusterRuntime {
     }
 }
 
-/// A counted connection, wait or retry; counts down when dropped.
+/// A counted connection, wait or retry; counts down when dropped, and calls whoever waits for a connection.
 #[must_use]
 #[derive(Debug)]
 pub struct Slot {
@@ -196,6 +195,9 @@ pub struct Slot {
 impl Drop for Slot {
     fn drop(&mut self) {
         self.cluster.gauge(self.count).give();
+        if self.count == Count::Connections {
+            self.cluster.released();
+        }
     }
 }
 
@@ -280,7 +282,7 @@ mod tests {
         let endpoint = registry.endpoint(&"a".into(), "127.0.0.1:1".parse().unwrap());
         let held: Vec<_> = (0..3).filter_map(|_| cluster.connection(&limits)).collect();
         assert_eq!((held.len(), cluster.connections()), (2, 2));
-        let waiting: Vec<_> = (0..3).filter_map(|_| cluster.wait(&limits)).collect();
+        let waiting: Vec<_> = (0..3).filter_map(|_| cluster.wait(&limits, 0)).collect();
         assert_eq!((waiting.len(), cluster.pending()), (2, 2));
         let requests: Vec<_> = (0..3)
             .filter_map(|_| cluster.request(&endpoint, &limits, None))

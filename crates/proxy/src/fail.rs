@@ -23,6 +23,8 @@ pub(crate) enum Seen {
 pub(crate) enum Kind {
     /// No usable connection came about.
     Connect,
+    /// The destination's limits allow no connection and no waiting for one.
+    Full,
     /// The peer refused the stream (HTTP/2 `REFUSED_STREAM` or `GOAWAY`).
     Refused,
     /// The connection or stream ended before the response head.
@@ -54,6 +56,14 @@ impl Fail {
         }
     }
 
+    /// At the limit of connections, and of those who wait for one.
+    pub(crate) fn full() -> Self {
+        Self {
+            kind: Kind::Full,
+            ..Self::connect(Reason::CircuitOpen, "the limit of connections is reached")
+        }
+    }
+
     /// The same in the engine's words.
     pub(crate) fn outcome(&self) -> Outcome<'static> {
         match (self.kind, self.reason, self.seen) {
@@ -61,6 +71,7 @@ impl Fail {
             (Kind::Connect, Reason::TlsFailed, _) => Outcome::TlsFailed,
             (Kind::Connect, Reason::WrongPeerIdentity, _) => Outcome::WrongPeerIdentity,
             (Kind::Connect, _, _) => Outcome::ConnectFailed,
+            (Kind::Full, _, _) => Outcome::CircuitOpen,
             (Kind::Refused, _, _) => Outcome::RefusedStream,
             (Kind::Reset, _, Seen::No) => Outcome::NotProcessed,
             (Kind::Reset, _, Seen::Maybe) => Outcome::Reset,

@@ -7,6 +7,7 @@
 
 use bytes::{Buf, Bytes};
 use hyper_util::rt::TokioIo;
+use naka_engine::runtime::Slot;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -76,6 +77,8 @@ pub(crate) struct Io {
     kind: Kind,
     first: Bytes,
     moved: Arc<Moved>,
+    /// Counts the connection while it is open, whatever it is used for.
+    slot: Option<Slot>,
 }
 
 impl std::fmt::Debug for Io {
@@ -94,7 +97,14 @@ impl Io {
             kind,
             first: Bytes::new(),
             moved: Arc::new(moved),
+            slot: None,
         }
+    }
+
+    /// The same, counted by this slot until it is closed.
+    pub(crate) fn counted(mut self, slot: Option<Slot>) -> Self {
+        self.slot = slot;
+        self
     }
 
     /// A socket.

@@ -32,6 +32,8 @@ pub(crate) enum End<'a> {
     Complete(Option<&'a HeaderMap>),
     /// The called side broke it off.
     UpstreamBroke,
+    /// The route's timeout passed.
+    Late,
 }
 
 /// An exchange under way.
@@ -152,6 +154,7 @@ impl Finish {
                 }
             }
             End::UpstreamBroke => open.reason = Some(Reason::UpstreamReset),
+            End::Late => open.reason = Some(Reason::RequestTimeout),
         }
         open.tell();
     }
@@ -160,7 +163,12 @@ impl Finish {
 impl Drop for Finish {
     fn drop(&mut self) {
         if let Some(mut open) = self.0.take() {
-            open.reason = open.reason.or(Some(Reason::ClientGone));
+            let gone = if open.conn.is_late() {
+                Reason::RequestTimeout
+            } else {
+                Reason::ClientGone
+            };
+            open.reason = open.reason.or(Some(gone));
             open.tell();
         }
     }

@@ -35,6 +35,8 @@ const INBOUND: &[&[u8]] = &[
 pub(crate) enum Carry {
     /// Requests that came as HTTP/1.1.
     Http1,
+    /// The same, one at a time on a connection: where connections are limited, each request is to take one.
+    Http1Alone,
     /// Requests that came as HTTP/2, or must be.
     Http2,
     /// One HTTP/1.1 request that may turn into something else (WebSocket).
@@ -48,7 +50,7 @@ impl Carry {
         match self {
             Self::Http1 => &[ALPN_H1_MUX, ALPN_HTTP11],
             Self::Http2 => &[ALPN_H2],
-            Self::Upgrade => &[ALPN_HTTP11],
+            Self::Http1Alone | Self::Upgrade => &[ALPN_HTTP11],
             Self::Tcp => &[ALPN_TCP, b"istio"],
         }
     }

@@ -4,7 +4,7 @@
 //! be used up; the request must still be there whole; a request that is itself a retry of somebody upstream is only
 //! repeated when it was provably not processed (no retry of retries); the deadline must not pass during the back-off;
 //! the budget must have room. The first repeat of an unprocessed try takes no budget and no back-off: it adds no
-//! load, as nobody has worked on the request yet.
+//! load, as nobody has worked on the request yet. Where retries in flight are limited (`maxRetries`), it counts too.
 
 use super::headers::Asked;
 use super::{Cx, Effect, Exchange, Need, Outcome, Tried, headers};
@@ -196,7 +196,9 @@ impl Exchange {
         if self.deadline.is_some_and(|d| cx.now + pause >= d) {
             return Err(Some("the deadline is too near"));
         }
-        if !free && let Some(cluster) = &self.cluster {
+        if let Some(cluster) = &self.cluster
+            && (!free || cluster.spec.limits.retries != u32::MAX)
+        {
             let slot = cluster.runtime.retry(&cluster.spec.limits);
             self.retry_slot = Some(slot.ok_or(Some("the retry budget is used up"))?);
         }

@@ -211,17 +211,32 @@ pub(crate) struct Relay {
     pub(crate) incoming: Incoming,
     /// Taken when the end is known.
     pub(crate) finish: Option<Finish>,
+    /// When the whole exchange must be over (the route's timeout).
+    pub(crate) limit: Option<Pin<Box<tokio::time::Sleep>>>,
 }
 
 /// Why a relayed body ended early; ends the caller's stream as a broken one, never as a complete one.
 #[derive(Debug, thiserror::Error)]
-#[error("the response was cut off")]
-pub(crate) struct Broken(#[source] hyper::Error);
+pub(crate) enum Broken {
+    #[error("the response was cut off")]
+    Upstream(#[source] hyper::Error),
+    #[error("the response took longer than the route's timeout")]
+    Late,
+}
 
 impl Relay {
     fn end(&mut self, how: End) {
         if let Some(finish) = self.finish.take() {
             finish.done(how);
+        }
+    }
+
+    /// Whether the time is over. A timer is only set while there is nothing to pass on.
+    fn is_late(&mut self, waiting: bool, cx: &mut Context<'_>) -> bool {
+        match &mut self.limit {
+            None => false,
+            Some(limit) if waiting => limit.as_mut().poll(cx).is_ready(),
+            Some(limit) => tokio::time::Instant::now() >= limit.deadline(),
         }
     }
 }
@@ -243,14 +258,20 @@ impl Body for RespBody {
             }
             Self::Relay(relay) => relay,
         };
-        match std::task::ready!(Pin::new(&mut relay.incoming).poll_frame(cx)) {
+        let polled = Pin::new(&mut relay.incoming).poll_frame(cx);
+        let unfinished = matches!(polled, Poll::Pending | Poll::Ready(Some(Ok(_))));
+        if unfinished && relay.finish.is_some() && relay.is_late(polled.is_pending(), cx) {
+            relay.end(End::Late);
+            return Poll::Ready(Some(Err(Broken::Late)));
+        }
+        match std::task::ready!(polled) {
             None => {
                 relay.end(End::Complete(None));
                 Poll::Ready(None)
             }
             Some(Err(error)) => {
                 relay.end(End::UpstreamBroke);
-                Poll::Ready(Some(Err(Broken(error))))
+                Poll::Ready(Some(Err(Broken::Upstream(error))))
             }
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {

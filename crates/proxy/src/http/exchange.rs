@@ -20,7 +20,7 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use naka_engine::canonical::{Canonical, Direction, strip_hop_by_hop};
 use naka_engine::exchange::{Answered, Cx, Effect, Exchange, Input, Need, Outcome, Tried, Try};
-use naka_engine::model::HttpVersion;
+use naka_engine::model::{HttpVersion, Limits};
 use naka_engine::reply::LocalReply;
 use naka_types::header as names;
 use naka_types::reason::Reason;
@@ -30,6 +30,7 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::{Instant, sleep_until};
 
 /// Answers one request. What can be done at once is done before the future is made: it then holds one box and is
 /// cheap to move, and hyper moves it.
@@ -102,6 +103,8 @@ struct Run {
     caller_version: Version,
     upgrade: Option<(HeaderValue, OnUpgrade)>,
     outside: Vec<SocketAddr>,
+    /// When the whole exchange must be over.
+    until: Option<Instant>,
 }
 
 /// What the engine is told next.
@@ -160,6 +163,7 @@ impl Run {
             body,
             caller_version,
             outside: Vec::new(),
+            until: None,
         }))
     }
 
@@ -273,12 +277,13 @@ impl Run {
     }
 
     /// How the request travels on.
-    fn carry(&self, http: HttpVersion) -> Carry {
+    fn carry(&self, http: HttpVersion, limits: &Limits) -> Carry {
         let caller_http2 = self.caller_version == Version::HTTP_2;
         match http {
             _ if self.upgrade.is_some() => Carry::Upgrade,
             HttpVersion::Http2 => Carry::Http2,
             HttpVersion::SameAsCaller if caller_http2 => Carry::Http2,
+            _ if limits.connections != u32::MAX => Carry::Http1Alone,
             HttpVersion::Http1 | HttpVersion::SameAsCaller => Carry::Http1,
         }
     }
@@ -287,7 +292,7 @@ impl Run {
         let worker = Rc::clone(&self.scope.conn.worker);
         let (cluster, endpoint) = (attempt.cluster, attempt.endpoint);
         let spec = &cluster.spec;
-        let carry = self.carry(spec.http);
+        let carry = self.carry(spec.http, &spec.limits);
         let (tls, secured) = match &spec.tls {
             Some(peer) if endpoint.mtls => match worker.secured(cluster.id, peer, carry) {
                 Ok((number, secured)) => (number, Some(secured)),
@@ -310,6 +315,7 @@ impl Run {
             limit: spec.connect_timeout,
             secured,
             keep: spec.idle_timeout.map_or(usual, |wanted| wanted.min(usual)),
+            cluster: Some(Arc::clone(&cluster)),
         };
         let grpc = self.request.is_grpc();
         let conn = Rc::clone(&self.scope.conn);
@@ -328,6 +334,7 @@ impl Run {
         let left = attempt
             .deadline
             .map(|deadline| deadline.saturating_sub(now));
+        self.until = left.map(|left| Instant::now() + left);
         self.send(&target, attempt.keep, left, attempt.per_try_timeout)
             .await
     }
@@ -349,8 +356,9 @@ impl Run {
                 cluster: None,
                 address,
                 tls: 0,
-                carry: self.carry(HttpVersion::SameAsCaller),
+                carry: self.carry(HttpVersion::SameAsCaller, &Limits::default()),
             },
+            cluster: None,
             limit: limits::PASSTHROUGH_CONNECT,
             secured: None,
             keep: limits::H1_IDLE_PROGRAM,
@@ -502,9 +510,13 @@ impl Run {
             finish.done(End::Complete(None));
             return Response::from_parts(head, RespBody::Empty);
         }
+        if self.caller_version <= Version::HTTP_11 {
+            self.scope.conn.ends_by(self.until);
+        }
         let relay = Relay {
             incoming: body,
             finish: Some(finish),
+            limit: self.until.map(|until| Box::pin(sleep_until(until))),
         };
         Response::from_parts(head, RespBody::Relay(Box::new(relay)))
     }

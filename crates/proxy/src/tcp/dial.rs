@@ -201,12 +201,16 @@ async fn call(conn: &Rc<Conn>, attempt: &Try) -> Result<Io, Fail> {
         }
         _ => None,
     };
-    connect(
+    // Connections of bytes do not wait for each other: they are long.
+    let slot = attempt.cluster.runtime.connection(&spec.limits);
+    let slot = slot.ok_or_else(Fail::full)?;
+    let io = connect(
         attempt.endpoint.address,
         spec.connect_timeout,
         secured.as_ref(),
     )
-    .await
+    .await?;
+    Ok(io.counted(Some(slot)))
 }
 
 fn standing(conn: &Conn, origin: &Origin, io: Io, attempt: Try) -> Dialled {

@@ -6,6 +6,9 @@
 //! its first handshake and remembered. A connection belongs to a [`Key`], which names the identity it was made with
 //! and the identities it was checked against: after either changes it is simply never found again, and the sweep
 //! closes it.
+//!
+//! Limits of connections and of those who wait for one are the cluster's, over all workers: each connection carries a
+//! slot of it until it is closed (see [`super::room`]).
 
 use super::connect::{Secured, connect};
 use crate::fail::Fail;
@@ -17,7 +20,8 @@ use crate::tls::{Agreed, Carry, agreed};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
-use naka_engine::model::ClusterId;
+use naka_engine::model::{Cluster, ClusterId};
+use naka_engine::runtime::{ClusterRuntime, Offer, Slot as Counted};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -41,6 +45,8 @@ pub(crate) struct Key {
 #[derive(Debug, Clone)]
 pub(crate) struct Target {
     pub(crate) key: Key,
+    /// Whose limits hold; none outside the mesh.
+    pub(crate) cluster: Option<Arc<Cluster>>,
     pub(crate) limit: Duration,
     pub(crate) secured: Option<Secured>,
     /// How long an unused connection is kept.
@@ -67,6 +73,10 @@ pub(crate) struct H1 {
     reused: bool,
     since: u32,
     keep: u32,
+    /// Requests it may still serve.
+    left: u32,
+    /// Whose connection it is.
+    counts: Option<Arc<ClusterRuntime>>,
 }
 
 /// A shared HTTP/2 connection.
@@ -78,19 +88,21 @@ pub(crate) struct H2 {
     served: Cell<bool>,
     since: Cell<u32>,
     keep: u32,
+    left: Cell<u32>,
+    counts: Option<Arc<ClusterRuntime>>,
 }
 
 #[derive(Debug, Default)]
-struct Slot {
-    idle: VecDeque<H1>,
-    shared: Vec<Rc<H2>>,
+pub(super) struct Slot {
+    pub(super) idle: VecDeque<H1>,
+    pub(super) shared: Vec<Rc<H2>>,
     making: Option<Rc<Making>>,
     /// The endpoint agreed on HTTP/1 only.
     no_sharing: bool,
 }
 
 #[derive(Debug, Default)]
-struct Making {
+pub(super) struct Making {
     result: RefCell<Option<Result<(), Fail>>>,
     done: Notify,
 }
@@ -98,7 +110,7 @@ struct Making {
 /// All of a worker's connections that may serve again.
 #[derive(Debug, Default)]
 pub(crate) struct Pools {
-    slots: RefCell<QuickMap<Key, Slot>>,
+    pub(super) slots: RefCell<QuickMap<Key, Slot>>,
 }
 
 /// The right to send one request.
@@ -121,24 +133,29 @@ pub(crate) struct Busy {
 impl Pools {
     /// A connection for one request, waiting or new.
     pub(crate) async fn lease(self: &Rc<Self>, target: &Target) -> Result<Lease, Fail> {
+        // Those who wait for a connection already come first.
+        if !target.is_crowded()
+            && let Some(lease) = self.ready(target.key).await
+        {
+            return Ok(lease);
+        }
+        // Boxed like every branch that is rare: a handshake's future is large, and each exchange would carry room for
+        // one.
+        Box::pin(self.obtain(target)).await
+    }
+
+    /// A connection that stands.
+    pub(super) async fn ready(&self, key: Key) -> Option<Lease> {
         loop {
-            if let Some(shared) = self.shared(target.key) {
-                return Ok(Lease::Stream(shared));
+            if let Some(shared) = self.shared(key) {
+                return Some(Lease::Stream(shared));
             }
-            if let Some(mut idle) = self.idle(target.key) {
-                // It may still be finishing its last exchange; if it ended instead, the next one is tried.
-                if idle.sender.ready().await.is_ok() {
-                    idle.reused = true;
-                    return Ok(Lease::Alone(idle));
-                }
-                continue;
+            let mut idle = self.idle(key)?;
+            // It may still be finishing its last exchange; if it ended instead, the next one is tried.
+            if idle.sender.ready().await.is_ok() {
+                idle.reused = true;
+                return Some(Lease::Alone(idle));
             }
-            if !self.shareable(target) {
-                // Boxed like every branch that is rare: a handshake's future is large, and each exchange would carry
-                // room for one.
-                return Ok(Lease::Alone(Box::pin(make_alone(target)).await?));
-            }
-            Box::pin(self.make_shared(target)).await?;
         }
     }
 
@@ -148,13 +165,18 @@ impl Pools {
         if slot.shared.iter().any(|c| c.sender.is_closed()) {
             slot.shared.retain(|c| !c.sender.is_closed());
         }
-        slot.shared
+        let at = slot
+            .shared
             .iter()
-            .find(|c| c.active.get() < limits::H2_STREAMS_PER_CONNECTION)
-            .map(|c| {
-                c.active.set(c.active.get() + 1);
-                Rc::clone(c)
-            })
+            .position(|c| c.active.get() < limits::H2_STREAMS_PER_CONNECTION)?;
+        let shared = Rc::clone(&slot.shared[at]);
+        shared.active.set(shared.active.get() + 1);
+        shared.left.set(shared.left.get() - 1);
+        if shared.left.get() == 0 {
+            // Closed when its streams have ended.
+            slot.shared.remove(at);
+        }
+        Some(shared)
     }
 
     fn idle(&self, key: Key) -> Option<H1> {
@@ -169,9 +191,9 @@ impl Pools {
         None
     }
 
-    fn shareable(&self, target: &Target) -> bool {
+    pub(super) fn shareable(&self, target: &Target) -> bool {
         match target.key.carry {
-            Carry::Upgrade | Carry::Tcp => false,
+            Carry::Http1Alone | Carry::Upgrade | Carry::Tcp => false,
             Carry::Http2 => true,
             Carry::Http1 => {
                 target.secured.is_some()
@@ -184,32 +206,22 @@ impl Pools {
         }
     }
 
-    /// Makes a connection that others may share, or waits for the one being made.
-    async fn make_shared(self: &Rc<Self>, target: &Target) -> Result<(), Fail> {
-        let waiting = {
-            let mut slots = self.slots.borrow_mut();
-            let slot = slots.entry(target.key).or_default();
-            slot.making.clone()
-        };
-        let making = waiting.unwrap_or_else(|| self.begin(target.clone()));
-        loop {
-            let done = making.done.notified();
-            if let Some(result) = making.result.borrow().clone() {
-                return result;
-            }
-            done.await;
-        }
+    /// The shared connection being made, if one is.
+    pub(super) fn making(&self, key: Key) -> Option<Rc<Making>> {
+        self.slots.borrow().get(&key)?.making.clone()
     }
 
-    /// Its own task, so that a caller who gives up does not take the connection away from the others.
-    fn begin(self: &Rc<Self>, target: Target) -> Rc<Making> {
+    /// Makes a connection that others may share. Its own task, so that a caller who gives up does not take the connection away from the others.
+    pub(super) fn begin(self: &Rc<Self>, target: Target, counted: Option<Counted>) -> Rc<Making> {
         let making = Rc::new(Making::default());
-        if let Some(slot) = self.slots.borrow_mut().get_mut(&target.key) {
-            slot.making = Some(Rc::clone(&making));
-        }
+        self.slots
+            .borrow_mut()
+            .entry(target.key)
+            .or_default()
+            .making = Some(Rc::clone(&making));
         let (pools, of_task) = (Rc::clone(self), Rc::clone(&making));
         tokio::task::spawn_local(async move {
-            let result = pools.connect_shared(&target).await;
+            let result = pools.connect_shared(&target, counted).await;
             if let Some(slot) = pools.slots.borrow_mut().get_mut(&target.key) {
                 slot.making = None;
             }
@@ -219,13 +231,14 @@ impl Pools {
         making
     }
 
-    async fn connect_shared(&self, target: &Target) -> Result<(), Fail> {
+    async fn connect_shared(&self, target: &Target, counted: Option<Counted>) -> Result<(), Fail> {
         let io = connect(target.key.address, target.limit, target.secured.as_ref()).await?;
+        let io = io.counted(counted);
         let multiplexed = !io.is_tls()
             || matches!(agreed(io.alpn()), Agreed::Http2 | Agreed::Http1Mux)
             || target.key.carry == Carry::Http2;
         if multiplexed {
-            let shared = handshake2(io, target.keep).await?;
+            let shared = handshake2(io, target).await?;
             let mut slots = self.slots.borrow_mut();
             slots
                 .entry(target.key)
@@ -233,7 +246,7 @@ impl Pools {
                 .shared
                 .push(Rc::new(shared));
         } else {
-            let alone = handshake1(io, target.keep).await?;
+            let alone = handshake1(io, target).await?;
             let mut slots = self.slots.borrow_mut();
             let slot = slots.entry(target.key).or_default();
             slot.no_sharing = true;
@@ -243,7 +256,11 @@ impl Pools {
     }
 
     fn put_back(&self, key: Key, mut h1: H1) {
-        if h1.sender.is_closed() || h1.keep == 0 {
+        if h1.sender.is_closed() || h1.keep == 0 || h1.left == 0 {
+            return;
+        }
+        // Closed where it is of no use to who waits longest; that gives the slot back, which calls the one who waits.
+        if self.offer(key, h1.counts.as_ref()) == Offer::Elsewhere {
             return;
         }
         h1.since = coarse_seconds();
@@ -254,8 +271,23 @@ impl Pools {
         }
     }
 
+    /// A stream of a shared connection has ended.
+    fn stream_ended(&self, key: Key, h2: &Rc<H2>) {
+        let useless = self.offer(key, h2.counts.as_ref()) == Offer::Elsewhere;
+        if useless && h2.active.get() == 0 {
+            self.forget(key, h2);
+        }
+    }
+
+    fn forget(&self, key: Key, h2: &Rc<H2>) {
+        if let Some(slot) = self.slots.borrow_mut().get_mut(&key) {
+            slot.shared.retain(|other| !Rc::ptr_eq(other, h2));
+        }
+    }
+
     /// Closes what waited too long. The worker's sweep calls it about once a second.
     pub(crate) fn sweep(&self) {
+        self.make_room_elsewhere();
         let now = coarse_seconds();
         let mut slots = self.slots.borrow_mut();
         slots.retain(|_, slot| {
@@ -273,12 +305,41 @@ impl Pools {
     }
 }
 
-async fn make_alone(target: &Target) -> Result<H1, Fail> {
-    let io = connect(target.key.address, target.limit, target.secured.as_ref()).await?;
-    handshake1(io, target.keep).await
+impl Making {
+    /// Resolves when the connection stands or has failed.
+    pub(super) async fn done(&self) -> Result<(), Fail> {
+        loop {
+            let done = self.done.notified();
+            if let Some(result) = self.result.borrow().clone() {
+                return result;
+            }
+            done.await;
+        }
+    }
 }
 
-async fn handshake1(io: Io, keep: Duration) -> Result<H1, Fail> {
+impl H1 {
+    pub(super) fn counts(&self) -> Option<&Arc<ClusterRuntime>> {
+        self.counts.as_ref()
+    }
+}
+
+impl H2 {
+    pub(super) fn counts(&self) -> Option<&Arc<ClusterRuntime>> {
+        self.counts.as_ref()
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.active.get() == 0
+    }
+}
+
+pub(super) async fn make_alone(target: &Target, counted: Option<Counted>) -> Result<H1, Fail> {
+    let io = connect(target.key.address, target.limit, target.secured.as_ref()).await?;
+    handshake1(io.counted(counted), target).await
+}
+
+async fn handshake1(io: Io, target: &Target) -> Result<H1, Fail> {
     let moved = io.moved();
     let (sender, connection) = http1::Builder::new()
         .max_buf_size(limits::HEADER_BYTES)
@@ -294,11 +355,13 @@ async fn handshake1(io: Io, keep: Duration) -> Result<H1, Fail> {
         moved,
         reused: false,
         since: coarse_seconds(),
-        keep: seconds(keep),
+        keep: seconds(target.keep),
+        left: target.requests(),
+        counts: target.counts(),
     })
 }
 
-async fn handshake2(io: Io, keep: Duration) -> Result<H2, Fail> {
+async fn handshake2(io: Io, target: &Target) -> Result<H2, Fail> {
     let moved = io.moved();
     let (sender, connection) = http2::Builder::new(Local)
         .timer(hyper_util::rt::TokioTimer::new())
@@ -319,7 +382,9 @@ async fn handshake2(io: Io, keep: Duration) -> Result<H2, Fail> {
         active: Cell::new(0),
         served: Cell::new(false),
         since: Cell::new(coarse_seconds()),
-        keep: seconds(keep),
+        keep: seconds(target.keep),
+        left: Cell::new(target.requests()),
+        counts: target.counts(),
     })
 }
 
@@ -342,6 +407,7 @@ impl Lease {
         let before = moved.read();
         let sent = match &mut self {
             Self::Alone(h1) => {
+                h1.left -= 1;
                 let answer = h1.sender.send_request(request);
                 let busy = Busy {
                     key,
@@ -393,6 +459,7 @@ impl Drop for Busy {
             h2.active.set(h2.active.get().saturating_sub(1));
             h2.served.set(true);
             h2.since.set(coarse_seconds());
+            self.pools.stream_ended(self.key, &h2);
         }
     }
 }

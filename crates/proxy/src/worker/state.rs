@@ -357,6 +357,8 @@ pub(crate) struct Conn {
     read_mark: Cell<u64>,
     head_since: Cell<Option<u32>>,
     one_head_at_a_time: Cell<bool>,
+    /// When the one exchange under way must be over.
+    ends_by: Cell<Option<tokio::time::Instant>>,
 }
 
 impl std::fmt::Debug for Conn {
@@ -400,6 +402,7 @@ pub(crate) fn accept(worker: &Rc<Worker>, accepted: Accepted) {
         read_mark: Cell::new(0),
         head_since: Cell::new(None),
         one_head_at_a_time: Cell::new(false),
+        ends_by: Cell::new(None),
     });
     worker.draining[usize::from(conn.entrance.is_outbound())]
         .borrow_mut()
@@ -451,11 +454,25 @@ impl Conn {
     pub(crate) fn begin(&self) {
         self.busy.set(self.busy.get() + 1);
         self.head_since.set(None);
+        self.ends_by.set(None);
+    }
+
+    /// The response under way is the only one, and is to be over by then. The response watches the time itself; this
+    /// is for a caller that reads nothing, as a response that cannot be written is not looked at.
+    pub(crate) fn ends_by(&self, when: Option<tokio::time::Instant>) {
+        self.ends_by.set(when);
+    }
+
+    /// Whether the response under way is over its time.
+    pub(crate) fn is_late(&self) -> bool {
+        let ends_by = self.ends_by.get();
+        ends_by.is_some_and(|by| tokio::time::Instant::now() >= by)
     }
 
     /// An exchange has ended.
     pub(crate) fn end(&self) {
         self.busy.set(self.busy.get().saturating_sub(1));
+        self.ends_by.set(None);
         if let Some(moved) = self.moved.get() {
             self.read_mark.set(moved.read());
         }
@@ -465,6 +482,9 @@ impl Conn {
         let Some(moved) = self.moved.get() else {
             return false;
         };
+        if self.is_late() {
+            return true;
+        }
         let idle = now.saturating_sub(moved.last());
         if self.busy.get() > 0 || !self.one_head_at_a_time.get() {
             return u64::from(idle) > limits::CONNECTION_IDLE.as_secs();

@@ -3,7 +3,10 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 mod broken;
+mod framing;
+mod late;
 mod mesh;
+mod pool;
 mod program;
 mod relay;
 mod safety;
