@@ -175,3 +175,17 @@ async fn the_metrics_port_shows_metrics_only_and_to_local_callers_only() {
     }
     running.stop().await;
 }
+
+#[tokio::test]
+async fn a_proxy_takes_all_the_files_it_may() {
+    let may = || rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let few = rustix::process::Rlimit {
+        current: Some(may().maximum.map_or(4_096, |most| most / 2)),
+        maximum: may().maximum,
+    };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, few).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let running = started(dir.path()).await;
+    assert_eq!(may().current, may().maximum);
+    running.stop().await;
+}

@@ -30,7 +30,7 @@ pub(super) fn check(out: &mut Vec<Finding>, object: &Object, rule: &DestinationR
         })
     };
     let retries = |policy: &TrafficPolicy| policy.connection_pool.as_ref()?.max_retries;
-    if let Some((at, number)) = first(&retries, &|number| number < FEW_RETRIES) {
+    if let Some((at, number)) = first(&retries, &|number| (1..FEW_RETRIES).contains(&number)) {
         say(
             out,
             codes::L303,

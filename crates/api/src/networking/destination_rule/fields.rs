@@ -20,7 +20,7 @@ const POOL_TCP: &[Field] = &[
         "maxConnections",
         COUNT,
         Yes,
-        "Connections to all endpoints of the destination, exact over all workers; default: no limit. With it each HTTP/1 request takes one connection; one HTTP/2 connection carries many.",
+        "Connections to all endpoints of the destination, exact over all workers; 0 (default) = no limit. With it each HTTP/1 request takes one connection; one HTTP/2 connection carries many.",
     ),
     f(
         "connectTimeout",
@@ -54,13 +54,13 @@ const POOL_HTTP: &[Field] = &[
         "http1MaxPendingRequests",
         COUNT,
         Yes,
-        "Requests that wait because maxConnections is reached, HTTP/2 too; one more is answered 503 `circuit-open`; default: no limit.",
+        "Requests that wait because maxConnections is reached, HTTP/2 too; one more is answered 503 `circuit-open`; 0 (default) = no limit.",
     ),
     f(
         "http2MaxRequests",
         COUNT,
         Yes,
-        "Requests in flight, HTTP/1.1 too; default: no limit.",
+        "Requests in flight, HTTP/1.1 too; 0 (default) = no limit.",
     ),
     f(
         "maxRequestsPerConnection",
@@ -72,7 +72,7 @@ const POOL_HTTP: &[Field] = &[
         "maxRetries",
         COUNT,
         Yes,
-        "Retries in flight to the whole destination, within the budget of 20 %; tries of a request belong to VirtualService.",
+        "Retries in flight to the whole destination, within the budget of 20 %; 0 (default) = no other limit; tries of a request belong to VirtualService.",
     ),
     f(
         "idleTimeout",
