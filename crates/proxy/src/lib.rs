@@ -16,6 +16,7 @@ mod io;
 pub mod lease;
 pub mod limits;
 pub mod listen;
+mod memory;
 pub mod names;
 mod record;
 pub mod rotation;

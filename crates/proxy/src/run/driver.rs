@@ -120,6 +120,8 @@ impl Driver {
             driver.take_ports(ports)?;
         }
         driver.ring_on_changes();
+        let shared = Arc::clone(&driver.shared);
+        driver.tasks.spawn(crate::memory::keep_small(shared));
         Ok(driver)
     }
 

@@ -1,0 +1,168 @@
+//! What a sidecar gives back: heap that a burst left free, and the code that only its start needed.
+//!
+//! Most of a sidecar's resident memory is code, and most of that code runs once: reading settings, making a key and a
+//! certificate request, taking the first configuration. The kernel keeps such pages mapped until memory is short; on a
+//! machine with a hundred sidecars it is better to let them go at once. A page that is needed again comes back from
+//! the page cache within a microsecond. In the same way the allocator keeps what a burst of connections had used.
+//!
+//! Done a moment after the start, and whenever connections have fallen to half of their peak since: never while load
+//! rises or stands still, so no request waits for it. Failing is harmless, so nothing is reported.
+
+use crate::state::Shared;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// After the proxy is ready: the program announces its ports and the first handshakes pass.
+const SETTLED: Duration = Duration::from_secs(1);
+/// How often connections are counted.
+const LOOK: Duration = Duration::from_secs(10);
+/// Peaks below this leave nothing worth the trouble.
+const SMALL: usize = 8;
+
+/// Runs as long as the process.
+pub(crate) async fn keep_small(shared: Arc<Shared>) {
+    shared.until_ready(false).await;
+    tokio::time::sleep(SETTLED).await;
+    let mut peak = 0;
+    give_back();
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let now = shared
+            .workers
+            .all()
+            .iter()
+            .map(crate::worker::WorkerHandle::connections)
+            .sum();
+        if fell(&mut peak, now) {
+            give_back();
+        }
+    }
+}
+
+/// Whether connections have halved since `peak`, which then begins anew.
+fn fell(peak: &mut usize, now: usize) -> bool {
+    *peak = (*peak).max(now);
+    let fell = *peak >= SMALL && now <= *peak / 2;
+    if fell {
+        *peak = now;
+    }
+    fell
+}
+
+/// Returns free heap and clean pages of files to the kernel.
+fn give_back() {
+    trim();
+    let Ok(smaps) = std::fs::read_to_string("/proc/self/smaps") else {
+        return;
+    };
+    for range in clean_files(&smaps) {
+        forget(range);
+    }
+}
+
+/// Read-only mappings of files of which no page is our own copy (as relocated tables are): whatever is dropped of them
+/// can be read again.
+fn clean_files(smaps: &str) -> Vec<Range<usize>> {
+    let mut clean = Vec::new();
+    let mut current = None;
+    for line in smaps.lines() {
+        let mut words = line.split_ascii_whitespace();
+        match (words.next(), words.next()) {
+            (Some("Anonymous:"), Some("0")) => clean.extend(current.take()),
+            (Some(first), Some(permissions)) if !first.ends_with(':') => {
+                let file = words.nth(3).is_some_and(|path| path.starts_with('/'));
+                let read_only = matches!(permissions, "r-xp" | "r--p");
+                current = range(first).filter(|_| file && read_only);
+            }
+            _ => {}
+        }
+    }
+    clean
+}
+
+/// `from-to` in hexadecimal.
+fn range(text: &str) -> Option<Range<usize>> {
+    let (from, to) = text.split_once('-')?;
+    let from = usize::from_str_radix(from, 16).ok()?;
+    let to = usize::from_str_radix(to, 16).ok()?;
+    (from < to).then_some(from..to)
+}
+
+#[expect(
+    unsafe_code,
+    reason = "no safe interface; only mappings of `clean_files` come here"
+)]
+fn forget(range: Range<usize>) {
+    let address = std::ptr::with_exposed_provenance_mut(range.start);
+    // SAFETY: the mapping is private, read-only, of a file, and has no page that differs from the file, so what any
+    // thread reads or runs there is the same before and after; nobody can write to it meanwhile.
+    let _ = unsafe { libc::madvise(address, range.len(), libc::MADV_DONTNEED) };
+}
+
+#[cfg(target_env = "gnu")]
+#[expect(unsafe_code, reason = "the allocator has no safe interface for it")]
+fn trim() {
+    // SAFETY: thread-safe by its documentation; touches only free memory of the allocator.
+    let _ = unsafe { libc::malloc_trim(0) };
+}
+
+#[cfg(not(target_env = "gnu"))]
+fn trim() {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_unchanged_read_only_files_are_let_go() {
+        let smaps = "\
+55d0-55d8 r--p 00000000 fe:00 7 /usr/bin/naka-proxy\nRss: 8 kB\nAnonymous:             0 kB\nVmFlags: rd mr\n\
+55d8-55e0 r-xp 00000000 fe:00 7 /usr/bin/naka-proxy\nAnonymous:             0 kB\n\
+55e0-55e8 r--p 00000000 fe:00 7 /usr/bin/naka-proxy\nAnonymous:             4 kB\n\
+55e8-55f0 rw-p 00000000 fe:00 7 /usr/bin/naka-proxy\nAnonymous:             0 kB\n\
+6000-6008 r--p 00000000 00:00 0 \nAnonymous:             0 kB\n\
+7000-7008 r-xp 00000000 00:00 0 [vdso]\nAnonymous:             0 kB\n\
+8000-8008 r--s 00000000 fe:00 8 /shared\nAnonymous:             0 kB\n";
+        assert_eq!(
+            clean_files(smaps),
+            [0x55d0..0x55d8, 0x55d8..0x55e0],
+            "not: relocated, writable, no file, vdso, shared"
+        );
+        assert!(clean_files("no-sense r-xp 0 0 0 /x\nAnonymous: 0 kB\n").is_empty());
+    }
+
+    #[test]
+    fn pages_given_back_are_gone_and_come_again() {
+        let resident = || -> u64 {
+            let status = std::fs::read_to_string("/proc/self/status").unwrap();
+            let line = status.lines().find(|l| l.starts_with("RssFile:")).unwrap();
+            line.split_ascii_whitespace()
+                .nth(1)
+                .unwrap()
+                .parse()
+                .unwrap()
+        };
+        let before = resident();
+        give_back();
+        let after = resident();
+        assert!(after < before, "{before} kB of files, then {after} kB");
+        // Code dropped a moment ago still runs.
+        assert_eq!(
+            "12-34".split_once('-').and_then(|_| range("12-34")),
+            Some(0x12..0x34)
+        );
+    }
+
+    #[test]
+    fn a_peak_must_be_worth_it_and_counts_once() {
+        let mut peak = 0;
+        assert!(!fell(&mut peak, 7));
+        assert!(!fell(&mut peak, 0), "too small a peak");
+        assert!(!fell(&mut peak, 40));
+        assert!(!fell(&mut peak, 21));
+        assert!(fell(&mut peak, 20));
+        assert!(!fell(&mut peak, 20), "the peak began anew");
+        assert!(fell(&mut peak, 3));
+    }
+}
