@@ -116,7 +116,11 @@ fn message(model: &Outbound<'_>) -> Cluster {
         LoadBalancer::LeastRequest => cluster::LbPolicy::LeastRequest,
         LoadBalancer::Random => cluster::LbPolicy::Random,
     };
-    let threshold = |limit: Option<u32>| limit.map(|value| UInt32Value { value });
+    // Istio reads 0 as not set.
+    let threshold = |limit: Option<u32>| {
+        let value = limit.filter(|limit| *limit > 0)?;
+        Some(UInt32Value { value })
+    };
     let limits = Thresholds {
         max_connections: threshold(pool.max_connections),
         max_pending_requests: threshold(pool.max_pending_requests),

@@ -384,3 +384,23 @@ fn versions_depend_on_content_and_on_nothing_else() {
     assert_ne!(second[0], first[0]);
     assert_eq!(second[1..], first[1..]);
 }
+
+#[test]
+fn limits_of_a_pool_are_passed_on_and_zero_is_none() {
+    for (number, expected) in [(7, Some(7)), (0, None)] {
+        let rule = format!(
+            "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: p, namespace: default}}\nspec:\n  host: payment\n  trafficPolicy: {{connectionPool: {{tcp: {{maxConnections: {number}}}, http: {{http1MaxPendingRequests: {number}, http2MaxRequests: {number}, maxRetries: {number}}}}}}}\n"
+        );
+        let world = world(&snapshot(&rule), mesh());
+        let key = Key::Cluster(cluster("payment", 80, ""));
+        let message: Cluster = message(&compile(&world, &key, &class()));
+        let limits = &message.circuit_breakers.unwrap().thresholds[0];
+        let all = [
+            limits.max_connections,
+            limits.max_pending_requests,
+            limits.max_requests,
+            limits.max_retries,
+        ];
+        assert_eq!(all.map(|limit| limit.map(|l| l.value)), [expected; 4]);
+    }
+}
