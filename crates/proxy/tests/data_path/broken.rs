@@ -165,10 +165,12 @@ async fn a_response_that_is_cut_off_is_never_taken_for_a_whole_one() {
         .header("host", "web")
         .body(full(""))
         .unwrap();
-    let response = within(sender.send_request(request)).await.unwrap();
-    assert_eq!(response.status(), 200);
-    let body = within(http_body_util::BodyExt::collect(response.into_body())).await;
-    assert!(body.is_err());
+    // The end may overtake the head; what must never come is a whole answer.
+    if let Ok(response) = within(sender.send_request(request)).await {
+        assert_eq!(response.status(), 200);
+        let body = within(http_body_util::BodyExt::collect(response.into_body())).await;
+        assert!(body.is_err());
+    }
     pair.called
         .until("the called side says so", |p| {
             p.log.text().contains("upstream-reset")
