@@ -452,7 +452,9 @@ async fn a_head_that_does_not_end_is_cut_off_while_idle_connections_and_tunnels_
     let answer = within(idle.send_request(request())).await.unwrap();
     assert_eq!(answer.status(), 200);
     // Read to its end: a client that drops an unread body closes the connection itself.
-    within(http_body_util::BodyExt::collect(answer.into_body())).await.unwrap();
+    within(http_body_util::BodyExt::collect(answer.into_body()))
+        .await
+        .unwrap();
     silent
         .write_all(b"GET http://web/ HTTP/1.1\r\nHost: web\r\n\r\n")
         .await

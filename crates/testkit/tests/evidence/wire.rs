@@ -133,10 +133,10 @@ fn descendants(pid: u32) -> Vec<u32> {
 
 /// Processes below `run` that are not naka's own.
 fn programs(run: &Program) -> Vec<u32> {
-    let own = naka();
+    let own = [naka(), naka().with_file_name("naka-proxy")];
     descendants(run.pid())
         .into_iter()
-        .filter(|p| std::fs::read_link(format!("/proc/{p}/exe")).is_ok_and(|exe| exe != own))
+        .filter(|p| std::fs::read_link(format!("/proc/{p}/exe")).is_ok_and(|exe| !own.contains(&exe)))
         .collect()
 }
 
