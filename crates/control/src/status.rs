@@ -3,7 +3,7 @@
 //! Status is computed when it is asked for and never stored: the truth about "who has it" is the ledgers, the truth
 //! about references is the world. Findings come from the same compile that proxies get.
 
-use crate::apiserver::live::{Answer, Counts, Edge, Effect, Live, Nack, ObjectStatus, Rollout};
+use crate::apiserver::live::{Answer, Effect, Live, Nack, ObjectStatus, Observed, Rollout};
 use crate::plane::Plane;
 use naka_api::Object;
 use naka_store::Snapshot;
@@ -25,15 +25,16 @@ mod touch;
 #[derive(Debug)]
 pub struct Status {
     plane: Arc<Plane>,
-    /// Run directories of this machine's proxies, whose counters `edges` reads.
-    run_dir: PathBuf,
+    /// Counters of this machine's proxies.
+    edges: edges::Reader,
 }
 
 impl Status {
     /// Status of a plane; `run_dir` holds one directory per proxy of this machine.
     #[must_use]
     pub fn new(plane: Arc<Plane>, run_dir: PathBuf) -> Arc<Self> {
-        Arc::new(Self { plane, run_dir })
+        let edges = edges::Reader::new(run_dir);
+        Arc::new(Self { plane, edges })
     }
 
     async fn wait(&self, revision: u64, timeout: Duration) -> Rollout {
@@ -283,23 +284,38 @@ impl Live for Status {
         Box::pin(async move { effect::effects(&self.plane, &before, &after, &changed) })
     }
 
-    fn edges(&self) -> Answer<'_, BTreeMap<Edge, Counts>> {
-        Box::pin(edges::read(&self.run_dir))
+    fn edges(&self) -> Answer<'_, Observed> {
+        Box::pin(async {
+            let registered = self.plane.registry().members().into_iter().map(|member| {
+                let registration = &member.registration;
+                let name = format!("{}.{}", registration.workload_name, registration.namespace);
+                (registration.workload_id.clone(), name)
+            });
+            let mut members: BTreeMap<String, String> = registered.collect();
+            let mut connected = Vec::new();
+            for proxy in self.plane.hub.seen() {
+                let id = proxy.who.class.workload_id;
+                connected.push(id.clone());
+                members.entry(id).or_insert(proxy.who.name);
+            }
+            self.edges.read(&members, &connected).await
+        })
     }
 
     fn world(&self) -> Answer<'_, Value> {
         Box::pin(async { self.world() })
     }
 
-    fn hosts_of(&self, objects: Vec<ObjectRef>) -> Answer<'_, Vec<String>> {
+    fn hosts_of(&self, after: Arc<Snapshot>, objects: Vec<ObjectRef>) -> Answer<'_, Vec<String>> {
         Box::pin(async move {
-            let snapshot = self.plane.store.snapshot();
-            let world = self.plane.hub.world();
-            let found = objects.iter().filter_map(|key| snapshot.objects.get(key));
-            let mut hosts: Vec<String> = found
-                .flat_map(|object| touch::hosts(&world, object))
-                .map(|host| host.as_str().to_owned())
-                .collect();
+            let before = self.plane.store.snapshot();
+            let mut hosts: Vec<String> = Vec::new();
+            for snapshot in [&*before, &*after] {
+                let world = self.plane.world_of(snapshot);
+                let found = objects.iter().filter_map(|key| snapshot.objects.get(key));
+                let called = found.flat_map(|object| touch::called(&world, object));
+                hosts.extend(called.map(|host| host.as_str().to_owned()));
+            }
             hosts.sort();
             hosts.dedup();
             hosts

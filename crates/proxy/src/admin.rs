@@ -230,11 +230,17 @@ async fn get(path: &str, query: &str, shared: &Shared) -> Page {
         "/stats" => text(StatusCode::OK, stats(shared)),
         "/stats/prometheus" | "/metrics" => {
             shared.refresh_gauges();
-            page(
+            let mut page = page(
                 StatusCode::OK,
                 naka_telemetry::CONTENT_TYPE,
                 shared.metrics.render(),
-            )
+            );
+            // Whose counters they are: proxies of several meshes may have their sockets side by side.
+            let own = shared.feed.now().map(|now| now.svid.workload_id.to_string());
+            if let Some(id) = own.and_then(|id| http::HeaderValue::try_from(id).ok()) {
+                page.headers_mut().insert(naka_types::header::WORKLOAD, id);
+            }
+            page
         }
         "/drain" | "/ports" | "/quit" => text(StatusCode::METHOD_NOT_ALLOWED, "POST it\n"),
         _ => text(StatusCode::NOT_FOUND, PAGES),

@@ -4,6 +4,8 @@
 pub const REASON: &str = "x-naka-reason";
 /// Set on a response whose trace is to be kept (design decision 10).
 pub const KEEP: &str = "x-naka-keep";
+/// Workload id, on the pages of counters that a proxy shows.
+pub const WORKLOAD: &str = "x-naka-workload";
 /// Request id, made by the first hop.
 pub const REQUEST_ID: &str = "x-request-id";
 /// Verified caller, towards the application.

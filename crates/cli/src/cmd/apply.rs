@@ -41,6 +41,9 @@ pub(crate) async fn apply(args: &args::Apply, context: Option<&str>) -> Outcome 
                 naka_types::duration::Show(time),
                 applied.confirm_id
             ));
+            if let Some(blind) = blind_spots(&applied.unwatched) {
+                out::note(blind);
+            }
         }
         if args.wait {
             let quiet = args.output.is_some();
@@ -48,6 +51,22 @@ pub(crate) async fn apply(args: &args::Apply, context: Option<&str>) -> Outcome 
         }
     }
     applied.verdict()
+}
+
+/// Whose errors nobody looks at while a change waits.
+fn blind_spots(unwatched: &[String]) -> Option<String> {
+    const NAMED: usize = 5;
+    let named = unwatched.iter().take(NAMED).cloned().collect::<Vec<_>>();
+    let more = match unwatched.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    (!named.is_empty()).then(|| {
+        format!(
+            "naka: errors seen by {}{more} do not undo it: the control plane cannot read their counters (they run on other machines, or do not answer)",
+            named.join(", ")
+        )
+    })
 }
 
 /// Runs `naka confirm`.
@@ -99,6 +118,8 @@ pub(crate) struct Applied {
     pub(crate) revision: u64,
     /// Id for `naka confirm`.
     pub(crate) confirm_id: String,
+    /// Proxies whose errors do not take the change back.
+    pub(crate) unwatched: Vec<String>,
     /// `(object, action)`.
     pub(crate) results: Vec<(String, String)>,
     /// Everything found, by us and by the control plane.
@@ -110,6 +131,7 @@ impl Applied {
         Self {
             revision: 0,
             confirm_id: String::new(),
+            unwatched: Vec::new(),
             results: Vec::new(),
             findings,
         }
@@ -174,6 +196,10 @@ pub(crate) async fn send(
                     .or_else(|| id.get("id").map(show))
             })
             .unwrap_or_else(|| revision.to_string()),
+        unwatched: answer
+            .pointer("/confirm/unwatched")
+            .and_then(|list| serde_json::from_value(list.clone()).ok())
+            .unwrap_or_default(),
         results: results
             .map(|all| {
                 all.iter()
@@ -278,5 +304,19 @@ pub(crate) fn show(value: &Value) -> String {
         Value::String(text) => text.clone(),
         Value::Null => String::new(),
         other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::blind_spots;
+
+    #[test]
+    fn proxies_that_are_not_watched_are_named() {
+        assert_eq!(blind_spots(&[]), None);
+        let all: Vec<String> = (0..7).map(|n| format!("w{n}")).collect();
+        let said = blind_spots(&all).unwrap();
+        assert!(said.contains("w0, w1, w2, w3, w4 and 2 more"), "{said}");
+        assert!(!blind_spots(&all[..1]).unwrap().contains("more"));
     }
 }

@@ -159,8 +159,15 @@ pub(crate) async fn apply(call: &Call, request: Request) -> Outcome {
         None => None,
         Some(seconds) => {
             let objects = changed(&preview);
-            let waiting =
-                confirm::prepare(&call.state, &actor, seconds.clamp(1, MAX_CONFIRM), objects).await;
+            let after = Arc::new(preview.after);
+            let waiting = confirm::prepare(
+                &call.state,
+                &actor,
+                seconds.clamp(1, MAX_CONFIRM),
+                after,
+                objects,
+            )
+            .await;
             drafts.push(waiting.draft(&actor));
             Some(waiting)
         }

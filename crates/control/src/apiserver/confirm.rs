@@ -2,7 +2,9 @@
 //!
 //! An open change is a record in the log, committed together with the change itself: a control plane that dies in
 //! between undoes it after its restart. The band is watched on the edges the change touches: the share of errors of the
-//! minute before, widened by three standard deviations of the sample after and one point; at least three errors.
+//! minute before, widened by three standard deviations of the sample after and one point; at least three errors. The
+//! sample after is all since the change, and the last minute of it. Proxies whose counters cannot be read from here are
+//! named to whoever asks for the change.
 //!
 //! Not here: rollouts in steps.
 
@@ -10,24 +12,29 @@ use super::State;
 use super::answer::{Outcome, Problem, ok};
 use super::auth::Role;
 use super::dispatch::Call;
-use super::live::{Counts, Edge};
+use super::live::{Counts, Edge, Observed};
 use super::objects::write_role;
 use naka_api::Kind;
 use naka_identity::{now_s, random_bytes};
-use naka_store::{Draft, Filter};
+use naka_store::{Draft, Filter, Snapshot};
 use naka_types::name::ObjectRef;
 use naka_types::workload::Ulid;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
+use tokio::time::Instant;
 
 const RECORD: &str = "confirm";
 const OPENED: &str = "confirm.open";
-/// Length of the minute before, in samples of one second.
-const SAMPLES: usize = 60;
-/// How often deadlines and bands are looked at.
+/// Length of the minute before, in samples.
+const SAMPLES: usize = 12;
+/// How often deadlines are looked at.
 const TICK: Duration = Duration::from_millis(250);
+/// Ticks between two looks at the traffic while a change is open.
+const LOOK: u64 = 2;
+/// Ticks between two samples that are kept. Every sample makes each proxy of the machine write out its counters.
+const KEEP: u64 = 20;
 /// Fewer errors than this are never an alarm.
 const LEAST_ERRORS: u64 = 3;
 
@@ -37,7 +44,7 @@ type Sample = BTreeMap<Edge, Counts>;
 #[derive(Debug, Default)]
 pub(crate) struct Pending {
     open: BTreeMap<String, Open>,
-    samples: VecDeque<Sample>,
+    samples: VecDeque<(Instant, Sample)>,
 }
 
 /// One open change.
@@ -59,6 +66,8 @@ pub(crate) struct Waiting {
     before: Counts,
     /// Counters when it was made.
     start: Sample,
+    since: Instant,
+    unwatched: Vec<String>,
 }
 
 impl Waiting {
@@ -71,7 +80,7 @@ impl Waiting {
 
     /// As the answer of apply names it.
     pub(crate) fn shown(&self) -> Value {
-        json!({"id": self.id, "deadline": self.deadline_s})
+        json!({"id": self.id, "deadline": self.deadline_s, "hosts": self.hosts, "unwatched": self.unwatched})
     }
 }
 
@@ -80,15 +89,18 @@ pub(crate) async fn prepare(
     state: &State,
     actor: &str,
     seconds: u64,
+    after: Arc<Snapshot>,
     objects: Vec<ObjectRef>,
 ) -> Waiting {
-    let hosts = state.live.hosts_of(objects.clone()).await;
-    let start = state.live.edges().await;
+    let hosts = state.live.hosts_of(after, objects.clone()).await;
+    let Observed {
+        edges: start,
+        unwatched,
+    } = state.live.edges().await;
     let oldest = lock(state)
         .samples
         .front()
-        .cloned()
-        .unwrap_or_else(|| start.clone());
+        .map_or_else(|| start.clone(), |(_, sample)| sample.clone());
     let random = u128::from_be_bytes(random_bytes::<16>());
     // Short enough to type; unique among the few that are open.
     let id = Ulid::new(0, random).to_string()[18..].to_ascii_lowercase();
@@ -100,6 +112,8 @@ pub(crate) async fn prepare(
         objects,
         hosts,
         start,
+        since: Instant::now(),
+        unwatched,
     }
 }
 
@@ -126,7 +140,8 @@ pub(crate) fn open(state: &State) -> Vec<Value> {
             .map(ToString::to_string)
             .collect();
         json!({"id": open.waiting.id, "revision": open.revision, "actor": open.waiting.actor, "objects": objects,
-            "seconds_left": open.waiting.deadline_s.saturating_sub(now)})
+            "seconds_left": open.waiting.deadline_s.saturating_sub(now),
+            "hosts": open.waiting.hosts, "unwatched": open.waiting.unwatched})
     };
     lock(state).open.values().map(shown).collect()
 }
@@ -166,16 +181,17 @@ pub async fn watch_pending(state: Arc<State>) {
     for tick in 0u64.. {
         ticks.tick().await;
         let watched = !lock(&state).open.is_empty();
-        if !watched && !tick.is_multiple_of(4) {
-            continue;
-        }
-        let sample = state.live.edges().await;
-        for (open, why) in due(&state, &sample, now_s()) {
+        let sample = if tick.is_multiple_of(KEEP) || watched && tick.is_multiple_of(LOOK) {
+            Some(state.live.edges().await.edges)
+        } else {
+            None
+        };
+        for (open, why) in due(&state, sample.as_ref(), now_s()) {
             take_back(&state, &open, &why).await;
         }
-        if tick.is_multiple_of(4) {
+        if let Some(sample) = sample.filter(|_| tick.is_multiple_of(KEEP)) {
             let mut pending = lock(&state);
-            pending.samples.push_back(sample);
+            pending.samples.push_back((Instant::now(), sample));
             while pending.samples.len() > SAMPLES {
                 pending.samples.pop_front();
             }
@@ -211,6 +227,8 @@ fn restore(state: &State) {
             hosts: Vec::new(),
             before: Counts::default(),
             start: Sample::new(),
+            since: Instant::now(),
+            unwatched: Vec::new(),
         };
         lock(state).open.entry(id.to_owned()).or_insert(Open {
             waiting,
@@ -220,13 +238,15 @@ fn restore(state: &State) {
 }
 
 /// Takes out those whose time has come, with the reason.
-fn due(state: &State, sample: &Sample, now: u64) -> Vec<(Open, String)> {
+fn due(state: &State, sample: Option<&Sample>, now: u64) -> Vec<(Open, String)> {
     let mut pending = lock(state);
+    let oldest = pending.samples.front().cloned();
     let reasons: Vec<(String, String)> = pending
         .open
         .values()
         .filter_map(|open| {
-            reason(&open.waiting, sample, now).map(|why| (open.waiting.id.clone(), why))
+            reason(&open.waiting, sample, oldest.as_ref(), now)
+                .map(|why| (open.waiting.id.clone(), why))
         })
         .collect();
     reasons
@@ -235,12 +255,27 @@ fn due(state: &State, sample: &Sample, now: u64) -> Vec<(Open, String)> {
         .collect()
 }
 
-fn reason(waiting: &Waiting, sample: &Sample, now: u64) -> Option<String> {
+fn reason(
+    waiting: &Waiting,
+    sample: Option<&Sample>,
+    oldest: Option<&(Instant, Sample)>,
+    now: u64,
+) -> Option<String> {
     if now >= waiting.deadline_s {
         return Some("not confirmed in time".to_owned());
     }
-    let after = between(&waiting.start, sample, &waiting.hosts);
-    left_band(waiting.before, after).then(|| {
+    let since = |from: &Sample| Some(between(from, sample?, &waiting.hosts));
+    // Hours of good traffic must not hide what goes wrong now.
+    let latest = oldest.filter(|(when, _)| *when >= waiting.since);
+    let spans = [
+        since(&waiting.start),
+        latest.and_then(|(_, from)| since(from)),
+    ];
+    let after = spans
+        .into_iter()
+        .flatten()
+        .find(|after| left_band(waiting.before, *after));
+    after.map(|after| {
         let percent = |counts: Counts| 100.0 * share(counts);
         format!(
             "errors on {} rose from {:.1} % in the minute before to {:.1} % ({} of {} requests)",
@@ -367,6 +402,7 @@ mod tests {
         let edge = |to: &str| Edge {
             from: "a/b".to_owned(),
             to: to.to_owned(),
+            proxy: "1".to_owned(),
         };
         let from = Sample::from([(edge("x"), counts(100, 50)), (edge("y"), counts(5, 0))]);
         let to = Sample::from([

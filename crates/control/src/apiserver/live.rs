@@ -47,10 +47,10 @@ pub trait Live: Send + Sync + fmt::Debug {
     ) -> Answer<'_, Vec<Effect>>;
 
     /// Requests and errors so far, by edge. Counters only grow; they may start again at 0 when a proxy restarts.
-    fn edges(&self) -> Answer<'_, BTreeMap<Edge, Counts>>;
+    fn edges(&self) -> Answer<'_, Observed>;
 
-    /// Hosts whose traffic these objects touch, for the band of `apply --confirm`.
-    fn hosts_of(&self, objects: Vec<ObjectRef>) -> Answer<'_, Vec<String>>;
+    /// Hosts whose traffic these objects touch, as they are and as they will be, for the band of `apply --confirm`.
+    fn hosts_of(&self, after: Arc<Snapshot>, objects: Vec<ObjectRef>) -> Answer<'_, Vec<String>>;
 
     /// What `naka explain` needs of the live state: `{objects: […], endpoints: {…}, services: {…}}`.
     fn world(&self) -> Answer<'_, Value>;
@@ -136,6 +136,15 @@ pub struct Effect {
     pub shadowed: Vec<String>,
 }
 
+/// What is known of the traffic.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Observed {
+    /// Counters by edge.
+    pub edges: BTreeMap<Edge, Counts>,
+    /// Connected proxies whose counters cannot be read from here.
+    pub unwatched: Vec<String>,
+}
+
 /// Who calls whom.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Edge {
@@ -143,6 +152,8 @@ pub struct Edge {
     pub from: String,
     /// Called host.
     pub to: String,
+    /// Workload id of the proxy that counts.
+    pub proxy: String,
 }
 
 /// Counters of an edge.

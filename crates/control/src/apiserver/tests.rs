@@ -6,7 +6,7 @@ mod kube;
 mod kubectl;
 mod watching;
 
-use super::live::{Answer, Condition, Counts, Edge, Effect, Live, ObjectStatus, Rollout};
+use super::live::{Answer, Condition, Counts, Edge, Effect, Live, ObjectStatus, Observed, Rollout};
 use super::{Listeners, Mesh, State, serve};
 use bytes::Bytes;
 use http::{Method, Request, header};
@@ -91,11 +91,14 @@ impl Live for Fake {
         now(vec![effect; changed.len()])
     }
 
-    fn edges(&self) -> Answer<'_, BTreeMap<Edge, Counts>> {
-        now(self.edges.lock().unwrap().clone())
+    fn edges(&self) -> Answer<'_, Observed> {
+        now(Observed {
+            edges: self.edges.lock().unwrap().clone(),
+            unwatched: vec!["far-0.default".to_owned()],
+        })
     }
 
-    fn hosts_of(&self, _objects: Vec<ObjectRef>) -> Answer<'_, Vec<String>> {
+    fn hosts_of(&self, _after: Arc<Snapshot>, _objects: Vec<ObjectRef>) -> Answer<'_, Vec<String>> {
         now(vec!["payment".to_owned()])
     }
 

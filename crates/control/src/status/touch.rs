@@ -3,9 +3,9 @@
 use crate::compile::Key;
 use crate::compile::gateway;
 use crate::world::World;
-use naka_api::networking::virtual_service::GatewayRef;
+use naka_api::networking::virtual_service::{Action, GatewayRef};
 use naka_api::{Object, Spec};
-use naka_types::host::Host;
+use naka_types::host::{Host, ROOT_NAMESPACE};
 use naka_types::name::ClusterName;
 use std::collections::BTreeSet;
 
@@ -40,6 +40,53 @@ pub(super) fn hosts(world: &World, object: &Object) -> BTreeSet<Host> {
             BTreeSet::new()
         }
     }
+}
+
+/// Hosts that calls are counted under when an object decides about them: those it is for, and those it leads to.
+pub(super) fn called(world: &World, object: &Object) -> BTreeSet<Host> {
+    let mut found = hosts(world, object);
+    match &object.spec {
+        Spec::VirtualService(spec) => {
+            // At a gateway, hosts are not services of the mesh; answers without a destination are counted under them.
+            found.extend(
+                spec.hosts
+                    .iter()
+                    .filter(|host| !host.is_wildcard())
+                    .cloned(),
+            );
+            let routed = spec.http.iter().filter_map(|route| match &route.action {
+                Action::Route(destinations) => Some(destinations),
+                Action::Redirect(_) | Action::Direct(_) => None,
+            });
+            found.extend(routed.flatten().map(|to| to.destination.host.clone()));
+        }
+        Spec::Gateway(_) => {
+            let key = (object.meta.namespace.clone(), object.meta.name.clone());
+            for bound in world
+                .gateway_routes
+                .get(&key)
+                .into_iter()
+                .flat_map(|all| all.iter())
+            {
+                found.extend(called(world, bound));
+            }
+        }
+        Spec::PeerAuthentication(_) => {
+            let whole = object.meta.namespace == ROOT_NAMESPACE;
+            let services = world.services.values();
+            found.extend(
+                services
+                    .filter(|service| whole || service.namespace == object.meta.namespace)
+                    .map(|service| service.host.clone()),
+            );
+        }
+        Spec::DestinationRule(_)
+        | Spec::Service(_)
+        | Spec::WorkloadEntry(_)
+        | Spec::Namespace
+        | Spec::Secret(_) => {}
+    }
+    found
 }
 
 /// The resources an object goes into.
@@ -132,4 +179,67 @@ fn ports(object: &Object) -> BTreeSet<u16> {
         .iter()
         .map(|server| server.port)
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::called;
+    use crate::compile::tests::{member, snapshot, world};
+    use crate::registry::Health;
+    use naka_types::name::ObjectRef;
+
+    const MESH: &str = "
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: edge, namespace: default}
+spec: {selector: {app: edge}, servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}]}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: shop, namespace: default}
+spec:
+  hosts: [shop.example.com]
+  gateways: [edge]
+  http: [{route: [{destination: {host: order}}]}]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: payment, namespace: default}
+spec:
+  hosts: [payment]
+  http: [{route: [{destination: {host: order}, weight: 50}, {destination: {host: payment}, weight: 50}]}]
+---
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: strict, namespace: default}
+spec: {mtls: {mode: STRICT}}
+";
+
+    #[test]
+    fn calls_are_watched_where_they_are_counted() {
+        let snapshot = snapshot(MESH);
+        let world = world(
+            &snapshot,
+            vec![
+                member(1, "order", "v1", Health::Healthy),
+                member(2, "payment", "v1", Health::Healthy),
+            ],
+        );
+        let of = |kind: &str, name: &str| -> Vec<String> {
+            let key = ObjectRef {
+                kind: kind.to_owned(),
+                namespace: "default".to_owned(),
+                name: name.to_owned(),
+            };
+            let hosts = called(&world, &snapshot.objects[&key]);
+            hosts.iter().map(|host| host.as_str().to_owned()).collect()
+        };
+        let full = |name: &str| format!("{name}.default.svc.cluster.local");
+        let edge = [full("order"), "shop.example.com".to_owned()];
+        assert_eq!(of("VirtualService", "shop"), edge);
+        assert_eq!(of("Gateway", "edge"), edge);
+        let both = [full("order"), full("payment")];
+        assert_eq!(of("VirtualService", "payment"), both);
+        assert_eq!(of("PeerAuthentication", "strict"), both);
+    }
 }

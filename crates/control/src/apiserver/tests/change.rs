@@ -23,6 +23,7 @@ fn traffic(server: &Server, to: &str, requests: u64, errors: u64) {
     let edge = Edge {
         from: "default/order".to_owned(),
         to: to.to_owned(),
+        proxy: "1".to_owned(),
     };
     server
         .fake
@@ -193,6 +194,7 @@ async fn an_unconfirmed_change_takes_itself_back_in_time() {
 async fn a_confirmed_change_stays() {
     let server = Server::start().await;
     let applied = risky(&server, 2).await;
+    assert_eq!(applied["confirm"]["unwatched"], json!(["far-0.default"]));
     let id = applied["confirm"]["id"].as_str().unwrap().to_owned();
     let open = server.get("/naka/v1/confirm").await;
     assert_eq!(
