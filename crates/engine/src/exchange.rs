@@ -201,7 +201,8 @@ pub struct Try {
     pub cluster: Arc<Cluster>,
     /// Whom to call.
     pub endpoint: Arc<Endpoint>,
-    /// Counts the request; keep until the response has been passed on, drop before stepping with a failure.
+    /// Counts the request; keep until the response has been passed on. Drop it before stepping with a failure, and
+    /// hand it over with [`Exchange::hold`] before stepping with a response.
     pub permit: Permit,
     /// Time (same clock as `Cx::now`) at which the whole exchange must have its response head.
     pub deadline: Option<Duration>,
