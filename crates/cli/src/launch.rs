@@ -26,6 +26,8 @@ use std::time::{Duration, Instant};
 
 /// A proxy that is not ready by then will not be.
 const READY_WITHIN: Duration = Duration::from_secs(15);
+/// Time for a control plane that is connected to take or refuse a registration.
+const ADMITTED_WITHIN: Duration = Duration::from_secs(1);
 /// Time for a control plane that refuses to change its mind, or for one that is starting to answer.
 const REFUSED_WITHIN: Duration = Duration::from_secs(3);
 /// The longest a drain may take: the proxy's own limit and some.
@@ -197,6 +199,26 @@ impl Proxy {
             began.elapsed().as_secs(),
             self.log().display()
         )))
+    }
+
+    /// Waits until the control plane has taken the registration, or has refused it: a workload that nobody is sent to
+    /// must not look like one that runs. A control plane that is away cannot refuse, so then nothing is waited for.
+    pub(crate) async fn admitted(&self) -> Outcome {
+        let deadline = Instant::now() + ADMITTED_WITHIN;
+        while Instant::now() < deadline {
+            let answer = self.ask(Method::GET, "/server_info", None).await?;
+            let control = answer.body.get("control").cloned().unwrap_or_default();
+            let is = |field: &str| control.get(field).and_then(Value::as_bool).unwrap_or(false);
+            if is("registered") || !is("connected") {
+                return Ok(());
+            }
+            let problems = control.get("problems").and_then(Value::as_array);
+            if let Some(first) = problems.and_then(|all| all.first()) {
+                return Err(Exit::failed(crate::cmd::apply::show(first)));
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        Ok(())
     }
 
     /// What stands between it and the control plane, in its own words.

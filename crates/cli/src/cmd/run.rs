@@ -50,6 +50,9 @@ pub(crate) async fn run(args: &args::Run, context: Option<&str>) -> Outcome {
             "a port needs a name to be found under: add -s NAME",
         ));
     }
+    if args.host_port.is_none() {
+        declared.iter().try_for_each(|port| free(port.port))?;
+    }
     let context = Contexts::open(&home)?.choose(context)?;
     if args.capture == Capture::Namespace {
         out::note("naka: --capture namespace is not available yet; using proxy variables");
@@ -66,7 +69,11 @@ pub(crate) async fn run(args: &args::Run, context: Option<&str>) -> Outcome {
     launch::admit(&mut settings, &who, &context, args.token.as_deref()).await?;
     let mut signals = Signals::new()?;
     let mut sidecar = Proxy::start("sidecar", &settings, instance)?;
-    if let Err(error) = sidecar.ready().await {
+    let mut ready = sidecar.ready().await;
+    if ready.is_ok() && who.service.is_some() {
+        ready = sidecar.admitted().await;
+    }
+    if let Err(error) = ready {
         sidecar.stop().await;
         return Err(error);
     }
@@ -90,6 +97,17 @@ pub(crate) async fn run(args: &args::Run, context: Option<&str>) -> Outcome {
     match code(pair.supervise(&mut signals).await?) {
         0 => Ok(()),
         code => Err(Exit::silent(code)),
+    }
+}
+
+/// A port that somebody listens on before the program has started would get its calls to somebody else.
+fn free(port: u16) -> Outcome {
+    match std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Err(Exit::failed(format!(
+            "-p {port}: another program listens on this port already and would get the calls; end it or use another port"
+        ))),
+        // Whatever else is wrong with it, the program will say.
+        _ => Ok(()),
     }
 }
 

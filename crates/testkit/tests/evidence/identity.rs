@@ -8,7 +8,13 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// A workload started by somebody who holds only a token: another home directory, no control socket.
-fn run_with_token(mesh: &Mesh, home: &Path, name: &str, token: &str, options: &[&str]) -> Program {
+pub(crate) fn run_with_token(
+    mesh: &Mesh,
+    home: &Path,
+    name: &str,
+    token: &str,
+    options: &[&str],
+) -> Program {
     std::fs::create_dir_all(home).expect("a directory");
     let join = mesh
         .command(["join", token])
@@ -43,7 +49,7 @@ fn run_with_token(mesh: &Mesh, home: &Path, name: &str, token: &str, options: &[
 }
 
 /// Whether a healthy workload serves `service`.
-fn served(mesh: &Mesh, service: &str) -> bool {
+pub(crate) fn served(mesh: &Mesh, service: &str) -> bool {
     mesh.workloads()
         .iter()
         .any(|w| w["service"] == service && w["state"] == "healthy")

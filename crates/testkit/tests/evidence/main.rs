@@ -4,6 +4,7 @@
 
 mod api;
 mod change;
+mod cli;
 mod count;
 mod identity;
 mod input;
