@@ -236,7 +236,10 @@ async fn get(path: &str, query: &str, shared: &Shared) -> Page {
                 shared.metrics.render(),
             );
             // Whose counters they are: proxies of several meshes may have their sockets side by side.
-            let own = shared.feed.now().map(|now| now.svid.workload_id.to_string());
+            let own = shared
+                .feed
+                .now()
+                .map(|now| now.svid.workload_id.to_string());
             if let Some(id) = own.and_then(|id| http::HeaderValue::try_from(id).ok()) {
                 page.headers_mut().insert(naka_types::header::WORKLOAD, id);
             }

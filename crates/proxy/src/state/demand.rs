@@ -312,7 +312,11 @@ mod tests {
         demand.passed(2, &book);
         assert_eq!(first.await, Ok(Err(Reason::NoSuchPort)));
         let mut again = ask(&mut demand, &book, 2);
-        assert_eq!(again.try_recv(), Ok(Err(Reason::NoSuchPort)), "no step has to come first");
+        assert_eq!(
+            again.try_recv(),
+            Ok(Err(Reason::NoSuchPort)),
+            "no step has to come first"
+        );
         // It has come, and was refused by this proxy: that is another story.
         demand.arrived(type_url::VIRTUAL_HOST, NAME, true, 3);
         let mut refused = ask(&mut demand, &book, 3);
