@@ -136,7 +136,9 @@ fn programs(run: &Program) -> Vec<u32> {
     let own = [naka(), naka().with_file_name("naka-proxy")];
     descendants(run.pid())
         .into_iter()
-        .filter(|p| std::fs::read_link(format!("/proc/{p}/exe")).is_ok_and(|exe| !own.contains(&exe)))
+        .filter(|p| {
+            std::fs::read_link(format!("/proc/{p}/exe")).is_ok_and(|exe| !own.contains(&exe))
+        })
         .collect()
 }
 
