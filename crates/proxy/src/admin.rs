@@ -262,7 +262,14 @@ async fn ready(query: &str, shared: &Shared) -> Page {
     } else {
         StatusCode::SERVICE_UNAVAILABLE
     };
+    let health = if missing.is_empty() {
+        "healthy"
+    } else {
+        "unhealthy"
+    };
     let body = json!({
+        "status": health,
+        "service": shared.settings.service,
         "ready": missing.is_empty(),
         "missing": missing,
         "state": state_word(&shared.lease),

@@ -63,6 +63,10 @@ async fn pages_answer_and_say_what_is_missing() {
         body.contains("identity") && body.contains("configuration"),
         "{body}"
     );
+    assert!(
+        body.contains(r#""status": "unhealthy""#) && body.contains(r#""service": "pay""#),
+        "{body}"
+    );
     for path in [
         "/server_info",
         "/config_dump",
