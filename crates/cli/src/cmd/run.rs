@@ -50,7 +50,7 @@ pub(crate) async fn run(args: &args::Run, context: Option<&str>) -> Outcome {
             "a port needs a name to be found under: add -s NAME",
         ));
     }
-    if args.host_port.is_none() {
+    if args.inbound_port.is_none() {
         declared.iter().try_for_each(|port| free(port.port))?;
     }
     let context = Contexts::open(&home)?.choose(context)?;
@@ -90,7 +90,7 @@ pub(crate) async fn run(args: &args::Run, context: Option<&str>) -> Outcome {
         program,
         declared,
         serves: who.service.is_some(),
-        host_port: args.host_port,
+        inbound_port: args.inbound_port,
         advertise: args.advertise_port,
         announced: Vec::new(),
     };
@@ -314,7 +314,7 @@ struct Pair {
     program: Child,
     declared: Vec<Port>,
     serves: bool,
-    host_port: Option<u16>,
+    inbound_port: Option<u16>,
     advertise: Option<SocketAddr>,
     announced: Vec<Port>,
 }
@@ -377,8 +377,11 @@ impl Pair {
         let Some(first) = ports.first_mut() else {
             return Ok(());
         };
-        if let Some(host_port) = self.host_port {
-            first.bind = Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), host_port));
+        if let Some(inbound_port) = self.inbound_port {
+            first.bind = Some(SocketAddr::new(
+                IpAddr::V4(Ipv4Addr::LOCALHOST),
+                inbound_port,
+            ));
         }
         first.advertise = self.advertise;
         self.sidecar.announce(&ports).await?;

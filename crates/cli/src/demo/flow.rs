@@ -283,7 +283,7 @@ impl Flow {
         let port = free_port()?;
         let relay = Relay::start(SocketAddr::from(([127, 0, 0, 1], port)), CARD).await?;
         let options = [
-            "--host-port".to_owned(),
+            "--inbound-port".to_owned(),
             port.to_string(),
             "--advertise-port".to_owned(),
             relay.address.to_string(),

@@ -1,0 +1,230 @@
+//! Options of the commands that secure and operate a mesh: tokens, the log, the processes themselves.
+
+use super::{Output, duration};
+use clap::{Args as Group, Subcommand, ValueEnum};
+use std::path::PathBuf;
+use std::time::Duration;
+
+#[derive(Debug, Group)]
+pub(crate) struct Token {
+    #[command(subcommand)]
+    pub(crate) command: TokenCommand,
+}
+
+/// What to do with tokens.
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Make a token; it is shown once
+    Create(TokenCreate),
+    /// List tokens, without their secrets
+    List {
+        /// How to print
+        #[arg(short, long, value_name = "FORM")]
+        output: Option<Output>,
+    },
+    /// Revoke a token
+    Revoke {
+        /// Id of the token
+        id: String,
+    },
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct TokenCreate {
+    /// join: lets a proxy get its certificate. api: lets a person or program use the API
+    #[arg(long, value_name = "KIND", default_value = "join")]
+    pub(crate) kind: TokenKind,
+    /// Namespace of the workload
+    #[arg(short, long, value_name = "NS", default_value = "default")]
+    pub(crate) namespace: String,
+    /// Service that may be served (join); its service account too unless --service-account is given
+    #[arg(short, long, value_name = "NAME")]
+    pub(crate) service: Vec<String>,
+    /// Service account (join)
+    #[arg(long, value_name = "SA")]
+    pub(crate) service_account: Option<String>,
+    /// Label that counts in policies (join)
+    #[arg(short, long = "label", value_name = "K=V")]
+    pub(crate) labels: Vec<String>,
+    /// How often it may be used (join)
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) uses: u32,
+    /// How long it is good
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration)]
+    pub(crate) ttl: Duration,
+    /// Role (api)
+    #[arg(long, value_name = "ROLE", default_value = "viewer")]
+    pub(crate) role: TokenRole,
+}
+
+/// Kind of a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TokenKind {
+    /// For proxies
+    Join,
+    /// For people and programs
+    Api,
+}
+
+/// Role of an API token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TokenRole {
+    /// Reads
+    Viewer,
+    /// Changes objects
+    Operator,
+    /// Everything
+    Admin,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Store {
+    #[command(subcommand)]
+    pub(crate) command: StoreCommand,
+}
+
+/// What to do with a log.
+#[derive(Debug, Subcommand)]
+pub(crate) enum StoreCommand {
+    /// Cut damage off a log so that it can be written again; says what is lost and keeps the damaged file
+    Repair {
+        /// Name of the mesh
+        #[arg(long, value_name = "NAME", default_value = "local")]
+        mesh: String,
+    },
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Control {
+    /// Name of the mesh
+    #[arg(long, value_name = "NAME", default_value = "local")]
+    pub(crate) mesh: String,
+    /// Trust domain of new identities (only when the mesh is made)
+    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
+    pub(crate) trust_domain: String,
+    /// Address that other machines reach this one by
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) advertise: Option<String>,
+    /// Lifetime of workload certificates; they are renewed at half to four fifths of it
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = duration)]
+    pub(crate) leaf_ttl: Duration,
+    /// Leave the terminal's session: set by `naka up`.
+    #[arg(long, hide = true)]
+    pub(crate) detached: bool,
+    /// End with the parent process: set by `naka demo`.
+    #[arg(long, hide = true)]
+    pub(crate) with_parent: bool,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Proxy {
+    #[command(subcommand)]
+    pub(crate) command: ProxyCommand,
+}
+
+/// The two proxies.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ProxyCommand {
+    /// Beside one workload
+    Sidecar(ProxyRun),
+    /// At the edge
+    Gateway(GatewayRun),
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct ProxyRun {
+    /// Settings file (JSON)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) settings: PathBuf,
+    /// End with the parent process: set by `naka run`.
+    #[arg(long, hide = true)]
+    pub(crate) with_parent: bool,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct GatewayRun {
+    /// Settings file (JSON) instead of the options
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub(crate) settings: Option<PathBuf>,
+    /// Namespace of the gateway
+    #[arg(short, long, value_name = "NS", default_value = "istio-system")]
+    pub(crate) namespace: String,
+    /// Name and service account of the gateway
+    #[arg(
+        short,
+        long,
+        value_name = "NAME",
+        default_value = "istio-ingressgateway"
+    )]
+    pub(crate) service: String,
+    /// Label that Gateway objects select; `istio: ingressgateway` unless given
+    #[arg(short, long = "label", value_name = "K=V")]
+    pub(crate) labels: Vec<String>,
+    /// Address that listeners bind
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1")]
+    pub(crate) bind: String,
+    /// Where a port of the Gateway objects is really bound: `80=127.0.0.1:8080`
+    #[arg(short, long = "port", value_name = "PORT=ADDR:PORT")]
+    pub(crate) ports: Vec<String>,
+    /// Worker threads; one per core of the quota unless given
+    #[arg(long, value_name = "N")]
+    pub(crate) workers: Option<usize>,
+    /// Join token, when the mesh runs elsewhere
+    #[arg(long, value_name = "TOKEN", hide = true)]
+    pub(crate) token: Option<String>,
+    /// Number of this replica; the first free one unless given
+    #[arg(long, value_name = "N")]
+    pub(crate) instance: Option<u32>,
+    /// End with the parent process: set by `naka demo`.
+    #[arg(long, hide = true)]
+    pub(crate) with_parent: bool,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Context {
+    /// Context to make current; lists them unless given
+    pub(crate) name: Option<String>,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Version {
+    /// How to print
+    #[arg(short, long, value_name = "FORM")]
+    pub(crate) output: Option<Output>,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Completion {
+    /// Shell
+    pub(crate) shell: Shell,
+}
+
+/// Shells with a completion script.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Shell {
+    /// GNU Bash
+    Bash,
+    /// Z shell
+    Zsh,
+    /// fish
+    Fish,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct DemoProgram {
+    /// Name of the service
+    #[arg(long)]
+    pub(crate) name: String,
+    /// Version
+    #[arg(long, default_value = "v1")]
+    pub(crate) version: String,
+    /// Directory of the request logs
+    #[arg(long)]
+    pub(crate) log_dir: PathBuf,
+    /// Port to listen on; a free one unless given
+    #[arg(long, default_value_t = 0)]
+    pub(crate) port: u16,
+    /// Services to call for each order, one after the other
+    #[arg(long)]
+    pub(crate) call: Vec<String>,
+}
