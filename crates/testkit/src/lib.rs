@@ -8,6 +8,7 @@ pub mod http1;
 pub mod mesh;
 pub mod program;
 pub mod relay;
+pub mod user;
 pub mod wait;
 
 /// How long or how often a long proof runs; what it checks is the same.

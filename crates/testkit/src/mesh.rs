@@ -1,6 +1,7 @@
 //! One mesh under its own `NAKA_HOME`: control plane, workloads under `naka run`, and the command line.
 
 use crate::program::{Program, children, free_port};
+use crate::user;
 use crate::wait::until;
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -19,6 +20,7 @@ pub struct Mesh {
     home: TempDir,
     control: Option<Program>,
     control_options: Vec<String>,
+    unprivileged: bool,
 }
 
 /// The shipped binary, built beside the tests.
@@ -75,17 +77,37 @@ impl Mesh {
     /// When it does not come up.
     #[must_use]
     pub fn up_with(control_options: &[&str]) -> Self {
+        let mut mesh = Self::new(control_options, false);
+        mesh.start_control();
+        mesh
+    }
+
+    /// `naka up` by a user without rights whose home is empty, and so is everything that follows, see [`user`].
+    ///
+    /// # Panics
+    /// When it does not come up.
+    #[must_use]
+    pub fn up_unprivileged() -> Self {
+        let mesh = Self::new(&[], true);
+        let account = mesh.home.path().join("user");
+        std::fs::create_dir(&account).expect("a home directory");
+        user::give(mesh.home.path());
+        user::give(&account);
+        mesh.ok(["up"]);
+        mesh
+    }
+
+    fn new(control_options: &[&str], unprivileged: bool) -> Self {
         let home = tempfile::Builder::new()
             .prefix("naka-test-")
             .tempdir()
             .expect("a temporary directory");
-        let mut mesh = Self {
+        Self {
             home,
             control: None,
             control_options: control_options.iter().map(|o| (*o).to_owned()).collect(),
-        };
-        mesh.start_control();
-        mesh
+            unprivileged,
+        }
     }
 
     /// Starts the control plane in the foreground of the test (so that it can be killed), after [`Mesh::kill_control`] too.
@@ -134,14 +156,23 @@ impl Mesh {
 
     /// A `naka` command with this mesh's environment and no other.
     pub fn command<I: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = I>) -> Command {
-        let mut command = Command::new(naka());
+        let mut command = if self.unprivileged {
+            user::command(naka().as_os_str())
+        } else {
+            Command::new(naka())
+        };
         command
             .args(args)
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-            .env("HOME", self.home.path())
-            .env("NAKA_HOME", self.home.path())
             .current_dir(self.home.path());
+        if self.unprivileged {
+            command.env("HOME", self.home.path().join("user"));
+        } else {
+            command
+                .env("HOME", self.home.path())
+                .env("NAKA_HOME", self.home.path());
+        }
         command
     }
 
@@ -255,6 +286,23 @@ impl Mesh {
         );
     }
 
+    /// Waits until a workload of `service` with the label `version` is healthy.
+    ///
+    /// # Panics
+    /// When that does not happen soon.
+    pub fn wait_version(&self, service: &str, version: &str) {
+        until(&format!("a healthy {service} {version}"), SOON, || {
+            self.workloads()
+                .iter()
+                .any(|workload| {
+                    workload["service"] == service
+                        && workload["labels"]["version"] == version
+                        && workload["state"] == "healthy"
+                })
+                .then_some(())
+        });
+    }
+
     /// The workloads that the control plane knows.
     #[must_use]
     pub fn workloads(&self) -> Vec<Value> {
@@ -305,5 +353,14 @@ impl Mesh {
             queue.extend(children(pid));
         }
         Err(anyhow::anyhow!("no sidecar below process {}", run.pid())).context(run.err())
+    }
+}
+
+impl Drop for Mesh {
+    fn drop(&mut self) {
+        // The other control planes are children of the test and end with it.
+        if self.unprivileged {
+            let _ = self.naka(["down"]);
+        }
     }
 }

