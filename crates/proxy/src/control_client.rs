@@ -416,7 +416,11 @@ async fn certify(link: &Link, params: &Params, token: Option<&Token>) -> Result<
     Ok(())
 }
 
-async fn issue(
+/// Asks for a certificate; with a token on a connection that has no identity yet.
+///
+/// # Errors
+/// When none was issued, with the control plane's words.
+pub async fn issue(
     link: &Link,
     settings: &Settings,
     token: Option<&Token>,
@@ -456,11 +460,15 @@ async fn issue(
 
 /// One HTTP/2 connection to the control plane, as tonic's clients want it.
 #[derive(Debug, Clone)]
-struct Link {
+pub struct Link {
     requests: hyper::client::conn::http2::SendRequest<tonic::body::Body>,
 }
 
-async fn dial(address: &str, config: Arc<rustls::ClientConfig>) -> Result<Link, Error> {
+/// Connects to one address and greets; HTTP/2 over TLS.
+///
+/// # Errors
+/// When it cannot be reached in time or TLS refuses.
+pub async fn dial(address: &str, config: Arc<rustls::ClientConfig>) -> Result<Link, Error> {
     let failed = |what: String| Error::Dial {
         address: address.to_owned(),
         what,
