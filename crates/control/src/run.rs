@@ -18,7 +18,7 @@ use naka_store::{Draft, Store};
 use naka_telemetry::Metrics;
 use naka_types::host::{DEFAULT_NAMESPACE, ROOT_NAMESPACE};
 use naka_types::name::ObjectRef;
-use naka_wire::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
+use naka_wire::ads::AdsServer;
 use naka_wire::v1::workloads_server::WorkloadsServer;
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -293,10 +293,7 @@ impl Bound {
             .http2_keepalive_interval(Some(naka_xds::driver::KEEPALIVE_INTERVAL))
             .http2_keepalive_timeout(Some(naka_xds::driver::KEEPALIVE_TIMEOUT))
             .add_service(ca.into_service())
-            .add_service(
-                AggregatedDiscoveryServiceServer::new(ads)
-                    .max_decoding_message_size(naka_xds::driver::MESSAGE_LIMIT),
-            )
+            .add_service(AdsServer::new(ads))
             .add_service(WorkloadsServer::new(workloads))
             .serve_with_incoming_shutdown(incoming, async move {
                 let _ = grpc_stop.wait_for(|stop| *stop).await;

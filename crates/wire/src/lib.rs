@@ -8,6 +8,8 @@
 //! Maps of Envoy's messages are hash maps, so encoded bytes differ from process to process: never hash or compare
 //! encoded messages.
 
+pub mod ads;
+pub mod codec;
 pub mod istio_ca;
 pub mod time;
 pub mod type_url;
