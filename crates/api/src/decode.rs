@@ -7,7 +7,7 @@ use crate::kind::{self, Kind};
 use crate::object::{Object, Spec};
 use crate::schema::Field;
 use crate::tree::{self, Data, Node, Place, Problem};
-use crate::{codes, core, networking, security};
+use crate::{codes, core, extensions, networking, security, telemetry};
 use naka_types::finding::Finding;
 use naka_types::host::DEFAULT_NAMESPACE;
 use serde_json::Value;
@@ -255,6 +255,21 @@ pub(crate) fn fields_of(kind: Kind) -> &'static [Field] {
         Kind::DestinationRule => networking::destination_rule::fields::OBJECT,
         Kind::Gateway => networking::gateway::fields::OBJECT,
         Kind::PeerAuthentication => security::peer_authentication::fields::OBJECT,
+        Kind::ServiceEntry => networking::service_entry::fields::OBJECT,
+        Kind::Sidecar => networking::sidecar::fields::OBJECT,
+        Kind::WorkloadGroup => networking::workload_group::fields::OBJECT,
+        Kind::EnvoyFilter => networking::envoy_filter::fields::OBJECT,
+        Kind::ProxyConfig => networking::proxy_config::fields::OBJECT,
+        Kind::WasmPlugin => extensions::wasm_plugin::fields::OBJECT,
+        Kind::TrafficExtension => extensions::traffic_extension::fields::OBJECT,
+        Kind::AuthorizationPolicy => security::authorization_policy::fields::OBJECT,
+        Kind::RequestAuthentication => security::request_authentication::fields::OBJECT,
+        Kind::Telemetry => telemetry::fields::OBJECT,
+        Kind::ConfigMap => core::config_map::fields::OBJECT,
+        Kind::Deployment => core::deployment::fields::OBJECT,
+        Kind::PrometheusRule => core::prometheus_rule::fields::OBJECT,
+        Kind::Trigger => core::trigger::fields::OBJECT,
+        Kind::KnativeService => core::knative_service::fields::OBJECT,
     }
 }
 
@@ -278,6 +293,20 @@ fn build(report: &mut Report, node: &Node, kind: Kind, namespace: &str) -> Optio
         Kind::PeerAuthentication => {
             Spec::PeerAuthentication(security::peer_authentication::build(report, spec))
         }
+        Kind::ServiceEntry
+        | Kind::Sidecar
+        | Kind::WorkloadGroup
+        | Kind::EnvoyFilter
+        | Kind::ProxyConfig
+        | Kind::WasmPlugin
+        | Kind::TrafficExtension => Spec::Kept,
+        Kind::AuthorizationPolicy => Spec::Kept,
+        Kind::RequestAuthentication => Spec::Kept,
+        Kind::Telemetry => Spec::Kept,
+        Kind::ConfigMap => Spec::Kept,
+        Kind::Deployment => Spec::Kept,
+        Kind::PrometheusRule => Spec::Kept,
+        Kind::Trigger | Kind::KnativeService => Spec::Kept,
     })
 }
 
@@ -323,7 +352,7 @@ fn kind_of(report: &mut Report, node: &Node) -> Option<Kind> {
     let (version, name) = (word("apiVersion"), word("kind"));
     let (version, name) = (version?, name?);
     let at = |field: &str| node.get(field).map_or(place, |value| value.place);
-    let Some(kind) = Kind::parse(&name) else {
+    let Some(kind) = Kind::of_manifest(&name, &version) else {
         let (message, fix) = if kind::known_elsewhere(&name) {
             (
                 format!("kind {name} is not supported yet"),
@@ -335,7 +364,7 @@ fn kind_of(report: &mut Report, node: &Node) -> Option<Kind> {
                 format!("write {near}"),
             )
         } else {
-            let all: Vec<&str> = Kind::all().map(Kind::as_str).collect();
+            let all: Vec<&str> = Kind::all().map(Kind::manifest).collect();
             (
                 format!("unknown kind {name}"),
                 format!("kinds supported: {}", all.join(", ")),

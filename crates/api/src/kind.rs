@@ -5,6 +5,10 @@
 
 use std::fmt;
 
+mod table;
+
+pub use table::TABLE;
+
 /// A kind that Naka serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
@@ -24,6 +28,36 @@ pub enum Kind {
     Gateway,
     /// security.istio.io PeerAuthentication.
     PeerAuthentication,
+    /// networking.istio.io ServiceEntry.
+    ServiceEntry,
+    /// networking.istio.io Sidecar.
+    Sidecar,
+    /// networking.istio.io WorkloadGroup.
+    WorkloadGroup,
+    /// networking.istio.io EnvoyFilter.
+    EnvoyFilter,
+    /// networking.istio.io ProxyConfig.
+    ProxyConfig,
+    /// security.istio.io AuthorizationPolicy.
+    AuthorizationPolicy,
+    /// security.istio.io RequestAuthentication.
+    RequestAuthentication,
+    /// telemetry.istio.io Telemetry.
+    Telemetry,
+    /// extensions.istio.io WasmPlugin.
+    WasmPlugin,
+    /// extensions.istio.io TrafficExtension.
+    TrafficExtension,
+    /// v1 ConfigMap.
+    ConfigMap,
+    /// apps/v1 Deployment.
+    Deployment,
+    /// monitoring.coreos.com PrometheusRule.
+    PrometheusRule,
+    /// eventing.knative.dev Trigger.
+    Trigger,
+    /// serving.knative.dev Service; `Service` in manifests, where the apiVersion tells it from the core kind.
+    KnativeService,
 }
 
 /// Names of one kind.
@@ -31,8 +65,10 @@ pub enum Kind {
 pub struct Names {
     /// Which kind.
     pub kind: Kind,
-    /// As written in manifests.
+    /// Name that no other kind has: in references, messages and the log.
     pub name: &'static str,
+    /// `kind` as written in manifests; two kinds of different groups may share it.
+    pub manifest: &'static str,
     /// API group, empty for the core group.
     pub group: &'static str,
     /// Versions read, oldest first.
@@ -49,117 +85,8 @@ pub struct Names {
     pub namespaced: bool,
 }
 
-const ISTIO: &[&str] = &["v1alpha3", "v1beta1", "v1"];
-const NETWORKING: &str = "networking.istio.io";
-
-const fn networking(
-    kind: Kind,
-    name: &'static str,
-    plural: &'static str,
-    singular: &'static str,
-    short: &'static [&'static str],
-) -> Names {
-    Names {
-        kind,
-        name,
-        group: NETWORKING,
-        versions: ISTIO,
-        storage_version: "v1",
-        plural,
-        singular,
-        short,
-        namespaced: true,
-    }
-}
-
-const fn core(
-    kind: Kind,
-    name: &'static str,
-    plural: &'static str,
-    singular: &'static str,
-    short: &'static [&'static str],
-    namespaced: bool,
-) -> Names {
-    Names {
-        kind,
-        name,
-        group: "",
-        versions: &["v1"],
-        storage_version: "v1",
-        plural,
-        singular,
-        short,
-        namespaced,
-    }
-}
-
-/// All kinds, in the order objects are applied: what others refer to comes first.
-pub const TABLE: &[Names] = &[
-    core(
-        Kind::Namespace,
-        "Namespace",
-        "namespaces",
-        "namespace",
-        &["ns"],
-        false,
-    ),
-    core(
-        Kind::Service,
-        "Service",
-        "services",
-        "service",
-        &["svc"],
-        true,
-    ),
-    core(Kind::Secret, "Secret", "secrets", "secret", &[], true),
-    networking(
-        Kind::WorkloadEntry,
-        "WorkloadEntry",
-        "workloadentries",
-        "workloadentry",
-        &["we"],
-    ),
-    networking(
-        Kind::VirtualService,
-        "VirtualService",
-        "virtualservices",
-        "virtualservice",
-        &["vs"],
-    ),
-    networking(
-        Kind::DestinationRule,
-        "DestinationRule",
-        "destinationrules",
-        "destinationrule",
-        &["dr"],
-    ),
-    networking(Kind::Gateway, "Gateway", "gateways", "gateway", &["gw"]),
-    Names {
-        kind: Kind::PeerAuthentication,
-        name: "PeerAuthentication",
-        group: "security.istio.io",
-        versions: &["v1beta1", "v1"],
-        storage_version: "v1",
-        plural: "peerauthentications",
-        singular: "peerauthentication",
-        short: &["pa"],
-        namespaced: true,
-    },
-];
-
 /// Kinds of Kubernetes, Istio, the Gateway API and neighbours that exist but are not served yet.
 const ELSEWHERE: &[&str] = &[
-    // Istio
-    "AuthorizationPolicy",
-    "RequestAuthentication",
-    "ServiceEntry",
-    "Sidecar",
-    "EnvoyFilter",
-    "WorkloadGroup",
-    "ProxyConfig",
-    "Telemetry",
-    "WasmPlugin",
-    "TrafficExtension",
     // Gateway API
     "GatewayClass",
     "HTTPRoute",
@@ -172,9 +99,7 @@ const ELSEWHERE: &[&str] = &[
     "BackendTrafficPolicy",
     "ListenerSet",
     // Kubernetes
-    "ConfigMap",
     "Pod",
-    "Deployment",
     "StatefulSet",
     "DaemonSet",
     "ReplicaSet",
@@ -201,10 +126,8 @@ const ELSEWHERE: &[&str] = &[
     "PodDisruptionBudget",
     "StorageClass",
     // neighbours
-    "PrometheusRule",
     "ServiceMonitor",
     "PodMonitor",
-    "Trigger",
     "Broker",
     "Certificate",
     "Issuer",
@@ -222,7 +145,7 @@ pub fn known_elsewhere(kind: &str) -> bool {
 pub fn nearest(kind: &str) -> Option<&'static str> {
     let all = TABLE
         .iter()
-        .map(|names| names.name)
+        .map(|names| names.manifest)
         .chain(ELSEWHERE.iter().copied());
     crate::schema::nearest(kind, all)
 }
@@ -243,18 +166,36 @@ impl Kind {
             .unwrap_or(&TABLE[0])
     }
 
-    /// As written in manifests.
+    /// Its name among all kinds. Manifests say [`Kind::manifest`].
     #[must_use]
     pub fn as_str(self) -> &'static str {
         self.names().name
     }
 
-    /// From a manifest's `kind`, exact spelling.
+    /// `kind` as written in manifests.
+    #[must_use]
+    pub fn manifest(self) -> &'static str {
+        self.names().manifest
+    }
+
+    /// From its name among all kinds, exact spelling.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         TABLE
             .iter()
             .find(|names| names.name == name)
+            .map(|names| names.kind)
+    }
+
+    /// From a manifest's `kind` and `apiVersion`. The group decides between kinds of the same word; where none has the
+    /// group, the first of that word comes back, so that the caller can say which apiVersion it wants.
+    #[must_use]
+    pub fn of_manifest(word: &str, api_version: &str) -> Option<Self> {
+        let group = api_version.rsplit_once('/').map_or("", |(group, _)| group);
+        let named = || TABLE.iter().filter(|names| names.manifest == word);
+        named()
+            .find(|names| names.group == group)
+            .or_else(|| named().next())
             .map(|names| names.kind)
     }
 
@@ -277,7 +218,10 @@ impl Kind {
         TABLE
             .iter()
             .find(|names| {
-                (names.plural == head || names.singular == head || names.short.contains(&head))
+                (names.plural == head
+                    || names.singular == head
+                    || names.short.contains(&head)
+                    || names.name.eq_ignore_ascii_case(head))
                     && group.is_none_or(|g| g == names.group)
             })
             .map(|names| names.kind)

@@ -13,6 +13,7 @@ pub mod codes;
 pub mod core;
 pub mod decode;
 pub mod diff;
+pub mod extensions;
 pub mod kind;
 pub mod lint;
 pub mod networking;
@@ -20,6 +21,7 @@ pub mod object;
 pub mod patch;
 pub mod schema;
 pub mod security;
+pub mod telemetry;
 pub mod tree;
 
 pub use decode::{Decoded, Mode, decode_json, decode_json_in, decode_yaml, decode_yaml_in};

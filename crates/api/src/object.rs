@@ -56,6 +56,8 @@ pub enum Spec {
     Gateway(Gateway),
     /// PeerAuthentication.
     PeerAuthentication(PeerAuthentication),
+    /// Fields checked and kept in `raw`; nothing of it is in force.
+    Kept,
 }
 
 /// A decoded object.
@@ -182,7 +184,7 @@ pub fn spec_json(raw: &Value) -> Value {
 #[must_use]
 pub fn redacted(raw: &Value) -> Value {
     let mut shown = raw.clone();
-    if raw.get("kind").and_then(Value::as_str) != Some(Kind::Secret.as_str()) {
+    if raw.get("kind").and_then(Value::as_str) != Some(Kind::Secret.manifest()) {
         return shown;
     }
     for at in ["/data", "/stringData", "/metadata/annotations"] {

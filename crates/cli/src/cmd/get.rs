@@ -252,7 +252,9 @@ fn columns(kind: Kind) -> &'static [&'static str] {
         Kind::PeerAuthentication => &["MODE"],
         Kind::WorkloadEntry => &["ADDRESS"],
         Kind::Secret => &["TYPE"],
-        Kind::Namespace => &[],
+        Kind::ServiceEntry => &["HOSTS", "LOCATION", "RESOLUTION"],
+        Kind::AuthorizationPolicy => &["ACTION"],
+        _ => &[],
     }
 }
 
@@ -290,7 +292,15 @@ fn row(kind: Kind, object: &Value, args: &args::Get) -> Vec<String> {
         Kind::PeerAuthentication => cells.push(at("/spec/mtls/mode")),
         Kind::WorkloadEntry => cells.push(at("/spec/address")),
         Kind::Secret => cells.push(at("/type")),
-        Kind::Namespace => {}
+        Kind::ServiceEntry => {
+            cells.extend([
+                at("/spec/hosts"),
+                at("/spec/location"),
+                at("/spec/resolution"),
+            ]);
+        }
+        Kind::AuthorizationPolicy => cells.push(at("/spec/action")),
+        _ => {}
     }
     cells.push(age(&meta("creationTimestamp")));
     if args.output == Some(Output::Wide) {

@@ -91,14 +91,20 @@ fn read(call: &Call, request: &Request) -> Outcome<Read> {
 fn name_of(value: &Value, namespace: &str) -> Option<String> {
     let kind = value.get("kind")?.as_str()?;
     let name = value.pointer("/metadata/name")?.as_str()?;
-    let namespaced = Kind::parse(kind).is_none_or(Kind::namespaced);
+    let version = value
+        .get("apiVersion")
+        .and_then(Value::as_str)
+        .unwrap_or("");
+    let known = Kind::of_manifest(kind, version);
+    let kind = known.map_or_else(|| kind.to_owned(), |known| known.as_str().to_owned());
+    let namespaced = known.is_none_or(Kind::namespaced);
     let own = value
         .pointer("/metadata/namespace")
         .and_then(Value::as_str)
         .unwrap_or(namespace);
     let namespace = if namespaced { own } else { "" };
     let object = ObjectRef {
-        kind: kind.to_owned(),
+        kind,
         namespace: namespace.to_owned(),
         name: name.to_owned(),
     };

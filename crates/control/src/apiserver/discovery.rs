@@ -100,8 +100,8 @@ pub(crate) fn resources(group: &str, version: &str) -> Response {
 
 fn resource(names: &Names) -> Value {
     let mut value = json!({"name": names.plural, "singularName": names.singular, "namespaced": names.namespaced,
-        "kind": names.name, "verbs": VERBS, "shortNames": names.short});
-    if !names.group.is_empty() {
+        "kind": names.manifest, "verbs": VERBS, "shortNames": names.short});
+    if names.group.ends_with("istio.io") {
         value["categories"] = json!(["istio-io"]);
     }
     value
@@ -109,7 +109,7 @@ fn resource(names: &Names) -> Value {
 
 fn status(names: &Names) -> Value {
     json!({"name": format!("{}/status", names.plural), "singularName": "", "namespaced": names.namespaced,
-        "kind": names.name, "verbs": ["get"]})
+        "kind": names.manifest, "verbs": ["get"]})
 }
 
 /// `/openapi/v3`: where the documents are.
@@ -146,7 +146,7 @@ pub(crate) fn open_api(group: &str, version: &str) -> Response {
         } else {
             ""
         };
-        let kind = json!({"group": group, "version": version, "kind": names.name});
+        let kind = json!({"group": group, "version": version, "kind": names.manifest});
         let validation =
             json!([{"name": "fieldValidation", "in": "query", "schema": {"type": "string"}}]);
         let operation = json!({"x-kubernetes-group-version-kind": kind, "parameters": validation,

@@ -101,7 +101,7 @@ pub(crate) fn shown(kind: Kind, version: &str, value: &Value) -> Value {
     };
     if let Some(map) = value.as_object_mut() {
         map.insert("apiVersion".to_owned(), json!(api_version));
-        map.insert("kind".to_owned(), json!(kind.as_str()));
+        map.insert("kind".to_owned(), json!(kind.manifest()));
     }
     value
 }
@@ -159,7 +159,7 @@ pub(crate) fn list(call: &Call, place: &Place) -> Outcome {
         format!("{group}/{}", place.version)
     };
     Ok(ok(&json!({
-        "kind": format!("{}List", place.kind), "apiVersion": api_version,
+        "kind": format!("{}List", place.kind.manifest()), "apiVersion": api_version,
         "metadata": {"resourceVersion": snapshot.revision.to_string()}, "items": items,
     })))
 }
@@ -484,14 +484,14 @@ fn decode(
     let said = map
         .get("kind")
         .and_then(Value::as_str)
-        .unwrap_or(kind.as_str());
-    if said != kind.as_str() {
+        .unwrap_or(kind.manifest());
+    if said != kind.manifest() {
         return Err(Problem::bad_request(format!(
             "the body is a {said}, the path is for {}",
             kind.names().plural
         )));
     }
-    map.insert("kind".to_owned(), json!(kind.as_str()));
+    map.insert("kind".to_owned(), json!(kind.manifest()));
     map.entry("apiVersion")
         .or_insert_with(|| json!(kind.api_version()));
     let meta = map

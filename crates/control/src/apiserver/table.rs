@@ -70,6 +70,13 @@ fn columns(kind: Kind) -> &'static [Column] {
             ports(o, "/spec/servers", "/port/number", "/port/protocol")
         })],
         Kind::PeerAuthentication => &[("Mode", |o| text(o, "/spec/mtls/mode"))],
+        Kind::ServiceEntry => &[
+            ("Hosts", |o| words(o, "/spec/hosts")),
+            ("Location", |o| text(o, "/spec/location")),
+            ("Resolution", |o| text(o, "/spec/resolution")),
+        ],
+        Kind::AuthorizationPolicy => &[("Action", |o| text(o, "/spec/action"))],
+        _ => &[],
     }
 }
 

@@ -198,7 +198,7 @@ impl Watcher {
         } else {
             format!("{group}/{version}")
         };
-        let mut value = json!({"kind": self.place.kind.as_str(), "apiVersion": api_version,
+        let mut value = json!({"kind": self.place.kind.manifest(), "apiVersion": api_version,
             "metadata": {"resourceVersion": self.seen.to_string()}});
         if initial_end {
             value["metadata"]["annotations"] = json!({"k8s.io/initial-events-end": "true"});

@@ -36,9 +36,7 @@ pub(super) fn hosts(world: &World, object: &Object) -> BTreeSet<Host> {
             })
             .map(|service| service.host.clone())
             .collect(),
-        Spec::Namespace | Spec::Secret(_) | Spec::Gateway(_) | Spec::PeerAuthentication(_) => {
-            BTreeSet::new()
-        }
+        _ => BTreeSet::new(),
     }
 }
 
@@ -80,11 +78,7 @@ pub(super) fn called(world: &World, object: &Object) -> BTreeSet<Host> {
                     .map(|service| service.host.clone()),
             );
         }
-        Spec::DestinationRule(_)
-        | Spec::Service(_)
-        | Spec::WorkloadEntry(_)
-        | Spec::Namespace
-        | Spec::Secret(_) => {}
+        _ => {}
     }
     found
 }
@@ -147,7 +141,7 @@ impl Touch {
             Spec::WorkloadEntry(_) => touch.endpoints = true,
             Spec::Gateway(_) => touch.listeners = Listeners::Ports(ports(object)),
             Spec::PeerAuthentication(_) => touch.listeners = Listeners::Inbound,
-            Spec::Namespace | Spec::Secret(_) => {}
+            _ => {}
         }
         touch
     }

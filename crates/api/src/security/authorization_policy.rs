@@ -1,0 +1,10 @@
+//! AuthorizationPolicy: who may call what.
+
+pub(crate) mod fields {
+    //! Its fields.
+
+    use crate::schema::{Field, Now, Ty};
+
+    /// Below the object itself.
+    pub(crate) const OBJECT: &[Field] = &[Field::new("spec", Ty::Any, Now::NotYet, "Kept.")];
+}
