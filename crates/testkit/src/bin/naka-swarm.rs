@@ -242,6 +242,10 @@ async fn stream(token: &str) -> Result<Stream> {
             ..DeltaDiscoveryRequest::default()
         })
         .await?;
+    // What every sidecar has: there is something to read, to answer and to refuse.
+    requests
+        .send(ask(type_url::VIRTUAL_HOST, ["*".to_owned()]))
+        .await?;
     let mut client = AggregatedDiscoveryServiceClient::new(link);
     let responses = client
         .delta_aggregated_resources(ReceiverStream::new(queue))
@@ -309,6 +313,12 @@ async fn offend(crime: &str, options: &Options) -> Result<()> {
                     ..DeltaDiscoveryRequest::default()
                 };
                 stream.requests.send(refusal).await?;
+                // Given up and asked for again, so that the next one comes at once.
+                let again = DeltaDiscoveryRequest {
+                    resource_names_unsubscribe: vec!["*".to_owned()],
+                    ..ask(&type_url, [])
+                };
+                stream.requests.send(again).await?;
                 stream
                     .requests
                     .send(ask(&type_url, ["*".to_owned()]))

@@ -6,6 +6,7 @@ mod api;
 mod change;
 mod cli;
 mod count;
+mod crowd;
 mod identity;
 mod input;
 mod languages;
