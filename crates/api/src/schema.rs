@@ -4,6 +4,8 @@
 //! enforced (module `walk`), which parts fall out, and the reference page of the kind ([`page`]). The
 //! typed builders read only from trees that have passed the walk.
 
+pub(crate) mod common;
+pub mod flat;
 mod page;
 pub(crate) mod walk;
 
@@ -35,6 +37,8 @@ pub enum Ty {
     Int(i64, i64),
     /// Any number from 0 to 100.
     Percent,
+    /// Any number that is not negative.
+    Number,
     /// Duration text (`10s`).
     Duration,
     /// One of these words.
@@ -85,6 +89,16 @@ impl Field {
         self.required = true;
         self
     }
+}
+
+/// A field that does what it says, or that belongs to one that decides about all below it.
+pub(crate) const fn yes(name: &'static str, ty: Ty, doc: &'static str) -> Field {
+    Field::new(name, ty, Now::Yes, doc)
+}
+
+/// A field that is read, checked and kept, and does nothing.
+pub(crate) const fn later(name: &'static str, ty: Ty, doc: &'static str) -> Field {
+    Field::new(name, ty, Now::NotYet, doc)
 }
 
 /// A port number.

@@ -1,10 +1,80 @@
-//! Sidecar: what a proxy is told.
+//! Sidecar: what the proxies of some workloads are told and serve.
+//!
+//! Read and checked, not enforced: proxies here ask for what their program uses, so that a list of hosts to send is
+//! not needed to keep them small; what it forbids is not forbidden yet, and each use says so (W900).
 
 pub(crate) mod fields {
-    //! Its fields.
+    //! Fields of a Sidecar, as in Istio's CRD.
 
-    use crate::schema::{Field, Now, Ty};
+    use crate::networking::destination_rule::fields::POOL_TODAY;
+    use crate::schema::common::{LABELS, LISTENER_PORT, server_tls};
+    use crate::schema::{Field, PORT, TEXTS, Ty, later, yes};
+
+    const CAPTURE: Ty = Ty::Enum(&["DEFAULT", "IPTABLES", "NONE"]);
+
+    const TLS: &[Field] = &server_tls(yes("httpsRedirect", Ty::Bool, "Redirects to https."));
+
+    const INGRESS: &[Field] = &[
+        yes("port", LISTENER_PORT, "Port served.").required(),
+        yes("bind", Ty::Str, "Address to listen on."),
+        yes("captureMode", CAPTURE, "How its traffic comes in."),
+        yes("defaultEndpoint", Ty::Str, "Where the program listens."),
+        yes("tls", Ty::Object(TLS), "TLS settings."),
+        yes("connectionPool", POOL_TODAY, "Limits."),
+    ];
+
+    const EGRESS: &[Field] = &[
+        yes("port", LISTENER_PORT, "Port to listen on."),
+        yes("bind", Ty::Str, "Address to listen on."),
+        yes("captureMode", CAPTURE, "How its traffic comes in."),
+        yes("hosts", TEXTS, "`namespace/host` that may be called.").required(),
+    ];
+
+    const PROXY: &[Field] = &[
+        yes("host", Ty::Str, "Service.").required(),
+        yes("subset", Ty::Str, "Subset."),
+        yes(
+            "port",
+            Ty::Object(&[yes("number", PORT, "Port.")]),
+            "Service port.",
+        ),
+    ];
+
+    const SPEC: &[Field] = &[
+        later(
+            "workloadSelector",
+            LABELS,
+            "Workloads it holds for; without: all of the namespace.",
+        ),
+        later("ingress", Ty::List(&Ty::Object(INGRESS)), "Ports served."),
+        later(
+            "egress",
+            Ty::List(&Ty::Object(EGRESS)),
+            "Hosts the workloads may call.",
+        ),
+        later(
+            "inboundConnectionPool",
+            POOL_TODAY,
+            "Limits of inbound connections.",
+        ),
+        later(
+            "outboundTrafficPolicy",
+            Ty::Object(&[
+                yes(
+                    "mode",
+                    Ty::Enum(&["REGISTRY_ONLY", "ALLOW_ANY"]),
+                    "Whether unknown hosts may be called.",
+                ),
+                yes(
+                    "egressProxy",
+                    Ty::Object(PROXY),
+                    "Service that unknown hosts are called by.",
+                ),
+            ]),
+            "Calls to hosts that the mesh does not know.",
+        ),
+    ];
 
     /// Below the object itself.
-    pub(crate) const OBJECT: &[Field] = &[Field::new("spec", Ty::Any, Now::NotYet, "Kept.")];
+    pub(crate) const OBJECT: &[Field] = &[yes("spec", Ty::Object(SPEC), "Rules.")];
 }

@@ -58,6 +58,7 @@ fn type_word(ty: Ty) -> String {
         Ty::Int(low, high) if high == i64::from(i32::MAX) => format!("integer from {low}"),
         Ty::Int(low, high) => format!("integer {low}–{high}"),
         Ty::Percent => "percent".to_owned(),
+        Ty::Number => "number".to_owned(),
         Ty::Duration => "duration".to_owned(),
         Ty::Enum(words) => words.join(" \\| "),
         Ty::List(inner) => format!("list of {}", type_word(*inner)),

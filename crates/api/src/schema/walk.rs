@@ -127,6 +127,17 @@ pub(crate) fn value(report: &mut Report, node: &Node, ty: Ty, path: &str) {
             }
             true
         }
+        (Ty::Number, Data::Number(number)) => {
+            if number.as_f64().is_none_or(|number| number < 0.0) {
+                report.invalid(
+                    path,
+                    node,
+                    format!("{number} is out of range"),
+                    "write a number that is not negative".to_owned(),
+                );
+            }
+            true
+        }
         (Ty::Duration, Data::Text(text)) => {
             if let Err(error) = duration::parse(text) {
                 report.invalid(
@@ -196,6 +207,7 @@ pub(crate) fn word(ty: Ty) -> String {
         Ty::Bool => "true or false".to_owned(),
         Ty::Int(..) => "a whole number".to_owned(),
         Ty::Percent => "a number from 0 to 100".to_owned(),
+        Ty::Number => "a number".to_owned(),
         Ty::Duration => "a duration such as 10s".to_owned(),
         Ty::Enum(words) => format!("one of {}", words.join(", ")),
         Ty::IntOrStr => "a number or a name".to_owned(),

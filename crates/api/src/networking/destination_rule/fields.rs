@@ -12,7 +12,6 @@ const KEEPALIVE: Ty = Ty::Object(&[
     f("probes", COUNT, Yes, "Probes."),
     f("time", Ty::Duration, Yes, "Idle time."),
     f("interval", Ty::Duration, Yes, "Between probes."),
-    f("timeout", Ty::Duration, Yes, "Wait for the answer."),
 ]);
 
 const POOL_TCP: &[Field] = &[
@@ -133,6 +132,22 @@ const POOL_HTTP: &[Field] = &[
     ),
 ];
 
+/// The same without the old spellings, which stand at the end: elsewhere they never were.
+pub(crate) const POOL_TODAY: Ty = Ty::Object(&[
+    f(
+        "tcp",
+        Ty::Object(POOL_TCP.split_at(5).0),
+        Yes,
+        "Limits of connections.",
+    ),
+    f(
+        "http",
+        Ty::Object(POOL_HTTP.split_at(9).0),
+        Yes,
+        "Limits of requests.",
+    ),
+]);
+
 const POOL: Ty = Ty::Object(&[
     f("tcp", Ty::Object(POOL_TCP), Yes, "Limits of connections."),
     f("http", Ty::Object(POOL_HTTP), Yes, "Limits of requests."),
@@ -188,6 +203,12 @@ const OUTLIER: Ty = Ty::Object(&[
         "Below this healthy share nothing is ejected; default 0.",
     ),
     f(
+        "outlierDetectionHttpErrorCodes",
+        Ty::List(&COUNT),
+        Yes,
+        "Statuses that count as errors.",
+    ),
+    f(
         "consecutiveErrors",
         COUNT,
         Alias("W111"),
@@ -196,10 +217,18 @@ const OUTLIER: Ty = Ty::Object(&[
 ]);
 
 const COOKIE: Ty = Ty::Object(&[
-    f("name", Ty::Str, Yes, "Name."),
+    f("name", Ty::Str, Yes, "Name.").required(),
     f("path", Ty::Str, Yes, "Path."),
     f("ttl", Ty::Duration, Yes, "Life."),
-    f("attributes", Ty::Any, Yes, "Attributes."),
+    f(
+        "attributes",
+        Ty::List(&Ty::Object(&[
+            f("name", Ty::Str, Yes, "Name.").required(),
+            f("value", Ty::Str, Yes, "Value."),
+        ])),
+        Yes,
+        "Further attributes.",
+    ),
 ]);
 
 const HASH: Ty = Ty::Object(&[
@@ -221,6 +250,47 @@ const HASH: Ty = Ty::Object(&[
     ),
     f("minimumRingSize", COUNT, Yes, "Size, old place."),
 ]);
+
+const FAILOVER: Field = f(
+    "failover",
+    Ty::List(&Ty::Object(&[
+        f("from", Ty::Str, Yes, "Region."),
+        f("to", Ty::Str, Yes, "Region."),
+    ])),
+    Yes,
+    "Region that takes over.",
+);
+
+const FAILOVER_PRIORITY: Field = f(
+    "failoverPriority",
+    TEXTS,
+    Yes,
+    "Labels whose equality decides the order.",
+);
+
+const ENABLED: Field = f("enabled", Ty::Bool, Yes, "Turns it on or off.");
+
+const LOCALITY: &[Field] = &[
+    f(
+        "distribute",
+        Ty::List(&Ty::Object(&[
+            f("from", Ty::Str, Yes, "Locality of the caller."),
+            f("to", Ty::Map(&COUNT), Yes, "Share by locality."),
+        ])),
+        Yes,
+        "Shares by locality.",
+    ),
+    FAILOVER,
+    FAILOVER_PRIORITY,
+    ENABLED,
+];
+
+const ZONES: &[Field] = &[
+    FAILOVER,
+    FAILOVER_PRIORITY,
+    ENABLED,
+    f("minClusterSize", COUNT, Yes, "Fewest endpoints."),
+];
 
 const LB_KINDS: &[&str] = &[
     "UNSPECIFIED",
@@ -246,13 +316,13 @@ const LOAD_BALANCER: Ty = Ty::Object(&[
     ),
     f(
         "localityLbSetting",
-        Ty::Any,
+        Ty::Object(LOCALITY),
         NotYet,
         "Prefers near endpoints.",
     ),
     f(
         "zoneAwareLbSetting",
-        Ty::Any,
+        Ty::Object(ZONES),
         NotYet,
         "Prefers the own zone.",
     ),
@@ -262,12 +332,15 @@ const LOAD_BALANCER: Ty = Ty::Object(&[
         NotYet,
         "Slow start, old spelling.",
     ),
-    f("warmup", Ty::Any, NotYet, "Slow start."),
     f(
-        "backendUtilization",
-        Ty::Any,
+        "warmup",
+        Ty::Object(&[
+            f("duration", Ty::Duration, Yes, "How long.").required(),
+            f("minimumPercent", Ty::Percent, Yes, "Share to begin with."),
+            f("aggression", Ty::Number, Yes, "Shape of the rise."),
+        ]),
         NotYet,
-        "Weights by reported load.",
+        "Slow start.",
     ),
 ]);
 
@@ -344,14 +417,32 @@ const POLICY: Ty = Ty::Object(&[
     ),
     f(
         "tunnel",
-        Ty::Any,
+        Ty::Object(&[
+            f("protocol", Ty::Str, Yes, "CONNECT or POST."),
+            f("targetHost", Ty::Str, Yes, "Host behind the tunnel.").required(),
+            f("targetPort", PORT, Yes, "Port there.").required(),
+        ]),
         Refused("calls would go around the tunnel"),
         "CONNECT through another host.",
     ),
-    f("proxyProtocol", Ty::Any, NotYet, "PROXY protocol header."),
+    f(
+        "proxyProtocol",
+        Ty::Object(&[f("version", Ty::Enum(&["V1", "V2"]), Yes, "Version.")]),
+        NotYet,
+        "PROXY protocol header.",
+    ),
     f(
         "retryBudget",
-        Ty::Any,
+        Ty::Object(&[
+            f(
+                "percent",
+                Ty::Number,
+                Yes,
+                "Share of the requests in flight.",
+            ),
+            f("budgetInterval", Ty::Duration, Yes, "Over which time."),
+            f("minRetryConcurrency", COUNT, Yes, "Retries always allowed."),
+        ]),
         NotYet,
         "Budget of retries; today always 20 %.",
     ),

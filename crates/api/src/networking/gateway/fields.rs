@@ -1,5 +1,6 @@
 //! Fields of a Gateway, as in Istio's CRD.
 
+use crate::schema::common::server_tls;
 use crate::schema::{Field, Now, PORT, STRINGS, TEXTS, Ty};
 
 use Now::{Default, NotYet, Refused, Yes};
@@ -8,54 +9,12 @@ const fn f(name: &'static str, ty: Ty, now: Now, doc: &'static str) -> Field {
     Field::new(name, ty, now, doc)
 }
 
-const TLS_MODES: &[&str] = &[
-    "PASSTHROUGH",
-    "SIMPLE",
-    "MUTUAL",
-    "AUTO_PASSTHROUGH",
-    "ISTIO_MUTUAL",
-    "OPTIONAL_MUTUAL",
-];
-const TLS_VERSIONS: &[&str] = &["TLS_AUTO", "TLSV1_0", "TLSV1_1", "TLSV1_2", "TLSV1_3"];
-
-const TLS: &[Field] = &[
-    f(
-        "httpsRedirect",
-        Ty::Bool,
-        Default("false"),
-        "Redirects to https.",
-    ),
-    f("mode", Ty::Enum(TLS_MODES), Yes, "How TLS is handled."),
-    f("serverCertificate", Ty::Str, Yes, "File."),
-    f("privateKey", Ty::Str, Yes, "File."),
-    f("caCertificates", Ty::Str, Yes, "File."),
-    f("caCrl", Ty::Str, Yes, "File."),
-    f("credentialName", Ty::Str, Yes, "Secret."),
-    f("credentialNames", TEXTS, Yes, "Secrets."),
-    f("caCertCredentialName", Ty::Str, Yes, "Secret with the CA."),
-    f("tlsCertificates", Ty::Any, Yes, "Files, several."),
-    f("subjectAltNames", TEXTS, Yes, "Names accepted."),
-    f("verifyCertificateSpki", TEXTS, Yes, "Keys accepted."),
-    f(
-        "verifyCertificateHash",
-        TEXTS,
-        Yes,
-        "Certificates accepted.",
-    ),
-    f(
-        "minProtocolVersion",
-        Ty::Enum(TLS_VERSIONS),
-        Yes,
-        "Lowest version.",
-    ),
-    f(
-        "maxProtocolVersion",
-        Ty::Enum(TLS_VERSIONS),
-        Yes,
-        "Highest version.",
-    ),
-    f("cipherSuites", TEXTS, Yes, "Cipher suites."),
-];
+const TLS: &[Field] = &server_tls(f(
+    "httpsRedirect",
+    Ty::Bool,
+    Default("false"),
+    "Redirects to https.",
+));
 
 const SERVER_PORT: &[Field] = &[
     f(

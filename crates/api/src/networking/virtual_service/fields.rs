@@ -350,7 +350,7 @@ const HTTP: &[Field] = &[
     f(
         "mirrors",
         Ty::List(&Ty::Object(&[
-            f("destination", Ty::Object(DESTINATION), Yes, "Where to."),
+            f("destination", Ty::Object(DESTINATION), Yes, "Where to.").required(),
             f("percentage", PERCENT, Yes, "Share."),
         ])),
         NotYet,
@@ -403,7 +403,7 @@ const TLS: &[Field] = &[
     f(
         "match",
         Ty::List(&Ty::Object(&[
-            f("sniHosts", TEXTS, Yes, "Server names."),
+            f("sniHosts", TEXTS, Yes, "Server names.").required(),
             f("destinationSubnets", TEXTS, Yes, "Addresses."),
             f("port", PORT, Yes, "Port."),
             f("sourceLabels", STRINGS, Yes, "Labels of the caller."),
@@ -412,7 +412,8 @@ const TLS: &[Field] = &[
         ])),
         Yes,
         "Alternatives.",
-    ),
+    )
+    .required(),
     f("route", L4_ROUTE, Yes, "Destinations."),
 ];
 
