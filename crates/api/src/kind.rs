@@ -172,6 +172,12 @@ impl Kind {
         self.names().name
     }
 
+    /// File name of its reference page, without extension.
+    #[must_use]
+    pub fn page_name(self) -> String {
+        self.as_str().to_lowercase()
+    }
+
     /// `kind` as written in manifests.
     #[must_use]
     pub fn manifest(self) -> &'static str {

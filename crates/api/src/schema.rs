@@ -6,6 +6,7 @@
 
 pub(crate) mod common;
 pub mod flat;
+pub mod inventory;
 mod page;
 pub(crate) mod walk;
 

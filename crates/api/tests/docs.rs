@@ -39,7 +39,7 @@ fn every_code_is_explained_and_every_explained_code_exists() {
 #[test]
 fn the_field_tables_are_current() {
     for kind in Kind::all() {
-        let file = path(kind.names().singular);
+        let file = path(&kind.page_name());
         let text = std::fs::read_to_string(&file)
             .unwrap_or_else(|error| panic!("{}: {error}", file.display()));
         let (head, rest) = text

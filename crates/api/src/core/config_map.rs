@@ -1,10 +1,18 @@
-//! Config map.
+//! ConfigMap: data for people and tools; the mesh reads none of it.
 
 pub(crate) mod fields {
-    //! Its fields.
+    //! Fields of a ConfigMap.
 
-    use crate::schema::{Field, Now, Ty};
+    use crate::schema::{Field, STRINGS, Ty, yes};
 
     /// Below the object itself.
-    pub(crate) const OBJECT: &[Field] = &[Field::new("spec", Ty::Any, Now::NotYet, "Kept.")];
+    pub(crate) const OBJECT: &[Field] = &[
+        yes("data", STRINGS, "Texts by name."),
+        yes("binaryData", STRINGS, "Base64 by name."),
+        yes(
+            "immutable",
+            Ty::Bool,
+            "Promise of the author not to change it.",
+        ),
+    ];
 }

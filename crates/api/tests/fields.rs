@@ -1,0 +1,86 @@
+//! `docs/reference/fields.md` is current, and every proof it names exists.
+//!
+//! `NAKA_WRITE_DOCS=1 cargo test -p naka-api --test fields` writes the page. The lists of proofs are
+//! `cases/proofs-by-case.txt`, which a test of the command line's crate makes and holds against the cases, and
+//! `cases/proofs-by-test.txt`, kept by hand.
+
+use naka_api::Kind;
+use naka_api::schema::Now;
+use naka_api::schema::flat::rows;
+use naka_api::schema::inventory::{Proofs, page};
+use std::path::{Path, PathBuf};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+fn proofs() -> Proofs {
+    let list = |name: &str| std::fs::read_to_string(root().join("cases").join(name)).expect(name);
+    let lists = [list("proofs-by-case.txt"), list("proofs-by-test.txt")];
+    Proofs::read(&[&lists[0], &lists[1]]).expect("kind, path, proof")
+}
+
+#[test]
+fn the_page_of_all_fields_is_current() {
+    let file = root().join("docs/reference/fields.md");
+    let want = page(&proofs());
+    if std::env::var_os("NAKA_WRITE_DOCS").is_some() {
+        std::fs::write(&file, &want).expect("written");
+    }
+    let kept = std::fs::read_to_string(&file).expect("the page");
+    assert!(kept == want, "stale: run with NAKA_WRITE_DOCS=1");
+}
+
+/// Why a proof shows nothing, if so.
+fn faulty(kind: &str, path: &str, proof: &str) -> Option<String> {
+    let (file, test) = proof
+        .split_once('#')
+        .map_or((proof, None), |(f, t)| (f, Some(t)));
+    let Ok(text) = std::fs::read_to_string(root().join(file)) else {
+        return Some(format!("{proof} does not exist"));
+    };
+    let last = path.rsplit('.').next().unwrap_or(path);
+    match test {
+        Some(test) if !text.contains(&format!("fn {test}(")) => {
+            return Some(format!("{proof}: no such test"));
+        }
+        None if !text.contains(last) && !text.contains("files:") => {
+            return Some(format!("{proof} does not use {last}"));
+        }
+        _ => {}
+    }
+    let Some(kind) = Kind::parse(kind) else {
+        return Some(format!("no kind {kind}"));
+    };
+    let claims = rows(kind).into_iter().any(|row| {
+        row.path.ends_with(path) && matches!(row.now, Now::Yes) && row.named() && !row.block()
+    });
+    (!claims).then(|| format!("{kind} {path} is no field that claims to be enforced"))
+}
+
+#[test]
+fn every_proof_exists_and_is_for_a_field_that_claims_it() {
+    let proofs = proofs();
+    let wrong: Vec<String> = proofs
+        .all()
+        .filter_map(|(kind, path, proof)| faulty(kind, path, proof))
+        .collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    // Twins: what must be found faulty is.
+    let host = "spec.hosts";
+    let case = "cases/action/redirect.yaml";
+    assert_eq!(faulty("VirtualService", host, case), None);
+    for (kind, path, proof) in [
+        ("VirtualService", host, "cases/none.yaml"),
+        ("VirtualService", "spec.http[].timeout", case),
+        ("VirtualService", host, "crates/api/tests/fields.rs#none"),
+        (
+            "VirtualService",
+            "spec.http[].fault.delay.fixedDelay",
+            "crates/api/tests/fields.rs#root",
+        ),
+        ("Nothing", host, case),
+    ] {
+        assert!(faulty(kind, path, proof).is_some(), "{kind} {path} {proof}");
+    }
+}
