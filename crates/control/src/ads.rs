@@ -4,7 +4,7 @@
 //! is empty, so what waits for a slow reader is its set of marks and one plan, never a backlog.
 
 use crate::ca_service::peer;
-use crate::compile::Class;
+use crate::compile::{Binds, Class, Dialect, Upstream};
 use crate::plane::{Caller, Plane};
 use crate::push::Subscriber;
 use crate::push::session::Session;
@@ -14,6 +14,7 @@ use naka_wire::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
     aggregated_discovery_service_server::AggregatedDiscoveryService,
 };
+use naka_wire::google::protobuf::{Struct, value::Kind as Value};
 use naka_wire::values;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -36,7 +37,54 @@ impl Ads {
     }
 }
 
-type Out = mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>;
+/// One of the two protocols of a stream.
+trait Kind {
+    type Request: Send + 'static;
+    type Response: Send + 'static;
+
+    fn node(request: &Self::Request) -> Option<&Node>;
+    fn take(session: &mut Session, request: &Self::Request);
+    fn plan(session: &mut Session) -> Vec<Self::Response>;
+}
+
+/// Only what changed.
+struct Delta;
+
+impl Kind for Delta {
+    type Request = DeltaDiscoveryRequest;
+    type Response = DeltaDiscoveryResponse;
+
+    fn node(request: &Self::Request) -> Option<&Node> {
+        request.node.as_ref()
+    }
+    fn take(session: &mut Session, request: &Self::Request) {
+        session.request(request);
+    }
+    fn plan(session: &mut Session) -> Vec<Self::Response> {
+        session.plan()
+    }
+}
+
+/// The state of the world.
+struct Whole;
+
+impl Kind for Whole {
+    type Request = DiscoveryRequest;
+    type Response = DiscoveryResponse;
+
+    fn node(request: &Self::Request) -> Option<&Node> {
+        request.node.as_ref()
+    }
+    fn take(session: &mut Session, request: &Self::Request) {
+        session.request_all(request);
+    }
+    fn plan(session: &mut Session) -> Vec<Self::Response> {
+        session.plan_all()
+    }
+}
+
+type Out<K> = mpsc::Sender<Result<<K as Kind>::Response, Status>>;
+type Responses<K> = ReceiverStream<Result<<K as Kind>::Response, Status>>;
 
 #[tonic::async_trait]
 impl AggregatedDiscoveryService for Ads {
@@ -45,62 +93,65 @@ impl AggregatedDiscoveryService for Ads {
 
     async fn stream_aggregated_resources(
         &self,
-        _request: Request<Streaming<DiscoveryRequest>>,
+        request: Request<Streaming<DiscoveryRequest>>,
     ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
-        Err(Status::unimplemented(
-            "state-of-the-world xDS is not served yet; use DELTA_GRPC",
-        ))
+        self.open::<Whole>(request)
     }
 
     async fn delta_aggregated_resources(
         &self,
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        self.open::<Delta>(request)
+    }
+}
+
+impl Ads {
+    fn open<K: Kind + 'static>(
+        &self,
+        request: Request<Streaming<K::Request>>,
+    ) -> Result<Response<Responses<K>>, Status> {
         let caller = self.plane.caller(&peer(&request)?);
         let (out, responses) = mpsc::channel(1);
         let service = self.clone();
         let requests = request.into_inner();
         tokio::spawn(async move {
-            if let Err(status) = service.serve(&caller, requests, &out).await {
+            if let Err(status) = service.serve::<K>(&caller, requests, &out).await {
                 // A client that is gone does not hear it.
                 let _ = out.send(Err(status)).await;
             }
         });
         Ok(Response::new(ReceiverStream::new(responses)))
     }
-}
 
-impl Ads {
-    async fn serve(
+    async fn serve<K: Kind>(
         &self,
         caller: &Caller,
-        mut requests: Streaming<DeltaDiscoveryRequest>,
-        out: &Out,
+        mut requests: Streaming<K::Request>,
+        out: &Out<K>,
     ) -> Result<(), Status> {
         let Some(first) = requests.message().await? else {
             return Ok(());
         };
-        let node = first
-            .node
-            .as_ref()
+        let node = K::node(&first)
             .ok_or_else(|| Status::invalid_argument("the first request names no node"))?;
         let subscriber = subscriber(node, caller)?;
         tracing::debug!(proxy = subscriber.name, "subscribed");
         let mut session = Session::new(Arc::clone(&self.plane.hub), subscriber);
         let notify = session.notify();
         let mut stop = self.stop.clone();
-        session.request(&first);
-        let mut queue: VecDeque<DeltaDiscoveryResponse> = session.plan().into();
+        K::take(&mut session, &first);
+        let mut queue: VecDeque<K::Response> = K::plan(&mut session).into();
         loop {
             tokio::select! {
                 biased;
                 request = requests.message() => match request? {
                     None => return Ok(()),
                     Some(request) => {
-                        session.request(&request);
+                        K::take(&mut session, &request);
                         // Requests that came together are answered together.
                         if queue.is_empty() {
-                            queue.extend(session.plan());
+                            queue.extend(K::plan(&mut session));
                         }
                     }
                 },
@@ -110,10 +161,10 @@ impl Ads {
                         permit.send(Ok(response));
                     }
                     if queue.is_empty() {
-                        queue.extend(session.plan());
+                        queue.extend(K::plan(&mut session));
                     }
                 }
-                () = notify.notified(), if queue.is_empty() => queue.extend(session.plan()),
+                () = notify.notified(), if queue.is_empty() => queue.extend(K::plan(&mut session)),
                 _ = stop.wait_for(|stop| *stop) => {
                     return Err(Status::unavailable("the control plane is stopping"));
                 }
@@ -155,6 +206,7 @@ fn subscriber(node: &Node, caller: &Caller) -> Result<Subscriber, Status> {
     }
     let capabilities = values::get_strings(own, "capabilities");
     let has = |capability: &str| capabilities.iter().any(|known| known == capability);
+    let dialect = Dialect::of(&capabilities, &node.user_agent_name);
     let labels = match id.role {
         Role::Gateway => values::get_struct(metadata, "LABELS").map(values::to_map),
         Role::Sidecar => None,
@@ -167,6 +219,11 @@ fn subscriber(node: &Node, caller: &Caller) -> Result<Subscriber, Status> {
             namespace: namespace.to_owned(),
             workload_id: caller.workload_id.clone(),
             labels: labels.unwrap_or_default(),
+            dialect,
+            binds: Arc::new(match dialect {
+                Dialect::Envoy => binds(own),
+                _ => Binds::default(),
+            }),
         },
         drain_ack: has(CAPABILITY_DRAIN_ACK),
         closure: has(CAPABILITY_CLOSURE),
@@ -174,4 +231,51 @@ fn subscriber(node: &Node, caller: &Caller) -> Result<Subscriber, Status> {
             .unwrap_or_default()
             .to_owned(),
     })
+}
+
+/// At most this many addresses of one node are taken.
+const BINDS: usize = 256;
+
+/// What an Envoy's agent says of its listeners; what cannot be read is left out.
+fn binds(own: &Struct) -> Binds {
+    let entries = |key: &str| -> Vec<&Struct> {
+        let Some(Value::ListValue(list)) = values::get(own, key) else {
+            return Vec::new();
+        };
+        let fields = list.values.iter().filter_map(|value| match &value.kind {
+            Some(Value::StructValue(fields)) => Some(fields),
+            _ => None,
+        });
+        fields.take(BINDS).collect()
+    };
+    let bind = |entry: &Struct| values::get_str(entry, "bind")?.parse().ok();
+    let mut upstreams: Vec<Upstream> = entries("upstreams")
+        .into_iter()
+        .filter_map(|entry| {
+            Some(Upstream {
+                bind: bind(entry)?,
+                host: values::get_str(entry, "host")?.to_owned(),
+                port: port(entry)?,
+            })
+        })
+        .collect();
+    upstreams.sort();
+    upstreams.dedup_by_key(|upstream| upstream.bind);
+    Binds {
+        http_proxy: values::get_str(own, "http_proxy").and_then(|bind| bind.parse().ok()),
+        upstreams,
+        gateway_ports: entries("gateway_ports")
+            .into_iter()
+            .filter_map(|entry| Some((port(entry)?, bind(entry)?)))
+            .collect(),
+    }
+}
+
+/// A port as number or text.
+fn port(entry: &Struct) -> Option<u16> {
+    match values::get(entry, "port")? {
+        Value::StringValue(text) => text.parse().ok(),
+        Value::NumberValue(number) => number.to_string().parse().ok(),
+        _ => None,
+    }
 }

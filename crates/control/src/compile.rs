@@ -24,8 +24,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 pub mod cluster;
+pub mod dialect;
 pub mod endpoint;
+pub mod envoy;
 pub mod gateway;
+pub mod grpc;
 pub mod listener;
 pub mod names;
 pub mod roots;
@@ -34,6 +37,8 @@ pub mod secret;
 pub mod tls;
 pub mod vhost;
 pub mod workload;
+
+pub use dialect::{Binds, Dialect, Upstream};
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -60,6 +65,10 @@ pub enum Key {
     Listener(String),
     /// A virtual host.
     VirtualHost(VirtualHostName),
+    /// A whole route configuration, for proxies that do not ask host by host.
+    Routes(String),
+    /// A cluster that leads to no service: a way out of the mesh, or back into an own listener.
+    Helper(envoy::Helper),
     /// The filter of host names.
     Names,
     /// What is known of a workload.
@@ -72,10 +81,11 @@ impl Key {
     pub fn type_url(&self) -> &'static str {
         match self {
             Self::RootCa => type_url::SECRET,
-            Self::Cluster(_) => type_url::CLUSTER,
+            Self::Cluster(_) | Self::Helper(_) => type_url::CLUSTER,
             Self::Endpoints(_) => type_url::ENDPOINT,
             Self::Listener(_) => type_url::LISTENER,
             Self::VirtualHost(_) => type_url::VIRTUAL_HOST,
+            Self::Routes(_) => type_url::ROUTE,
             Self::Names => type_url::NAME_FILTER,
             Self::Workload(_) => type_url::WORKLOAD,
         }
@@ -87,7 +97,8 @@ impl Key {
         match self {
             Self::RootCa => ROOT_CA.to_owned(),
             Self::Cluster(name) | Self::Endpoints(name) => name.to_string(),
-            Self::Listener(name) => name.clone(),
+            Self::Listener(name) | Self::Routes(name) => name.clone(),
+            Self::Helper(helper) => helper.name().to_owned(),
             Self::VirtualHost(name) => name.to_string(),
             Self::Names => NAMES.to_owned(),
             Self::Workload(id) => id.clone(),
@@ -99,7 +110,11 @@ impl Key {
     pub fn parse(type_url: &str, name: &str) -> Option<Self> {
         match type_url {
             type_url::SECRET => (name == ROOT_CA).then_some(Self::RootCa),
-            type_url::CLUSTER => ClusterName::parse(name).map(Self::Cluster),
+            type_url::CLUSTER => match envoy::Helper::parse(name) {
+                Some(helper) => Some(Self::Helper(helper)),
+                None => ClusterName::parse(name).map(Self::Cluster),
+            },
+            type_url::ROUTE => Some(Self::Routes(name.to_owned())),
             type_url::ENDPOINT => ClusterName::parse(name).map(Self::Endpoints),
             type_url::LISTENER => Some(Self::Listener(name.to_owned())),
             type_url::VIRTUAL_HOST => VirtualHostName::parse(name).map(Self::VirtualHost),
@@ -112,25 +127,38 @@ impl Key {
     /// The part of a class this resource depends on: proxies that agree on it share the resource.
     #[must_use]
     pub fn scope(&self, class: &Class) -> Class {
-        let none = Class {
-            role: Role::Sidecar,
-            namespace: String::new(),
-            workload_id: String::new(),
-            labels: Labels::new(),
-        };
+        let none = Class::default();
+        let dialect = class.dialect;
         match self {
             Self::RootCa | Self::Workload(_) | Self::Names => none,
-            Self::Cluster(ClusterName::Inbound { .. }) => none,
+            Self::Cluster(ClusterName::Inbound { .. }) => match dialect {
+                Dialect::Envoy => Class {
+                    dialect,
+                    workload_id: class.workload_id.clone(),
+                    ..none
+                },
+                _ => none,
+            },
             Self::Cluster(_) | Self::Endpoints(_) | Self::VirtualHost(_) => Class {
                 namespace: class.namespace.clone(),
+                dialect,
                 ..none
             },
-            Self::Listener(_) => class.clone(),
+            Self::Routes(name) => match dialect {
+                Dialect::Envoy if name != envoy::HTTP_PROXY => class.clone(),
+                // Callers of one namespace see the same hosts.
+                _ => Class {
+                    namespace: class.namespace.clone(),
+                    dialect,
+                    ..none
+                },
+            },
+            Self::Helper(_) | Self::Listener(_) => class.clone(),
         }
     }
 }
 
-/// What of a proxy decides how its configuration looks. The dialect is Naka's own for now.
+/// What of a proxy decides how its configuration looks.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Class {
     /// Sidecar or gateway.
@@ -141,6 +169,24 @@ pub struct Class {
     pub workload_id: String,
     /// Labels, for gateways: Gateway objects select by them.
     pub labels: Labels,
+    /// Whose language is spoken.
+    pub dialect: Dialect,
+    /// Addresses an Envoy's agent chose; empty for everybody else.
+    pub binds: Arc<Binds>,
+}
+
+impl Default for Class {
+    /// A Naka sidecar of no namespace.
+    fn default() -> Self {
+        Self {
+            role: Role::Sidecar,
+            namespace: String::new(),
+            workload_id: String::new(),
+            labels: Labels::new(),
+            dialect: Dialect::Naka,
+            binds: Arc::default(),
+        }
+    }
 }
 
 /// A compiled resource.
@@ -232,18 +278,10 @@ impl Built {
 #[must_use]
 pub fn compile(world: &World, key: &Key, class: &Class) -> Compiled {
     let view = View::new(world);
-    let built = match key {
-        Key::RootCa => Some(secret::root_ca(&view)),
-        Key::Cluster(ClusterName::Inbound { port }) => Some(cluster::inbound(*port)),
-        Key::Cluster(name) => cluster::outbound(&view, name, class),
-        Key::Endpoints(name) => endpoint::endpoints(&view, name, class),
-        Key::Listener(name) => match class.role {
-            Role::Sidecar => listener::inbound(&view, name, class),
-            Role::Gateway => gateway::listener(&view, name, class),
-        },
-        Key::VirtualHost(name) => vhost::virtual_host(&view, name, class),
-        Key::Names => Some(names::names(&view)),
-        Key::Workload(id) => workload::record(&view, id),
+    let built = match class.dialect {
+        Dialect::Naka => naka(&view, key, class),
+        Dialect::Envoy => envoy::resource(&view, key, class),
+        Dialect::Grpc => grpc::resource(&view, key, class),
     };
     let (reads, findings) = view.into_parts();
     let (resource, refers) = match built {
@@ -261,5 +299,22 @@ pub fn compile(world: &World, key: &Key, class: &Class) -> Compiled {
         refers,
         reads,
         findings,
+    }
+}
+
+fn naka(view: &View<'_>, key: &Key, class: &Class) -> Option<Built> {
+    match key {
+        Key::RootCa => Some(secret::root_ca(view)),
+        Key::Cluster(ClusterName::Inbound { port }) => Some(cluster::inbound(*port, None)),
+        Key::Cluster(name) => cluster::outbound(view, name, class),
+        Key::Endpoints(name) => endpoint::endpoints(view, name, class),
+        Key::Listener(name) => match class.role {
+            Role::Sidecar => listener::inbound(view, name, class),
+            Role::Gateway => gateway::listener(view, name, class),
+        },
+        Key::VirtualHost(name) => vhost::virtual_host(view, name, class),
+        Key::Names => Some(names::names(view)),
+        Key::Workload(id) => workload::record(view, id),
+        Key::Routes(_) | Key::Helper(_) => None,
     }
 }

@@ -11,7 +11,7 @@
 //! Invariants: a resource whose version did not change is marked for nobody; marking never waits; an equal version
 //! is never sent again on a stream.
 
-use crate::compile::{Class, Key};
+use crate::compile::{Class, Dialect, Key};
 use crate::world::{Read, World};
 use naka_types::node::Role;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -391,6 +391,10 @@ fn mark(marks: &mut BTreeMap<Key, Span>, key: Key, epoch: Epoch) {
 
 /// Whether the starting points of a proxy's configuration may differ.
 fn roots_changed(reads: &BTreeSet<Read>, class: &Class) -> bool {
+    if class.dialect == Dialect::Envoy && reads.contains(&Read::Workload(class.workload_id.clone()))
+    {
+        return true;
+    }
     reads.iter().any(|read| match (class.role, read) {
         (Role::Gateway, Read::Gateways) => true,
         (Role::Sidecar, Read::Service(host)) => host

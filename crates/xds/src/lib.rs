@@ -8,12 +8,15 @@
 //! Invariants: a resource counts as held only once the other side acknowledged it; equal versions are never sent
 //! twice on one stream; what a client names in `initial_resource_versions` with the right version is not sent again.
 //!
-//! What is not here: meaning of resources (the proxy's intake, the control plane's compile), state-of-the-world xDS.
+//! [`sotw`] translates state-of-the-world streams to the same ledger, for clients that speak nothing else.
+//!
+//! What is not here: meaning of resources (the proxy's intake, the control plane's compile).
 
 pub mod delta;
 pub mod driver;
 pub mod order;
 pub mod reject;
 pub mod resource;
+pub mod sotw;
 
 pub use resource::{Encoded, Reject, Resource};

@@ -1,6 +1,6 @@
 //! Clusters: destinations of a workload, and its own program.
 
-use super::{Built, Class, Key, View, tls};
+use super::{Built, Class, Dialect, Key, View, tls};
 use crate::world::{Read, Service};
 use naka_api::networking::destination_rule::{LoadBalancer, TlsMode, TrafficPolicy};
 use naka_types::host::Host;
@@ -25,6 +25,7 @@ use naka_wire::envoy::extensions::upstreams::http::v3::{
         explicit_http_config::ProtocolConfig,
     },
 };
+use naka_wire::envoy::r#type::v3::Percent;
 use naka_wire::google::protobuf::UInt32Value;
 use naka_wire::{time, values};
 use std::time::Duration;
@@ -41,6 +42,7 @@ struct Outbound<'a> {
     protocol: Protocol,
     policy: TrafficPolicy,
     identities: Vec<String>,
+    dialect: Dialect,
 }
 
 /// A destination as far as a cluster name leads to one: the service has the port, the rule has the subset.
@@ -104,12 +106,16 @@ pub(crate) fn outbound(view: &View<'_>, name: &ClusterName, class: &Class) -> Op
         protocol,
         policy,
         identities: service.accounts.iter().filter_map(identity).collect(),
+        dialect: class.dialect,
     };
     let any = naka_wire::pack(&message(&model));
     Some(Built::new(&model, any).referring(vec![Key::Endpoints(name.clone())]))
 }
 
 fn message(model: &Outbound<'_>) -> Cluster {
+    if model.dialect == Dialect::Grpc {
+        return grpc(model);
+    }
     let pool = model.policy.connection_pool.clone().unwrap_or_default();
     let lb = match model.policy.load_balancer.unwrap_or_default() {
         LoadBalancer::RoundRobin => cluster::LbPolicy::RoundRobin,
@@ -151,7 +157,44 @@ fn message(model: &Outbound<'_>) -> Cluster {
             pool.max_requests_per_connection,
         ),
         metadata: Some(metadata(model)),
+        // Our own proxies never call what is known to be broken; Envoy does once half of a cluster is.
+        common_lb_config: (model.dialect == Dialect::Envoy).then(|| cluster::CommonLbConfig {
+            healthy_panic_threshold: Some(Percent { value: 0.0 }),
+            ..cluster::CommonLbConfig::default()
+        }),
         ..Cluster::default()
+    }
+}
+
+/// What a gRPC client takes: more would be ignored or refused.
+fn grpc(model: &Outbound<'_>) -> Cluster {
+    let plain = model.policy.tls == Some(TlsMode::Disable);
+    Cluster {
+        name: model.name.clone(),
+        cluster_discovery_type: Some(cluster::ClusterDiscoveryType::Type(
+            cluster::DiscoveryType::Eds as i32,
+        )),
+        eds_cluster_config: Some(cluster::EdsClusterConfig {
+            eds_config: Some(tls::ads()),
+            ..cluster::EdsClusterConfig::default()
+        }),
+        lb_policy: cluster::LbPolicy::RoundRobin as i32,
+        transport_socket: (!plain).then(|| tls::grpc_upstream(&model.identities)),
+        ..Cluster::default()
+    }
+}
+
+/// What an Envoy names as the protocol inside a TLS connection. Where nothing was declared it names none, so that
+/// the called side finds out from the first bytes.
+fn alpn(model: &Outbound<'_>) -> &'static [&'static str] {
+    if model.dialect != Dialect::Envoy {
+        return &["istio"];
+    }
+    match model.protocol {
+        Protocol::Http => &["http/1.1"],
+        Protocol::Http2 | Protocol::Grpc => &["h2"],
+        Protocol::Tcp | Protocol::Tls => &["naka-tcp"],
+        Protocol::Auto => &[],
     }
 }
 
@@ -167,7 +210,12 @@ fn sockets(model: &Outbound<'_>) -> Vec<cluster::TransportSocketMatch> {
     let mutual = cluster::TransportSocketMatch {
         name: "tlsMode-istio".to_owned(),
         r#match: Some(values::string_struct([("tlsMode", "istio")])),
-        transport_socket: Some(tls::upstream(&model.sni, &model.identities)),
+        transport_socket: Some(tls::upstream(
+            &model.sni,
+            &model.identities,
+            alpn(model),
+            model.dialect,
+        )),
     };
     vec![mutual, plain]
 }
@@ -224,8 +272,9 @@ fn metadata(model: &Outbound<'_>) -> Metadata {
     ])
 }
 
-/// `inbound|<port>||`: the workload's own program.
-pub(crate) fn inbound(port: u16) -> Built {
+/// `inbound|<port>||`: the workload's own program; with the protocol it must be spoken to, where the proxy cannot
+/// know by itself.
+pub(crate) fn inbound(port: u16, protocol: Option<Protocol>) -> Built {
     let name = ClusterName::Inbound { port }.to_string();
     let endpoint = Endpoint {
         address: Some(socket_address("127.0.0.1", port)),
@@ -249,9 +298,12 @@ pub(crate) fn inbound(port: u16) -> Built {
             endpoints: vec![endpoints],
             ..ClusterLoadAssignment::default()
         }),
+        typed_extension_protocol_options: protocol
+            .map(|protocol| http_options(protocol, None))
+            .unwrap_or_default(),
         ..Cluster::default()
     };
-    Built::new(&name, naka_wire::pack(&cluster))
+    Built::new(&(name, protocol), naka_wire::pack(&cluster))
 }
 
 /// An address as Envoy writes it.

@@ -1,7 +1,7 @@
 //! Endpoint sets of outbound clusters.
 
 use super::cluster::{socket_address, target};
-use super::{Built, Class, View};
+use super::{Built, Class, Dialect, View};
 use crate::registry::Health;
 use crate::world::{Endpoint, Read};
 use naka_types::labels::selects;
@@ -34,6 +34,7 @@ pub(crate) fn endpoints(view: &View<'_>, name: &ClusterName, class: &Class) -> O
         .into_iter()
         .flatten()
         .filter(|endpoint| labels.is_none_or(|labels| selects(labels, &endpoint.labels)))
+        .filter(|endpoint| class.dialect == Dialect::Naka || dialled_by_anyone(endpoint))
         .collect();
     let locality = pb::LocalityLbEndpoints {
         lb_endpoints: chosen
@@ -56,6 +57,11 @@ pub(crate) fn endpoints(view: &View<'_>, name: &ClusterName, class: &Class) -> O
         &(name.to_string(), &chosen),
         naka_wire::pack(&assignment),
     ))
+}
+
+/// Envoy refuses a whole set for one address that is a name or one weight of 0.
+fn dialled_by_anyone(endpoint: &Endpoint) -> bool {
+    endpoint.weight > 0 && endpoint.address.parse::<std::net::SocketAddr>().is_ok()
 }
 
 fn message(endpoint: &Endpoint) -> Option<pb::LbEndpoint> {

@@ -58,7 +58,8 @@ pub(crate) fn listener(view: &View<'_>, wanted: &str, class: &Class) -> Option<B
     Some(Built::new(&(wanted, &hosts), naka_wire::pack(&message)).referring(refers))
 }
 
-fn message(host: &str, port: u16, routes: &[route::Model]) -> VirtualHost {
+/// A virtual host of a port, known with and without the port.
+pub(crate) fn message(host: &str, port: u16, routes: &[route::Model]) -> VirtualHost {
     let domains = if host == "*" {
         vec!["*".to_owned()]
     } else {
@@ -73,7 +74,7 @@ fn message(host: &str, port: u16, routes: &[route::Model]) -> VirtualHost {
 }
 
 /// Routes by host, over all Gateways and servers of the port.
-fn hosts(at: &route::Place<'_, '_>) -> BTreeMap<String, Vec<route::Model>> {
+pub(crate) fn hosts(at: &route::Place<'_, '_>) -> BTreeMap<String, Vec<route::Model>> {
     let world = at.view.read(Read::Gateways);
     let mut bindings: BTreeMap<String, Vec<(&Object, GatewayRef)>> = BTreeMap::new();
     for ((namespace, name), object) in &world.gateways {
@@ -144,6 +145,7 @@ pub(crate) fn described(world: &World, touched: &BTreeSet<Host>) -> Vec<(String,
             namespace: String::new(),
             workload_id: String::new(),
             labels: gateway.selector.clone(),
+            ..Class::default()
         };
         let ports: BTreeSet<u16> = gateway.servers.iter().map(|server| server.port).collect();
         for port in ports {

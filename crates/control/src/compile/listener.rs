@@ -31,10 +31,10 @@ use std::time::Duration;
 const INBOUND_PORT: u16 = 15006;
 
 #[derive(Debug, PartialEq, Eq)]
-struct Chain {
-    port: u16,
-    protocol: Protocol,
-    mode: MtlsMode,
+pub(crate) struct Chain {
+    pub(crate) port: u16,
+    pub(crate) protocol: Protocol,
+    pub(crate) mode: MtlsMode,
     service: String,
 }
 
@@ -63,7 +63,8 @@ pub(crate) fn inbound(view: &View<'_>, name: &str, class: &Class) -> Option<Buil
     Some(Built::new(&chains, naka_wire::pack(&listener)).referring(refers))
 }
 
-fn chains(view: &View<'_>, registration: &Registration) -> Vec<Chain> {
+/// The declared ports of a workload, sorted, with what is spoken there and what is asked of callers.
+pub(crate) fn chains(view: &View<'_>, registration: &Registration) -> Vec<Chain> {
     let host = Host::of_service(&registration.service, &registration.namespace);
     let service = (!registration.service.is_empty()).then(|| host.as_str().to_owned());
     let declared = view.service(&host);
@@ -166,14 +167,7 @@ fn metadata(chain: &Chain) -> Metadata {
 
 fn filter(chain: &Chain, cluster: &str) -> Filter {
     match chain.protocol {
-        Protocol::Tcp | Protocol::Tls => {
-            let proxy = TcpProxy {
-                stat_prefix: cluster.to_owned(),
-                cluster_specifier: Some(tcp_proxy::ClusterSpecifier::Cluster(cluster.to_owned())),
-                ..TcpProxy::default()
-            };
-            typed("envoy.filters.network.tcp_proxy", naka_wire::pack(&proxy))
-        }
+        Protocol::Tcp | Protocol::Tls => tcp(cluster),
         _ => {
             let everything = VirtualHost {
                 name: format!("inbound|http|{}", chain.port),
@@ -186,8 +180,18 @@ fn filter(chain: &Chain, cluster: &str) -> Filter {
     }
 }
 
+/// Bytes as they come, to a cluster.
+pub(crate) fn tcp(cluster: &str) -> Filter {
+    let proxy = TcpProxy {
+        stat_prefix: cluster.to_owned(),
+        cluster_specifier: Some(tcp_proxy::ClusterSpecifier::Cluster(cluster.to_owned())),
+        ..TcpProxy::default()
+    };
+    typed("envoy.filters.network.tcp_proxy", naka_wire::pack(&proxy))
+}
+
 /// A route that takes everything and never times out by itself.
-fn whole(cluster: &str) -> Route {
+pub(crate) fn whole(cluster: &str) -> Route {
     Route {
         name: "default".to_owned(),
         r#match: Some(RouteMatch {
@@ -203,7 +207,7 @@ fn whole(cluster: &str) -> Route {
     }
 }
 
-fn typed(name: &str, config: Any) -> Filter {
+pub(crate) fn typed(name: &str, config: Any) -> Filter {
     Filter {
         name: name.to_owned(),
         config_type: Some(filter::ConfigType::TypedConfig(config)),

@@ -1,6 +1,6 @@
 //! What a proxy gets without asking for names: the starting points of its closure.
 
-use super::{Class, INBOUND, Key, View};
+use super::{Class, Dialect, INBOUND, Key, View};
 use crate::world::{Read, World};
 use naka_types::labels::selects;
 use naka_types::name::VirtualHostName;
@@ -13,6 +13,11 @@ const EAGER_HOSTS: usize = 100;
 /// Listeners of a proxy. Clusters of its own program follow from them.
 #[must_use]
 pub fn listeners(world: &World, class: &Class) -> BTreeSet<Key> {
+    match class.dialect {
+        Dialect::Naka => {}
+        Dialect::Envoy => return super::envoy::listeners(world, class),
+        Dialect::Grpc => return BTreeSet::new(),
+    }
     match class.role {
         Role::Sidecar => [Key::Listener(INBOUND.to_owned())].into(),
         Role::Gateway => gateway_ports(&View::new(world), class)

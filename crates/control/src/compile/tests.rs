@@ -79,6 +79,7 @@ pub(crate) fn class() -> Class {
         namespace: "default".to_owned(),
         workload_id: format!("{:026}", 1),
         labels: Labels::new(),
+        ..Class::default()
     }
 }
 

@@ -3,20 +3,33 @@
 //! Keys never travel: the proxy holds its own certificate under the name `default`, as with Istio; the trust bundle
 //! is the secret `ROOTCA`.
 
-use super::ROOT_CA;
+use super::{Dialect, ROOT_CA};
 use naka_wire::envoy::config::core::v3::{
-    AggregatedConfigSource, ApiVersion, ConfigSource, TransportSocket,
-    config_source::ConfigSourceSpecifier, transport_socket,
+    AggregatedConfigSource, ApiConfigSource, ApiVersion, ConfigSource, GrpcService,
+    TransportSocket,
+    api_config_source::ApiType,
+    config_source::ConfigSourceSpecifier,
+    grpc_service::{EnvoyGrpc, TargetSpecifier},
+    transport_socket,
 };
 use naka_wire::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
 use naka_wire::envoy::extensions::transport_sockets::tls::v3::{
-    CertificateValidationContext, CommonTlsContext, DownstreamTlsContext, SdsSecretConfig,
-    SubjectAltNameMatcher, UpstreamTlsContext,
+    CertificateProviderPluginInstance, CertificateValidationContext, CommonTlsContext,
+    DownstreamTlsContext, SdsSecretConfig, SubjectAltNameMatcher, TlsParameters,
+    UpstreamTlsContext,
     common_tls_context::{CombinedCertificateValidationContext, ValidationContextType},
     subject_alt_name_matcher::SanType,
+    tls_parameters::TlsProtocol,
 };
 use naka_wire::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
 use naka_wire::google::protobuf::{Any, BoolValue};
+
+/// The static cluster of an Envoy's bootstrap that leads to its agent.
+const AGENT: &str = "naka-agent";
+/// No certificate has this name.
+const NOBODY: &str = "spiffe://nobody";
+/// Key exchanges of the mesh, the best first.
+const CURVES: [&str; 3] = ["X25519MLKEM768", "X25519", "P-256"];
 
 /// Configuration comes over the stream it is mentioned on.
 pub(crate) fn ads() -> ConfigSource {
@@ -27,33 +40,77 @@ pub(crate) fn ads() -> ConfigSource {
     }
 }
 
-fn secret(name: &str) -> SdsSecretConfig {
-    SdsSecretConfig {
-        name: name.to_owned(),
-        sds_config: Some(ads()),
+/// Where an Envoy gets its keys: from the agent beside it, which holds the workload's identity.
+fn agent() -> ConfigSource {
+    let service = GrpcService {
+        target_specifier: Some(TargetSpecifier::EnvoyGrpc(EnvoyGrpc {
+            cluster_name: AGENT.to_owned(),
+            ..EnvoyGrpc::default()
+        })),
+        ..GrpcService::default()
+    };
+    ConfigSource {
+        resource_api_version: ApiVersion::V3 as i32,
+        config_source_specifier: Some(ConfigSourceSpecifier::ApiConfigSource(ApiConfigSource {
+            api_type: ApiType::Grpc as i32,
+            transport_api_version: ApiVersion::V3 as i32,
+            grpc_services: vec![service],
+            ..ApiConfigSource::default()
+        })),
+        ..ConfigSource::default()
     }
 }
 
-fn common(alpn: &[&str], identities: &[String]) -> CommonTlsContext {
-    let exact = |identity: &String| SubjectAltNameMatcher {
+fn secret(name: &str, dialect: Dialect) -> SdsSecretConfig {
+    SdsSecretConfig {
+        name: name.to_owned(),
+        sds_config: Some(match dialect {
+            Dialect::Envoy => agent(),
+            _ => ads(),
+        }),
+    }
+}
+
+/// A name a peer's certificate must have.
+pub(crate) enum Peer<'a> {
+    Exact(&'a str),
+    Prefix(&'a str),
+}
+
+fn san(peer: &Peer<'_>) -> SubjectAltNameMatcher {
+    let pattern = match peer {
+        Peer::Exact(identity) => MatchPattern::Exact((*identity).to_owned()),
+        Peer::Prefix(domain) => MatchPattern::Prefix((*domain).to_owned()),
+    };
+    SubjectAltNameMatcher {
         san_type: SanType::Uri as i32,
         matcher: Some(StringMatcher {
-            match_pattern: Some(MatchPattern::Exact(identity.clone())),
+            match_pattern: Some(pattern),
             ..StringMatcher::default()
         }),
         ..SubjectAltNameMatcher::default()
-    };
+    }
+}
+
+fn common(alpn: &[&str], peers: &[Peer<'_>], dialect: Dialect) -> CommonTlsContext {
     let context = CertificateValidationContext {
-        match_typed_subject_alt_names: identities.iter().map(exact).collect(),
+        match_typed_subject_alt_names: peers.iter().map(san).collect(),
         ..CertificateValidationContext::default()
     };
     CommonTlsContext {
-        tls_certificate_sds_secret_configs: vec![secret("default")],
+        // What our own proxies do anyway, an Envoy must be told.
+        tls_params: (dialect == Dialect::Envoy).then(|| TlsParameters {
+            tls_minimum_protocol_version: TlsProtocol::TlSv13 as i32,
+            tls_maximum_protocol_version: TlsProtocol::TlSv13 as i32,
+            ecdh_curves: CURVES.map(str::to_owned).to_vec(),
+            ..TlsParameters::default()
+        }),
+        tls_certificate_sds_secret_configs: vec![secret("default", dialect)],
         alpn_protocols: alpn.iter().map(|word| (*word).to_owned()).collect(),
         validation_context_type: Some(ValidationContextType::CombinedValidationContext(
             CombinedCertificateValidationContext {
                 default_validation_context: Some(context),
-                validation_context_sds_secret_config: Some(secret(ROOT_CA)),
+                validation_context_sds_secret_config: Some(secret(ROOT_CA, dialect)),
                 ..CombinedCertificateValidationContext::default()
             },
         )),
@@ -70,8 +127,18 @@ fn socket(name: &str, config: Any) -> TransportSocket {
 
 /// A listener that asks its callers who they are.
 pub(crate) fn downstream() -> TransportSocket {
+    listening(common(&["h2", "http/1.1"], &[], Dialect::Naka))
+}
+
+/// An Envoy's listener that asks its callers who they are: anybody of the trust domain.
+pub(crate) fn envoy_downstream(alpn: &[&str], trust_domain: &str) -> TransportSocket {
+    let domain = format!("spiffe://{trust_domain}/");
+    listening(common(alpn, &[Peer::Prefix(&domain)], Dialect::Envoy))
+}
+
+fn listening(common: CommonTlsContext) -> TransportSocket {
     let context = DownstreamTlsContext {
-        common_tls_context: Some(common(&["h2", "http/1.1"], &[])),
+        common_tls_context: Some(common),
         require_client_certificate: Some(BoolValue { value: true }),
         ..DownstreamTlsContext::default()
     };
@@ -79,10 +146,55 @@ pub(crate) fn downstream() -> TransportSocket {
 }
 
 /// A connection to a peer that must be one of `identities`.
-pub(crate) fn upstream(sni: &str, identities: &[String]) -> TransportSocket {
+pub(crate) fn upstream(
+    sni: &str,
+    identities: &[String],
+    alpn: &[&str],
+    dialect: Dialect,
+) -> TransportSocket {
+    let mut peers: Vec<Peer<'_>> = identities.iter().map(|id| Peer::Exact(id)).collect();
+    if peers.is_empty() && dialect == Dialect::Envoy {
+        // To Envoy an empty list means anybody.
+        peers.push(Peer::Exact(NOBODY));
+    }
     let context = UpstreamTlsContext {
-        common_tls_context: Some(common(&["istio"], identities)),
+        common_tls_context: Some(common(alpn, &peers, dialect)),
         sni: sni.to_owned(),
+        ..UpstreamTlsContext::default()
+    };
+    socket("envoy.transport_sockets.tls", naka_wire::pack(&context))
+}
+
+/// A gRPC client's connection to a peer that must be one of `identities`: its certificates come from the provider
+/// `default` of its bootstrap, and it reads names of peers only from the older field.
+#[expect(
+    deprecated,
+    reason = "gRPC (A29) reads match_subject_alt_names and nothing newer"
+)]
+pub(crate) fn grpc_upstream(identities: &[String]) -> TransportSocket {
+    let instance = || CertificateProviderPluginInstance {
+        instance_name: "default".to_owned(),
+        ..CertificateProviderPluginInstance::default()
+    };
+    let exact = |identity: &str| StringMatcher {
+        match_pattern: Some(MatchPattern::Exact(identity.to_owned())),
+        ..StringMatcher::default()
+    };
+    let mut names: Vec<StringMatcher> = identities.iter().map(|id| exact(id)).collect();
+    if names.is_empty() {
+        names.push(exact(NOBODY));
+    }
+    let validation = CertificateValidationContext {
+        ca_certificate_provider_instance: Some(instance()),
+        match_subject_alt_names: names,
+        ..CertificateValidationContext::default()
+    };
+    let context = UpstreamTlsContext {
+        common_tls_context: Some(CommonTlsContext {
+            tls_certificate_provider_instance: Some(instance()),
+            validation_context_type: Some(ValidationContextType::ValidationContext(validation)),
+            ..CommonTlsContext::default()
+        }),
         ..UpstreamTlsContext::default()
     };
     socket("envoy.transport_sockets.tls", naka_wire::pack(&context))

@@ -40,7 +40,11 @@ pub(crate) fn virtual_host(
 }
 
 /// The routes of a service port.
-fn models(at: &route::Place<'_, '_>, host: &Host, protocol: Protocol) -> Vec<route::Model> {
+pub(crate) fn models(
+    at: &route::Place<'_, '_>,
+    host: &Host,
+    protocol: Protocol,
+) -> Vec<route::Model> {
     let opaque = matches!(protocol, Protocol::Tcp | Protocol::Tls);
     let winner = at.view.routes(host).first().filter(|_| !opaque);
     winner

@@ -4,16 +4,23 @@
 //! what these refer to. When something other than endpoints changes the closure is walked again and compared with
 //! the ledger; a change of endpoints alone costs only those endpoint sets.
 //!
-//! Invariants: nothing is planned before the client opened every type of the closure, because only then it is known
+//! An Envoy gets the closure of its listeners, as far as it subscribed (everything of listeners and clusters, by name
+//! of routes and endpoints), and gets endpoints again after each change of their cluster and routes after each change
+//! of their listener: it warms what changed until they come. A gRPC client gets what it names and nothing else.
+//!
+//! Invariants: nothing is planned before a Naka client opened every type of the closure, because only then it is known
 //! what it still holds from before; what is no longer in the closure is removed after what replaced it was sent.
 
 use super::{Hub, Inner, Refusal, Span, Subscriber, SubscriberId};
-use crate::compile::{Class, Compiled, Key, roots};
+use crate::compile::{Class, Compiled, Dialect, Key, roots};
 use naka_types::node::Role;
-use naka_wire::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use naka_wire::envoy::service::discovery::v3::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
+};
 use naka_wire::type_url;
 use naka_xds::delta::server::{Change, Ledger, Notice};
 use naka_xds::order;
+use naka_xds::sotw::Sotw;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use tokio::sync::Notify;
@@ -26,6 +33,7 @@ pub struct Session {
     class: Class,
     notify: Arc<Notify>,
     ledger: Ledger,
+    sotw: Sotw,
     held: BTreeSet<Key>,
     /// Requests since the last plan that changed what is wanted.
     asked: bool,
@@ -49,6 +57,7 @@ impl Session {
             class,
             notify,
             ledger: Ledger::new(),
+            sotw: Sotw::new(),
             held: BTreeSet::new(),
             asked: false,
         }
@@ -66,6 +75,7 @@ impl Session {
         let mut inner = self.hub.lock();
         let slot = inner.slots.get_mut(&self.id);
         let span = slot.and_then(|slot| {
+            too_many(&mut slot.refused, &notices);
             let span = slot.in_flight.remove(&request.response_nonce)?;
             for notice in &notices {
                 note(&mut slot.refused, notice);
@@ -87,8 +97,46 @@ impl Session {
         });
     }
 
-    /// Whether every type of the closure is open.
+    /// Takes a request of the state-of-the-world protocol.
+    pub fn request_all(&mut self, request: &DiscoveryRequest) {
+        for delta in self.sotw.on(request) {
+            self.request(&delta);
+        }
+    }
+
+    /// [`Session::plan`] in the state-of-the-world protocol.
+    pub fn plan_all(&mut self) -> Vec<DiscoveryResponse> {
+        let deltas = self.plan();
+        if deltas.is_empty() {
+            return Vec::new();
+        }
+        let hub = Arc::clone(&self.hub);
+        let inner = hub.lock();
+        let (ledger, class) = (&self.ledger, &self.class);
+        let all = |type_url: &str| {
+            let held = ledger.of(type_url).map(|state| state.held().iter());
+            held.into_iter()
+                .flatten()
+                .filter(|(_, held)| held.sent.is_some())
+                .filter_map(|(name, _)| {
+                    let key = Key::parse(type_url, name)?;
+                    inner.cache.get(&key, class)?.resource.clone()
+                })
+                .collect()
+        };
+        let (out, unsaid) = self.sotw.respond(deltas, all);
+        drop(inner);
+        for answer in unsaid {
+            self.request(&answer);
+        }
+        out
+    }
+
+    /// Whether every type of the closure is open. Others than Naka open them one after the other, as they need them.
     fn ready(&self) -> bool {
+        if self.class.dialect != Dialect::Naka {
+            return true;
+        }
         let types: &[&str] = match self.class.role {
             Role::Sidecar => &[
                 type_url::CLUSTER,
@@ -125,6 +173,7 @@ impl Session {
                 .keys()
                 .filter(|key| self.held.contains(*key))
                 .filter_map(|key| Some(change(key, cache.get(key, class)?)))
+                .filter(|change| self.subscribed(change))
                 .collect()
         };
         let revision = inner.cache.world().revision.to_string();
@@ -140,7 +189,10 @@ impl Session {
 
     /// Walks the closure from its roots and compares it with the ledger.
     fn walk(&mut self, inner: &mut Inner) -> Vec<Change> {
-        let mut todo: Vec<Key> = self.explicit();
+        let mut todo: Vec<Key> = match self.class.dialect {
+            Dialect::Envoy => Vec::new(),
+            Dialect::Naka | Dialect::Grpc => self.explicit(),
+        };
         let ready = self.ready();
         if ready {
             let world = Arc::clone(inner.cache.world());
@@ -157,15 +209,48 @@ impl Session {
                 continue;
             }
             let compiled = inner.cache.hold(self.id, &key, &self.class);
-            todo.extend(compiled.refers.iter().cloned());
-            changes.push(change(&key, &compiled));
+            let change = change(&key, &compiled);
+            match self.class.dialect {
+                Dialect::Naka => todo.extend(compiled.refers.iter().cloned()),
+                Dialect::Envoy => {
+                    todo.extend(compiled.refers.iter().cloned());
+                    self.rewarm(&change, &compiled.refers);
+                }
+                Dialect::Grpc => {}
+            }
+            changes.push(change);
             held.insert(key);
         }
         inner.cache.retain(self.id, &held);
-        changes.retain(|change| self.ledger.opened(change.type_url));
+        changes.retain(|change| self.ledger.opened(change.type_url) && self.subscribed(change));
         self.removals(&held, ready, &mut changes);
         self.held = held;
         changes
+    }
+
+    /// Whether the client wants a name. A Naka client is sent what its virtual hosts lead to without asking.
+    fn subscribed(&self, change: &Change) -> bool {
+        self.class.dialect == Dialect::Naka
+            || self
+                .ledger
+                .of(change.type_url)
+                .is_some_and(|state| state.wildcard() || state.names().contains(&change.name))
+    }
+
+    /// An Envoy warms a cluster or a listener that changed until endpoints or routes come, even if they are the same.
+    fn rewarm(&mut self, change: &Change, refers: &[Key]) {
+        let Some(resource) = &change.resource else {
+            return;
+        };
+        let held = self.ledger.held(change.type_url, &change.name);
+        let same = held.is_some_and(|held| held.sent.as_ref() == Some(&resource.version));
+        if !same {
+            for key in refers {
+                if matches!(key, Key::Endpoints(_) | Key::Routes(_)) {
+                    self.ledger.owe(key.type_url(), &key.name());
+                }
+            }
+        }
     }
 
     /// Names the client asked for, of types that need nothing else, and virtual hosts once all is open.
@@ -241,6 +326,21 @@ fn change(key: &Key, compiled: &Compiled) -> Change {
         type_url: key.type_url(),
         name: key.name(),
         resource: compiled.resource.clone(),
+    }
+}
+
+/// What was asked for beyond all measure stands in status under the type.
+fn too_many(
+    refused: &mut std::collections::BTreeMap<(String, String), String>,
+    notices: &[Notice],
+) {
+    for notice in notices {
+        if let Notice::Ignored { type_url, names } = notice {
+            let kind = type_url.rsplit('.').next().unwrap_or_default();
+            let words =
+                format!("{names} names of {kind} were asked for beyond the limit and ignored");
+            refused.insert((type_url.clone(), "*".to_owned()), words);
+        }
     }
 }
 

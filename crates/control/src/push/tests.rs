@@ -117,6 +117,7 @@ fn subscriber(name: &str) -> Subscriber {
             namespace: "default".to_owned(),
             workload_id: name.to_owned(),
             labels: Labels::new(),
+            ..Class::default()
         },
         drain_ack: true,
         closure: true,

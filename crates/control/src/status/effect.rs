@@ -68,6 +68,7 @@ fn class(namespace: &str) -> Class {
         namespace: namespace.to_owned(),
         workload_id: String::new(),
         labels: Labels::new(),
+        ..Class::default()
     }
 }
 

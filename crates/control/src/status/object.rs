@@ -190,6 +190,7 @@ pub(super) fn unresolved(world: &World, object: &Object) -> Vec<Finding> {
         namespace: object.meta.namespace.clone(),
         workload_id: String::new(),
         labels: Labels::new(),
+        ..Class::default()
     };
     let mut keys: Vec<(Key, Class)> = Vec::new();
     if spec.gateways.contains(&GatewayRef::Mesh) {

@@ -1,7 +1,7 @@
 //! Which hosts and which resources an object has to do with.
 
 use crate::compile::Key;
-use crate::compile::gateway;
+use crate::compile::{envoy, gateway};
 use crate::world::World;
 use naka_api::networking::virtual_service::{Action, GatewayRef};
 use naka_api::{Object, Spec};
@@ -158,9 +158,26 @@ impl Touch {
             Key::Endpoints(name) => self.endpoints && outbound(name),
             Key::Listener(name) => match &self.listeners {
                 Listeners::None => false,
-                Listeners::Inbound => name == crate::compile::INBOUND,
+                Listeners::Inbound => {
+                    name == crate::compile::INBOUND || name.starts_with(envoy::INBOUND)
+                }
                 Listeners::Ports(ports) => ports.iter().any(|port| gateway::name(*port) == *name),
             },
+            Key::Routes(name) => match (&self.listeners, name.rsplit_once(':')) {
+                (Listeners::Ports(ports), _)
+                    if ports
+                        .iter()
+                        .any(|port| envoy::gateway_routes(*port) == *name) =>
+                {
+                    true
+                }
+                (_, Some((host, _))) if self.hosts.contains(host) => self.virtual_hosts,
+                _ => {
+                    self.virtual_hosts
+                        && (name == envoy::HTTP_PROXY || name.starts_with(envoy::UPSTREAM))
+                }
+            },
+            Key::Helper(_) => false,
             Key::RootCa | Key::Names | Key::Workload(_) => false,
         }
     }

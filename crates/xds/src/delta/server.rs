@@ -11,6 +11,7 @@
 use crate::order;
 use crate::reject;
 use crate::resource::{Encoded, Reject};
+use crate::sotw;
 use naka_wire::envoy::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource,
 };
@@ -20,6 +21,10 @@ use std::sync::Arc;
 const WILDCARD: &str = "*";
 /// A response is closed once its resources pass this size, so that no message comes near the client's cap.
 const RESPONSE_BYTES: usize = 1 << 20;
+/// Names of one type kept for one stream.
+pub const NAMES: usize = 50_000;
+/// Longest name that is kept.
+pub const NAME_BYTES: usize = 1024;
 
 /// What a request meant.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +49,13 @@ pub enum Notice {
         type_url: String,
         /// Names.
         names: Vec<String>,
+    },
+    /// The client asked for more names than are kept, or for one that is too long; they are not answered.
+    Ignored {
+        /// Type.
+        type_url: String,
+        /// How many names of the request.
+        names: usize,
     },
     /// The client has these versions in force (`None`: the name is gone).
     Acked {
@@ -168,6 +180,15 @@ impl Ledger {
         self.of(type_url)?.held.get(name)
     }
 
+    /// Owes the client an answer about a name it asked for, whatever it holds: what refers to it was sent anew.
+    pub fn owe(&mut self, type_url: &str, name: &str) {
+        if let Some(state) = self.types.get_mut(type_url)
+            && (state.wildcard || state.names.contains(name))
+        {
+            state.owed.insert(name.to_owned());
+        }
+    }
+
     /// Takes a request; the notices tell what it meant, in the order acknowledgement, opening, subscriptions.
     pub fn on(&mut self, request: &DeltaDiscoveryRequest) -> Vec<Notice> {
         let mut notices = Vec::new();
@@ -191,10 +212,21 @@ impl Ledger {
             });
         }
         let (mut names, mut wildcard) = (Vec::new(), false);
+        // Stock clients say "everything" by naming nothing at first.
+        if first && request.resource_names_subscribe.is_empty() && sotw::carries_all(type_url) {
+            wildcard = true;
+            state.wildcard = true;
+        }
+        let mut ignored = 0;
         for name in &request.resource_names_subscribe {
             if name == WILDCARD {
                 wildcard = !state.wildcard;
                 state.wildcard = true;
+                continue;
+            }
+            let room = state.names.len() < NAMES || state.names.contains(name);
+            if !room || name.len() > NAME_BYTES {
+                ignored += 1;
                 continue;
             }
             state.names.insert(name.clone());
@@ -209,6 +241,12 @@ impl Ledger {
                 type_url: type_url.clone(),
                 names,
                 wildcard,
+            });
+        }
+        if ignored > 0 {
+            notices.push(Notice::Ignored {
+                type_url: type_url.clone(),
+                names: ignored,
             });
         }
         let mut gone = Vec::new();

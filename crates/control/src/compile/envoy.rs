@@ -1,0 +1,83 @@
+//! Configuration for a stock Envoy beside a program or at the edge.
+//!
+//! An Envoy gets everything that is visible to it, as from any other control plane. What Envoy's defaults would get
+//! wrong is written out: TLS 1.3 only with the mesh's key exchanges, no panic routing, path normal form and header
+//! limits as our own proxies have them. Everything that changes often stands in routes, clusters and endpoints;
+//! listeners name their route configuration, so that a change of weights drains no connection.
+//!
+//! Keys come from the agent beside the Envoy (the static cluster `naka-agent`), never from here.
+
+use super::{Built, Class, Key, View, cluster, endpoint};
+use crate::world::{Read, World};
+use naka_types::name::ClusterName;
+use naka_types::node::Role;
+use std::collections::BTreeSet;
+
+mod helper;
+mod listener;
+mod manager;
+mod route;
+
+pub use helper::Helper;
+
+/// The forward proxy of a program: its listener and its routes.
+pub const HTTP_PROXY: &str = "http_proxy";
+
+/// What names of listeners of a program's ports start with.
+pub const INBOUND: &str = "inbound_";
+/// What names of listeners that lead to one service start with, and of their routes.
+pub const UPSTREAM: &str = "upstream_";
+
+/// Name of the routes of a gateway's port.
+pub(crate) fn gateway_routes(port: u16) -> String {
+    format!("http.{port}")
+}
+
+/// Listeners of an Envoy.
+pub(crate) fn listeners(world: &World, class: &Class) -> BTreeSet<Key> {
+    let mut names: BTreeSet<String> = class
+        .binds
+        .upstreams
+        .iter()
+        .map(super::Upstream::listener)
+        .collect();
+    if class.binds.http_proxy.is_some() {
+        names.insert(HTTP_PROXY.to_owned());
+    }
+    if let Some(member) = world.workload(&class.workload_id)
+        && class.role == Role::Sidecar
+    {
+        let ports = member.registration.ports.iter();
+        names.extend(ports.map(|served| listener::inbound_name(served.port)));
+    }
+    if class.role == Role::Gateway {
+        let ports = super::roots::gateway_ports(&View::new(world), class);
+        names.extend(ports.into_iter().map(super::gateway::name));
+    }
+    names.into_iter().map(Key::Listener).collect()
+}
+
+/// Compiles a resource for an Envoy.
+pub(crate) fn resource(view: &View<'_>, key: &Key, class: &Class) -> Option<Built> {
+    match key {
+        Key::Cluster(ClusterName::Inbound { port }) => inbound(view, *port, class),
+        Key::Cluster(name) => cluster::outbound(view, name, class),
+        Key::Endpoints(name) => endpoint::endpoints(view, name, class),
+        Key::Listener(name) => listener::listener(view, name, class),
+        Key::Routes(name) => route::routes(view, name, class),
+        Key::Helper(helper) => helper.cluster(class),
+        Key::RootCa | Key::VirtualHost(_) | Key::Names | Key::Workload(_) => None,
+    }
+}
+
+/// The program's own port, spoken to as it was declared.
+fn inbound(view: &View<'_>, port: u16, class: &Class) -> Option<Built> {
+    let world = view.read(Read::Workload(class.workload_id.clone()));
+    let registration = &world.workload(&class.workload_id)?.registration;
+    let chains = super::listener::chains(view, registration);
+    let chain = chains.iter().find(|chain| chain.port == port)?;
+    Some(cluster::inbound(port, Some(chain.protocol)))
+}
+
+#[cfg(test)]
+mod tests;

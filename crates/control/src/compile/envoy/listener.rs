@@ -1,0 +1,154 @@
+//! Listeners of an Envoy: one per declared port, the forward proxy, the upstreams, or a gateway's ports.
+
+use super::manager::{Place, Routes, filter};
+use super::{HTTP_PROXY, INBOUND, gateway_routes, route};
+use crate::compile::cluster::socket_address;
+use crate::compile::listener::{Chain, chains, tcp, whole};
+use crate::compile::{Built, Class, Key, View, gateway, roots, tls};
+use crate::world::Read;
+use naka_api::security::peer_authentication::MtlsMode;
+use naka_types::name::ClusterName;
+use naka_types::node::Role;
+use naka_types::protocol::Protocol;
+use naka_wire::envoy::config::core::v3::TrafficDirection;
+use naka_wire::envoy::config::listener::v3::{
+    Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter, listener_filter,
+};
+use naka_wire::envoy::config::route::v3::{RouteConfiguration, VirtualHost};
+use naka_wire::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
+use std::net::SocketAddr;
+
+/// Name of the listener of a program's port.
+pub(super) fn inbound_name(port: u16) -> String {
+    format!("{INBOUND}{port}")
+}
+
+/// The listener of that name, if the Envoy has one.
+pub(super) fn listener(view: &View<'_>, name: &str, class: &Class) -> Option<Built> {
+    if class.role == Role::Gateway {
+        return edge(view, name, class);
+    }
+    if name == HTTP_PROXY {
+        let bind = class.binds.http_proxy?;
+        let manager = filter(HTTP_PROXY, Place::ForwardProxy, named(HTTP_PROXY));
+        return Some(outbound(name, bind, manager, Key::Routes(name.to_owned())));
+    }
+    let mut upstreams = class.binds.upstreams.iter();
+    match upstreams.find(|upstream| upstream.listener() == name) {
+        Some(upstream) => {
+            let (cluster, protocol) = route::destination(view, upstream, class);
+            let bytes = matches!(protocol, Protocol::Tcp | Protocol::Tls | Protocol::Auto);
+            let (filter, refers) = if bytes {
+                (tcp(&cluster.to_string()), Key::Cluster(cluster))
+            } else {
+                let manager = filter(name, Place::Outbound, named(name));
+                (manager, Key::Routes(name.to_owned()))
+            };
+            Some(outbound(name, upstream.bind, filter, refers))
+        }
+        None => inbound(view, name, class),
+    }
+}
+
+fn named(routes: &str) -> Routes {
+    Routes::Named(routes.to_owned())
+}
+
+fn outbound(name: &str, bind: SocketAddr, filter: Filter, refers: Key) -> Built {
+    let message = Listener {
+        name: name.to_owned(),
+        address: Some(socket_address(&bind.ip().to_string(), bind.port())),
+        filter_chains: vec![FilterChain {
+            filters: vec![filter],
+            ..FilterChain::default()
+        }],
+        traffic_direction: TrafficDirection::Outbound as i32,
+        ..Listener::default()
+    };
+    Built::new(&(name, bind, &refers), naka_wire::pack(&message)).referring(vec![refers])
+}
+
+fn edge(view: &View<'_>, name: &str, class: &Class) -> Option<Built> {
+    let ports = roots::gateway_ports(view, class);
+    let port = ports
+        .into_iter()
+        .find(|port| gateway::name(*port) == name)?;
+    let everywhere = SocketAddr::from(([0, 0, 0, 0], port));
+    let bind = class.binds.gateway_ports.get(&port).unwrap_or(&everywhere);
+    let routes = gateway_routes(port);
+    let manager = filter(name, Place::Edge, named(&routes));
+    Some(outbound(name, *bind, manager, Key::Routes(routes)))
+}
+
+fn inbound(view: &View<'_>, name: &str, class: &Class) -> Option<Built> {
+    let world = view.read(Read::Workload(class.workload_id.clone()));
+    let registration = &world.workload(&class.workload_id)?.registration;
+    let chain = chains(view, registration)
+        .into_iter()
+        .find(|chain| inbound_name(chain.port) == name)?;
+    let mut served = registration.ports.iter();
+    let served = served.find(|served| served.port == chain.port)?;
+    let bind: SocketAddr = served.inbound_address.parse().ok()?;
+    let domain = &view.read(Read::Trust).trust_domain;
+    let both = chain.mode == MtlsMode::Permissive;
+    let mut messages = Vec::new();
+    if chain.mode != MtlsMode::Disable {
+        messages.push(message(&chain, both.then_some("tls"), Some(domain)));
+    }
+    if chain.mode != MtlsMode::Strict {
+        messages.push(message(&chain, both.then_some("raw_buffer"), None));
+    }
+    let inspector = ListenerFilter {
+        name: "envoy.filters.listener.tls_inspector".to_owned(),
+        config_type: Some(listener_filter::ConfigType::TypedConfig(naka_wire::pack(
+            &TlsInspector::default(),
+        ))),
+        ..ListenerFilter::default()
+    };
+    let listener = Listener {
+        name: name.to_owned(),
+        address: Some(socket_address(&bind.ip().to_string(), bind.port())),
+        listener_filters: both.then_some(inspector).into_iter().collect(),
+        filter_chains: messages,
+        traffic_direction: TrafficDirection::Inbound as i32,
+        ..Listener::default()
+    };
+    let refers = vec![Key::Cluster(ClusterName::Inbound { port: chain.port })];
+    Some(Built::new(&(&chain, bind, domain), naka_wire::pack(&listener)).referring(refers))
+}
+
+fn message(chain: &Chain, transport: Option<&str>, trust_domain: Option<&str>) -> FilterChain {
+    let cluster = ClusterName::Inbound { port: chain.port }.to_string();
+    let bytes = matches!(chain.protocol, Protocol::Tcp | Protocol::Tls);
+    let alpn: &[&str] = if bytes {
+        &["naka-tcp", "istio"]
+    } else {
+        &["h2", "http/1.1"]
+    };
+    let filter = if bytes {
+        tcp(&cluster)
+    } else {
+        let everything = VirtualHost {
+            name: format!("inbound|http|{}", chain.port),
+            domains: vec!["*".to_owned()],
+            routes: vec![whole(&cluster)],
+            ..VirtualHost::default()
+        };
+        let routes = Routes::Inline(RouteConfiguration {
+            name: cluster.clone(),
+            virtual_hosts: vec![everything],
+            ..RouteConfiguration::default()
+        });
+        filter(&cluster, Place::Inbound, routes)
+    };
+    FilterChain {
+        name: format!("{cluster}{}", transport.unwrap_or_default()),
+        filter_chain_match: transport.map(|transport| FilterChainMatch {
+            transport_protocol: transport.to_owned(),
+            ..FilterChainMatch::default()
+        }),
+        filters: vec![filter],
+        transport_socket: trust_domain.map(|domain| tls::envoy_downstream(alpn, domain)),
+        ..FilterChain::default()
+    }
+}

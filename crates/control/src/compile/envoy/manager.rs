@@ -1,0 +1,140 @@
+//! Envoy's HTTP connection manager, set as our own proxies behave.
+
+use super::helper::dns;
+use crate::compile::{listener, tls};
+use naka_wire::envoy::config::core::v3::{Http2ProtocolOptions, HttpProtocolOptions as Common};
+use naka_wire::envoy::config::listener::v3::Filter;
+use naka_wire::envoy::config::route::v3::RouteConfiguration;
+use naka_wire::envoy::extensions::filters::http::dynamic_forward_proxy::v3::{
+    FilterConfig, filter_config::ImplementationSpecifier,
+};
+use naka_wire::envoy::extensions::filters::http::router::v3::Router;
+use naka_wire::envoy::extensions::filters::network::http_connection_manager::v3::{
+    HttpConnectionManager, HttpFilter, Rds,
+    http_connection_manager::{
+        ForwardClientCertDetails, PathWithEscapedSlashesAction, RouteSpecifier,
+        ServerHeaderTransformation, SetCurrentClientCertDetails, UpgradeConfig,
+    },
+    http_filter,
+};
+use naka_wire::google::protobuf::{Any, BoolValue, UInt32Value};
+use naka_wire::time;
+use std::time::Duration;
+
+/// Limits of a head, as in `engine::limits`.
+const HEADER_KB: u32 = 64;
+const HEADER_FIELDS: u32 = 100;
+/// Streams of a connection, as in `proxy::limits`.
+const STREAMS_MESH: u32 = 1024;
+const STREAMS_EDGE: u32 = 100;
+const CONNECTION_IDLE: Duration = Duration::from_secs(3600);
+
+/// Where a listener stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// Callers of the program.
+    Inbound,
+    /// The program as a caller, of one service.
+    Outbound,
+    /// The program as a caller, of anything.
+    ForwardProxy,
+    /// Strangers.
+    Edge,
+}
+
+/// Where routes come from.
+pub(super) enum Routes {
+    /// Written here, because they never change.
+    Inline(RouteConfiguration),
+    /// Under this name over the stream.
+    Named(String),
+}
+
+/// The filter of a listener.
+pub(super) fn filter(stat_prefix: &str, place: Place, routes: Routes) -> Filter {
+    let flag = |value| Some(BoolValue { value });
+    let number = |value| Some(UInt32Value { value });
+    let forward = place == Place::ForwardProxy;
+    let upgrade = |kind: &str| UpgradeConfig {
+        upgrade_type: kind.to_owned(),
+        ..UpgradeConfig::default()
+    };
+    let manager = HttpConnectionManager {
+        stat_prefix: stat_prefix.to_owned(),
+        http_filters: filters(forward),
+        upgrade_configs: std::iter::once(upgrade("websocket"))
+            .chain(forward.then(|| upgrade("CONNECT")))
+            .collect(),
+        normalize_path: flag(true),
+        merge_slashes: false,
+        path_with_escaped_slashes_action: PathWithEscapedSlashesAction::KeepUnchanged as i32,
+        max_request_headers_kb: number(HEADER_KB),
+        common_http_protocol_options: Some(Common {
+            max_headers_count: number(HEADER_FIELDS),
+            idle_timeout: Some(time::to_wire(CONNECTION_IDLE)),
+            ..Common::default()
+        }),
+        http2_protocol_options: Some(Http2ProtocolOptions {
+            allow_connect: true,
+            max_concurrent_streams: number(match place {
+                Place::Edge => STREAMS_EDGE,
+                _ => STREAMS_MESH,
+            }),
+            ..Http2ProtocolOptions::default()
+        }),
+        // Calls may be as long as routes allow; a silent stream is not a broken one.
+        stream_idle_timeout: Some(time::to_wire(Duration::ZERO)),
+        use_remote_address: flag(place == Place::Edge),
+        skip_xff_append: place != Place::Edge,
+        server_header_transformation: ServerHeaderTransformation::PassThrough as i32,
+        forward_client_cert_details: match place {
+            Place::Inbound => ForwardClientCertDetails::SanitizeSet,
+            Place::Edge => ForwardClientCertDetails::Sanitize,
+            Place::Outbound | Place::ForwardProxy => ForwardClientCertDetails::Sanitize,
+        } as i32,
+        set_current_client_cert_details: (place == Place::Inbound).then(|| {
+            SetCurrentClientCertDetails {
+                subject: flag(true),
+                uri: true,
+                ..SetCurrentClientCertDetails::default()
+            }
+        }),
+        route_specifier: Some(match routes {
+            Routes::Inline(config) => RouteSpecifier::RouteConfig(config),
+            Routes::Named(name) => RouteSpecifier::Rds(Rds {
+                config_source: Some(tls::ads()),
+                route_config_name: name,
+            }),
+        }),
+        ..HttpConnectionManager::default()
+    };
+    listener::typed(
+        "envoy.filters.network.http_connection_manager",
+        naka_wire::pack(&manager),
+    )
+}
+
+fn filters(forward: bool) -> Vec<HttpFilter> {
+    let filter = |name: &str, config: Any| HttpFilter {
+        name: name.to_owned(),
+        config_type: Some(http_filter::ConfigType::TypedConfig(config)),
+        ..HttpFilter::default()
+    };
+    let external = FilterConfig {
+        implementation_specifier: Some(ImplementationSpecifier::DnsCacheConfig(dns())),
+        ..FilterConfig::default()
+    };
+    let external = filter(
+        "envoy.filters.http.dynamic_forward_proxy",
+        naka_wire::pack(&external),
+    );
+    let router = filter(
+        "envoy.filters.http.router",
+        naka_wire::pack(&Router::default()),
+    );
+    forward
+        .then_some(external)
+        .into_iter()
+        .chain([router])
+        .collect()
+}

@@ -1,0 +1,331 @@
+//! Route configurations of an Envoy: the forward proxy's, an upstream's, a gateway port's.
+//!
+//! Domains of a configuration must differ, or Envoy refuses all of it: the first service to claim a name keeps it.
+//! Hosts of the mesh that nobody serves get 404 and never leave the mesh; other names go out by DNS.
+
+use super::helper::Helper;
+use super::{HTTP_PROXY, gateway_routes};
+use crate::compile::{Built, Class, Key, Upstream, View, gateway, roots, route, vhost};
+use crate::world::{Read, Service};
+use naka_types::host::{DOMAIN, Host};
+use naka_types::name::ClusterName;
+use naka_types::node::Role;
+use naka_types::protocol::Protocol;
+use naka_wire::envoy::config::route::v3::{
+    DirectResponseAction, HeaderMatcher, Route, RouteAction, RouteConfiguration, RouteMatch,
+    VirtualHost, header_matcher, route as pb, route_action, route_match,
+};
+use naka_wire::envoy::r#type::matcher::v3::{
+    RegexMatcher, StringMatcher, string_matcher::MatchPattern,
+};
+use naka_wire::google::protobuf::UInt32Value;
+use naka_wire::time;
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// Largest body of a direct response, as manifests may hold them.
+const DIRECT_BYTES: u32 = 1 << 20;
+const NOT_FOUND: u32 = 404;
+const FORBIDDEN: u32 = 403;
+/// The machine itself: reached without a proxy, never through one.
+const LOOPBACK: &str = r"(127\.[0-9.]+|localhost|\[::1\])(:[0-9]+)?";
+
+/// Routes by name.
+pub(super) fn routes(view: &View<'_>, name: &str, class: &Class) -> Option<Built> {
+    if class.role == Role::Gateway {
+        return edge(view, name, class);
+    }
+    if name == HTTP_PROXY {
+        return Some(forward(view, class));
+    }
+    let mut upstreams = class.binds.upstreams.iter();
+    let upstream = upstreams.find(|upstream| upstream.listener() == name)?;
+    Some(one(view, name, upstream, class))
+}
+
+fn configuration(name: &str, virtual_hosts: Vec<VirtualHost>) -> RouteConfiguration {
+    RouteConfiguration {
+        name: name.to_owned(),
+        virtual_hosts,
+        max_direct_response_body_size_bytes: Some(UInt32Value {
+            value: DIRECT_BYTES,
+        }),
+        ..RouteConfiguration::default()
+    }
+}
+
+fn edge(view: &View<'_>, name: &str, class: &Class) -> Option<Built> {
+    let port = roots::gateway_ports(view, class)
+        .into_iter()
+        .find(|port| gateway_routes(*port) == name)?;
+    let at = route::Place {
+        view,
+        class,
+        port,
+        gateway: Some(port),
+    };
+    let hosts = gateway::hosts(&at);
+    let refers = hosts
+        .values()
+        .flat_map(|routes| vhost::clusters(&at, routes))
+        .collect();
+    let messages = hosts
+        .iter()
+        .map(|(host, routes)| acceptable(gateway::message(host, port, routes)))
+        .collect();
+    let config = configuration(name, messages);
+    Some(Built::new(&(name, &hosts), naka_wire::pack(&config)).referring(refers))
+}
+
+/// The cluster an upstream leads to and what is spoken there.
+pub(super) fn destination(
+    view: &View<'_>,
+    upstream: &Upstream,
+    class: &Class,
+) -> (ClusterName, Protocol) {
+    let host = Host::resolve(&upstream.host, &class.namespace).ok();
+    let known = host.as_ref().and_then(|host| view.service(host));
+    let port = known.and_then(|service| service.ports.get(&upstream.port));
+    let name = host.map_or_else(|| upstream.host.clone(), |host| host.as_str().to_owned());
+    let protocol = port.map_or(Protocol::Auto, |port| port.protocol);
+    (ClusterName::outbound(upstream.port, "", &name), protocol)
+}
+
+fn one(view: &View<'_>, name: &str, upstream: &Upstream, class: &Class) -> Built {
+    let (cluster, protocol) = destination(view, upstream, class);
+    let at = route::Place {
+        view,
+        class,
+        port: upstream.port,
+        gateway: None,
+    };
+    let host = match &cluster {
+        ClusterName::Outbound { host, .. } => Host::parse(host).ok(),
+        ClusterName::Inbound { .. } => None,
+    };
+    let models = host
+        .map(|host| vhost::models(&at, &host, protocol))
+        .unwrap_or_default();
+    let refers = vhost::clusters(&at, &models);
+    let everything = acceptable(VirtualHost {
+        name: cluster.to_string(),
+        domains: vec!["*".to_owned()],
+        routes: models.iter().flat_map(route::messages).collect(),
+        ..VirtualHost::default()
+    });
+    let config = configuration(name, vec![everything]);
+    Built::new(&(name, &models), naka_wire::pack(&config)).referring(refers)
+}
+
+/// Every service of the mesh, under every name a program of the namespace may know it by.
+fn forward(view: &View<'_>, class: &Class) -> Built {
+    let world = view.read(Read::Hosts);
+    let mut taken = BTreeSet::new();
+    let mut model = Vec::new();
+    let mut refers = vec![Key::Helper(Helper::External), Key::Helper(Helper::Tunnel)];
+    let mut messages = Vec::new();
+    for host in world.services.keys() {
+        let Some(service) = view.service(host) else {
+            continue;
+        };
+        for (port, known) in &service.ports {
+            let at = route::Place {
+                view,
+                class,
+                port: *port,
+                gateway: None,
+            };
+            let mut domains = domains(service, *port, &class.namespace);
+            domains.retain(|domain| taken.insert(domain.clone()));
+            if domains.is_empty() {
+                continue;
+            }
+            let models = vhost::models(&at, host, known.protocol);
+            refers.extend(vhost::clusters(&at, &models));
+            let own = ClusterName::outbound(*port, "", host.as_str());
+            // Bytes go to the service itself even where routes lead elsewhere.
+            refers.push(Key::Cluster(own.clone()));
+            let bytes = matches!(known.protocol, Protocol::Tcp | Protocol::Tls);
+            let tunnel = if bytes {
+                own.to_string()
+            } else {
+                Helper::Tunnel.name().to_owned()
+            };
+            let routes = models.iter().flat_map(route::messages);
+            messages.push(acceptable(VirtualHost {
+                name: format!("{host}:{port}"),
+                domains: domains.clone(),
+                routes: std::iter::once(connect(&tunnel)).chain(routes).collect(),
+                ..VirtualHost::default()
+            }));
+            model.push((host.as_str(), *port, domains, tunnel, models));
+        }
+    }
+    messages.push(outside());
+    let config = configuration(HTTP_PROXY, messages);
+    Built::new(&(HTTP_PROXY, &model), naka_wire::pack(&config)).referring(refers)
+}
+
+/// Names of a service port: full and shortened, with the port, and without it where HTTP leaves it out.
+fn domains(service: &Service, port: u16, namespace: &str) -> Vec<String> {
+    let host = service.host.as_str();
+    let mut names = vec![host.to_owned()];
+    if let Some((name, own)) = service.host.service() {
+        names.push(format!("{name}.{own}.svc"));
+        names.push(format!("{name}.{own}"));
+        if own == namespace {
+            names.push(name.to_owned());
+        }
+    }
+    let with = names.iter().map(|name| format!("{name}:{port}"));
+    let mut all: Vec<String> = with.collect();
+    if port == 80 {
+        all.extend(names);
+    }
+    all
+}
+
+fn connect(cluster: &str) -> Route {
+    let connect = route_action::UpgradeConfig {
+        upgrade_type: "CONNECT".to_owned(),
+        connect_config: Some(route_action::upgrade_config::ConnectConfig::default()),
+        ..route_action::UpgradeConfig::default()
+    };
+    Route {
+        name: "connect".to_owned(),
+        r#match: Some(RouteMatch {
+            path_specifier: Some(route_match::PathSpecifier::ConnectMatcher(
+                route_match::ConnectMatcher {},
+            )),
+            ..RouteMatch::default()
+        }),
+        action: Some(pb::Action::Route(RouteAction {
+            upgrade_configs: vec![connect],
+            ..action(cluster)
+        })),
+        ..Route::default()
+    }
+}
+
+fn action(cluster: &str) -> RouteAction {
+    RouteAction {
+        cluster_specifier: Some(route_action::ClusterSpecifier::Cluster(cluster.to_owned())),
+        timeout: Some(time::to_wire(Duration::ZERO)),
+        ..RouteAction::default()
+    }
+}
+
+/// Everything the mesh has no service for.
+fn outside() -> VirtualHost {
+    let external = Helper::External.name();
+    let mesh = format!(r".*\.{}\.?(:[0-9]+)?", DOMAIN.replace('.', r"\."));
+    let mut routes = Vec::new();
+    for connects in [true, false] {
+        routes.push(answer("mesh", &mesh, connects, NOT_FOUND));
+        routes.push(answer("loopback", LOOPBACK, connects, FORBIDDEN));
+    }
+    routes.push(connect(external));
+    routes.push(Route {
+        name: "external".to_owned(),
+        r#match: Some(prefix(Vec::new())),
+        action: Some(pb::Action::Route(action(external))),
+        ..Route::default()
+    });
+    VirtualHost {
+        name: "outside".to_owned(),
+        domains: vec!["*".to_owned()],
+        routes,
+        ..VirtualHost::default()
+    }
+}
+
+fn prefix(headers: Vec<HeaderMatcher>) -> RouteMatch {
+    RouteMatch {
+        path_specifier: Some(route_match::PathSpecifier::Prefix("/".to_owned())),
+        headers,
+        ..RouteMatch::default()
+    }
+}
+
+fn answer(name: &str, authority: &str, connects: bool, status: u32) -> Route {
+    let pattern = MatchPattern::SafeRegex(RegexMatcher {
+        regex: format!("(?i){authority}"),
+        ..RegexMatcher::default()
+    });
+    let header = HeaderMatcher {
+        name: ":authority".to_owned(),
+        header_match_specifier: Some(header_matcher::HeaderMatchSpecifier::StringMatch(
+            StringMatcher {
+                match_pattern: Some(pattern),
+                ..StringMatcher::default()
+            },
+        )),
+        ..HeaderMatcher::default()
+    };
+    let mut matched = prefix(vec![header]);
+    if connects {
+        matched.path_specifier = Some(route_match::PathSpecifier::ConnectMatcher(
+            route_match::ConnectMatcher {},
+        ));
+    }
+    Route {
+        name: name.to_owned(),
+        r#match: Some(matched),
+        action: Some(pb::Action::DirectResponse(DirectResponseAction {
+            status,
+            ..DirectResponseAction::default()
+        })),
+        ..Route::default()
+    }
+}
+
+/// Takes out what makes an Envoy refuse the whole configuration: headers that only Envoy itself may touch, shares of
+/// nothing. The rest of the route stays in force.
+fn acceptable(mut host: VirtualHost) -> VirtualHost {
+    let own = |name: &str| name.starts_with(':') || name.eq_ignore_ascii_case("host");
+    for route in &mut host.routes {
+        for additions in [
+            &mut route.request_headers_to_add,
+            &mut route.response_headers_to_add,
+        ] {
+            additions.retain(|add| !add.header.as_ref().is_some_and(|header| own(&header.key)));
+        }
+        route.request_headers_to_remove.retain(|name| !own(name));
+        route.response_headers_to_remove.retain(|name| !own(name));
+        let Some(pb::Action::Route(action)) = &mut route.action else {
+            continue;
+        };
+        if let Some(route_action::ClusterSpecifier::WeightedClusters(all)) =
+            &mut action.cluster_specifier
+        {
+            for share in &mut all.clusters {
+                for additions in [
+                    &mut share.request_headers_to_add,
+                    &mut share.response_headers_to_add,
+                ] {
+                    additions
+                        .retain(|add| !add.header.as_ref().is_some_and(|header| own(&header.key)));
+                }
+                share.request_headers_to_remove.retain(|name| !own(name));
+                share.response_headers_to_remove.retain(|name| !own(name));
+            }
+            let total: u32 = all
+                .clusters
+                .iter()
+                .map(|share| share.weight.unwrap_or_default().value)
+                .sum();
+            // One destination without weight gets everything, as in Istio.
+            if total == 0
+                && let [only] = all.clusters.as_mut_slice()
+            {
+                only.weight = Some(UInt32Value { value: 1 });
+            } else if total == 0 {
+                route.action = Some(pb::Action::DirectResponse(DirectResponseAction {
+                    status: 503,
+                    ..DirectResponseAction::default()
+                }));
+            }
+        }
+    }
+    host
+}
