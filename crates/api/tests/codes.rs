@@ -67,10 +67,10 @@ const CASES: &[Case] = &[
     (
         "E005",
         Compat,
-        "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {name: a}\n",
+        "apiVersion: apps/v1\nkind: StatefulSet\nmetadata: {name: a}\n",
         "kind",
         2,
-        "kind Sidecar is not supported yet",
+        "kind StatefulSet is not supported yet",
     ),
     (
         "E005",

@@ -574,9 +574,21 @@ fn kinds_have_one_row_each() {
         assert!(kind.reads(&kind.api_version()));
         assert_eq!(Kind::of_plural(names.group, names.plural), Some(kind));
         for word in [names.plural, names.singular].iter().chain(names.short) {
-            assert_eq!(Kind::of_word(&word.to_uppercase()), Some(kind), "{word}");
+            let full = match names.group {
+                "" => (*word).to_owned(),
+                group => format!("{word}.{group}"),
+            };
+            assert_eq!(Kind::of_word(&full.to_uppercase()), Some(kind), "{full}");
         }
     }
+    // A word of two kinds is the first one's; each has a word of its own.
+    assert_eq!(Kind::of_word("services"), Some(Kind::Service));
+    assert_eq!(Kind::of_word("ksvc"), Some(Kind::KnativeService));
+    assert_eq!(
+        Kind::of_manifest("Service", "serving.knative.dev/v1"),
+        Some(Kind::KnativeService)
+    );
+    assert_eq!(Kind::of_manifest("Service", "v1"), Some(Kind::Service));
     assert_eq!(
         Kind::of_word("gateways.networking.istio.io"),
         Some(Kind::Gateway)
