@@ -233,6 +233,7 @@ fn decode_node(
         node.take(header);
     }
     crate::schema::walk::object(&mut report, &node, fields_of(kind), "");
+    crate::schema::rules::check(&mut report, &node, kind);
     let spec = build(&mut report, &node, kind, &meta.namespace);
     report.finish(&meta);
     let object = spec.filter(|_| report.object_sound()).map(|spec| Object {

@@ -8,6 +8,7 @@ pub(crate) mod common;
 pub mod flat;
 pub mod inventory;
 mod page;
+pub(crate) mod rules;
 pub(crate) mod walk;
 
 pub use page::page;
