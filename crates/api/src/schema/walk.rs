@@ -181,23 +181,27 @@ pub(crate) fn value(report: &mut Report, node: &Node, ty: Ty, path: &str) {
         _ => false,
     };
     if !fits {
-        let fix = match (ty, &node.data) {
-            (Ty::Str, Data::Number(_) | Data::Bool(_)) => "put it into quotes".to_owned(),
-            (Ty::Int(..), Data::Text(text)) if text.parse::<i64>().is_ok() => {
-                "write it without quotes".to_owned()
-            }
-            (Ty::List(_), _) => "write it as a list, each item with \"- \"".to_owned(),
-            (Ty::Duration, Data::Number(number)) => format!("write a unit: {number}s"),
-            _ => format!("write {}", word(ty)),
-        };
-        report.error(
-            codes::E003,
-            path,
-            node.place,
-            format!("wants {}, found {}", word(ty), node.what()),
-            fix,
-        );
+        misfit(report, node, ty, path);
     }
+}
+
+fn misfit(report: &mut Report, node: &Node, ty: Ty, path: &str) {
+    let fix = match (ty, &node.data) {
+        (Ty::Str, Data::Number(_) | Data::Bool(_)) => "put it into quotes".to_owned(),
+        (Ty::Int(..), Data::Text(text)) if text.parse::<i64>().is_ok() => {
+            "write it without quotes".to_owned()
+        }
+        (Ty::List(_), _) => "write it as a list, each item with \"- \"".to_owned(),
+        (Ty::Duration, Data::Number(number)) => format!("write a unit: {number}s"),
+        _ => format!("write {}", word(ty)),
+    };
+    report.error(
+        codes::E003,
+        path,
+        node.place,
+        format!("wants {}, found {}", word(ty), node.what()),
+        fix,
+    );
 }
 
 /// A type in words.

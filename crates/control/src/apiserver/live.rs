@@ -87,7 +87,7 @@ pub struct ObjectStatus {
     pub revision: u64,
     /// One word: `programmed`, `pending`, `refused`, `unused`, …
     pub state: String,
-    /// Kubernetes conditions: Accepted, ResolvedRefs, Programmed, Conflicted.
+    /// Kubernetes conditions: Accepted, Enforced, ResolvedRefs, Programmed, Conflicted.
     pub conditions: Vec<Condition>,
     /// Proxies that have it.
     pub acked: Vec<String>,

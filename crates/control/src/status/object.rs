@@ -36,6 +36,7 @@ pub(super) fn status(plane: &Plane, reference: &ObjectRef) -> ObjectStatus {
     status.revision = object.meta.resource_version.parse().unwrap_or(0);
     status.conditions = vec![
         accepted(&unsound),
+        enforced(&findings),
         resolved(&unresolved),
         conflicted(winner.as_deref()),
         programmed(&status),
@@ -56,12 +57,32 @@ fn condition(kind: &str, holds: bool, reason: &str, message: impl Into<String>) 
 
 fn accepted(unsound: &[String]) -> Condition {
     match unsound.first() {
-        None => condition("Accepted", true, "Accepted", "all of it is in force"),
+        None => condition("Accepted", true, "Accepted", "all of it is sound"),
         Some(first) => {
             let more = unsound.len() - 1;
             let message = format!("parts are not in force: {first} (and {more} more)");
             condition("Accepted", true, "PartiallyInvalid", message)
         }
+    }
+}
+
+/// Whether every field that is used does something; the fields that do not are named, all of them.
+fn enforced(findings: &[Finding]) -> Condition {
+    let idle: Vec<&str> = findings
+        .iter()
+        .filter(|finding| finding.code == naka_api::codes::W900.id)
+        .map(|finding| finding.field.as_str())
+        .collect();
+    if idle.is_empty() {
+        condition(
+            "Enforced",
+            true,
+            "Enforced",
+            "every field in use is enforced",
+        )
+    } else {
+        let message = format!("not yet: {}", idle.join(", "));
+        condition("Enforced", false, "NotYet", message)
     }
 }
 
@@ -230,4 +251,32 @@ pub(super) fn unresolved(world: &World, object: &Object) -> Vec<Finding> {
         }
     }
     findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::enforced;
+    use naka_api::Mode;
+    use serde_json::json;
+
+    #[test]
+    fn fields_that_do_nothing_yet_are_named_in_a_condition() {
+        let rule = |tcp: serde_json::Value| {
+            let object = json!({"apiVersion": "networking.istio.io/v1", "kind": "DestinationRule", "metadata": {"name": "a"},
+                "spec": {"host": "a", "trafficPolicy": {"connectionPool": {"tcp": tcp}}}});
+            let (_, findings) = naka_api::decode_json(&object, Mode::Compat);
+            enforced(&findings)
+        };
+        let idle =
+            rule(json!({"idleTimeout": "3s", "maxConnectionDuration": "1h", "maxConnections": 1}));
+        assert_eq!(
+            (idle.status.as_str(), idle.reason.as_str()),
+            ("False", "NotYet")
+        );
+        assert_eq!(
+            idle.message,
+            "not yet: spec.trafficPolicy.connectionPool.tcp.idleTimeout, spec.trafficPolicy.connectionPool.tcp.maxConnectionDuration"
+        );
+        assert_eq!(rule(json!({"maxConnections": 1})).status, "True");
+    }
 }

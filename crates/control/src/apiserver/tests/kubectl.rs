@@ -221,6 +221,57 @@ async fn changes(kubectl: &Kubectl) {
     );
 }
 
+/// Every kind of the table can be made, listed by its names and taken away; two kinds called Service do not meet.
+#[tokio::test]
+async fn kubectl_handles_every_kind() {
+    let Some(program) = kubectl() else {
+        return;
+    };
+    let server = Server::start().await;
+    let token = server.token(json!({"kind": "api", "role": "admin"})).await;
+    let kubectl = Kubectl::new(program, &server, &token);
+    let entry = json!({"apiVersion": "networking.istio.io/v1alpha3", "kind": "ServiceEntry",
+        "metadata": {"name": "out", "namespace": "default"},
+        "spec": {"hosts": ["a.example"], "location": "MESH_EXTERNAL", "resolution": "DNS"}});
+    let filter = json!({"apiVersion": "networking.istio.io/v1alpha3", "kind": "EnvoyFilter",
+        "metadata": {"name": "patch", "namespace": "default"}, "spec": {"priority": 1}});
+    let knative = json!({"apiVersion": "serving.knative.dev/v1", "kind": "Service",
+        "metadata": {"name": "fun", "namespace": "default"}});
+    for (name, object) in [
+        ("entry.json", &entry),
+        ("filter.json", &filter),
+        ("knative.json", &knative),
+    ] {
+        kubectl.file(name, object);
+        kubectl.ok(&["create", "-f", name]).await;
+    }
+    let table = kubectl.ok(&["get", "serviceentries"]).await;
+    assert!(
+        table.starts_with("NAME") && table.contains("a.example"),
+        "{table}"
+    );
+    let kind = ["get", "se", "out", "-o", "jsonpath={.apiVersion} {.kind}"];
+    assert_eq!(
+        kubectl.ok(&kind).await,
+        "networking.istio.io/v1 ServiceEntry"
+    );
+    assert!(kubectl.ok(&["get", "envoyfilters"]).await.contains("patch"));
+    let kind = ["get", "ksvc", "fun", "-o", "jsonpath={.apiVersion} {.kind}"];
+    assert_eq!(kubectl.ok(&kind).await, "serving.knative.dev/v1 Service");
+    assert!(!kubectl.ok(&["get", "services", "-A"]).await.contains("fun"));
+    for names in naka_api::kind::TABLE {
+        let full = match names.group {
+            "" => names.plural.to_owned(),
+            group => format!("{}.{group}", names.plural),
+        };
+        kubectl.ok(&["get", &full, "-A"]).await;
+    }
+    kubectl
+        .ok(&["delete", "-f", "knative.json", "--timeout=20s"])
+        .await;
+    assert!(!kubectl.ok(&["get", "ksvc", "-A"]).await.contains("fun"));
+}
+
 async fn refusals(kubectl: &Kubectl) {
     let missing = kubectl.fails(&["get", "vs", "nobody"]).await;
     assert!(
