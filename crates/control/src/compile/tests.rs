@@ -16,6 +16,8 @@ use naka_wire::values;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+mod fields;
+
 /// Objects from YAML, `created` seconds apart in the order written.
 pub(crate) fn snapshot(yaml: &str) -> Snapshot {
     let decoded = naka_api::decode_yaml("test.yaml", yaml.as_bytes(), Mode::Compat);

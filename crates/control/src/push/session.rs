@@ -177,7 +177,10 @@ impl Session {
                 .collect()
         };
         let revision = inner.cache.world().revision.to_string();
-        let responses = self.ledger.plan(changes, &revision);
+        let mut responses = self.ledger.plan(changes, &revision);
+        if self.class.dialect != Dialect::Naka {
+            responses.extend(self.ledger.greet(&revision));
+        }
         let span = marked.unwrap_or(Span::at(inner.epoch));
         inner.sent(self.id, &name, span, marked.is_some(), &responses);
         drop(guard);

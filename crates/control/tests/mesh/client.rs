@@ -32,7 +32,7 @@ use tokio::task::JoinHandle;
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
-async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     tokio::time::timeout(DEADLINE, future)
         .await
         .unwrap_or_else(|_| panic!("{what}: nothing within {DEADLINE:?}"))
@@ -69,7 +69,7 @@ impl Control {
         soon("stop", self.served).await.unwrap();
     }
 
-    async fn http(&self, method: &str, path: &str, body: &Value) -> Value {
+    pub(crate) async fn http(&self, method: &str, path: &str, body: &Value) -> Value {
         let body = body.to_string();
         let request = format!(
             "{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
@@ -150,6 +150,12 @@ impl tower_service::Service<http::Request<tonic::body::Body>> for Link {
         *request.uri_mut() = uri.parse().unwrap();
         Box::pin(self.requests.send_request(request))
     }
+}
+
+fn pem(kind: &str, der: &[u8]) -> String {
+    use base64::Engine;
+    let text = base64::engine::general_purpose::STANDARD.encode(der);
+    format!("-----BEGIN {kind}-----\n{text}\n-----END {kind}-----\n")
 }
 
 /// What the application answers to updates.
@@ -257,6 +263,14 @@ impl Proxy {
             answers: Arc::default(),
             running: None,
         }
+    }
+
+    /// Key with chain, chain, and roots as PEM: what an agent hands to its Envoy.
+    pub(crate) fn pem(&self) -> (String, String, String) {
+        let chain = self.svid.chain.iter();
+        let chain = chain.map(|der| pem("CERTIFICATE", der)).collect();
+        let key = pem("PRIVATE KEY", self.svid.key.secret_der());
+        (key, chain, self.bundle.to_pem())
     }
 
     async fn link(&self, control: &Control) -> Link {

@@ -9,6 +9,7 @@
 )]
 
 mod client;
+mod envoy;
 
 use client::{Control, Proxy};
 use naka_wire::envoy::config::core::v3::HealthStatus;

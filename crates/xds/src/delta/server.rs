@@ -102,6 +102,7 @@ pub struct Held {
 pub struct TypeState {
     opened: bool,
     wildcard: bool,
+    answered: bool,
     names: BTreeSet<String>,
     held: BTreeMap<String, Held>,
     owed: BTreeSet<String>,
@@ -355,6 +356,30 @@ impl Ledger {
         responses
     }
 
+    /// Empty responses for types of which the client wants everything while there is nothing: a stock client waits
+    /// with its start for the first answer. To be called after [`Ledger::plan`].
+    pub fn greet(&mut self, revision: &str) -> Vec<DeltaDiscoveryResponse> {
+        let waiting = |state: &TypeState| state.wildcard && !state.answered;
+        let types: Vec<String> = self
+            .types
+            .iter()
+            .filter(|(_, state)| waiting(state))
+            .map(|(type_url, _)| type_url.clone())
+            .collect();
+        types
+            .into_iter()
+            .map(|type_url| {
+                let mut response = DeltaDiscoveryResponse {
+                    system_version_info: revision.to_owned(),
+                    type_url,
+                    ..DeltaDiscoveryResponse::default()
+                };
+                self.dispatch(&mut response);
+                response
+            })
+            .collect()
+    }
+
     fn plan_one(&mut self, change: Change, out: &mut Batches) {
         let state = self.types.entry(change.type_url.to_owned()).or_default();
         let owed = state.owed.remove(&change.name);
@@ -379,6 +404,7 @@ impl Ledger {
         self.nonce += 1;
         response.nonce = self.nonce.to_string();
         let state = self.types.entry(response.type_url.clone()).or_default();
+        state.answered = true;
         let added = response
             .resources
             .iter()
