@@ -144,12 +144,19 @@ impl World {
                 .iter()
                 .map(|port| (port.port, declared_port(port, &serving)))
                 .collect();
+            // An entry is an object: whoever may write it says who answers there.
+            let named = entries.iter().filter(|entry| {
+                entry.meta.namespace == meta.namespace && !spec.selector.is_empty()
+            });
+            let named = named.filter_map(|entry| entry.workload_entry());
+            let named = named.filter(|entry| selects(&spec.selector, &entry.labels));
+            let named: Vec<String> = named.filter_map(|e| e.service_account.clone()).collect();
             let service = Service {
                 host: host.clone(),
                 name: meta.name.clone(),
                 namespace: meta.namespace.clone(),
                 declared: true,
-                accounts,
+                accounts: accounts.into_iter().chain(named).collect(),
                 ports,
             };
             self.services.insert(host.clone(), Arc::new(service));
@@ -411,7 +418,7 @@ fn entry_endpoint(object: &Object, selector: &Labels, port: &ServicePort) -> Opt
         address,
         health: Health::Healthy,
         weight: entry.weight.unwrap_or(1).max(1),
-        mtls: false,
+        mtls: entry.service_account.is_some(),
         labels: entry.labels.clone(),
         workload: object.meta.name.clone(),
         namespace: object.meta.namespace.clone(),
