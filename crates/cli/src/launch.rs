@@ -79,6 +79,7 @@ pub(crate) async fn admit(
     given_token: Option<&str>,
 ) -> Outcome {
     settings.control.addresses.clone_from(&context.xds);
+    settings.control.socket.clone_from(&context.socket);
     if let Some(token) = given_token.or(context.join_token.as_deref()) {
         settings.control.token = Some(token.to_owned());
         return Ok(());

@@ -4,6 +4,7 @@
 //! about references is the world. Findings come from the same compile that proxies get.
 
 use crate::apiserver::live::{Answer, Effect, Live, Nack, ObjectStatus, Observed, Rollout};
+use crate::compile::{Dialect, envoy, grpc};
 use crate::plane::Plane;
 use naka_api::Object;
 use naka_store::Snapshot;
@@ -97,6 +98,12 @@ impl Status {
                 "state": state,
                 "revision": world.revision,
                 "behind": !proxy.up_to_date,
+                "dialect": class.dialect.word(),
+                "not_expressed": match class.dialect {
+                    Dialect::Envoy => envoy::not_expressed(&world, class),
+                    Dialect::Grpc => grpc::not_expressed(),
+                    Dialect::Naka => Vec::new(),
+                },
                 "version": proxy.who.version,
                 "identity": registration.map(|r| identity(domain, r)).unwrap_or_default(),
                 "connected_s": proxy.connected_s,

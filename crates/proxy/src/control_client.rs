@@ -38,6 +38,8 @@ const DIAL: Duration = Duration::from_secs(3);
 const CERTIFY: Duration = Duration::from_secs(10);
 /// The longest pause between two rounds over all addresses.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How often the clock is looked at while a renewal is not due.
+const CLOCK_LOOK: Duration = Duration::from_secs(10);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const ALPN: &[&[u8]] = &[b"h2"];
 
@@ -177,7 +179,7 @@ pub fn node(settings: &Settings, workload_id: &str) -> Node {
 /// Keeps the line for as long as the process lives; returns when the command channel closes.
 pub async fn run(mut params: Params) {
     let token = params.settings.control.token.as_deref().map(Token::parse);
-    let token = match token {
+    let mut token = match token {
         Some(Ok(token)) => Some(token),
         Some(Err(_)) => {
             tracing::error!(error = %Error::Token, "the token is left out");
@@ -207,6 +209,20 @@ pub async fn run(mut params: Params) {
             return;
         }
         let was_open = params.line.borrow().connections > opened_before;
+        if outcast(&ended)
+            && let Some(socket) = &params.settings.control.socket
+        {
+            match crate::readmit::token(socket, &params.settings).await {
+                Ok(fresh) => {
+                    tracing::info!("the identity is of no use any more; joining anew");
+                    token = Some(fresh);
+                    by_token = true;
+                    // The same address, now with proof.
+                    continue;
+                }
+                Err(error) => tracing::debug!(%error, "no new token from the control socket"),
+            }
+        }
         params.line.send_modify(|line| {
             line.connected = false;
             line.problem = ended.to_string();
@@ -216,10 +232,7 @@ pub async fn run(mut params: Params) {
             pause = FIRST_PAUSE;
         } else {
             tracing::debug!(error = %ended, "no line to the control plane");
-            let refused = matches!(&ended, Error::Dial { what, .. } if what.starts_with("TLS"))
-                || matches!(&ended, Error::Stream(Ended::Status(status)) if status.code() == tonic::Code::Unauthenticated)
-                || matches!(ended, Error::Certify(_));
-            if refused && token.is_some() {
+            if outcast(&ended) && token.is_some() {
                 by_token = !by_token;
             }
         }
@@ -233,6 +246,16 @@ pub async fn run(mut params: Params) {
                 () = closed(&params.commands) => return,
             }
         }
+    }
+}
+
+/// Whether what ended the line says that neither our certificate nor our token counts.
+fn outcast(ended: &Error) -> bool {
+    match ended {
+        Error::NoProof | Error::Certify(_) => true,
+        Error::Dial { what, .. } => what.starts_with("TLS"),
+        Error::Stream(Ended::Status(status)) => status.code() == tonic::Code::Unauthenticated,
+        _ => false,
     }
 }
 
@@ -374,7 +397,15 @@ async fn renewal(link: &Link, settings: &Settings, feed: &Feed) {
     let mut attempt = 0;
     loop {
         let wait = match (attempt, feed.now()) {
-            (0, identity) => until_renewal(identity.as_deref(), naka_identity::now_s()),
+            (0, identity) => {
+                let due = until_renewal(identity.as_deref(), naka_identity::now_s());
+                if !due.is_zero() {
+                    // A timer does not see a clock that jumps or a machine that slept.
+                    tokio::time::sleep(due.min(CLOCK_LOOK)).await;
+                    continue;
+                }
+                due
+            }
             (_, identity) => {
                 let left = identity.map_or(Duration::ZERO, |identity| {
                     identity.svid.remaining(naka_identity::now_s())

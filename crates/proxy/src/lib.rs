@@ -18,6 +18,7 @@ pub mod limits;
 pub mod listen;
 mod memory;
 pub mod names;
+mod readmit;
 mod record;
 pub mod rotation;
 pub mod run;

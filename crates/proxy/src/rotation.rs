@@ -162,10 +162,14 @@ fn merged(old: &Bundle, new: Bundle) -> Bundle {
     Bundle::new(new.trust_domain(), roots).unwrap_or(new)
 }
 
-/// How long until the current certificate should be renewed; forever when there is none.
+/// How long until the current certificate should be renewed; forever when there is none. At once when it is from the
+/// future: the clock was set back, and nobody else believes it either.
 #[must_use]
 pub fn until_renewal(identity: Option<&Identity>, now: u64) -> Duration {
     identity.map_or(Duration::from_secs(86_400 * 365), |identity| {
+        if now < identity.svid.not_before {
+            return Duration::ZERO;
+        }
         Duration::from_secs(identity.renew_at.saturating_sub(now))
     })
 }
@@ -228,6 +232,10 @@ mod tests {
         let now = feed.now().unwrap();
         assert_eq!(now.bundle.epoch(), epoch);
         assert_eq!(now.bundle.roots().len(), 2);
+        assert!(
+            until_renewal(Some(&now), now.svid.not_before - 1).is_zero(),
+            "from the future"
+        );
         let wait = until_renewal(Some(&now), now_s());
         assert!(
             wait > Duration::from_secs(3000) && wait < Duration::from_secs(6000),

@@ -183,6 +183,10 @@ pub struct Control {
     /// Join token; needed when there is no saved identity.
     #[serde(default)]
     pub token: Option<String>,
+    /// Control socket of a control plane on this machine, which gives its owner's sidecars a new token when their
+    /// identity has expired.
+    #[serde(default)]
+    pub socket: Option<PathBuf>,
 }
 
 /// Where the access log goes.

@@ -13,6 +13,7 @@ use naka_types::name::ClusterName;
 use naka_types::node::Role;
 use std::collections::BTreeSet;
 
+mod acceptable;
 mod helper;
 mod listener;
 mod manager;
@@ -55,6 +56,35 @@ pub(crate) fn listeners(world: &World, class: &Class) -> BTreeSet<Key> {
         names.extend(ports.into_iter().map(super::gateway::name));
     }
     names.into_iter().map(Key::Listener).collect()
+}
+
+/// What this Envoy cannot do that a Naka proxy would, in words for status.
+#[must_use]
+pub fn not_expressed(world: &World, class: &Class) -> Vec<String> {
+    let mut words = vec![
+        "draining: an Envoy acknowledges endpoints when it has read them, not when every worker uses them; it counts as done after 2 s".to_owned(),
+        "hosts: the whole mesh is held, not only what is called, so its memory grows with the mesh".to_owned(),
+        "patterns: an Envoy knows regular expressions as RE2 does; one that it cannot read makes it refuse the whole route configuration".to_owned(),
+    ];
+    if class.role == Role::Gateway {
+        return words;
+    }
+    words.push("capture: an Envoy takes no handed-over sockets; only calls through its proxy or upstream ports are in the mesh".to_owned());
+    if let Some(proxy) = class.binds.http_proxy {
+        words.push(format!(
+            "callers: any program of this machine that reaches {proxy} speaks as this workload"
+        ));
+    }
+    for upstream in &class.binds.upstreams {
+        let view = View::new(world);
+        if route::destination(&view, upstream, class).1 == naka_types::protocol::Protocol::Auto {
+            words.push(format!(
+                "detection: {}:{} declares no protocol, so bytes are passed on without HTTP routes",
+                upstream.host, upstream.port
+            ));
+        }
+    }
+    words
 }
 
 /// Compiles a resource for an Envoy.

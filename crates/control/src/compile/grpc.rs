@@ -18,6 +18,17 @@ use naka_wire::envoy::extensions::filters::network::http_connection_manager::v3:
 /// Port of a name without one.
 const HTTP: u16 = 80;
 
+/// What a gRPC client cannot do that a Naka proxy would, in words for status.
+#[must_use]
+pub fn not_expressed() -> Vec<String> {
+    [
+        "actions: redirects, direct responses, rewrites and header changes of routes are not known to gRPC; calls on such a route fail or go on unchanged",
+        "metrics: calls are counted by the called side alone",
+    ]
+    .map(str::to_owned)
+    .to_vec()
+}
+
 /// Compiles a resource for a gRPC client.
 pub(crate) fn resource(view: &View<'_>, key: &Key, class: &Class) -> Option<Built> {
     match key {

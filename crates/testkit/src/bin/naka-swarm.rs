@@ -195,7 +195,7 @@ fn take(update: &Update, want: Option<&str>, seen: &Seen) {
 /// A line whenever something has changed, ten times a second at most.
 async fn report(seen: Arc<Seen>, count: u64) {
     let start = Instant::now();
-    let mut last = String::new();
+    let mut last = serde_json::Value::Null;
     let mut tick = tokio::time::interval(Duration::from_millis(100));
     loop {
         tick.tick().await;
@@ -206,8 +206,8 @@ async fn report(seen: Arc<Seen>, count: u64) {
             "resources": seen.resources.load(Ordering::Relaxed),
             "wanted": seen.wanted.load(Ordering::Relaxed),
         });
-        if numbers.to_string() != last {
-            last = numbers.to_string();
+        if numbers != last {
+            last.clone_from(&numbers);
             println!(
                 "{}",
                 json!({"ms": start.elapsed().as_millis() as u64, "seen": numbers})
@@ -325,26 +325,7 @@ async fn offend(crime: &str, options: &Options) -> Result<()> {
                     .await?;
                 sent += 1;
             },
-            "names" => {
-                for part in 0..100u32 {
-                    let names = (0..1_000u32)
-                        .map(|n| format!("80/n{part}-{n}.default.svc.cluster.local:80"));
-                    stream
-                        .requests
-                        .send(ask(type_url::VIRTUAL_HOST, names))
-                        .await?;
-                    sent += 1_000;
-                    while let Ok(Ok(response)) =
-                        tokio::time::timeout(Duration::from_millis(1), stream.responses.message())
-                            .await
-                    {
-                        count(response, &mut got)?;
-                    }
-                }
-                loop {
-                    count(stream.responses.message().await?, &mut got)?;
-                }
-            }
+            "names" => ask_for_many(&mut stream, &mut sent, &mut got).await?,
             "foreign" => {
                 let names = option(options, "names")?.split(',').map(str::to_owned);
                 stream
@@ -357,7 +338,6 @@ async fn offend(crime: &str, options: &Options) -> Result<()> {
             }
             other => bail!("unknown crime {other:?}"),
         }
-        #[expect(unreachable_code, reason = "every crime goes on until it is stopped")]
         Ok::<(), anyhow::Error>(())
     };
     let ended = match tokio::time::timeout(Duration::from_secs(seconds), commit).await {
@@ -370,6 +350,30 @@ async fn offend(crime: &str, options: &Options) -> Result<()> {
         json!({"crime": crime, "state": "over", "sent": sent, "got": got, "ended": ended})
     );
     Ok(())
+}
+
+/// Asks for a hundred thousand names that nobody has, and reads what comes until the server ends it.
+async fn ask_for_many(
+    stream: &mut Stream,
+    sent: &mut u64,
+    got: &mut BTreeMap<String, u64>,
+) -> Result<()> {
+    for part in 0..100u32 {
+        let names = (0..1_000u32).map(|n| format!("80/n{part}-{n}.default.svc.cluster.local:80"));
+        stream
+            .requests
+            .send(ask(type_url::VIRTUAL_HOST, names))
+            .await?;
+        *sent += 1_000;
+        while let Ok(Ok(response)) =
+            tokio::time::timeout(Duration::from_millis(1), stream.responses.message()).await
+        {
+            count(response, got)?;
+        }
+    }
+    loop {
+        count(stream.responses.message().await?, got)?;
+    }
 }
 
 /// Counts resources and absences by type; gives back type and nonce.

@@ -12,9 +12,7 @@ use naka_engine::why::{Stage, Why};
 use naka_proxy::state::book::Book;
 use naka_types::finding::Finding;
 use naka_types::host::Host;
-use naka_types::labels::Labels;
 use naka_types::name::VirtualHostName;
-use naka_types::node::Role;
 use naka_types::reason::Reason;
 use naka_wire::type_url;
 use naka_xds::Resource;
@@ -263,10 +261,8 @@ impl<'a> Walk<'a> {
             asked,
             origin,
             class: Class {
-                role: Role::Sidecar,
                 namespace: asked.namespace.clone(),
-                workload_id: String::new(),
-                labels: Labels::new(),
+                ..Class::default()
             },
             book: Book::new(&asked.namespace),
         }

@@ -134,11 +134,11 @@ fn message(chain: &Chain, transport: Option<&str>, trust_domain: Option<&str>) -
             routes: vec![whole(&cluster)],
             ..VirtualHost::default()
         };
-        let routes = Routes::Inline(RouteConfiguration {
+        let routes = Routes::Inline(Box::new(RouteConfiguration {
             name: cluster.clone(),
             virtual_hosts: vec![everything],
             ..RouteConfiguration::default()
-        });
+        }));
         filter(&cluster, Place::Inbound, routes)
     };
     FilterChain {

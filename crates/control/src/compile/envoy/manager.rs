@@ -45,7 +45,7 @@ pub(super) enum Place {
 /// Where routes come from.
 pub(super) enum Routes {
     /// Written here, because they never change.
-    Inline(RouteConfiguration),
+    Inline(Box<RouteConfiguration>),
     /// Under this name over the stream.
     Named(String),
 }
@@ -100,7 +100,7 @@ pub(super) fn filter(stat_prefix: &str, place: Place, routes: Routes) -> Filter 
             }
         }),
         route_specifier: Some(match routes {
-            Routes::Inline(config) => RouteSpecifier::RouteConfig(config),
+            Routes::Inline(config) => RouteSpecifier::RouteConfig(*config),
             Routes::Named(name) => RouteSpecifier::Rds(Rds {
                 config_source: Some(tls::ads()),
                 route_config_name: name,

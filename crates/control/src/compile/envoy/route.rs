@@ -3,6 +3,7 @@
 //! Domains of a configuration must differ, or Envoy refuses all of it: the first service to claim a name keeps it.
 //! Hosts of the mesh that nobody serves get 404 and never leave the mesh; other names go out by DNS.
 
+use super::acceptable::acceptable;
 use super::helper::Helper;
 use super::{HTTP_PROXY, gateway_routes};
 use crate::compile::{Built, Class, Key, Upstream, View, gateway, roots, route, vhost};
@@ -277,55 +278,4 @@ fn answer(name: &str, authority: &str, connects: bool, status: u32) -> Route {
         })),
         ..Route::default()
     }
-}
-
-/// Takes out what makes an Envoy refuse the whole configuration: headers that only Envoy itself may touch, shares of
-/// nothing. The rest of the route stays in force.
-fn acceptable(mut host: VirtualHost) -> VirtualHost {
-    let own = |name: &str| name.starts_with(':') || name.eq_ignore_ascii_case("host");
-    for route in &mut host.routes {
-        for additions in [
-            &mut route.request_headers_to_add,
-            &mut route.response_headers_to_add,
-        ] {
-            additions.retain(|add| !add.header.as_ref().is_some_and(|header| own(&header.key)));
-        }
-        route.request_headers_to_remove.retain(|name| !own(name));
-        route.response_headers_to_remove.retain(|name| !own(name));
-        let Some(pb::Action::Route(action)) = &mut route.action else {
-            continue;
-        };
-        if let Some(route_action::ClusterSpecifier::WeightedClusters(all)) =
-            &mut action.cluster_specifier
-        {
-            for share in &mut all.clusters {
-                for additions in [
-                    &mut share.request_headers_to_add,
-                    &mut share.response_headers_to_add,
-                ] {
-                    additions
-                        .retain(|add| !add.header.as_ref().is_some_and(|header| own(&header.key)));
-                }
-                share.request_headers_to_remove.retain(|name| !own(name));
-                share.response_headers_to_remove.retain(|name| !own(name));
-            }
-            let total: u32 = all
-                .clusters
-                .iter()
-                .map(|share| share.weight.unwrap_or_default().value)
-                .sum();
-            // One destination without weight gets everything, as in Istio.
-            if total == 0
-                && let [only] = all.clusters.as_mut_slice()
-            {
-                only.weight = Some(UInt32Value { value: 1 });
-            } else if total == 0 {
-                route.action = Some(pb::Action::DirectResponse(DirectResponseAction {
-                    status: 503,
-                    ..DirectResponseAction::default()
-                }));
-            }
-        }
-    }
-    host
 }

@@ -80,14 +80,15 @@ fn shown(objects: &str, key: &Key) -> String {
     }
 }
 
-#[test]
-fn every_field_shows_in_what_proxies_get() {
+/// Objects, the field as written, the same without it, the resource, and a word that only the field brings.
+type Row = (&'static str, &'static str, &'static str, Key, &'static str);
+
+fn rows() -> Vec<Row> {
     let endpoints = |port| Key::Endpoints(cluster("bank", port, ""));
     let host = || virtual_host("payment", 80);
     let to = |port, subset| Key::Cluster(cluster("payment", port, subset));
     let inbound = || Key::Listener(INBOUND.to_owned());
-    // Objects, the field as written, the same without it, the resource, and a word that only the field brings.
-    let rows: Vec<(&str, &str, &str, Key, &str)> = vec![
+    vec![
         (
             ENTRY,
             "address: 192.0.2.7",
@@ -180,8 +181,12 @@ fn every_field_shows_in_what_proxies_get() {
             inbound(),
             "",
         ),
-    ];
-    for (objects, written, without, key, word) in rows {
+    ]
+}
+
+#[test]
+fn every_field_shows_in_what_proxies_get() {
+    for (objects, written, without, key, word) in rows() {
         assert!(objects.contains(written), "{written}");
         let with = shown(objects, &key);
         let twin = shown(&objects.replacen(written, without, 1), &key);
