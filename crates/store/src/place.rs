@@ -5,6 +5,10 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// How long a lock may outlive its holder.
+const LINGERING: Duration = Duration::from_millis(200);
 
 /// Makes the directory (0700) and takes it for this process. The lock lives as long as the returned file.
 pub(crate) fn claim(dir: &Path) -> Result<File, Error> {
@@ -24,7 +28,7 @@ pub(crate) fn claim(dir: &Path) -> Result<File, Error> {
         .mode(0o600)
         .open(&path)
         .map_err(failed)?;
-    if let Err(error) = file.try_lock() {
+    if let Err(error) = try_lock(&file) {
         return Err(match error {
             fs::TryLockError::WouldBlock => {
                 let mut text = String::new();
@@ -47,6 +51,20 @@ pub(crate) fn claim(dir: &Path) -> Result<File, Error> {
         .set_len(0)
         .and_then(|()| write!(file, "{}", std::process::id()));
     Ok(file)
+}
+
+/// Takes the lock. A process that another thread is starting just now holds copies of our files until it runs its own
+/// program, so a lock given back a moment ago may be held that little longer.
+fn try_lock(file: &File) -> Result<(), fs::TryLockError> {
+    let began = Instant::now();
+    loop {
+        match file.try_lock() {
+            Err(fs::TryLockError::WouldBlock) if began.elapsed() < LINGERING => {
+                std::thread::sleep(LINGERING / 20);
+            }
+            other => return other,
+        }
+    }
 }
 
 /// Puts `parts` into `dir/name` so that after a crash there is the old file or the new one, never half of one.
