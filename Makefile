@@ -29,7 +29,7 @@ check:
 	@scripts/setup.sh build
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
-	cargo test --quiet --locked --profile $(PROFILE) -p naka-testkit --test tidy
+	cargo test --quiet --locked --profile $(PROFILE) --workspace --test tidy
 	@scripts/istio-fields.sh || [ $$? = 3 ] # 3: no Go or no module at hand, said on stderr
 	RUSTDOCFLAGS='-D warnings' cargo doc --quiet --workspace --no-deps --locked
 

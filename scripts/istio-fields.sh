@@ -34,5 +34,5 @@ elif ! grep -q "$sha" "$list"; then
     echo "istio-fields: the module's file is not the one that $list names" >&2
     exit 1
 fi
-cargo test --quiet -p naka-api --test istio the_list_is_what_the_module_says
+cargo test --quiet --profile mesh --workspace --test istio the_list_is_what_the_module_says
 echo "istio-fields: $list is what istio.io/api@$(field Version) says"
