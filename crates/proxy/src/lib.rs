@@ -6,6 +6,7 @@
 pub mod admin;
 pub mod control_client;
 mod detect;
+pub mod door;
 pub mod drain;
 pub mod dump;
 mod fail;

@@ -51,6 +51,9 @@ pub struct Settings {
     /// Where the program's own calls come in; none for gateways.
     #[serde(default)]
     pub outbound: Option<Outbound>,
+    /// How the program's traffic is captured; none = it is told where to go (proxy variables, explicit binds).
+    #[serde(default)]
+    pub capture: Option<Capture>,
     /// Explicit binds: a local address that leads to one service.
     #[serde(default)]
     pub upstreams: Vec<Upstream>,
@@ -81,6 +84,18 @@ pub struct Settings {
     /// The admin pages (GET only) over loopback TCP as well; off by default.
     #[serde(default)]
     pub admin_tcp: Option<SocketAddr>,
+}
+
+/// How the program's traffic gets here without the program knowing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
+pub enum Capture {
+    /// The program lives in a network namespace of its own: its listeners and explicit binds are handed over by the
+    /// door inside, and sockets towards it come from there.
+    Namespace {
+        /// The door's socket (see `door`).
+        door: PathBuf,
+    },
 }
 
 /// What kind of proxy this is.
@@ -251,6 +266,7 @@ impl Settings {
                 bind: any_loopback(),
                 credential: None,
             }),
+            capture: None,
             upstreams: Vec::new(),
             publish: Vec::new(),
             gateway_ports: Vec::new(),
@@ -291,6 +307,9 @@ mod tests {
         let mut settings = Settings::new("/r".into(), "pay", "pay-1");
         settings.ports.push(Port::plain(8080));
         settings.access_log = AccessLog::File("/tmp/a".into());
+        settings.capture = Some(Capture::Namespace {
+            door: "/r/door.sock".into(),
+        });
         let text = serde_json::to_string(&settings).unwrap();
         assert_eq!(serde_json::from_str::<Settings>(&text).unwrap(), settings);
     }
