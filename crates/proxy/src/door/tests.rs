@@ -1,3 +1,6 @@
+//! Both ends of a door over real sockets of this machine's own network namespace; what a namespace adds is shown by
+//! process tests.
+
 use super::*;
 use rustix::process::Uid;
 use std::io::{Read, Write};
