@@ -7,6 +7,7 @@ pub(crate) mod control;
 pub(crate) mod delete;
 pub(crate) mod describe;
 pub(crate) mod diff;
+pub(crate) mod door;
 pub(crate) mod explain;
 pub(crate) mod get;
 pub(crate) mod history;

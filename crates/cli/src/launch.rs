@@ -5,7 +5,11 @@
 //!
 //! Not here: the program beside the sidecar ([`crate::cmd::run`]).
 
+pub(crate) mod bypass;
+pub(crate) mod capture;
+pub(crate) mod door;
 pub(crate) mod environment;
+pub(crate) mod hints;
 pub(crate) mod instance;
 pub(crate) mod listening;
 
@@ -67,6 +71,8 @@ pub(crate) struct Proxy {
     settings: PathBuf,
     role: &'static str,
     started: Instant,
+    /// What setting the program's namespace up took, when it has one.
+    captured_in: Option<Duration>,
 }
 
 /// Fills in what the mesh knows: addresses of the control plane and a one-use token, when it can be had.
@@ -138,7 +144,13 @@ impl Proxy {
             settings: path,
             role,
             started,
+            captured_in: None,
         })
+    }
+
+    /// Notes what its program's namespace took to set up, for reports.
+    pub(crate) fn captured_in(&mut self, took: Duration) {
+        self.captured_in = Some(took);
     }
 
     /// Starts it again after it ended, as the same instance.
@@ -238,9 +250,12 @@ impl Proxy {
 
     /// Keeps the time from exec to ready, seen from outside, for reports. Losing it loses nothing else.
     fn note_start(&self) {
-        let ready_ms = self.started.elapsed().as_micros() as f64 / 1000.0;
-        let text = json!({"format": 1, "ready_ms": (ready_ms * 10.0).round() / 10.0}).to_string();
-        let _ = std::fs::write(self.instance.dir.join("start.json"), text);
+        let ms = |took: Duration| (took.as_micros() as f64 / 100.0).round() / 10.0;
+        let mut start = json!({"format": 1, "ready_ms": ms(self.started.elapsed())});
+        if let Some(took) = self.captured_in {
+            start["capture_ms"] = json!(ms(took));
+        }
+        let _ = std::fs::write(self.instance.dir.join("start.json"), start.to_string());
     }
 
     /// Where it listens.
@@ -268,6 +283,13 @@ impl Proxy {
         } else {
             Err(answer.refusal())
         }
+    }
+
+    /// Tells it of connections that the program made around it. A sidecar that is away misses them.
+    pub(crate) async fn bypassed(&self, new: usize) {
+        let _ = self
+            .ask(Method::POST, "/seen", Some(&json!({ "bypassed": new })))
+            .await;
     }
 
     /// Drains inbound; returns when it has drained or the time is over.
@@ -336,9 +358,20 @@ pub(crate) fn signal(pid: u32, signal: rustix::process::Signal) {
     }
 }
 
+fn spawn(role: &str, settings: &std::path::Path, instance: &Instance) -> Outcome<Child> {
+    process(role, instance)?
+        .args(["--with-parent", "--settings"])
+        .arg(settings)
+        .stdin(Stdio::from(instance.lock.try_clone()?))
+        .spawn()
+        .map_err(|error| Exit::failed(format!("cannot start the {role}: {error}")))
+}
+
+/// One of our own processes beside a program, its output in the instance's log.
+///
 /// In its own process group, so that Ctrl-C at the terminal reaches the program and us but not the proxy: it must
 /// outlive the program.
-fn spawn(role: &str, settings: &std::path::Path, instance: &Instance) -> Outcome<Child> {
+fn process(role: &str, instance: &Instance) -> Outcome<Command> {
     let log = std::fs::OpenOptions::new()
         .create(true)
         .append(true)
@@ -354,14 +387,11 @@ fn spawn(role: &str, settings: &std::path::Path, instance: &Instance) -> Outcome
         own
     };
     command
-        .args([role, "--with-parent", "--settings"])
-        .arg(settings)
-        .stdin(Stdio::from(instance.lock.try_clone()?))
+        .arg(role)
         .stdout(log.try_clone()?)
         .stderr(log)
-        .process_group(0)
-        .spawn()
-        .map_err(|error| Exit::failed(format!("cannot start the {role}: {error}")))
+        .process_group(0);
+    Ok(command)
 }
 
 /// Takes an instance in `$NAKA_HOME/run`.

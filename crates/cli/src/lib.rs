@@ -16,6 +16,7 @@ mod exit;
 mod home;
 mod launch;
 mod manifests;
+mod namespace;
 mod out;
 
 use crate::args::{Args, Command, ProxyCommand};
@@ -50,7 +51,8 @@ pub fn run(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// Runs one proxy process: `naka-proxy sidecar|gateway [--with-parent] --settings FILE`, as `naka run` starts it.
+/// Runs one proxy process: `naka-proxy sidecar|gateway [--with-parent] --settings FILE`, as `naka run` starts it, or
+/// `naka-proxy door …`, the process in the program's network namespace.
 ///
 /// Read by hand, not by the parser of the command line: this is the entry of a binary that is kept small.
 #[must_use]
@@ -73,6 +75,7 @@ fn dispatch(args: Args) -> Outcome {
         Command::Proxy(proxy) => match proxy.command {
             ProxyCommand::Sidecar(sidecar) => cmd::proxy::sidecar(&sidecar),
             ProxyCommand::Gateway(gateway) => cmd::proxy::gateway(&gateway, context),
+            ProxyCommand::Door(door) => cmd::door::run(door.words),
         },
         Command::Completion(completion) => {
             cmd::version::completion(completion.shell);

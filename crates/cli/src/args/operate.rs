@@ -2,6 +2,7 @@
 
 use super::{Output, duration};
 use clap::{Args as Group, Subcommand, ValueEnum};
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -129,6 +130,16 @@ pub(crate) enum ProxyCommand {
     Sidecar(ProxyRun),
     /// At the edge
     Gateway(GatewayRun),
+    /// Inside a program's network namespace: started by `naka run`.
+    #[command(hide = true)]
+    Door(DoorRun),
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct DoorRun {
+    /// Read by the door itself
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) words: Vec<OsString>,
 }
 
 #[derive(Debug, Group)]
@@ -221,9 +232,6 @@ pub(crate) struct DemoProgram {
     /// Directory of the request logs
     #[arg(long)]
     pub(crate) log_dir: PathBuf,
-    /// Port to listen on; a free one unless given
-    #[arg(long, default_value_t = 0)]
-    pub(crate) port: u16,
     /// Services to call for each order, one after the other
     #[arg(long)]
     pub(crate) call: Vec<String>,

@@ -20,11 +20,14 @@ pub(crate) fn sidecar(args: &args::ProxyRun) -> Outcome {
     serve(read(&args.settings)?)
 }
 
-/// A proxy process of its own, without the command line: `sidecar|gateway [--with-parent] --settings FILE`.
+/// A proxy process of its own, without the command line: `sidecar|gateway [--with-parent] --settings FILE`, or `door`.
 pub(crate) fn standalone(argv: impl IntoIterator<Item = OsString>) -> Outcome {
     const USAGE: &str = "usage: naka-proxy sidecar|gateway [--with-parent] --settings FILE";
     let mut argv = argv.into_iter();
     let role = argv.next().unwrap_or_default();
+    if role == "door" {
+        return crate::cmd::door::run(argv);
+    }
     let mut settings = None;
     while let Some(word) = argv.next() {
         match word.to_str() {

@@ -1,20 +1,25 @@
 //! `naka run`: a program and its sidecar, each its own process, and the order in which they begin and end.
 //!
-//! Begin: sidecar, then (when it is ready) the program, then (when the program listens) its ports are announced, and
-//! only now does the workload take calls. End: inbound drains while outbound keeps working, the program gets SIGTERM,
-//! and when it is gone the sidecar goes. A program that ends by itself takes the sidecar with it. The exit code is the
-//! program's. A sidecar that dies alone is started again as the same instance at the same addresses.
+//! Begin: the door of the program's own network namespace (where that is to be had, [`crate::launch::capture`]), then
+//! the sidecar, then (when it is ready) the program, then (when the program listens) its ports are announced, and only
+//! now does the workload take calls. End: inbound drains while outbound keeps working, the program gets SIGTERM, and
+//! when it is gone the sidecar goes, the door last. A program that ends by itself takes the others with it. The exit
+//! code is the program's. A sidecar that dies alone is started again as the same instance at the same addresses; a door
+//! that dies takes the way of every call with it, so the program is ended.
 //!
 //! The program's output is untouched; at most three lines of ours go to stderr.
 
-use crate::args::{self, Capture};
+use crate::args;
 use crate::cmd::token;
 use crate::contexts::Contexts;
 use crate::exit::{Exit, Outcome, USAGE};
 use crate::home::Home;
+use crate::launch::bypass::Bypass;
+use crate::launch::capture::Way;
+use crate::launch::hints::Hints;
 use crate::launch::{self, Proxy, Who, environment, listening};
 use crate::out;
-use naka_proxy::settings::{Outbound, Port, Publish, Settings, Upstream};
+use naka_proxy::settings::{Port, Publish, Settings, Upstream};
 use naka_types::protocol::Protocol;
 use rustix::process::Signal;
 use serde_json::json;
@@ -30,6 +35,8 @@ use tokio::time::Instant;
 
 /// How often the program's sockets are looked at until it listens.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How often a program in proxy mode is looked at for connections around its proxy.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// Pause before a sidecar that died is started again.
 const RESTART_AFTER: Duration = Duration::from_secs(1);
 
@@ -50,44 +57,35 @@ pub(crate) async fn run(args: &args::Run, context: Option<&str>) -> Outcome {
             "a port needs a name to be found under: add -s NAME",
         ));
     }
-    if args.inbound_port.is_none() {
-        declared.iter().try_for_each(|port| free(port.port))?;
-    }
     let context = Contexts::open(&home)?.choose(context)?;
-    if args.capture == Capture::Namespace {
-        out::note("naka: --capture namespace is not available yet; using proxy variables");
-    }
     let instance = launch::take_instance(&home, &context.mesh, &who, args.instance)?;
-    let credential = environment::credential(&naka_identity::new_secret());
     let workload_name = format!("{}-{}", who.stem(), instance.number);
     let mut settings = settings(args, &who, &workload_name)?;
     settings.run_dir.clone_from(&instance.dir);
-    settings.outbound = Some(Outbound {
-        bind: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
-        credential: Some(credential.clone()),
-    });
+    let way = Way::take(args, &instance, &mut settings).await?;
+    if matches!(way, Way::Proxy(_)) && args.inbound_port.is_none() {
+        declared.iter().try_for_each(|port| free(port.port))?;
+    }
     launch::admit(&mut settings, &who, &context, args.token.as_deref()).await?;
     let mut signals = Signals::new()?;
     let mut sidecar = Proxy::start("sidecar", &settings, instance)?;
-    let mut ready = sidecar.ready().await;
-    if ready.is_ok() && who.service.is_some() {
-        ready = sidecar.admitted().await;
-    }
-    if let Err(error) = ready {
-        sidecar.stop().await;
-        return Err(error);
-    }
-    let outbound = sidecar.outbound().await?;
-    let program = match start_program(&args.command, outbound, &credential) {
+    let program = match begin(&mut sidecar, &way, &who, &args.command).await {
         Ok(program) => program,
         Err(error) => {
             sidecar.stop().await;
             return Err(error);
         }
     };
+    let refusals = match &way {
+        Way::Namespace(door) => door.refusals(),
+        Way::Proxy(_) => None,
+    };
     let pair = Pair {
         sidecar,
         program,
+        way,
+        hints: Hints::new(refusals, context, who.namespace),
+        bypass: Bypass::default(),
         declared,
         serves: who.service.is_some(),
         inbound_port: args.inbound_port,
@@ -98,6 +96,42 @@ pub(crate) async fn run(args: &args::Run, context: Option<&str>) -> Outcome {
         0 => Ok(()),
         code => Err(Exit::silent(code)),
     }
+}
+
+/// Waits for the sidecar, then starts the program.
+async fn begin(sidecar: &mut Proxy, way: &Way, who: &Who, command: &[OsString]) -> Outcome<Child> {
+    if let Way::Namespace(door) = way {
+        sidecar.captured_in(door.took);
+    }
+    sidecar.ready().await?;
+    if who.service.is_some() {
+        sidecar.admitted().await?;
+    }
+    let Some((program, arguments)) = command.split_first() else {
+        return Err(Exit::usage("nothing to run: add -- COMMAND"));
+    };
+    let mut run = Command::new(program);
+    run.args(arguments);
+    match way {
+        Way::Namespace(door) => door.entry()?.lead(&mut run),
+        Way::Proxy(credential) => {
+            let java = std::env::var("JAVA_TOOL_OPTIONS").ok();
+            let outbound = sidecar.outbound().await?;
+            let variables = environment::variables(outbound, credential, java.as_deref());
+            run.envs(variables);
+            for name in environment::REMOVED {
+                run.env_remove(name);
+            }
+        }
+    }
+    run.spawn().map_err(|error| Exit {
+        code: if error.kind() == std::io::ErrorKind::NotFound {
+            127
+        } else {
+            126
+        },
+        message: format!("cannot run {}: {error}", program.display()),
+    })
 }
 
 /// A port that somebody listens on before the program has started would get its calls to somebody else.
@@ -237,30 +271,6 @@ fn published(text: &str) -> Outcome<SocketAddr> {
     address.ok_or_else(|| Exit::usage(format!("--publish {text}: write [ADDR:]PORT")))
 }
 
-fn start_program(command: &[OsString], outbound: SocketAddr, credential: &str) -> Outcome<Child> {
-    let Some((program, arguments)) = command.split_first() else {
-        return Err(Exit::usage("nothing to run: add -- COMMAND"));
-    };
-    let java = std::env::var("JAVA_TOOL_OPTIONS").ok();
-    let mut run = Command::new(program);
-    run.args(arguments).envs(environment::variables(
-        outbound,
-        credential,
-        java.as_deref(),
-    ));
-    for name in environment::REMOVED {
-        run.env_remove(name);
-    }
-    run.spawn().map_err(|error| Exit {
-        code: if error.kind() == std::io::ErrorKind::NotFound {
-            127
-        } else {
-            126
-        },
-        message: format!("cannot run {}: {error}", program.display()),
-    })
-}
-
 /// Exit code of the program; death by signal n is 128 + n, as shells say it.
 fn code(status: ExitStatus) -> u8 {
     let code = status
@@ -312,6 +322,9 @@ impl Signals {
 struct Pair {
     sidecar: Proxy,
     program: Child,
+    way: Way,
+    hints: Hints,
+    bypass: Bypass,
     declared: Vec<Port>,
     serves: bool,
     inbound_port: Option<u16>,
@@ -323,6 +336,8 @@ impl Pair {
     /// Until the program has ended; then the sidecar ends too.
     async fn supervise(mut self, signals: &mut Signals) -> Outcome<ExitStatus> {
         let mut restart: Option<Instant> = None;
+        let watched = matches!(self.way, Way::Proxy(_));
+        let mut watch = tokio::time::interval(WATCH_EVERY);
         loop {
             let alive = restart.is_none();
             let looking = alive && self.serves && self.announced.is_empty();
@@ -339,6 +354,8 @@ impl Pair {
                     self.restart().await?;
                 }
                 () = tokio::time::sleep(LOOK_EVERY), if looking => self.look().await?,
+                port = self.hints.next() => self.hints.tell(port).await,
+                _ = watch.tick(), if watched && alive => self.watch().await,
             }
             if let Some(status) = self.program.try_wait()? {
                 self.sidecar.stop().await;
@@ -346,6 +363,14 @@ impl Pair {
             }
             if restart.is_none() && self.sidecar.ended().is_some() {
                 restart = Some(Instant::now() + RESTART_AFTER);
+            }
+            if let Way::Namespace(door) = &mut self.way
+                && let Some(status) = door.ended()
+            {
+                out::note(format!(
+                    "naka: the door of the program's network namespace ended ({status}); ending the program"
+                ));
+                return self.end(signals).await;
             }
         }
     }
@@ -359,6 +384,14 @@ impl Pair {
         Ok(())
     }
 
+    /// Tells the sidecar of connections that the program made around it.
+    async fn watch(&mut self) {
+        let new = self.bypass.look(self.program.id());
+        if new > 0 {
+            self.sidecar.bypassed(new).await;
+        }
+    }
+
     /// Announces the ports once the program listens.
     async fn look(&mut self) -> Outcome {
         let mut ports: Vec<Port> = if self.declared.is_empty() {
@@ -368,7 +401,7 @@ impl Pair {
         } else if self
             .declared
             .iter()
-            .all(|port| listening::anyone(port.port))
+            .all(|port| listening::anyone(self.program.id(), port.port))
         {
             self.declared.clone()
         } else {

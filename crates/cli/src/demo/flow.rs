@@ -294,10 +294,6 @@ impl Flow {
 
     /// Starts one program and its sidecar through `naka run`.
     fn spawn(&self, part: Part, options: &[String]) -> Outcome<Running> {
-        self.spawn_with(part, options, &[])
-    }
-
-    fn spawn_with(&self, part: Part, options: &[String], arguments: &[String]) -> Outcome<Running> {
         let exe = std::env::current_exe()?;
         let log = std::fs::OpenOptions::new()
             .create(true)
@@ -326,8 +322,7 @@ impl Flow {
                 part.version,
                 "--log-dir",
             ])
-            .arg(self.logs())
-            .args(arguments);
+            .arg(self.logs());
         for service in part.calls {
             command.args(["--call", service]);
         }
@@ -346,9 +341,9 @@ impl Flow {
         })
     }
 
-    /// Starts a further program that listens on a port known beforehand.
-    pub(crate) fn spawn_prober(&self, part: Part, port: u16) -> Outcome<Running> {
-        self.spawn_with(part, &[], &["--port".to_owned(), port.to_string()])
+    /// Starts a further program that plain callers reach at this address.
+    pub(crate) fn spawn_prober(&self, part: Part, address: SocketAddr) -> Outcome<Running> {
+        self.spawn(part, &["--publish".to_owned(), address.to_string()])
     }
 
     /// Directory of the programs' request logs.

@@ -1,8 +1,8 @@
 //! One program of the demo: an ordinary HTTP service without a line of mesh code.
 //!
-//! It reads `http_proxy` like any program that honours it, calls other services by plain name, and writes one JSON
-//! line per request it served and per call it made. The demo counts from these lines, because what the mesh says of
-//! itself proves nothing.
+//! It calls other services by plain name, reads `http_proxy` like any program that honours it, and writes one JSON line
+//! per request it served and per call it made. The demo counts from these lines, because what the mesh says of itself
+//! proves nothing.
 //!
 //! ```text
 //! {"served":"<id>","t":<ms>,"peer":"spiffe://…","version":"v2"}
@@ -10,10 +10,11 @@
 //! ```
 
 use crate::args;
-use crate::exit::{Exit, Outcome};
+use crate::exit::Outcome;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use http::request::Builder;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -22,6 +23,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -49,21 +51,21 @@ pub(crate) fn run(args: &args::DemoProgram) -> Outcome {
             &args.log_dir,
             &format!("{}-{}", args.name, args.version),
         )?),
-        proxy: Proxy::from_env()?,
+        caller: Caller::from_env(),
     });
     let local = tokio::task::LocalSet::new();
-    local.block_on(&runtime, serve(program, args.port))
+    local.block_on(&runtime, serve(program))
 }
 
 struct Program {
     version: String,
     calls: Vec<String>,
     log: RefCell<Log>,
-    proxy: Proxy,
+    caller: Caller,
 }
 
-async fn serve(program: Rc<Program>, port: u16) -> Outcome {
-    let listener = TcpListener::bind(("127.0.0.1", port)).await?;
+async fn serve(program: Rc<Program>) -> Outcome {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
     let mut terminate = signal(SignalKind::terminate())?;
     loop {
         let stream = tokio::select! {
@@ -126,19 +128,18 @@ impl Program {
     async fn call(&self, service: &str, id: &str) -> u16 {
         let request = Request::builder()
             .method(Method::POST)
-            .uri(format!("http://{service}/{service}"))
             .header(header::HOST, service)
             .header(ORDER, id)
             .header(header::CONTENT_TYPE, "application/json");
-        let request = match &self.proxy.credential {
-            Some(credential) => request.header(header::PROXY_AUTHORIZATION, credential),
-            None => request,
+        let request = match &self.caller.proxy {
+            Some(proxy) => proxy.absolute(request, service),
+            None => request.uri(format!("/{service}")),
         };
         let body = json!({"order": id, "card": CARD}).to_string();
         let Ok(request) = request.body(Full::new(Bytes::from(body))) else {
             return 0;
         };
-        tokio::time::timeout(CALL_TIMEOUT, self.proxy.send(request))
+        tokio::time::timeout(CALL_TIMEOUT, self.caller.send(service, request))
             .await
             .unwrap_or(0)
     }
@@ -157,17 +158,21 @@ fn peer_uri(header: &str) -> String {
         .to_owned()
 }
 
-/// The HTTP proxy of the environment, with a few kept connections.
+/// Calls to others, with a few kept connections.
+struct Caller {
+    proxy: Option<Proxy>,
+    idle: RefCell<BTreeMap<String, Vec<SendRequest<Full<Bytes>>>>>,
+}
+
+/// The HTTP proxy of the environment.
 struct Proxy {
     address: String,
     credential: Option<String>,
-    idle: RefCell<Vec<SendRequest<Full<Bytes>>>>,
 }
 
 impl Proxy {
-    fn from_env() -> Outcome<Self> {
-        let url = std::env::var("http_proxy")
-            .map_err(|_| Exit::failed("http_proxy is not set: this program runs under naka run"))?;
+    fn from_env() -> Option<Self> {
+        let url = std::env::var("http_proxy").ok()?;
         let rest = url
             .strip_prefix("http://")
             .unwrap_or(&url)
@@ -179,22 +184,43 @@ impl Proxy {
             }
             None => (None, rest),
         };
-        Ok(Self {
+        Some(Self {
             address: address.to_owned(),
             credential,
-            idle: RefCell::new(Vec::new()),
         })
     }
 
+    /// The request as a proxy takes it.
+    fn absolute(&self, request: Builder, service: &str) -> Builder {
+        let request = request.uri(format!("http://{service}/{service}"));
+        match &self.credential {
+            Some(credential) => request.header(header::PROXY_AUTHORIZATION, credential),
+            None => request,
+        }
+    }
+}
+
+impl Caller {
+    fn from_env() -> Self {
+        Self {
+            proxy: Proxy::from_env(),
+            idle: RefCell::default(),
+        }
+    }
+
     /// Sends over a kept connection when there is one; a request that never left is sent again over a new one.
-    async fn send(&self, mut request: Request<Full<Bytes>>) -> u16 {
+    async fn send(&self, service: &str, mut request: Request<Full<Bytes>>) -> u16 {
+        let address = match &self.proxy {
+            Some(proxy) => proxy.address.clone(),
+            None => format!("{service}:80"),
+        };
         loop {
-            let kept = self.idle.borrow_mut().pop();
+            let kept = self.idle.borrow_mut().get_mut(&address).and_then(Vec::pop);
             let fresh = kept.is_none();
             let sender = match kept {
                 Some(sender) if sender.is_ready() => Some(sender),
                 Some(_) => continue,
-                None => self.connect().await,
+                None => connect(&address).await,
             };
             let Some(mut sender) = sender else {
                 return 0;
@@ -205,7 +231,8 @@ impl Proxy {
                     if response.into_body().collect().await.is_err() {
                         return 0;
                     }
-                    self.idle.borrow_mut().push(sender);
+                    let mut idle = self.idle.borrow_mut();
+                    idle.entry(address).or_default().push(sender);
                     return status;
                 }
                 Err(mut error) => match error.take_message() {
@@ -215,15 +242,15 @@ impl Proxy {
             }
         }
     }
+}
 
-    async fn connect(&self) -> Option<SendRequest<Full<Bytes>>> {
-        let stream = TcpStream::connect(&self.address).await.ok()?;
-        let _ = stream.set_nodelay(true);
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.ok()?;
-        tokio::task::spawn_local(connection);
-        sender.ready().await.ok()?;
-        Some(sender)
-    }
+async fn connect(address: &str) -> Option<SendRequest<Full<Bytes>>> {
+    let stream = TcpStream::connect(address).await.ok()?;
+    let _ = stream.set_nodelay(true);
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.ok()?;
+    tokio::task::spawn_local(connection);
+    sender.ready().await.ok()?;
+    Some(sender)
 }
 
 /// A log in numbered files, so that a reader can remove what it has read.

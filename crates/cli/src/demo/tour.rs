@@ -40,14 +40,13 @@ pub(crate) async fn run(demo: &mut Demo, report: Option<Report>) -> Outcome {
         proved: Vec::new(),
         quiet: report.is_some(),
     };
-    let probe = free_port()?;
+    let probe = SocketAddr::from(([127, 0, 0, 1], free_port()?));
     let mut prober = demo.flow.spawn_prober(PROBER, probe)?;
     tour.small(demo);
     tour.wire(demo).await;
     tour.stranger(demo).await;
     tour.canary(demo).await;
-    tour.control_plane_dies(demo, &mut prober, SocketAddr::from(([127, 0, 0, 1], probe)))
-        .await;
+    tour.control_plane_dies(demo, &mut prober, probe).await;
     tour.bad_change(demo).await;
     tour.end(demo, prober, report)
 }

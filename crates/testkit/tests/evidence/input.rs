@@ -167,7 +167,14 @@ fn limits_hold_and_idle_connections_are_cheap() {
     let bind = free_port();
     let caller = mesh.run(
         "caller",
-        &["-s", "order", "--upstream", &format!("payment:80={bind}")],
+        &[
+            "-s",
+            "order",
+            "--capture",
+            "proxy",
+            "--upstream",
+            &format!("payment:80={bind}"),
+        ],
         &["sleep", "600"],
     );
     let url = format!("http://127.0.0.1:{bind}/");
