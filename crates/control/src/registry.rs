@@ -56,6 +56,23 @@ pub struct Registration {
     /// Whether it is a gateway.
     #[serde(default)]
     pub gateway: bool,
+    /// How its program's calls are captured, for display.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub capture: String,
+}
+
+/// What a workload's proxy saw of its traffic since it started. For display only: never stored, and never a reason to
+/// compile anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Seen {
+    /// HTTP requests.
+    pub http: u64,
+    /// Tunnels by CONNECT.
+    pub tunnelled: u64,
+    /// Connections of bytes inside the mesh.
+    pub opaque: u64,
+    /// What left the mesh.
+    pub bypassed: u64,
 }
 
 /// One port of a workload.
@@ -196,6 +213,7 @@ struct Entry {
     state: State,
     ready: bool,
     lease: Lease,
+    seen: Seen,
     guarded: Option<Millis>,
     shown: Option<Health>,
 }
@@ -229,6 +247,7 @@ impl Registry {
             state: if ready { State::Ready } else { State::Starting },
             ready,
             lease: Lease::Restored,
+            seen: Seen::default(),
             guarded: None,
             shown: ready.then_some(Health::Healthy),
         };
@@ -307,6 +326,7 @@ impl Registry {
                     state,
                     ready: ready_now,
                     lease: Lease::Live { stream },
+                    seen: Seen::default(),
                     guarded: None,
                     shown: None,
                 };
@@ -506,6 +526,20 @@ impl Registry {
                 entry.shown = health;
             }
         }
+    }
+
+    /// What a workload's proxy saw.
+    pub fn saw(&mut self, workload: &str, seen: Seen) {
+        if let Some(entry) = self.entries.get_mut(workload) {
+            entry.seen = seen;
+        }
+    }
+
+    /// What a workload's proxy saw as far as it said.
+    #[must_use]
+    pub fn seen(&self, workload: &str) -> Seen {
+        let entry = self.entries.get(workload);
+        entry.map(|entry| entry.seen).unwrap_or_default()
     }
 
     /// All workloads, sorted by id, that is by age.

@@ -160,6 +160,8 @@ impl Status {
                     "labels": registration.labels,
                     "ip": registration.ip,
                     "gateway": registration.gateway,
+                    "capture": registration.capture,
+                    "seen": registry.seen(&registration.workload_id),
                     "identity": identity(domain, registration),
                 })
             })

@@ -8,7 +8,7 @@
 use crate::ca_service::peer;
 use crate::plane::{Caller, Plane};
 use crate::push::{Epoch, SubscriberId};
-use crate::registry::{Health, Registration, ServedPort, State};
+use crate::registry::{Health, Registration, Seen, ServedPort, State};
 use naka_wire::v1::workloads_server::Workloads;
 use naka_wire::v1::{DrainProgress, RegisterRequest, RegisterResponse, register_request};
 use std::collections::BTreeMap;
@@ -132,11 +132,22 @@ impl WorkloadService {
         state: State,
     ) -> Result<RegisterResponse, Status> {
         let revision = self.plane.store.snapshot().revision;
+        let seen = request.seen.unwrap_or_default();
         let registration = registration(request, caller)?;
+        let id = registration.workload_id.clone();
         let service = &registration.service;
         let allowed = service.is_empty() || caller.services.contains(service);
         let refused = if allowed {
             let done = self.plane.register(stream, registration, state);
+            self.plane.registry().saw(
+                &id,
+                Seen {
+                    http: seen.http,
+                    tunnelled: seen.tunnelled,
+                    opaque: seen.opaque,
+                    bypassed: seen.bypassed,
+                },
+            );
             done.err().map(|refused| refused.to_string())
         } else {
             Some(format!(
@@ -228,6 +239,9 @@ fn registration(request: RegisterRequest, caller: &Caller) -> Result<Registratio
             first: port.first,
         });
     }
+    if !request.capture.is_empty() {
+        naka_types::host::check_label(&request.capture).map_err(|e| invalid(e.to_string()))?;
+    }
     Ok(Registration {
         workload_id: request.workload_id,
         namespace: request.namespace,
@@ -238,6 +252,7 @@ fn registration(request: RegisterRequest, caller: &Caller) -> Result<Registratio
         ports,
         ip: request.ip,
         gateway: request.gateway,
+        capture: request.capture,
     })
 }
 

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
+use naka_wire::v1;
 use naka_wire::v1::register_request::State;
 use serde_json::{Value as Json, json};
 use std::convert::Infallible;
@@ -36,10 +37,12 @@ GET  /config_dump         configuration in force\n\
 GET  /clusters            clusters and their endpoints\n\
 GET  /certs               certificate and roots\n\
 GET  /memory              memory of the process\n\
+GET  /seen                traffic seen so far\n\
 GET  /stats               counters, plain\n\
 GET  /stats/prometheus    counters for Prometheus\n\
 POST /drain[?wait=1]      stop taking calls, with acknowledgement\n\
 POST /ports               {\"ports\":[8080]}: the program listens there\n\
+POST /seen                {\"bypassed\":1}: connections that the program made around this proxy\n\
 POST /quit                end the process\n";
 
 /// Orders that only the Unix socket takes.
@@ -245,6 +248,7 @@ async fn get(path: &str, query: &str, shared: &Shared) -> Page {
             }
             page
         }
+        "/seen" => as_json(StatusCode::OK, &seen(&shared.seen())),
         "/drain" | "/ports" | "/quit" => text(StatusCode::METHOD_NOT_ALLOWED, "POST it\n"),
         _ => text(StatusCode::NOT_FOUND, PAGES),
     }
@@ -398,6 +402,7 @@ async fn order(request: Request<Incoming>, path: &str, query: &str, shared: &Sha
             text(StatusCode::ACCEPTED, "draining\n")
         }
         "/ports" => ports(request, shared).await,
+        "/seen" => around(request, shared).await,
         "/quit" => match shared.orders.send(Order::Quit).await {
             Ok(()) => text(StatusCode::ACCEPTED, "stopping\n"),
             Err(_) => text(StatusCode::SERVICE_UNAVAILABLE, "stopping\n"),
@@ -420,17 +425,46 @@ enum Either {
     Full(Port),
 }
 
-async fn ports(request: Request<Incoming>, shared: &Shared) -> Page {
-    let body = match Limited::new(request.into_body(), BODY_LIMIT)
+/// Connections that the program made around its proxy, which the proxy itself cannot see.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Around {
+    bypassed: u64,
+}
+
+async fn around(request: Request<Incoming>, shared: &Shared) -> Page {
+    match body::<Around>(request).await {
+        Ok(around) => {
+            shared.bypassed(around.bypassed);
+            as_json(StatusCode::OK, &seen(&shared.seen()))
+        }
+        Err(refusal) => refusal,
+    }
+}
+
+fn seen(seen: &v1::Seen) -> Json {
+    json!({
+        "http": seen.http,
+        "tunnelled": seen.tunnelled,
+        "opaque": seen.opaque,
+        "bypassed": seen.bypassed,
+    })
+}
+
+/// A small JSON body.
+async fn body<T: serde::de::DeserializeOwned>(request: Request<Incoming>) -> Result<T, Page> {
+    let refused = |problem: String| text(StatusCode::BAD_REQUEST, problem + "\n");
+    let read = Limited::new(request.into_body(), BODY_LIMIT)
         .collect()
-        .await
-    {
-        Ok(body) => body.to_bytes(),
-        Err(error) => return text(StatusCode::BAD_REQUEST, format!("{error}\n")),
-    };
-    let announced: Announced = match serde_json::from_slice(&body) {
+        .await;
+    let bytes = read.map_err(|error| refused(error.to_string()))?.to_bytes();
+    serde_json::from_slice(&bytes).map_err(|error| refused(error.to_string()))
+}
+
+async fn ports(request: Request<Incoming>, shared: &Shared) -> Page {
+    let announced: Announced = match body(request).await {
         Ok(announced) => announced,
-        Err(error) => return text(StatusCode::BAD_REQUEST, format!("{error}\n")),
+        Err(refusal) => return refusal,
     };
     let ports = announced
         .ports

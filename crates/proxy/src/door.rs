@@ -18,6 +18,7 @@
 
 mod refused;
 mod serve;
+mod stock;
 
 use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
 use rustix::net::{
@@ -36,6 +37,7 @@ use tokio::net::UnixStream;
 
 pub use refused::watch;
 pub use serve::{bind, serve};
+pub(crate) use stock::Stock;
 
 /// Name of the door's socket in the run directory.
 pub const SOCKET: &str = "door.sock";

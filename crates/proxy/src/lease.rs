@@ -4,7 +4,7 @@
 //! each of them; so nobody is sent to a program that does not listen yet. The program's ports are looked up in the
 //! kernel's table of listening sockets: a trial connection would be a caller the program never had.
 
-use crate::settings::{Port, Role, Settings};
+use crate::settings::{Capture, Port, Role, Settings};
 use naka_wire::v1;
 use naka_wire::v1::register_request::State;
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,6 +37,8 @@ impl Lease {
                 state: State::Starting.into(),
                 ip: settings.inbound_ip.to_string(),
                 gateway: settings.role == Role::Gateway,
+                capture: capture_of(settings).to_owned(),
+                seen: None,
             }),
         }
     }
@@ -59,6 +61,15 @@ impl Lease {
                 .collect();
             let changed = new != request.ports;
             request.ports = new;
+            changed
+        });
+    }
+
+    /// What was seen of its traffic.
+    pub fn seen(&self, seen: v1::Seen) {
+        self.cell.send_if_modified(|request| {
+            let changed = request.seen.unwrap_or_default() != seen;
+            request.seen = Some(seen);
             changed
         });
     }
@@ -89,13 +100,23 @@ impl Lease {
     }
 }
 
-/// Resolves once a program listens on every one of these ports.
-pub async fn listening(ports: &BTreeSet<u16>) {
+/// How the program's calls get here, as status shows it.
+fn capture_of(settings: &Settings) -> &'static str {
+    match (&settings.capture, &settings.outbound) {
+        (Some(Capture::Namespace { .. }), _) => "namespace",
+        (None, Some(_)) => "proxy",
+        (None, None) => "",
+    }
+}
+
+/// Resolves once a program listens on every one of these ports; `inside` is a process of the program's network
+/// namespace where that is not ours.
+pub async fn listening(ports: &BTreeSet<u16>, inside: Option<u32>) {
     let mut pause = FIRST_LOOK;
     loop {
-        let open = match open_ports() {
+        let open = match open_ports(inside) {
             Some(open) => ports.iter().all(|port| open.contains(port)),
-            None => all_accept(ports).await,
+            None => inside.is_none() && all_accept(ports).await,
         };
         if open {
             return;
@@ -105,11 +126,13 @@ pub async fn listening(ports: &BTreeSet<u16>) {
     }
 }
 
-/// Ports with a listening TCP socket in our network namespace; `None` where the kernel has no such table.
+/// Ports with a listening TCP socket in our network namespace, or in that of a process; `None` where the kernel has no
+/// such table, or that process is gone.
 #[must_use]
-pub fn open_ports() -> Option<BTreeSet<u16>> {
-    let four = std::fs::read_to_string("/proc/net/tcp").ok()?;
-    let six = std::fs::read_to_string("/proc/net/tcp6").unwrap_or_default();
+pub fn open_ports(inside: Option<u32>) -> Option<BTreeSet<u16>> {
+    let of = inside.map_or_else(|| "self".to_owned(), |process| process.to_string());
+    let four = std::fs::read_to_string(format!("/proc/{of}/net/tcp")).ok()?;
+    let six = std::fs::read_to_string(format!("/proc/{of}/net/tcp6")).unwrap_or_default();
     Some(
         four.lines()
             .chain(six.lines())
@@ -174,8 +197,8 @@ mod tests {
         let reserved = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = reserved.local_addr().unwrap().port();
         drop(reserved);
-        assert!(!open_ports().unwrap().contains(&port));
-        let waiting = tokio::spawn(async move { listening(&[port].into()).await });
+        assert!(!open_ports(None).unwrap().contains(&port));
+        let waiting = tokio::spawn(async move { listening(&[port].into(), None).await });
         let listener = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
         tokio::time::timeout(Duration::from_secs(5), waiting)
             .await

@@ -7,7 +7,8 @@
 //! A false positive of the filter (1 in 65,536) costs one question to the control plane, never a wrong answer.
 //! Nothing here talks to anybody.
 
-use naka_types::host::filter_key;
+use naka_types::host::{DOMAIN, Host, filter_key};
+use naka_types::reason::Reason;
 use naka_wire::v1::NameFilter;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -65,6 +66,50 @@ impl Filter {
                 .as_ref()
                 .is_some_and(|fuse| fuse.contains(filter_key(host)))
     }
+}
+
+/// Where a name belongs.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum InMesh {
+    /// It may be this host of the mesh.
+    Yes(Host),
+    /// Somebody else's.
+    No,
+}
+
+/// Whether a name, as a program of `namespace` says it, may be in the mesh; `knows` is asked about full hosts.
+///
+/// # Errors
+/// [`Reason::UnknownHost`] for what is no name, and for a name of the mesh's own domain that does not exist.
+pub(crate) fn in_mesh(
+    name: &str,
+    namespace: &str,
+    knows: impl Fn(&str) -> bool,
+) -> Result<InMesh, Reason> {
+    let full = Host::resolve(name, namespace).map_err(|_| Reason::UnknownHost)?;
+    if knows(full.as_str()) {
+        return Ok(InMesh::Yes(full));
+    }
+    // `payment.shop` may be a service or a domain; the filter knows the services.
+    if let Some((service, namespace)) = full.as_str().split_once('.')
+        && !namespace.contains('.')
+    {
+        let service = Host::of_service(service, namespace);
+        if knows(service.as_str()) {
+            return Ok(InMesh::Yes(service));
+        }
+    }
+    // Written out in the mesh's own domain, it can be nothing else; a plain word may still be a local host name.
+    if is_of_mesh(full.as_str()) && name.contains('.') {
+        return Err(Reason::UnknownHost);
+    }
+    Ok(InMesh::No)
+}
+
+/// Whether a full host is of the mesh's own domain.
+pub(crate) fn is_of_mesh(host: &str) -> bool {
+    let rest = host.strip_suffix(DOMAIN);
+    rest.is_some_and(|rest| rest.ends_with('.'))
 }
 
 /// A binary fuse filter of 16 bits, read only. The lookup is written out here so that the lengths, which come from

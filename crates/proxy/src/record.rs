@@ -96,6 +96,7 @@ impl Finish {
     /// Begins the record of a request.
     pub(crate) fn begin(conn: Rc<Conn>, parts: &http::request::Parts) -> Self {
         conn.begin();
+        crate::seen::count(&conn.worker.seen.http);
         let field = |name: &str| parts.headers.get(name).cloned();
         Self(Some(Box::new(Open {
             permit: None,
@@ -212,7 +213,11 @@ impl Open {
             Entrance::Inbound { port } | Entrance::Publish { port } => {
                 worker.snapshot().inbound(port).cloned()
             }
-            Entrance::Outbound | Entrance::Bind { .. } | Entrance::Gateway { .. } => None,
+            Entrance::Outbound
+            | Entrance::Captured
+            | Entrance::HostPort { .. }
+            | Entrance::Bind { .. }
+            | Entrance::Gateway { .. } => None,
         };
         let Some(port) = inbound else {
             return worker
@@ -309,7 +314,10 @@ fn protocol(version: Version) -> &'static str {
 /// Which way an entrance leads.
 pub(crate) fn direction(entrance: &Entrance) -> Direction {
     match entrance {
-        Entrance::Outbound | Entrance::Bind { .. } => Direction::Outbound,
+        Entrance::Outbound
+        | Entrance::Captured
+        | Entrance::HostPort { .. }
+        | Entrance::Bind { .. } => Direction::Outbound,
         Entrance::Inbound { .. } | Entrance::Publish { .. } => Direction::Inbound,
         Entrance::Gateway { .. } => Direction::Gateway,
     }

@@ -15,9 +15,11 @@ use crate::lease::Lease;
 use crate::names::{Called, Filter};
 use crate::rotation::Feed;
 use crate::saved;
-use crate::settings::{AccessLog, Role, Settings};
+use crate::seen::Seen;
+use crate::settings::{AccessLog, Capture, Role, Settings};
 use crate::state::book::Book;
 use crate::state::{Main, MainParams, Shared, SharedParams};
+use crate::vip::Vips;
 use crate::worker::{self, Own, WorkerParams, Workers};
 use bind::Bound;
 use driver::{Driver, DriverParams};
@@ -64,6 +66,15 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// The door of the program's network namespace does not answer.
+    #[error("no sockets from the door {path}")]
+    Door {
+        /// Its socket.
+        path: PathBuf,
+        /// What happened.
+        #[source]
+        source: std::io::Error,
+    },
     /// Something saved, or the lock of the instance.
     #[error(transparent)]
     Saved(#[from] saved::Error),
@@ -85,6 +96,9 @@ pub enum Error {
 pub struct Addresses {
     /// The program's calls.
     pub outbound: Option<SocketAddr>,
+    /// Where the program's calls are redirected to inside its own network namespace.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub captured: Vec<SocketAddr>,
     /// mTLS listener per declared port.
     pub inbound: BTreeMap<u16, SocketAddr>,
     /// Explicit binds, in the order of the settings.
@@ -173,7 +187,9 @@ pub async fn start(settings: Settings) -> Result<Running, Error> {
 
     let metrics = Metrics::new();
     let (wants, asked) = mpsc::channel(WANTS);
-    let (workers, access) = spawn_workers(&settings, &metrics, &book, &wants)?;
+    let capture = settings.capture.as_ref();
+    let vips = capture.map(|_| Arc::new(Vips::load(&settings.run_dir)));
+    let (workers, access, seen) = spawn_workers(&settings, &metrics, &book, &wants, vips.as_ref())?;
     let workers = Arc::new(workers);
     let (orders, ordered) = mpsc::channel(ORDERS);
     let shared = Arc::new(Shared::new(SharedParams {
@@ -185,6 +201,7 @@ pub async fn start(settings: Settings) -> Result<Running, Error> {
         workers,
         orders,
         started,
+        seen,
     }));
 
     let (commands, commanded) = mpsc::channel(COMMANDS);
@@ -216,6 +233,7 @@ pub async fn start(settings: Settings) -> Result<Running, Error> {
     let driver = Driver::new(DriverParams {
         shared: Arc::clone(&shared),
         bound,
+        vips,
         orders: ordered,
         answers,
         tasks,
@@ -288,15 +306,23 @@ fn spawn_workers(
     metrics: &Metrics,
     book: &Book,
     wants: &mpsc::Sender<worker::Want>,
-) -> Result<(Workers, Option<AccessLogWriter>), Error> {
+    vips: Option<&Arc<Vips>>,
+) -> Result<(Workers, Option<AccessLogWriter>, Vec<Arc<Seen>>), Error> {
     let access = access_log(settings)?;
     let own = Arc::new(own(settings));
     let count = settings.workers.unwrap_or_else(|| match settings.role {
         Role::Sidecar => 1,
         Role::Gateway => std::thread::available_parallelism().map_or(1, usize::from),
     });
-    let handles = (0..count.max(1))
-        .map(|index| {
+    let seen: Vec<Arc<Seen>> = (0..count.max(1)).map(|_| Arc::default()).collect();
+    let door = match &settings.capture {
+        Some(Capture::Namespace { door }) => Some(door.clone()),
+        None => None,
+    };
+    let handles = seen
+        .iter()
+        .enumerate()
+        .map(|(index, seen)| {
             worker::spawn(WorkerParams {
                 index,
                 snapshot: book.snapshot(),
@@ -306,11 +332,14 @@ fn spawn_workers(
                 own: Arc::clone(&own),
                 shard: metrics.shard(),
                 access: access.as_ref().map(|log| log.lines()),
+                door: door.clone(),
+                vips: vips.map(Arc::clone),
+                seen: Arc::clone(seen),
             })
         })
         .collect::<Result<_, _>>()
         .map_err(Error::Thread)?;
-    Ok((Workers::new(handles), access))
+    Ok((Workers::new(handles), access, seen))
 }
 
 fn access_log(settings: &Settings) -> Result<Option<AccessLogWriter>, Error> {

@@ -23,6 +23,8 @@ pub const ADMIN: &str = "admin.sock";
 pub const IDENTITY: &str = "identity.pem";
 /// Name of the addresses file.
 pub const PORTS: &str = "ports.json";
+/// Name of the file of virtual addresses.
+pub const ADDRESSES: &str = "virtual-addresses.json";
 const LAST_GOOD: &str = "last-good";
 const NAMES: &str = "names";
 const LOCK: &str = "lock";

@@ -76,6 +76,7 @@ impl Publisher {
 
     async fn publish(&self, step: Step) {
         if let Some(names) = step.names {
+            self.shared.names_are(Arc::clone(&names));
             tell(&self.shared.workers, || {
                 WorkerMsg::Names(Arc::clone(&names))
             })

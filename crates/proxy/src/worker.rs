@@ -10,13 +10,16 @@ mod sweep;
 
 use crate::listen::Owners;
 use crate::names::Filter;
+use crate::seen::Seen;
 use crate::tls::TlsSet;
+use crate::vip::Vips;
 use naka_engine::model::Snapshot;
 use naka_telemetry::{Lines, Shard, Workload};
 use naka_types::reason::Reason;
 use naka_types::workload::Ulid;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread::JoinHandle;
@@ -29,12 +32,21 @@ pub(crate) use state::{Conn, Peer, Phase, Worker};
 pub enum Entrance {
     /// The program's proxy variables.
     Outbound,
+    /// The redirection of all calls out of the program's own network namespace.
+    Captured,
+    /// A port of that namespace's loopback which leads to the host's.
+    HostPort {
+        /// The port.
+        port: u16,
+    },
     /// A local address that stands for one service.
     Bind {
         /// Full host.
         host: Arc<str>,
         /// Service port.
         port: u16,
+        /// Bound inside the program's own network namespace.
+        inside: bool,
     },
     /// The mTLS address of one of the program's ports.
     Inbound {
@@ -56,7 +68,15 @@ pub enum Entrance {
 impl Entrance {
     /// Whether the program's own calls come in here.
     pub(crate) fn is_outbound(&self) -> bool {
-        matches!(self, Self::Outbound | Self::Bind { .. })
+        self.is_inside() || matches!(self, Self::Outbound | Self::Bind { .. })
+    }
+
+    /// Whether only the program's own network namespace can connect here: the caller is the program.
+    pub(crate) fn is_inside(&self) -> bool {
+        matches!(
+            self,
+            Self::Captured | Self::HostPort { .. } | Self::Bind { inside: true, .. }
+        )
     }
 }
 
@@ -145,6 +165,12 @@ pub struct WorkerParams {
     pub shard: Shard,
     /// Where exchanges are logged, if anywhere.
     pub access: Option<Lines>,
+    /// Door of the program's own network namespace, if it has one.
+    pub door: Option<PathBuf>,
+    /// Names behind virtual addresses, where the program's calls are captured.
+    pub vips: Option<Arc<Vips>>,
+    /// What this worker sees.
+    pub seen: Arc<Seen>,
 }
 
 /// The main thread's end of a worker.

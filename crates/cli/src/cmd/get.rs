@@ -33,6 +33,7 @@ const LIVE: &[Live] = &[
             ("SERVICE", "service"),
             ("STATE", "state"),
             ("PORTS", "ports"),
+            ("CAPTURE", "capture"),
             ("IDENTITY", "identity"),
         ],
     },

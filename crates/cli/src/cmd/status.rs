@@ -128,6 +128,7 @@ async fn mesh(client: &mut Client, status: &Value) -> Outcome {
     table.print(
         "no proxy is connected: put a program into the mesh with \"naka run -s NAME -- COMMAND\"",
     );
+    seen(&client.get("/naka/v1/workloads").await?);
     let objects = status
         .get("objects")
         .and_then(Value::as_array)
@@ -167,6 +168,39 @@ async fn mesh(client: &mut Client, status: &Value) -> Outcome {
         out::line(finding.to_string());
     }
     Ok(())
+}
+
+/// What was seen of each workload's traffic: what is not HTTP is not routed or retried per request, and what went
+/// around the mesh is not in it.
+fn seen(workloads: &Value) {
+    let columns = [
+        "WORKLOAD",
+        "CAPTURE",
+        "HTTP",
+        "TUNNELLED",
+        "OPAQUE",
+        "BYPASSED",
+    ];
+    let mut table = Table::new(&columns);
+    for workload in items(workloads) {
+        let count = |what: &str| {
+            let counts = workload.get("seen");
+            counts.map(|seen| text(seen, what)).unwrap_or_default()
+        };
+        let (name, namespace) = (text(workload, "workload_name"), text(workload, "namespace"));
+        table.row([
+            format!("{name}.{namespace}"),
+            text(workload, "capture"),
+            count("http"),
+            count("tunnelled"),
+            count("opaque"),
+            count("bypassed"),
+        ]);
+    }
+    if !items(workloads).is_empty() {
+        out::line("");
+        out::raw(table.render());
+    }
 }
 
 /// The revision a proxy has, and whether newer ones are on their way to it.

@@ -23,6 +23,7 @@ fn workload(id: &str, service: &str, account: &str) -> Registration {
         }],
         ip: "127.0.0.1".to_owned(),
         gateway: false,
+        capture: String::new(),
     }
 }
 
@@ -79,6 +80,24 @@ fn a_starting_workload_is_no_endpoint_until_it_is_ready() {
         }]
     ));
     assert_eq!(health(&registry, "A"), Some(Some(Health::Healthy)));
+}
+
+#[test]
+fn what_was_seen_is_shown_and_changes_nothing_else() {
+    let mut registry = Registry::new(Leases::default());
+    ready(&mut registry, 1, "A", 0);
+    let seen = super::Seen {
+        http: 3,
+        bypassed: 1,
+        ..super::Seen::default()
+    };
+    registry.saw("A", seen);
+    registry.saw("nobody", seen);
+    assert_eq!(registry.seen("A"), seen);
+    assert_eq!(registry.seen("nobody"), super::Seen::default());
+    let again = ready(&mut registry, 1, "A", 5);
+    assert!(again.notes.is_empty() && !again.changed && !again.urgent);
+    assert_eq!(registry.seen("A"), seen);
 }
 
 #[test]

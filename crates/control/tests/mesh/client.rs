@@ -296,6 +296,7 @@ impl Proxy {
             state: state as i32,
             ip: "127.0.0.1".to_owned(),
             gateway: false,
+            ..RegisterRequest::default()
         }
     }
 

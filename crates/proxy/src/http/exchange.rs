@@ -12,6 +12,7 @@ use crate::limits;
 use crate::record::{End, Finish, grpc_status, host_of};
 use crate::tcp::dial;
 use crate::tls::Carry;
+use crate::upstream::connect::To;
 use crate::upstream::pool::{Busy, Key, Lease, Target};
 use crate::worker::Entrance;
 use http::header::{CONNECTION, EXPECT, TE, UPGRADE};
@@ -312,6 +313,10 @@ impl Run {
                 tls,
                 carry,
             },
+            to: match self.scope.origin.direction {
+                Direction::Inbound { .. } => To::Program,
+                Direction::Outbound | Direction::Gateway => To::Anyone,
+            },
             limit: spec.connect_timeout,
             secured,
             keep: spec.idle_timeout.map_or(usual, |wanted| wanted.min(usual)),
@@ -351,6 +356,7 @@ impl Run {
         self.finish.upstream = Some(address);
         self.finish.attempts = self.engine.attempts();
         self.finish.cluster = Some("PassthroughCluster".into());
+        crate::seen::count(&self.scope.conn.worker.seen.bypassed);
         let target = Target {
             key: Key {
                 cluster: None,
@@ -358,6 +364,7 @@ impl Run {
                 tls: 0,
                 carry: self.carry(HttpVersion::SameAsCaller, &Limits::default()),
             },
+            to: To::Anyone,
             cluster: None,
             limit: limits::PASSTHROUGH_CONNECT,
             secured: None,

@@ -7,6 +7,7 @@
 use super::body::RespBody;
 use super::reply;
 use crate::io::Io;
+use crate::seen::count;
 use crate::tcp::{dial, serve};
 use crate::worker::{Conn, Own};
 use http::header::{HeaderMap, HeaderName, PROXY_AUTHORIZATION};
@@ -95,6 +96,7 @@ pub(crate) async fn connect(conn: Rc<Conn>, mut request: Request<Incoming>) -> R
     match dial::virtual_host(&conn, &host, port).await {
         Err(reason) => refused(reason, &host),
         Ok(Some(_)) => {
+            count(&conn.worker.seen.tunnelled);
             conn.is_tunnel();
             tokio::task::spawn_local(async move {
                 if let Ok(upgraded) = tunnel.await {
@@ -110,6 +112,7 @@ pub(crate) async fn connect(conn: Rc<Conn>, mut request: Request<Incoming>) -> R
             match dial::dial(&conn, &origin).await {
                 Err(failed) => refused(failed.reason, &failed.detail),
                 Ok(dialled) => {
+                    count(&conn.worker.seen.tunnelled);
                     conn.is_tunnel();
                     tokio::task::spawn_local(async move {
                         if let Ok(upgraded) = tunnel.await {

@@ -45,7 +45,11 @@ pub(crate) async fn connection(conn: Rc<Conn>, stream: TcpStream) {
     let entrance = Arc::clone(&conn.entrance);
     match &*entrance {
         Entrance::Outbound => outbound(conn, Io::plain(stream)).await,
-        Entrance::Bind { host, port } => {
+        Entrance::Captured => crate::tcp::serve::redirected(conn, stream).await,
+        Entrance::HostPort { port } => {
+            crate::tcp::serve::host_port(conn, Io::plain(stream), *port).await;
+        }
+        Entrance::Bind { host, port, .. } => {
             if conn.by_owner {
                 crate::tcp::serve::captured(conn, Io::plain(stream), Arc::clone(host), *port).await;
             } else {

@@ -1,12 +1,14 @@
 //! Every socket of a proxy, opened once, and the file that remembers where.
 
 use super::{Addresses, Error};
-use crate::settings::{Port, Settings};
+use crate::door::{self, Handed, Kind};
+use crate::settings::{Capture, Port, Settings, Upstream};
 use crate::worker::Entrance;
 use crate::{listen, saved};
 use naka_types::host::Host;
 use serde::{Deserialize, Serialize};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -64,6 +66,13 @@ fn parent() -> u32 {
     std::os::unix::process::parent_id()
 }
 
+/// Where a captured program's questions after names arrive.
+#[derive(Debug, Default)]
+pub(super) struct DnsSockets {
+    pub(super) udp: Vec<UdpSocket>,
+    pub(super) tcp: Vec<TcpListener>,
+}
+
 /// A bound socket with where its connections are from.
 #[derive(Debug)]
 pub(super) struct Door {
@@ -76,6 +85,12 @@ pub(super) struct Door {
 pub(super) struct Bound {
     /// The program's own calls: served until the very end.
     pub(super) outbound: Vec<Door>,
+    /// Handed over by the door of the program's namespace.
+    pub(super) dns: DnsSockets,
+    /// Whether that namespace has IPv6.
+    pub(super) six: bool,
+    /// The door's process: it is in that namespace.
+    pub(super) inside: Option<u32>,
     /// Gateway ports: drained.
     pub(super) gateway: Vec<Door>,
     /// Plain entries; which of the program's ports they lead to may be known later.
@@ -107,6 +122,9 @@ impl Bound {
         };
         let mut bound = Self {
             outbound: Vec::new(),
+            dns: DnsSockets::default(),
+            six: false,
+            inside: None,
             gateway: Vec::new(),
             publish: Vec::new(),
             metrics: None,
@@ -116,7 +134,10 @@ impl Bound {
             kept,
             announced,
         };
-        bound.outbound(settings)?;
+        match &settings.capture {
+            None => bound.outbound(settings)?,
+            Some(Capture::Namespace { door }) => bound.handed(settings, door)?,
+        }
         bound.edges(settings)?;
         Ok(bound)
     }
@@ -132,23 +153,74 @@ impl Bound {
             });
         }
         for (index, upstream) in settings.upstreams.iter().enumerate() {
-            let host = Host::resolve(&upstream.host, &settings.namespace).map_err(|error| {
-                Error::Setting {
-                    field: "upstreams",
-                    problem: error.to_string(),
-                }
-            })?;
             let before = self.kept.addresses.upstreams.get(index).copied();
             let purpose = format!("calls to {}:{}", upstream.host, upstream.port);
             let (listener, address) = open(upstream.bind, before, &purpose)?;
             self.addresses.upstreams.push(address);
             self.outbound.push(Door {
                 listener,
-                entrance: Arc::new(Entrance::Bind {
-                    host: host.as_str().into(),
-                    port: upstream.port,
-                }),
+                entrance: Arc::new(bind_to(upstream, settings, false)?),
             });
+        }
+        Ok(())
+    }
+
+    /// Takes the sockets that the door of the program's network namespace has opened: the same ones in each of our
+    /// lives, so nothing that the program does meanwhile is lost.
+    fn handed(&mut self, settings: &Settings, door: &Path) -> Result<(), Error> {
+        let asked = door::Client::connect(door).and_then(|client| {
+            let handed = client.list()?;
+            Ok((handed, client.process()?))
+        });
+        let (handed, process) = asked.map_err(|source| Error::Door {
+            path: door.to_owned(),
+            source,
+        })?;
+        self.inside = Some(process);
+        let problem = |problem: String| Error::Setting {
+            field: "capture",
+            problem,
+        };
+        for Handed { kind, socket } in handed {
+            let entrance = match kind {
+                Kind::Outbound { address } => {
+                    self.six |= address.is_ipv6();
+                    self.addresses.captured.push(address);
+                    Entrance::Captured
+                }
+                Kind::HostPort { port } => Entrance::HostPort { port },
+                Kind::Upstream { index } => {
+                    let upstream = settings.upstreams.get(index);
+                    let upstream = upstream.ok_or_else(|| {
+                        problem(format!(
+                            "the door has a bind for upstream {index}, which is none"
+                        ))
+                    })?;
+                    self.addresses.upstreams.push(upstream.bind);
+                    bind_to(upstream, settings, true)?
+                }
+                Kind::DnsUdp { .. } => {
+                    self.dns.udp.push(socket.into());
+                    continue;
+                }
+                Kind::DnsTcp { .. } => {
+                    self.dns.tcp.push(socket.into());
+                    continue;
+                }
+            };
+            self.outbound.push(Door {
+                listener: socket.into(),
+                entrance: Arc::new(entrance),
+            });
+        }
+        let sockets = self.outbound.iter().map(|door| door.listener.as_fd());
+        let sockets = sockets.chain(self.dns.udp.iter().map(AsFd::as_fd));
+        for socket in sockets.chain(self.dns.tcp.iter().map(AsFd::as_fd)) {
+            rustix::io::ioctl_fionbio(socket, true)
+                .map_err(|error| problem(format!("a socket of the door: {error}")))?;
+        }
+        if self.addresses.captured.is_empty() {
+            return Err(problem("the door has no outbound listener".to_owned()));
         }
         Ok(())
     }
@@ -207,6 +279,20 @@ impl Bound {
         };
         Ok((door, address))
     }
+}
+
+/// The entrance of an explicit bind.
+fn bind_to(upstream: &Upstream, settings: &Settings, inside: bool) -> Result<Entrance, Error> {
+    let host =
+        Host::resolve(&upstream.host, &settings.namespace).map_err(|error| Error::Setting {
+            field: "upstreams",
+            problem: error.to_string(),
+        })?;
+    Ok(Entrance::Bind {
+        host: host.as_str().into(),
+        port: upstream.port,
+        inside,
+    })
 }
 
 /// Binds; a free port is the one of the last run if it is still free.

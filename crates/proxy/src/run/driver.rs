@@ -3,13 +3,15 @@
 //! Decisions of a drain are [`crate::drain::Core`]'s; here they are carried out: the state is announced, listeners are
 //! closed, workers end their connections. Everything else this task owns (line, admin, accept loops) ends with it.
 
-use super::bind::{Bound, Door, Kept};
+use super::bind::{Bound, DnsSockets, Door, Kept};
 use super::{Addresses, Error, admin};
 use crate::admin::Order;
+use crate::dns::{self, Dns};
 use crate::drain::{Core, Effect, Input};
 use crate::listen;
 use crate::settings::{Port, Role};
 use crate::state::Shared;
+use crate::vip::Vips;
 use crate::worker::{Entrance, WorkerMsg};
 use naka_wire::v1::RegisterResponse;
 use naka_wire::v1::register_request::State;
@@ -22,7 +24,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
+const RESOLV_CONF: &str = "/etc/resolv.conf";
 const TICK: Duration = Duration::from_millis(50);
+/// How often what was seen is reported.
+const SEEN_EVERY: Duration = Duration::from_secs(2);
 /// How long the control plane may take to hear that we are gone.
 const FAREWELL: Duration = Duration::from_millis(300);
 
@@ -31,6 +36,7 @@ const FAREWELL: Duration = Duration::from_millis(300);
 pub(super) struct DriverParams {
     pub(super) shared: Arc<Shared>,
     pub(super) bound: Bound,
+    pub(super) vips: Option<Arc<Vips>>,
     pub(super) orders: mpsc::Receiver<Order>,
     pub(super) answers: mpsc::UnboundedReceiver<RegisterResponse>,
     pub(super) tasks: JoinSet<()>,
@@ -56,6 +62,8 @@ pub(super) struct Driver {
     drained: Vec<oneshot::Sender<()>>,
     closing: Option<oneshot::Receiver<()>>,
     probe: Option<AbortHandle>,
+    /// A process of the program's own network namespace.
+    inside: Option<u32>,
     ended: watch::Sender<bool>,
     /// Held as long as the instance runs.
     _lock: Option<File>,
@@ -69,6 +77,7 @@ impl Driver {
         let DriverParams {
             shared,
             bound,
+            vips,
             orders,
             answers,
             tasks,
@@ -91,6 +100,7 @@ impl Driver {
             drained: Vec::new(),
             closing: None,
             probe: None,
+            inside: bound.inside,
             ended,
             _lock: lock,
             _access: access,
@@ -98,6 +108,9 @@ impl Driver {
         };
         for door in bound.outbound {
             driver.accept(door);
+        }
+        if let Some(vips) = vips {
+            driver.names(bound.dns, bound.six, vips)?;
         }
         for door in bound.gateway {
             let accepting = driver.accept(door);
@@ -121,7 +134,10 @@ impl Driver {
         }
         driver.ring_on_changes();
         let shared = Arc::clone(&driver.shared);
-        driver.tasks.spawn(crate::memory::keep_small(shared));
+        driver
+            .tasks
+            .spawn(crate::memory::keep_small(Arc::clone(&shared)));
+        driver.tasks.spawn(report_seen(shared));
         Ok(driver)
     }
 
@@ -132,6 +148,22 @@ impl Driver {
                 tracing::error!(%error, "a listener cannot be served");
             }
         })
+    }
+
+    /// Answers a captured program's questions after names.
+    fn names(&mut self, sockets: DnsSockets, six: bool, vips: Arc<Vips>) -> Result<(), Error> {
+        let shared = Arc::clone(&self.shared);
+        self.tasks.spawn(Arc::clone(&vips).keep());
+        let dns = Arc::new(Dns::new(shared, vips, six, RESOLV_CONF.into()));
+        for socket in sockets.udp {
+            let socket = tokio::net::UdpSocket::from_std(socket).map_err(Error::Thread)?;
+            self.tasks.spawn(dns::serve_udp(Arc::clone(&dns), socket));
+        }
+        for listener in sockets.tcp {
+            let listener = tokio::net::TcpListener::from_std(listener).map_err(Error::Thread)?;
+            self.tasks.spawn(dns::serve_tcp(Arc::clone(&dns), listener));
+        }
+        Ok(())
     }
 
     fn pages(
@@ -219,9 +251,9 @@ impl Driver {
             before.abort();
         }
         let ports: BTreeSet<u16> = self.ports.iter().map(|port| port.port).collect();
-        let shared = Arc::clone(&self.shared);
+        let (shared, inside) = (Arc::clone(&self.shared), self.inside);
         self.probe = Some(self.tasks.spawn(async move {
-            crate::lease::listening(&ports).await;
+            crate::lease::listening(&ports, inside).await;
             shared.until_takes_calls().await;
             if shared.settings.role == Role::Gateway {
                 shared.until_ready(false).await;
@@ -376,6 +408,16 @@ impl Driver {
         self.tasks.shutdown().await;
         let _ = std::fs::remove_file(self.shared.settings.run_dir.join(crate::saved::ADMIN));
         self.ended.send_replace(true);
+    }
+}
+
+/// Puts what was seen into the registration, at most every few seconds and only when it changed.
+async fn report_seen(shared: Arc<Shared>) {
+    let mut tick = tokio::time::interval(SEEN_EVERY);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        shared.lease.seen(shared.seen());
     }
 }
 

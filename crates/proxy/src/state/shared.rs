@@ -3,17 +3,21 @@
 use crate::admin::Order;
 use crate::control_client::Line;
 use crate::lease::Lease;
+use crate::names::Filter;
 use crate::rotation::Feed;
 use crate::run::Addresses;
+use crate::seen::{self, Seen};
 use crate::settings::{Role, Settings};
 use crate::worker::Workers;
 use naka_engine::model::{Health, Snapshot};
 use naka_telemetry::{Metrics, name};
+use naka_wire::v1;
 use naka_wire::v1::register_request::State;
 use naka_xds::Resource;
 use serde_json::Value as Json;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc, watch};
@@ -33,6 +37,7 @@ struct Progress {
     applied: u64,
     rejected: u64,
     step: u64,
+    names: Option<Arc<Filter>>,
     has_listener: bool,
     has_names: bool,
     has_tls: bool,
@@ -61,6 +66,8 @@ pub struct Shared {
     pub orders: mpsc::Sender<Order>,
     /// When the process began.
     pub started: Instant,
+    /// What the workers see, and (last) what was reported to be made around us.
+    seen: Vec<Arc<Seen>>,
     progress: Mutex<Progress>,
     /// Asks the configuration's owner to save what is not saved yet, and says that it has.
     stopping: Notify,
@@ -88,6 +95,8 @@ pub struct SharedParams {
     pub orders: mpsc::Sender<Order>,
     /// When the process began.
     pub started: Instant,
+    /// What the workers see.
+    pub seen: Vec<Arc<Seen>>,
 }
 
 impl Shared {
@@ -103,11 +112,34 @@ impl Shared {
             workers: params.workers,
             orders: params.orders,
             started: params.started,
+            seen: params.seen.into_iter().chain([Arc::default()]).collect(),
             progress: Mutex::default(),
             stopping: Notify::new(),
             saved: Notify::new(),
             bell: watch::Sender::new(0),
         }
+    }
+
+    /// What was seen of the program's traffic so far.
+    #[must_use]
+    pub fn seen(&self) -> v1::Seen {
+        seen::total(&self.seen)
+    }
+
+    /// Connections that the program is known to have made around us.
+    pub(crate) fn bypassed(&self, count: u64) {
+        if let Some(reported) = self.seen.last() {
+            reported.bypassed.fetch_add(count, Relaxed);
+        }
+    }
+
+    /// The names of the mesh, once they are known.
+    pub(crate) fn names(&self) -> Option<Arc<Filter>> {
+        self.progress().names.clone()
+    }
+
+    pub(crate) fn names_are(&self, names: Arc<Filter>) {
+        self.progress().names = Some(names);
     }
 
     fn progress(&self) -> MutexGuard<'_, Progress> {

@@ -6,18 +6,19 @@
 use crate::fail::Fail;
 use crate::io::Io;
 use crate::limits;
+use crate::names::{self, InMesh};
 use crate::record::host_of;
 use crate::tls::Carry;
-use crate::upstream::connect::connect;
+use crate::upstream::connect::{To, connect};
 use crate::worker::{Conn, Worker};
 use naka_engine::canonical::{Direction, Origin};
 use naka_engine::exchange::{Answered, Cx, Dial, Effect, Input, Need, PassThrough, Tried, Try};
 use naka_engine::model::VirtualHost;
 use naka_engine::runtime::Permit;
 use naka_telemetry::TcpHandle;
-use naka_types::host::{DOMAIN, Host};
+use naka_types::host::Host;
 use naka_types::reason::Reason;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -66,7 +67,7 @@ pub(crate) async fn answer(worker: &Worker, host: &str, port: u16) -> Answered {
         Ok(Some(full)) => match worker.obtain(full.as_str().to_owned(), port).await {
             Ok(()) => Answered::Ready,
             // Only names of the mesh's own domain can be nothing else; any other is called as if it were unknown.
-            Err(Reason::NoSuchPort) if !is_own(&full) => Answered::External,
+            Err(Reason::NoSuchPort) if !names::is_of_mesh(full.as_str()) => Answered::External,
             Err(reason) => Answered::Failed(reason),
         },
     }
@@ -74,29 +75,11 @@ pub(crate) async fn answer(worker: &Worker, host: &str, port: u16) -> Answered {
 
 /// The full host if the name may be in the mesh; `None` outside.
 fn in_mesh(worker: &Worker, host: &str) -> Result<Option<Host>, Reason> {
-    let full = Host::resolve(host, &worker.own.namespace).map_err(|_| Reason::UnknownHost)?;
-    if worker.knows(full.as_str()) {
-        return Ok(Some(full));
-    }
-    // `payment.shop` may be a service or a domain; the filter knows the services.
-    if let Some((service, namespace)) = full.as_str().split_once('.')
-        && !namespace.contains('.')
-    {
-        let service = Host::of_service(service, namespace);
-        if worker.knows(service.as_str()) {
-            return Ok(Some(service));
-        }
-    }
-    // Written out in the mesh's own domain, it can be nothing else; a plain word may still be a local host name.
-    if is_own(&full) && host.contains('.') {
-        return Err(Reason::UnknownHost);
-    }
-    Ok(None)
-}
-
-fn is_own(host: &Host) -> bool {
-    let rest = host.as_str().strip_suffix(DOMAIN);
-    rest.is_some_and(|rest| rest.ends_with('.'))
+    let found = names::in_mesh(host, &worker.own.namespace, |host| worker.knows(host))?;
+    Ok(match found {
+        InMesh::Yes(full) => Some(full),
+        InMesh::No => None,
+    })
 }
 
 /// The full host of a name that is in the mesh.
@@ -153,7 +136,7 @@ pub(crate) async fn dial(conn: &Rc<Conn>, origin: &Origin) -> Result<Dialled, Fa
                 tokio::time::sleep(pause).await;
                 Input::TimerFired
             }
-            Effect::Try(attempt) => match call(conn, &attempt).await {
+            Effect::Try(attempt) => match call(conn, origin, &attempt).await {
                 Ok(io) => return Ok(standing(conn, origin, io, attempt)),
                 Err(fail) => {
                     drop(attempt);
@@ -190,7 +173,7 @@ fn step(worker: &Worker, engine: &mut Dial, input: Input<'_>, origin: &Origin) -
     )
 }
 
-async fn call(conn: &Rc<Conn>, attempt: &Try) -> Result<Io, Fail> {
+async fn call(conn: &Rc<Conn>, origin: &Origin, attempt: &Try) -> Result<Io, Fail> {
     let spec = &attempt.cluster.spec;
     let secured = match &spec.tls {
         Some(peer) if attempt.endpoint.mtls => {
@@ -204,7 +187,13 @@ async fn call(conn: &Rc<Conn>, attempt: &Try) -> Result<Io, Fail> {
     // Connections of bytes do not wait for each other: they are long.
     let slot = attempt.cluster.runtime.connection(&spec.limits);
     let slot = slot.ok_or_else(Fail::full)?;
+    let to = match origin.direction {
+        Direction::Inbound { .. } => To::Program,
+        Direction::Outbound | Direction::Gateway => To::Anyone,
+    };
     let io = connect(
+        &conn.worker.sockets,
+        to,
         attempt.endpoint.address,
         spec.connect_timeout,
         secured.as_ref(),
@@ -255,18 +244,40 @@ fn failed(conn: &Conn, origin: &Origin, engine: &Dial, reason: Reason, detail: S
 
 /// Connects to a name outside the mesh, in the order the resolver gave.
 async fn outside(conn: &Rc<Conn>, to: &PassThrough) -> Result<Dialled, Failed> {
+    let addresses = resolve(conn, &to.host, to.port)
+        .await
+        .map_err(|reason| Failed {
+            reason,
+            detail: to.host.to_string(),
+            handle: conn.worker.handles.tcp_nowhere(conn),
+        })?;
+    first_of(conn, &to.host, addresses).await
+}
+
+/// Connects to the first of these addresses that takes it.
+async fn first_of(
+    conn: &Rc<Conn>,
+    host: &str,
+    addresses: Vec<SocketAddr>,
+) -> Result<Dialled, Failed> {
     let handle = conn.worker.handles.tcp_nowhere(conn);
     let fail = |reason, detail: String| Failed {
         reason,
         detail,
         handle: handle.clone(),
     };
-    let addresses = resolve(conn, &to.host, to.port)
-        .await
-        .map_err(|reason| fail(reason, to.host.to_string()))?;
-    let mut last = fail(Reason::ConnectFailed, to.host.to_string());
+    let mut last = fail(Reason::ConnectFailed, host.to_owned());
     for (tried, address) in (1..).zip(addresses) {
-        match connect(address, limits::PASSTHROUGH_CONNECT, None).await {
+        let sockets = &conn.worker.sockets;
+        match connect(
+            sockets,
+            To::Anyone,
+            address,
+            limits::PASSTHROUGH_CONNECT,
+            None,
+        )
+        .await
+        {
             Ok(io) => {
                 return Ok(Dialled {
                     io,
@@ -281,4 +292,10 @@ async fn outside(conn: &Rc<Conn>, to: &PassThrough) -> Result<Dialled, Failed> {
         }
     }
     Err(last)
+}
+
+/// Connects to a port of this host's loopback, for a program that lives in a network namespace of its own.
+pub(crate) async fn host_port(conn: &Rc<Conn>, port: u16) -> Result<Dialled, Failed> {
+    let address = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port);
+    first_of(conn, "this host's loopback", vec![address]).await
 }

@@ -10,7 +10,9 @@ use crate::detect::Speaks;
 use crate::http::serve::{First, Scope, http, refuse};
 use crate::io::Io;
 use crate::limits::SNIFF_GRACE;
+use crate::seen::count;
 use crate::tls::Agreed;
+use crate::vip;
 use crate::worker::{Conn, Phase};
 use bytes::Bytes;
 use naka_engine::canonical::Origin;
@@ -18,10 +20,12 @@ use naka_engine::model::{Action, Snapshot, VirtualHost};
 use naka_telemetry::Record;
 use naka_types::protocol::Protocol;
 use naka_types::reason::Reason;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
 
 /// How long a caller may dawdle over a first word that could still become HTTP once the called side waits too.
 const UNDECIDED: Duration = Duration::from_secs(1);
@@ -74,6 +78,67 @@ pub(crate) async fn captured(conn: Rc<Conn>, mut io: Io, host: Arc<str>, port: u
             Found::Failed(failed) => told(&conn, &failed),
             Found::Gone => {}
         },
+    }
+}
+
+/// A connection that the rules of the program's network namespace brought here: to the name that its address stands
+/// for, or, as bytes, to where it was going.
+pub(crate) async fn redirected(conn: Rc<Conn>, stream: TcpStream) {
+    let Some(to) = original(&stream, conn.local) else {
+        return refuse(
+            &conn,
+            Reason::LoopDetected,
+            "a connection to the capturing listener itself",
+        );
+    };
+    let named = conn
+        .worker
+        .vips
+        .as_ref()
+        .and_then(|vips| vips.host(to.ip()));
+    let host = match (named, is_ours(to)) {
+        (Some(host), _) => host,
+        (None, Some((reason, detail))) => return refuse(&conn, reason, detail),
+        (None, None) => to.ip().to_string().into(),
+    };
+    captured(conn, Io::plain(stream), host, to.port()).await;
+}
+
+/// Where the program connected to before the connection was redirected.
+fn original(stream: &TcpStream, local: SocketAddr) -> Option<SocketAddr> {
+    use rustix::net::sockopt;
+    let to = if local.ip().to_canonical().is_ipv4() {
+        sockopt::ip_original_dst(stream).map(SocketAddr::V4)
+    } else {
+        sockopt::ipv6_original_dst(stream).map(SocketAddr::V6)
+    };
+    to.ok().filter(|to| *to != local)
+}
+
+/// Why a connection to this address is never passed through: it would end at this host's own loopback, which the
+/// program has no business with, or nowhere.
+fn is_ours(to: SocketAddr) -> Option<(Reason, &'static str)> {
+    let ip = to.ip().to_canonical();
+    if vip::is_virtual(ip) {
+        return Some((
+            Reason::UnknownHost,
+            "a virtual address that stands for no name (any more): resolve the name again",
+        ));
+    }
+    let broadcast = matches!(ip, IpAddr::V4(four) if four.is_broadcast());
+    let loops = ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() || broadcast;
+    loops.then_some((
+        Reason::LoopDetected,
+        "an address that would lead back to this host",
+    ))
+}
+
+/// A connection of the program to a port that was opened to this host's loopback.
+pub(crate) async fn host_port(conn: Rc<Conn>, io: Io, port: u16) {
+    conn.watch(io.moved(), false);
+    match dial::host_port(&conn, port).await {
+        Ok(dialled) => relay(conn, io, dialled).await,
+        Err(failed) => told(&conn, &failed),
     }
 }
 
@@ -205,6 +270,12 @@ async fn bytes_found(conn: &Rc<Conn>, io: Io, origin: &Origin) -> Found {
 pub(crate) async fn relay(conn: Rc<Conn>, io: Io, dialled: Dialled) {
     let handle = dialled.handle.clone();
     let (started, started_at) = (Instant::now(), SystemTime::now());
+    let seen = &conn.worker.seen;
+    // Whatever is called inside the mesh has a permit of its endpoint.
+    count(match dialled.permit {
+        Some(_) => &seen.opaque,
+        None => &seen.bypassed,
+    });
     handle.opened();
     let _permit = dialled.permit;
     let relaying = copy::both(io, dialled.io);
@@ -235,5 +306,47 @@ pub(crate) async fn relay(conn: Rc<Conn>, io: Io, dialled: Dialled) {
             attempts: dialled.attempts,
             ..Record::default()
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_never_passed_through() {
+        use Reason::{LoopDetected, UnknownHost};
+        for (to, expect) in [
+            ("93.184.216.34:443", None),
+            ("10.0.0.1:80", None),
+            ("169.254.169.254:80", None),
+            ("[2606:2800:220:1::1]:443", None),
+            ("127.0.0.1:5432", Some(LoopDetected)),
+            ("127.8.9.1:80", Some(LoopDetected)),
+            ("[::1]:80", Some(LoopDetected)),
+            ("[::ffff:127.0.0.1]:80", Some(LoopDetected)),
+            ("0.0.0.0:80", Some(LoopDetected)),
+            ("[::]:80", Some(LoopDetected)),
+            ("224.0.0.1:80", Some(LoopDetected)),
+            ("[ff02::1]:80", Some(LoopDetected)),
+            ("255.255.255.255:80", Some(LoopDetected)),
+            ("240.0.0.1:80", Some(UnknownHost)),
+            ("[2001:2::1]:80", Some(UnknownHost)),
+        ] {
+            let got = is_ours(to.parse().unwrap()).map(|(reason, _)| reason);
+            assert_eq!(got, expect, "{to}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_nobody_redirected_has_no_other_destination() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let Ok(listener) = tokio::net::TcpListener::bind(address).await else {
+                continue; // no IPv6 here
+            };
+            let address = listener.local_addr().unwrap();
+            let (_caller, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+            assert_eq!(original(&accepted.unwrap().0, address), None);
+        }
     }
 }

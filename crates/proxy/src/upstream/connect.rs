@@ -1,7 +1,11 @@
 //! Makes one connection to an endpoint: TCP, then TLS where the endpoint has the mesh mark, each with its time limit.
 //!
+//! How a socket is made is [`Sockets`]' business and nobody else's: of our own namespaces, or, towards a program that
+//! lives in a network namespace of its own, one of that namespace.
+//!
 //! A wrong identity on the other side is its own reason, so that an operator sees an impostor apart from a dead host.
 
+use crate::door::Stock;
 use crate::fail::{Fail, chain};
 use crate::io::Io;
 use crate::limits::TLS_HANDSHAKE;
@@ -9,7 +13,8 @@ use naka_types::reason::Reason;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -22,21 +27,66 @@ pub(crate) struct Secured {
     pub(crate) name: ServerName<'static>,
 }
 
+/// Whose socket is connected to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum To {
+    /// The program beside us.
+    Program,
+    /// Anybody else.
+    Anyone,
+}
+
+/// How a worker makes its sockets.
+#[derive(Debug, Default)]
+pub(crate) struct Sockets {
+    /// Sockets of the program's own network namespace, where it has one.
+    inside: Option<Stock>,
+}
+
+impl Sockets {
+    /// With the door of the program's namespace, or without.
+    pub(crate) fn new(door: Option<PathBuf>) -> Self {
+        Self {
+            inside: door.map(Stock::new),
+        }
+    }
+
+    async fn tcp(&self, to: To, address: SocketAddr) -> io::Result<TcpStream> {
+        let Some(inside) = self.inside.as_ref().filter(|_| to == To::Program) else {
+            return TcpStream::connect(address).await;
+        };
+        let refused = match inside.connect(address).await {
+            Err(error) if address.ip() == IpAddr::V4(Ipv4Addr::LOCALHOST) => error,
+            connected => return connected,
+        };
+        // Node and others bind `localhost`, which may be ::1 alone.
+        let six = SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), address.port());
+        inside.connect(six).await.map_err(|_| refused)
+    }
+}
+
 /// Connects within `limit`; plain without `secured`.
 pub(crate) async fn connect(
+    sockets: &Sockets,
+    to: To,
     address: SocketAddr,
     limit: Duration,
     secured: Option<&Secured>,
 ) -> Result<Io, Fail> {
-    let stream = tcp(address, limit).await?;
+    let stream = tcp(sockets, to, address, limit).await?;
     match secured {
         None => Ok(Io::plain(stream)),
         Some(secured) => tls(stream, secured).await,
     }
 }
 
-async fn tcp(address: SocketAddr, limit: Duration) -> Result<TcpStream, Fail> {
-    let stream = match tokio::time::timeout(limit, TcpStream::connect(address)).await {
+async fn tcp(
+    sockets: &Sockets,
+    to: To,
+    address: SocketAddr,
+    limit: Duration,
+) -> Result<TcpStream, Fail> {
+    let stream = match tokio::time::timeout(limit, sockets.tcp(to, address)).await {
         Err(_) => {
             let detail = format!("no connection to {address} within {limit:?}");
             return Err(Fail::connect(Reason::ConnectTimeout, &detail));

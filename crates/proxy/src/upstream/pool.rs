@@ -10,7 +10,7 @@
 //! Limits of connections and of those who wait for one are the cluster's, over all workers: each connection carries a
 //! slot of it until it is closed (see [`super::room`]).
 
-use super::connect::{Secured, connect};
+use super::connect::{Secured, Sockets, To, connect};
 use crate::fail::Fail;
 use crate::hash::QuickMap;
 use crate::http::body::ReqBody;
@@ -45,6 +45,8 @@ pub(crate) struct Key {
 #[derive(Debug, Clone)]
 pub(crate) struct Target {
     pub(crate) key: Key,
+    /// Whose socket it is.
+    pub(crate) to: To,
     /// Whose limits hold; none outside the mesh.
     pub(crate) cluster: Option<Arc<Cluster>>,
     pub(crate) limit: Duration,
@@ -111,6 +113,7 @@ pub(super) struct Making {
 #[derive(Debug, Default)]
 pub(crate) struct Pools {
     pub(super) slots: RefCell<QuickMap<Key, Slot>>,
+    pub(super) sockets: Rc<Sockets>,
 }
 
 /// The right to send one request.
@@ -131,6 +134,14 @@ pub(crate) struct Busy {
 }
 
 impl Pools {
+    /// Without a connection yet.
+    pub(crate) fn new(sockets: Rc<Sockets>) -> Self {
+        Self {
+            slots: RefCell::default(),
+            sockets,
+        }
+    }
+
     /// A connection for one request, waiting or new.
     pub(crate) async fn lease(self: &Rc<Self>, target: &Target) -> Result<Lease, Fail> {
         // Those who wait for a connection already come first.
@@ -232,8 +243,7 @@ impl Pools {
     }
 
     async fn connect_shared(&self, target: &Target, counted: Option<Counted>) -> Result<(), Fail> {
-        let io = connect(target.key.address, target.limit, target.secured.as_ref()).await?;
-        let io = io.counted(counted);
+        let io = self.dial(target).await?.counted(counted);
         let multiplexed = !io.is_tls()
             || matches!(agreed(io.alpn()), Agreed::Http2 | Agreed::Http1Mux)
             || target.key.carry == Carry::Http2;
@@ -253,6 +263,25 @@ impl Pools {
             slot.idle.push_back(alone);
         }
         Ok(())
+    }
+
+    async fn dial(&self, target: &Target) -> Result<Io, Fail> {
+        connect(
+            &self.sockets,
+            target.to,
+            target.key.address,
+            target.limit,
+            target.secured.as_ref(),
+        )
+        .await
+    }
+
+    pub(super) async fn make_alone(
+        &self,
+        target: &Target,
+        counted: Option<Counted>,
+    ) -> Result<H1, Fail> {
+        handshake1(self.dial(target).await?.counted(counted), target).await
     }
 
     fn put_back(&self, key: Key, mut h1: H1) {
@@ -332,11 +361,6 @@ impl H2 {
     pub(super) fn is_idle(&self) -> bool {
         self.active.get() == 0
     }
-}
-
-pub(super) async fn make_alone(target: &Target, counted: Option<Counted>) -> Result<H1, Fail> {
-    let io = connect(target.key.address, target.limit, target.secured.as_ref()).await?;
-    handshake1(io.counted(counted), target).await
 }
 
 async fn handshake1(io: Io, target: &Target) -> Result<H1, Fail> {

@@ -6,7 +6,7 @@
 //! connections nobody uses do not block the line, whoever waits closes one at another place of its own worker, and
 //! every worker's sweep closes one at its own.
 
-use super::pool::{Key, Lease, Pools, Target, make_alone};
+use super::pool::{Key, Lease, Pools, Target};
 use crate::fail::Fail;
 use naka_engine::runtime::{ClusterRuntime, Offer, Slot as Counted, Waiter};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -93,7 +93,7 @@ impl Pools {
             if !shareable {
                 // No longer one of those who wait.
                 *queued = None;
-                return Ok(Some(Lease::Alone(make_alone(target, slot).await?)));
+                return Ok(Some(Lease::Alone(self.make_alone(target, slot).await?)));
             }
             self.begin(target.clone(), slot).done().await?;
         }

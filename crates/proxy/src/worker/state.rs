@@ -10,9 +10,11 @@ use crate::limits;
 use crate::listen::Owners;
 use crate::names::Filter;
 use crate::record::Late;
+use crate::seen::Seen;
 use crate::tls::{Carry, TlsSet};
-use crate::upstream::connect::Secured;
+use crate::upstream::connect::{Secured, Sockets};
 use crate::upstream::pool::Pools;
+use crate::vip::Vips;
 use naka_engine::model::{ClusterId, PeerTls, Snapshot};
 use naka_engine::pick::Cursors;
 use naka_telemetry::{Lines, Shard, Workload};
@@ -40,6 +42,9 @@ const CONFIGS_KEPT: usize = 4_096;
 pub(crate) struct Worker {
     pub(crate) own: Arc<Own>,
     pub(crate) pools: Rc<Pools>,
+    pub(crate) sockets: Rc<Sockets>,
+    pub(crate) vips: Option<Arc<Vips>>,
+    pub(crate) seen: Arc<Seen>,
     pub(crate) rng: RefCell<fastrand::Rng>,
     pub(crate) cursors: RefCell<Cursors>,
     pub(crate) shard: Shard,
@@ -93,10 +98,14 @@ struct Config {
 
 impl Worker {
     pub(crate) fn new(params: WorkerParams, load: Arc<AtomicUsize>, owners: Owners) -> Rc<Self> {
+        let sockets = Rc::new(Sockets::new(params.door));
         let worker = Rc::new(Self {
             me: RefCell::new(Arc::clone(&params.own.workload)),
             own: params.own,
-            pools: Rc::default(),
+            pools: Rc::new(Pools::new(Rc::clone(&sockets))),
+            sockets,
+            vips: params.vips,
+            seen: params.seen,
             rng: RefCell::new(fastrand::Rng::new()),
             cursors: RefCell::default(),
             shard: params.shard,
@@ -380,8 +389,9 @@ pub(crate) fn accept(worker: &Rc<Worker>, accepted: Accepted) {
     };
     let number = worker.next.get();
     worker.next.set(number + 1);
-    let ours = accepted.entrance.is_outbound()
-        && worker.owners.of(accepted.peer, local) == Some(worker.own.uid);
+    let ours = accepted.entrance.is_inside()
+        || accepted.entrance.is_outbound()
+            && worker.owners.of(accepted.peer, local) == Some(worker.own.uid);
     let phase = if worker.is_draining(&accepted.entrance) {
         Phase::Finishing
     } else {

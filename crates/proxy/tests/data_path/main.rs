@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 mod broken;
+mod captured;
 mod framing;
 mod late;
 mod mesh;

@@ -8,7 +8,9 @@ use naka_engine::runtime::Registry;
 use naka_identity::{Authority, IssueRequest, KeyAndCsr, Svid, now_s};
 use naka_proxy::listen;
 use naka_proxy::names::Filter;
+use naka_proxy::seen::Seen;
 use naka_proxy::tls::TlsSet;
+use naka_proxy::vip::Vips;
 use naka_proxy::worker::{Entrance, Own, Want, WorkerMsg, WorkerParams, Workers, spawn};
 use naka_telemetry::{AccessLog, Metrics, Workload};
 use naka_types::labels::Labels;
@@ -20,6 +22,7 @@ use naka_wire::v1::NameFilter;
 use std::cell::RefCell;
 use std::io::Write;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -47,11 +50,19 @@ impl Log {
     }
 }
 
+/// What a proxy has of the program's own network namespace.
+#[derive(Default)]
+pub(crate) struct Inside {
+    pub(crate) door: Option<PathBuf>,
+    pub(crate) vips: Option<Arc<Vips>>,
+}
+
 /// One proxy.
 pub(crate) struct Proxy {
     pub(crate) workers: Arc<Workers>,
     pub(crate) metrics: Metrics,
     pub(crate) log: Log,
+    pub(crate) seen: Arc<Seen>,
     pub(crate) wants: RefCell<Option<mpsc::Receiver<Want>>>,
     _access: AccessLog,
     accepting: RefCell<Vec<JoinHandle<()>>>,
@@ -172,6 +183,20 @@ impl Mesh {
         known: &[&str],
         edit: impl FnOnce(&mut Own),
     ) -> Proxy {
+        self.proxy_within(Inside::default(), workers, account, snapshot, known, edit)
+    }
+
+    /// Beside a program in a network namespace of its own.
+    pub(crate) fn proxy_within(
+        &self,
+        inside: Inside,
+        workers: usize,
+        account: &str,
+        snapshot: Snapshot,
+        known: &[&str],
+        edit: impl FnOnce(&mut Own),
+    ) -> Proxy {
+        let seen = Arc::<Seen>::default();
         let metrics = Metrics::new();
         let log = Log::default();
         let access = AccessLog::start(Box::new(log.clone())).unwrap();
@@ -208,6 +233,9 @@ impl Mesh {
                 own: Arc::clone(&own),
                 shard: metrics.shard(),
                 access: Some(access.lines()),
+                door: inside.door.clone(),
+                vips: inside.vips.clone(),
+                seen: Arc::clone(&seen),
             })
             .unwrap()
         };
@@ -215,6 +243,7 @@ impl Mesh {
             workers: Arc::new(Workers::new((0..workers).map(worker).collect())),
             metrics,
             log,
+            seen: Arc::clone(&seen),
             wants: RefCell::new(Some(asked)),
             _access: access,
             accepting: RefCell::default(),

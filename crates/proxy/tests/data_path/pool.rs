@@ -275,6 +275,7 @@ async fn a_connection_of_bytes_over_the_limit_is_closed_at_once() {
         let bind = pair.caller.open(Entrance::Bind {
             host: HOST.into(),
             port: 80,
+            inside: false,
         });
         let echoed = async || {
             let mut stream = TcpStream::connect(bind).await.unwrap();

@@ -240,6 +240,7 @@ async fn bytes_pass_whoever_speaks_first() {
         let bind = pair.caller.open(Entrance::Bind {
             host: HOST.into(),
             port: 80,
+            inside: false,
         });
         for address in [Some(bind), None] {
             let mut stream = match address {
@@ -265,6 +266,7 @@ async fn bytes_pass_whoever_speaks_first() {
         let bind = pair.caller.open(Entrance::Bind {
             host: HOST.into(),
             port: 80,
+            inside: false,
         });
         let mut stream = TcpStream::connect(bind).await.unwrap();
         let sent: Vec<u8> = (0..300_000u32).map(|i| (i % 251) as u8 | 0x80).collect();
@@ -331,6 +333,7 @@ async fn service_and_namespace_are_a_name_of_the_mesh_everywhere() {
                     let bind = caller.open(Entrance::Bind {
                         host: "web.shop".into(),
                         port: 80,
+                        inside: false,
                     });
                     let head = b"GET /x HTTP/1.1\r\nHost: web.shop\r\nConnection: close\r\n\r\n";
                     exchange(bind, head).await

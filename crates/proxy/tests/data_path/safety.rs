@@ -191,6 +191,7 @@ async fn only_the_workload_may_use_its_outbound() {
     let bind = guarded.open(Entrance::Bind {
         host: HOST.into(),
         port: 80,
+        inside: false,
     });
     assert_eq!(
         exchange(bind, b"GET / HTTP/1.1\r\nHost: web\r\n\r\n").await,

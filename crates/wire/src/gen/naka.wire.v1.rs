@@ -26,6 +26,12 @@ pub struct RegisterRequest {
     pub ip: ::prost::alloc::string::String,
     #[prost(bool, tag = "10")]
     pub gateway: bool,
+    /// How the program's calls get to its proxy: namespace, proxy, host, envoy, grpc. Empty: not known.
+    #[prost(string, tag = "11")]
+    pub capture: ::prost::alloc::string::String,
+    /// What the proxy saw of the traffic so far.
+    #[prost(message, optional, tag = "12")]
+    pub seen: ::core::option::Option<Seen>,
 }
 /// Nested message and enum types in `RegisterRequest`.
 pub mod register_request {
@@ -84,6 +90,32 @@ impl ::prost::Name for RegisterRequest {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "type.googleapis.com/naka.wire.v1.RegisterRequest".into()
+    }
+}
+/// What was seen of a workload's traffic since its proxy started.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Seen {
+    /// HTTP requests, of the program and to it.
+    #[prost(uint64, tag = "1")]
+    pub http: u64,
+    /// Tunnels by CONNECT.
+    #[prost(uint64, tag = "2")]
+    pub tunnelled: u64,
+    /// Connections whose bytes were relayed inside the mesh.
+    #[prost(uint64, tag = "3")]
+    pub opaque: u64,
+    /// Connections and requests that left the mesh.
+    #[prost(uint64, tag = "4")]
+    pub bypassed: u64,
+}
+impl ::prost::Name for Seen {
+    const NAME: &'static str = "Seen";
+    const PACKAGE: &'static str = "naka.wire.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "naka.wire.v1.Seen".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/naka.wire.v1.Seen".into()
     }
 }
 /// A port that the program listens on.
