@@ -15,12 +15,11 @@ use crate::lease::Lease;
 use crate::names::{Called, Filter};
 use crate::rotation::Feed;
 use crate::saved;
-use crate::seen::Seen;
 use crate::settings::{AccessLog, Capture, Role, Settings};
 use crate::state::book::Book;
 use crate::state::{Main, MainParams, Shared, SharedParams};
 use crate::vip::Vips;
-use crate::worker::{self, Own, WorkerParams, Workers};
+use crate::worker::{self, Own, WorkerHandle, WorkerParams, Workers};
 use bind::Bound;
 use driver::{Driver, DriverParams};
 use naka_telemetry::{AccessLog as AccessLogWriter, Metrics, Workload};
@@ -29,7 +28,7 @@ use naka_wire::type_url;
 use naka_xds::delta::client::{Client, Subscription};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -189,7 +188,8 @@ pub async fn start(settings: Settings) -> Result<Running, Error> {
     let (wants, asked) = mpsc::channel(WANTS);
     let capture = settings.capture.as_ref();
     let vips = capture.map(|_| Arc::new(Vips::load(&settings.run_dir)));
-    let (workers, access, seen) = spawn_workers(&settings, &metrics, &book, &wants, vips.as_ref())?;
+    let (workers, access) = spawn_workers(&settings, &metrics, &book, &wants, vips.as_ref())?;
+    let seen = workers.all().iter().map(WorkerHandle::seen).collect();
     let workers = Arc::new(workers);
     let (orders, ordered) = mpsc::channel(ORDERS);
     let shared = Arc::new(Shared::new(SharedParams {
@@ -307,22 +307,16 @@ fn spawn_workers(
     book: &Book,
     wants: &mpsc::Sender<worker::Want>,
     vips: Option<&Arc<Vips>>,
-) -> Result<(Workers, Option<AccessLogWriter>, Vec<Arc<Seen>>), Error> {
+) -> Result<(Workers, Option<AccessLogWriter>), Error> {
     let access = access_log(settings)?;
     let own = Arc::new(own(settings));
     let count = settings.workers.unwrap_or_else(|| match settings.role {
         Role::Sidecar => 1,
         Role::Gateway => std::thread::available_parallelism().map_or(1, usize::from),
     });
-    let seen: Vec<Arc<Seen>> = (0..count.max(1)).map(|_| Arc::default()).collect();
-    let door = match &settings.capture {
-        Some(Capture::Namespace { door }) => Some(door.clone()),
-        None => None,
-    };
-    let handles = seen
-        .iter()
-        .enumerate()
-        .map(|(index, seen)| {
+    let door = settings.capture.as_ref().and_then(Capture::door);
+    let handles = (0..count.max(1))
+        .map(|index| {
             worker::spawn(WorkerParams {
                 index,
                 snapshot: book.snapshot(),
@@ -332,14 +326,14 @@ fn spawn_workers(
                 own: Arc::clone(&own),
                 shard: metrics.shard(),
                 access: access.as_ref().map(|log| log.lines()),
-                door: door.clone(),
+                door: door.map(Path::to_owned),
                 vips: vips.map(Arc::clone),
-                seen: Arc::clone(seen),
+                seen: Arc::default(),
             })
         })
         .collect::<Result<_, _>>()
         .map_err(Error::Thread)?;
-    Ok((Workers::new(handles), access, seen))
+    Ok((Workers::new(handles), access))
 }
 
 fn access_log(settings: &Settings) -> Result<Option<AccessLogWriter>, Error> {

@@ -9,7 +9,7 @@
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Settings of one sidecar or gateway.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,6 +96,16 @@ pub enum Capture {
         /// The door's socket (see `door`).
         door: PathBuf,
     },
+}
+
+impl Capture {
+    /// The door's socket, if the program has a namespace of its own.
+    #[must_use]
+    pub fn door(&self) -> Option<&Path> {
+        match self {
+            Self::Namespace { door } => Some(door),
+        }
+    }
 }
 
 /// What kind of proxy this is.

@@ -178,6 +178,7 @@ pub struct WorkerParams {
 pub struct WorkerHandle {
     queue: mpsc::Sender<WorkerMsg>,
     connections: Arc<AtomicUsize>,
+    seen: Arc<Seen>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -189,12 +190,14 @@ pub fn spawn(params: WorkerParams) -> io::Result<WorkerHandle> {
     let (queue, messages) = mpsc::channel(crate::limits::WORKER_QUEUE);
     let connections = Arc::new(AtomicUsize::new(0));
     let load = Arc::clone(&connections);
+    let seen = Arc::clone(&params.seen);
     let thread = std::thread::Builder::new()
         .name(format!("worker-{}", params.index))
         .spawn(move || run(params, messages, load))?;
     Ok(WorkerHandle {
         queue,
         connections,
+        seen,
         thread: Some(thread),
     })
 }
@@ -243,6 +246,12 @@ impl WorkerHandle {
     #[must_use]
     pub fn connections(&self) -> usize {
         self.connections.load(Relaxed)
+    }
+
+    /// What it sees.
+    #[must_use]
+    pub fn seen(&self) -> Arc<Seen> {
+        Arc::clone(&self.seen)
     }
 
     /// Tells it something; waits while its queue is full. False when the worker is gone.

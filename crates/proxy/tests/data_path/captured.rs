@@ -268,7 +268,8 @@ fn rules() -> Vec<Handed> {
         meta l4proto { tcp, udp } th dport 53 redirect to :15053
         ip daddr { 127.0.0.0/8, 192.0.2.1 } return
         ip6 daddr { ::1, 2001:db8::1 } return
-        meta l4proto tcp redirect to :15001 } }";
+        meta l4proto tcp redirect to :15001
+        } }";
     nft.stdin.take().unwrap().write_all(rules).unwrap();
     assert!(nft.wait().unwrap().success());
     let mut handed = Vec::new();
