@@ -264,12 +264,16 @@ fn rules() -> Vec<Handed> {
         .stdin(Stdio::piped())
         .spawn()
         .unwrap();
-    let rules = b"table inet naka { chain output { type nat hook output priority -100;
+    let rules = b"table inet naka {
+      chain output {
+        type nat hook output priority -100;
         meta l4proto { tcp, udp } th dport 53 redirect to :15053
         ip daddr { 127.0.0.0/8, 192.0.2.1 } return
         ip6 daddr { ::1, 2001:db8::1 } return
         meta l4proto tcp redirect to :15001
-        } }";
+      }
+    }
+    ";
     nft.stdin.take().unwrap().write_all(rules).unwrap();
     assert!(nft.wait().unwrap().success());
     let mut handed = Vec::new();
