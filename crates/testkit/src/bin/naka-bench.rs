@@ -1,7 +1,7 @@
 //! A small first bench: CPU per request of Naka and of Envoy on the same path, alternating A B in one run.
 //!
 //! Work: HTTP/1.1 keep-alive, 16 connections, one hop in plaintext (explicit bind → static backend), and two hops
-//! (sidecar → sidecar over mutual TLS). CPU is the operating system's count for the proxy process (utime + stime of
+//! (sidecar → sidecar over mutual TLS), and what capture costs over proxy variables. CPU is the operating system's count for the proxy process (utime + stime of
 //! `/proc/PID/stat`), divided by the requests the load saw answered. No pinning, one machine for all: good for a
 //! ratio, not for a headline. Writes `target/bench/report.json` with `"quick": true` and prints a table.
 #![expect(
@@ -25,6 +25,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 const CONNECTIONS: usize = 16;
 const REQUESTS: u64 = 20_000;
 const ROUNDS: usize = 5;
+/// Log of a load from inside, in bytes, before it is measured, and while it is (about 12,000 calls).
+const WARM: usize = 200_000;
+const MEASURED: usize = 2_200_000;
 
 fn main() -> ExitCode {
     match run() {
@@ -64,7 +67,11 @@ fn run() -> Result<()> {
         naka: naka_two_hops(&mesh)?,
         envoy: envoy_two_hops(&envoy, &mesh, backend_port)?,
     };
-    let rows = [one_hop.measure()?, two_hops.measure()?];
+    let rows = [
+        one_hop.measure()?,
+        two_hops.measure()?,
+        capture_cost(&mesh)?,
+    ];
     let binary = std::fs::metadata(naka())?.len();
     let report = json!({"quick": true, "rows": rows, "binary_bytes": binary, "requests": REQUESTS, "rounds": ROUNDS, "connections": CONNECTIONS});
     let target = naka();
@@ -165,6 +172,68 @@ fn drive(path: &Route, requests: u64) -> Result<f64> {
     let after: u64 = path.proxies.iter().map(|p| cpu_ticks(*p)).sum();
     #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
     Ok((after - before) as f64 * 1e6 / 100.0 / requests as f64)
+}
+
+/// CPU of the caller's sidecar per request, with the program in a network namespace of its own and with proxy
+/// variables: the same program, the same calls, alternating.
+fn capture_cost(mesh: &Mesh) -> Result<Value> {
+    let (mut captured, mut told, mut resident) = (Vec::new(), Vec::new(), 0);
+    for round in 0..ROUNDS {
+        let (cost, _) = from_inside(mesh, "proxy", round)?;
+        told.push(cost);
+        let (cost, memory) = from_inside(mesh, "namespace", round)?;
+        captured.push(cost);
+        resident = resident.max(memory);
+    }
+    let (a, b) = (median(&captured), median(&told));
+    println!(
+        "captured and by proxy variables, caller's sidecar: {a:.1} µs and {b:.1} µs CPU per request, {:+.1} µs, ratio {:.2}; resident captured {:.1} MiB",
+        a - b,
+        a / b,
+        mebibytes(resident)
+    );
+    Ok(
+        json!({"name": "captured over proxy variables, caller's sidecar", "measured": a, "peer": b, "ratio": a / b,
+        "difference": a - b, "unit": "µs CPU per request", "captured_samples": captured, "proxy_samples": told,
+        "naka_rss_bytes": resident}),
+    )
+}
+
+/// A load from inside the mesh; CPU µs per request of its sidecar, start-up left out, and what that holds resident.
+fn from_inside(mesh: &Mesh, capture: &str, round: usize) -> Result<(f64, u64)> {
+    let name = format!("load-{capture}-{round}");
+    let connections = CONNECTIONS.to_string();
+    let load = [
+        "--url",
+        "http://callee/",
+        "--rate",
+        "2500",
+        "--for",
+        "8",
+        "--connections",
+        &connections,
+    ];
+    let mut program = mesh.load(&name, &["--capture", capture], &load);
+    let log = mesh.log(&name);
+    // By the length of the log, which costs nothing to look at; how many calls that were is counted afterwards.
+    let sample = |least: usize| {
+        until(&format!("{least} bytes; {}", program.err()), SOON, || {
+            let length = usize::try_from(std::fs::metadata(&log).ok()?.len()).ok()?;
+            let pid = mesh.sidecar_of(&program).ok()?;
+            (length >= least).then(|| (length, cpu_ticks(pid), resident_bytes(pid)))
+        })
+    };
+    let (from, cpu, _) = sample(WARM);
+    let (to, after, resident) = sample(from + MEASURED);
+    program.wait(SOON)?;
+    let text = std::fs::read(&log)?;
+    let calls = text.get(from..to).unwrap_or_default();
+    let calls = calls.iter().filter(|byte| **byte == b'\n').count();
+    let failed = mesh.logged(&name).iter().any(|line| line["status"] != 200);
+    ensure!(!failed, "a call of {name} failed; {}", program.err());
+    #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+    let cost = (after - cpu) as f64 * 1e6 / 100.0 / calls as f64;
+    Ok((cost, resident))
 }
 
 /// utime + stime in ticks of 10 ms (USER_HZ is 100 on every Linux that Rust supports).
