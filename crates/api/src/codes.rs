@@ -66,6 +66,22 @@ codes! {
         "a control plane and a proxy of different versions", "Use the same version on both sides; report it if they are.";
     E910: "The control plane of the current context does not answer.",
         "`naka check` after `naka down`", "`naka up`, or choose another context with `naka context`.";
+    E911: "The store takes no changes: its log is damaged, could not be written, or its directory is read-only. Traffic goes on.",
+        "the log's partition is mounted read-only", "Repair what the message names; `naka store repair` for a damaged log, then start the control plane again.";
+    E912: "The disk of the mesh directory is full, or will be with the next changes.",
+        "less than 4 MiB free", "Free space; a log that could not be written needs a restart of the control plane afterwards.";
+    E913: "A certificate of the control plane or its authority has ended.",
+        "a root made ten years ago", "Renew the authority; the intermediate and the control plane's own certificate are renewed by a restart.";
+    E914: "An advertised host name does not resolve on the control plane's machine.",
+        "`naka up --advertise mesh.exmaple.com`", "Correct the name or its DNS record; `--advertise ''` takes it back.";
+    E915: "A Gateway selects no connected gateway proxy: nobody serves its hosts.",
+        "`selector: {istio: ingress}` while the proxy has `istio: ingressgateway`", "Start `naka proxy gateway`, or correct the selector or the proxy's labels.";
+    E916: "A proxy's version is more than one off the control plane's: they are not made to work together.",
+        "a proxy 0.1 at a control plane 0.3", "Upgrade the older side, one version at a time.";
+    E917: "A proxy's certificate has ended: its peers refuse it.",
+        "a proxy that could not reach the control plane for a day", "Let it reach the control plane; its log (`proxy.log`) says why it could not.";
+    E918: "A proxy refuses a part of its configuration and keeps what it had.",
+        "a proxy that knows less than the control plane sends", "See `naka status` for the proxy's words.";
     W101: "`trafficPolicy.circuitBreaker` is no field of today's API; read as `outlierDetection`.",
         "`circuitBreaker: {consecutiveErrors: 5}`", "Rename it to `outlierDetection`.";
     W102: "`consecutiveGatewayFailureThreshold` is no field of `connectionPool.http`; read as `outlierDetection.consecutiveGatewayErrors`.",
@@ -82,6 +98,18 @@ codes! {
         "`fault:` in a route", "Nothing to do; leave it out if you rely on it.";
     W901: "A file that holds tokens can be read by other users of this machine.",
         "`$NAKA_HOME/config` with mode 644", "`chmod 600` the file named.";
+    W911: "The versions of this command and of the control plane, or of a proxy and of the control plane, differ by one.",
+        "during an upgrade", "Finish the upgrade.";
+    W912: "The disk of the mesh directory is nearly full.",
+        "less than 5 % and less than 1 GiB free", "Free space before the log can not be written.";
+    W913: "A certificate of the control plane or its authority ends soon.",
+        "an intermediate with less than 30 days, a root with less than 90", "Restart the control plane, which renews the intermediate; a root has to be replaced in time.";
+    W917: "A proxy's certificate is in the last tenth of its life: its renewals fail.",
+        "a proxy whose requests for a certificate are refused", "See the proxy's log (`proxy.log`) and `naka events`.";
+    W918: "A proxy does not have the newest configuration yet.",
+        "a frozen proxy, or a change of this moment", "Ask again; if it stays so, look at the proxy's machine.";
+    W919: "A registered proxy is not connected. It runs on what it knows, if it runs.",
+        "a machine that is cut off", "Restore its line to the control plane; it leaves the list when its lease is over.";
     W950: "Many workloads vanished at once, too many to be believed: none of them is removed until the control plane is sure. Their endpoints are still in use.",
         "the control plane restarts while half of the workloads cannot reach it", "Wait for them to return, or look for what cuts them off; those that really ended leave after their lease.";
     L301: "A subset's or a port's block replaces the parent's block of the same name as a whole: settings of the parent are lost.",

@@ -74,6 +74,10 @@ pub(crate) enum Command {
     Check(Check),
     /// Create, list and revoke tokens
     Token(Token),
+    /// Write log, authority, keys and tokens of a mesh into one sealed file; the mesh may run
+    Backup(Backup),
+    /// Make a mesh from a backup, where none is
+    Restore(Restore),
     /// The event log of a mesh on this machine
     Store(Store),
     /// The control plane in the foreground
@@ -141,10 +145,10 @@ pub(crate) struct Up {
     /// Name of the mesh
     #[arg(long, value_name = "NAME", default_value = "local")]
     pub(crate) mesh: String,
-    /// Trust domain of new identities (only when the mesh is made)
-    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
-    pub(crate) trust_domain: String,
-    /// Address that other machines reach this one by; without it the mesh serves this machine only
+    /// Trust domain of new identities, `cluster.local` unless given (only when the mesh is made)
+    #[arg(long, value_name = "DOMAIN")]
+    pub(crate) trust_domain: Option<String>,
+    /// Address that other machines reach this one by, remembered; without one the mesh serves this machine only
     #[arg(long, value_name = "ADDR")]
     pub(crate) advertise: Option<String>,
 }
@@ -342,9 +346,9 @@ pub(crate) struct Explain {
 
 #[derive(Debug, Group)]
 pub(crate) struct Check {
-    /// Files to check, as with -f
-    #[arg(hide = true)]
-    pub(crate) more_files: Vec<PathBuf>,
+    /// Proxy to check alone; the whole installation unless given
+    #[arg(value_name = "PROXY")]
+    pub(crate) names: Vec<PathBuf>,
     /// File, directory, or - for standard input
     #[arg(short = 'f', long = "filename", value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,

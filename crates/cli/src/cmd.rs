@@ -1,6 +1,7 @@
 //! One file per command, named as it is typed.
 
 pub(crate) mod apply;
+pub(crate) mod backup;
 pub(crate) mod check;
 pub(crate) mod context;
 pub(crate) mod control;

@@ -72,6 +72,8 @@ fn dispatch(args: Args) -> Outcome {
     match args.command {
         Command::Control(control) => cmd::control::run(&control),
         Command::Store(store) => cmd::store::run(&store),
+        Command::Backup(backup) => cmd::backup::backup(&backup),
+        Command::Restore(restore) => cmd::backup::restore(&restore),
         Command::Proxy(proxy) => match proxy.command {
             ProxyCommand::Sidecar(sidecar) => cmd::proxy::sidecar(&sidecar),
             ProxyCommand::Gateway(gateway) => cmd::proxy::gateway(&gateway, context),
@@ -110,6 +112,8 @@ async fn with_runtime(command: Command, context: Option<&str>) -> Outcome {
         Command::Version(version) => cmd::version::run(&version, context).await,
         Command::Control(_)
         | Command::Store(_)
+        | Command::Backup(_)
+        | Command::Restore(_)
         | Command::Proxy(_)
         | Command::Completion(_)
         | Command::DemoProgram(_) => Err(Exit::failed("not a command of the shared runtime")),

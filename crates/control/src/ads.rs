@@ -8,7 +8,9 @@ use crate::compile::{Binds, Class, Dialect, Upstream};
 use crate::plane::{Caller, Plane};
 use crate::push::Subscriber;
 use crate::push::session::Session;
-use naka_types::node::{CAPABILITY_CLOSURE, CAPABILITY_DRAIN_ACK, NODE_METADATA, NodeId, Role};
+use naka_types::node::{
+    CAPABILITY_CLOSURE, CAPABILITY_DRAIN_ACK, CAPABILITY_NAME_FILTER, NODE_METADATA, NodeId, Role,
+};
 use naka_wire::envoy::config::core::v3::Node;
 use naka_wire::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
@@ -18,6 +20,7 @@ use naka_wire::google::protobuf::{Struct, value::Kind as Value};
 use naka_wire::values;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -142,6 +145,8 @@ impl Ads {
         let mut stop = self.stop.clone();
         K::take(&mut session, &first);
         let mut queue: VecDeque<K::Response> = K::plan(&mut session).into();
+        let write = self.plane.hub.phases.write.clone();
+        let mut planned = Instant::now();
         loop {
             tokio::select! {
                 biased;
@@ -151,6 +156,7 @@ impl Ads {
                         K::take(&mut session, &request);
                         // Requests that came together are answered together.
                         if queue.is_empty() {
+                            planned = Instant::now();
                             queue.extend(K::plan(&mut session));
                         }
                     }
@@ -161,10 +167,15 @@ impl Ads {
                         permit.send(Ok(response));
                     }
                     if queue.is_empty() {
+                        write.record(planned.elapsed());
+                        planned = Instant::now();
                         queue.extend(K::plan(&mut session));
                     }
                 }
-                () = notify.notified(), if queue.is_empty() => queue.extend(K::plan(&mut session)),
+                () = notify.notified(), if queue.is_empty() => {
+                    planned = Instant::now();
+                    queue.extend(K::plan(&mut session));
+                }
                 _ = stop.wait_for(|stop| *stop) => {
                     return Err(Status::unavailable("the control plane is stopping"));
                 }
@@ -227,6 +238,7 @@ fn subscriber(node: &Node, caller: &Caller) -> Result<Subscriber, Status> {
         },
         drain_ack: has(CAPABILITY_DRAIN_ACK),
         closure: has(CAPABILITY_CLOSURE),
+        name_filter: has(CAPABILITY_NAME_FILTER),
         version: values::get_str(own, "version")
             .unwrap_or_default()
             .to_owned(),

@@ -20,6 +20,7 @@ mod change;
 mod confirm;
 mod discovery;
 mod dispatch;
+mod installation;
 pub mod live;
 mod objects;
 mod read;
@@ -35,6 +36,7 @@ mod tests;
 
 pub use auth::{Peer, Role, Subject};
 pub use confirm::watch_pending;
+pub use installation::Ground;
 pub use live::Live;
 pub use serve::{Listeners, serve};
 pub use tokens::TOKEN_RECORD;
@@ -54,6 +56,8 @@ pub struct Mesh {
     pub root_pem: String,
     /// SHA-256 of the root's DER, lower-case hex.
     pub root_sha256: String,
+    /// What it stands on; none in tests without a control plane.
+    pub ground: Option<Ground>,
 }
 
 /// Everything a handler needs.

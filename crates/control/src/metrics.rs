@@ -1,28 +1,41 @@
 //! The control plane's own metrics, in Prometheus' text form on their own port.
 //!
-//! Numbers that live elsewhere (proxies, pushes, revision) are read when they are asked for.
+//! Numbers that live elsewhere (proxies, pushes, findings, revision) are read when they are asked for; times are
+//! counted where they pass ([`crate::push::Phases`], the store's syncs). Labels are closed sets, never names of
+//! proxies or objects, so the number of series does not grow with the mesh.
 
+use crate::ca_service::CERTIFICATE;
 use crate::plane::Plane;
+use crate::status::Status;
 use axum::Router;
 use axum::http::header;
 use axum::routing::get;
 use naka_identity::{Authority, ServerCert};
-use naka_telemetry::{Metrics, name};
+use naka_telemetry::{CONTENT_TYPE, Metrics, name};
 use std::sync::Arc;
 use tokio::net::TcpListener;
 
+/// Where the numbers come from.
+#[derive(Debug, Clone)]
+pub struct Sources {
+    /// What is counted as it happens.
+    pub metrics: Metrics,
+    /// Proxies and pushes.
+    pub plane: Arc<Plane>,
+    /// States and findings.
+    pub status: Arc<Status>,
+    /// The control plane's own certificate.
+    pub certificate: Arc<ServerCert>,
+    /// Root and intermediate.
+    pub authority: Arc<Authority>,
+}
+
 /// Serves `GET /metrics` until it is dropped. Nothing on this port is secret or changes anything.
-pub async fn serve(
-    listener: TcpListener,
-    metrics: Metrics,
-    plane: Arc<Plane>,
-    certificate: Arc<ServerCert>,
-    authority: Arc<Authority>,
-) {
+pub async fn serve(listener: TcpListener, sources: Sources) {
     let render = move || {
-        gather(&metrics, &plane, &certificate, &authority);
-        let text = metrics.render();
-        async move { ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text) }
+        sources.gather();
+        let text = sources.metrics.render();
+        async move { ([(header::CONTENT_TYPE, CONTENT_TYPE)], text) }
     };
     let router = Router::new()
         .route("/metrics", get(render.clone()))
@@ -32,25 +45,54 @@ pub async fn serve(
     }
 }
 
-fn gather(metrics: &Metrics, plane: &Plane, certificate: &ServerCert, authority: &Authority) {
-    let hub = &plane.hub;
-    let connected = u64::try_from(hub.connected()).unwrap_or(u64::MAX);
-    metrics.number(name::CONNECTED_PROXIES, &[]).set(connected);
-    metrics
-        .number(name::CONFIG_REVISION, &[])
-        .set(hub.world().revision);
-    for (numbers, name) in [(hub.pushes(), name::PUSHES), (hub.nacks(), name::NACKS)] {
-        for (type_url, count) in numbers {
-            let short = type_url.rsplit('.').next().unwrap_or(type_url);
-            metrics.number(name, &[("type", short)]).set(count);
+impl Sources {
+    fn gather(&self) {
+        let (hub, metrics) = (&self.plane.hub, &self.metrics);
+        let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+        metrics
+            .number(name::CONNECTED_PROXIES, &[])
+            .set(count(hub.connected()));
+        metrics
+            .number(name::CONFIG_REVISION, &[])
+            .set(hub.world().revision);
+        for (numbers, name) in [(hub.pushes(), name::PUSHES), (hub.nacks(), name::NACKS)] {
+            for (type_url, count) in numbers {
+                let short = type_url.rsplit('.').next().unwrap_or(type_url);
+                metrics.number(name, &[("type", short)]).set(count);
+            }
+        }
+        for (state, proxies) in self.status.states() {
+            let labels = [("state", state)];
+            metrics.number(name::PROXIES, &labels).set(count(proxies));
+        }
+        metrics.number(name::BEHIND, &[]).set(hub.furthest_behind());
+        for (severity, findings) in self.status.severities() {
+            let labels = [("severity", severity)];
+            metrics.number(name::FINDINGS, &labels).set(count(findings));
+        }
+        self.expiries();
+    }
+
+    fn expiries(&self) {
+        let expires = |what, identity: &str, at| {
+            self.metrics.certificate_expires(what, identity, at);
+        };
+        let own = self.certificate.not_after();
+        expires("control", naka_identity::CONTROL_NAME, own);
+        let (authority, domain) = (&self.authority, self.authority.trust_domain());
+        expires("intermediate", domain, authority.intermediate_not_after());
+        expires("root", domain, authority.root_not_after());
+        // One number for all proxies: the certificate that ends first.
+        let snapshot = self.plane.store.snapshot();
+        let connected = self.plane.hub.seen().into_iter();
+        let first = connected
+            .filter_map(|proxy| {
+                let record = snapshot.record(CERTIFICATE, &proxy.who.class.workload_id)?;
+                record.get("not_after")?.as_u64()
+            })
+            .min();
+        if let Some(first) = first {
+            expires("workload", domain, first);
         }
     }
-    metrics.certificate_expires(
-        "control",
-        naka_identity::CONTROL_NAME,
-        certificate.not_after(),
-    );
-    let domain = authority.trust_domain();
-    metrics.certificate_expires("intermediate", domain, authority.intermediate_not_after());
-    metrics.certificate_expires("root", domain, authority.root_not_after());
 }

@@ -9,11 +9,12 @@
 //! costs a repeated join, because every proxy says everything again when it reconnects.
 
 use crate::ca_service::{PeerIdentity, certificate};
-use crate::push::Hub;
+use crate::push::{Hub, Phases};
 use crate::registry::{Millis, Note, Outcome, Refused, Registration, Registry, State};
 use crate::settings::Leases;
 use crate::world::{Inputs, World, claim};
 use naka_store::{Draft, Store};
+use naka_telemetry::Metrics;
 use naka_types::spiffe::SpiffeId;
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -64,12 +65,18 @@ pub struct Plane {
 impl Plane {
     /// Restores the registry from the store and publishes the first world.
     #[must_use]
-    pub fn new(store: Arc<Store>, trust_domain: &str, roots: &str, leases: Leases) -> Arc<Self> {
+    pub fn new(
+        store: Arc<Store>,
+        trust_domain: &str,
+        roots: &str,
+        leases: Leases,
+        metrics: &Metrics,
+    ) -> Arc<Self> {
         let (journal, written) = mpsc::unbounded_channel();
         let plane = Arc::new(Self {
             registry: Mutex::new(restored(&store, leases)),
             store,
-            hub: Arc::new(Hub::new()),
+            hub: Arc::new(Hub::timed(Phases::of(metrics))),
             trust_domain: trust_domain.into(),
             roots: Mutex::new(roots.into()),
             started: Instant::now(),
@@ -179,8 +186,10 @@ impl Plane {
     }
 
     fn publish(&self) {
+        let began = Instant::now();
         let world = self.world_of(&self.store.snapshot());
         self.hub.publish(world);
+        self.hub.phases.compile.record(began.elapsed());
     }
 
     /// Publishes a world whenever something changed. Runs until it is dropped.
@@ -191,6 +200,7 @@ impl Plane {
                 changed = revisions.changed() => if changed.is_err() { return },
                 () = self.poke.notified() => {}
             }
+            let changed = Instant::now();
             if !self.urgent.load(Ordering::Acquire) {
                 tokio::select! {
                     () = tokio::time::sleep(DEBOUNCE) => {}
@@ -199,6 +209,7 @@ impl Plane {
             }
             self.urgent.store(false, Ordering::Release);
             revisions.mark_unchanged();
+            self.hub.phases.debounce.record(changed.elapsed());
             self.publish();
         }
     }

@@ -13,6 +13,7 @@
 
 use crate::compile::{Class, Dialect, Key};
 use crate::world::{Read, World};
+use naka_telemetry::{Metrics, Seconds, name};
 use naka_types::node::Role;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -48,6 +49,8 @@ pub struct Subscriber {
     pub drain_ack: bool,
     /// Whether clusters and endpoints are sent before what refers to them.
     pub closure: bool,
+    /// Whether it holds a filter of all host names.
+    pub name_filter: bool,
     /// Naka version it runs.
     pub version: String,
 }
@@ -79,6 +82,36 @@ impl Span {
     }
 }
 
+/// Where the time of a change goes, in seconds. By default nobody looks.
+#[derive(Debug, Clone, Default)]
+pub struct Phases {
+    /// From the first change to the moment it is taken up, so that more may join it.
+    pub debounce: Seconds,
+    /// The world and the resources that somebody holds.
+    pub compile: Seconds,
+    /// Until a subscriber is planned for: it may still be busy with what came before.
+    pub queue: Seconds,
+    /// From the plan until the transport took the last response.
+    pub write: Seconds,
+    /// From a response to the proxy's answer.
+    pub ack: Seconds,
+}
+
+impl Phases {
+    /// The phases as metrics.
+    #[must_use]
+    pub fn of(metrics: &Metrics) -> Self {
+        let phase = |phase| metrics.seconds(name::PUSH_PHASE, &[("phase", phase)]);
+        Self {
+            debounce: phase("debounce"),
+            compile: phase("compile"),
+            queue: phase("queue"),
+            write: phase("write"),
+            ack: phase("ack"),
+        }
+    }
+}
+
 /// Everything that waits for one subscriber.
 #[derive(Debug)]
 struct Slot {
@@ -86,7 +119,9 @@ struct Slot {
     since: Instant,
     marks: BTreeMap<Key, Span>,
     roots: Option<Span>,
-    in_flight: BTreeMap<String, Span>,
+    /// Since when something is marked.
+    marked: Option<Instant>,
+    in_flight: BTreeMap<String, (Span, Instant)>,
     refused: BTreeMap<(String, String), String>,
     notify: Arc<Notify>,
 }
@@ -96,7 +131,14 @@ impl Slot {
         let old = |span: &Span| span.first <= epoch;
         self.marks.values().any(old)
             || self.roots.as_ref().is_some_and(old)
-            || self.in_flight.values().any(old)
+            || self.in_flight.values().any(|(span, _)| old(span))
+    }
+
+    /// Oldest epoch that the proxy does not have yet.
+    fn oldest(&self) -> Option<Epoch> {
+        let in_flight = self.in_flight.values().map(|(span, _)| span);
+        let all = self.marks.values().chain(&self.roots).chain(in_flight);
+        all.map(|span| span.first).min()
     }
 }
 
@@ -154,6 +196,8 @@ struct Inner {
 #[derive(Debug)]
 pub struct Hub {
     inner: Mutex<Inner>,
+    /// Where the time goes.
+    pub phases: Phases,
     moved: watch::Sender<u64>,
 }
 
@@ -167,7 +211,14 @@ impl Hub {
     /// A hub with an empty world.
     #[must_use]
     pub fn new() -> Self {
+        Self::timed(Phases::default())
+    }
+
+    /// As [`Hub::new`], with its times counted.
+    #[must_use]
+    pub fn timed(phases: Phases) -> Self {
         Self {
+            phases,
             inner: Mutex::new(Inner {
                 cache: Cache::default(),
                 epoch: 0,
@@ -232,6 +283,7 @@ impl Hub {
             for holder in holders {
                 if let Some(slot) = inner.slots.get_mut(&holder) {
                     mark(&mut slot.marks, key.clone(), epoch);
+                    slot.marked.get_or_insert_with(Instant::now);
                     slot.notify.notify_one();
                 }
             }
@@ -242,6 +294,7 @@ impl Hub {
                     slot.roots
                         .map_or(Span::at(epoch), |s| s.join(Span::at(epoch))),
                 );
+                slot.marked.get_or_insert_with(Instant::now);
                 slot.notify.notify_one();
             }
         }
@@ -259,6 +312,7 @@ impl Hub {
             since: Instant::now(),
             marks: BTreeMap::new(),
             roots: None,
+            marked: None,
             in_flight: BTreeMap::new(),
             refused: BTreeMap::new(),
             notify: Arc::clone(&notify),
@@ -372,6 +426,14 @@ impl Hub {
     #[must_use]
     pub fn nacks(&self) -> BTreeMap<&'static str, u64> {
         self.lock().nacks.clone()
+    }
+
+    /// Changes that the proxy furthest behind does not have yet.
+    #[must_use]
+    pub fn furthest_behind(&self) -> u64 {
+        let inner = self.lock();
+        let oldest = inner.slots.values().filter_map(Slot::oldest).min();
+        oldest.map_or(0, |oldest| inner.epoch.saturating_sub(oldest) + 1)
     }
 
     /// Number of connected proxies.

@@ -9,13 +9,13 @@ use crate::apiserver;
 use crate::ca_service::{CaService, TlsIncoming};
 use crate::metrics;
 use crate::plane::Plane;
-use crate::settings::{Addresses, Ports, Settings};
+use crate::settings::{Addresses, Ports, Remembered, Settings};
 use crate::status::Status;
 use crate::workloads::WorkloadService;
 use naka_identity::tls::{api_server_tls, control_server_tls};
 use naka_identity::{Authority, ServerCert};
 use naka_store::{Draft, Store};
-use naka_telemetry::Metrics;
+use naka_telemetry::{Metrics, name};
 use naka_types::host::{DEFAULT_NAMESPACE, ROOT_NAMESPACE};
 use naka_types::name::ObjectRef;
 use naka_wire::ads::AdsServer;
@@ -90,7 +90,15 @@ struct Listeners {
 /// [`Error`] names the file or the address.
 pub async fn run(settings: Settings) -> Result<Bound, Error> {
     make_dir(&settings.dir)?;
-    let (store, recovery) = Store::open(&settings.dir, naka_store::Settings::default())?;
+    // Before anything is written: a file of a newer version stops the start.
+    Remembered::load(&settings.dir)?;
+    let metrics = Metrics::new();
+    let syncs = metrics.seconds(name::LOG_SYNC, &[]);
+    let how = naka_store::Settings {
+        on_sync: Some(Arc::new(move |took| syncs.record(took))),
+        ..naka_store::Settings::default()
+    };
+    let (store, recovery) = Store::open(&settings.dir, how)?;
     if let Some(damage) = &recovery.damage {
         tracing::error!(
             ?damage,
@@ -105,7 +113,13 @@ pub async fn run(settings: Settings) -> Result<Bound, Error> {
     let (addresses, listeners) = bind(&settings).await?;
     first_start(&store).await;
     let roots = authority.bundle().to_pem();
-    let plane = Plane::new(store, &settings.trust_domain, &roots, settings.leases);
+    let plane = Plane::new(
+        store,
+        &settings.trust_domain,
+        &roots,
+        settings.leases,
+        &metrics,
+    );
     Ok(Bound {
         settings,
         addresses,
@@ -113,7 +127,7 @@ pub async fn run(settings: Settings) -> Result<Bound, Error> {
         plane,
         authority,
         certificate,
-        metrics: Metrics::new(),
+        metrics,
     })
 }
 
@@ -212,7 +226,7 @@ impl Bound {
         &self.plane
     }
 
-    fn api_state(&self) -> Arc<apiserver::State> {
+    fn api_state(&self, status: Arc<Status>) -> Arc<apiserver::State> {
         let settings = &self.settings;
         let reachable = |port: u16| -> Vec<String> {
             let own = (!settings.host.is_unspecified()).then_some(settings.host);
@@ -231,12 +245,21 @@ impl Bound {
             xds: reachable(self.addresses.xds.port()),
             root_pem: self.authority.bundle().to_pem(),
             root_sha256: self.authority.root_sha256(),
+            ground: Some(apiserver::Ground {
+                dir: settings.dir.clone(),
+                authority: Arc::clone(&self.authority),
+                certificate: Arc::clone(&self.certificate),
+                advertise: settings.advertise.clone(),
+            }),
         };
-        // `<home>/mesh/<name>` and `<home>/run` are neighbours.
-        let home = settings.dir.parent().and_then(std::path::Path::parent);
-        let run_dir = home.unwrap_or(&settings.dir).join("run");
-        let status = Status::new(Arc::clone(&self.plane), run_dir);
         apiserver::State::new(Arc::clone(&self.plane.store), status, mesh)
+    }
+
+    fn status(&self) -> Arc<Status> {
+        // `<home>/mesh/<name>` and `<home>/run` are neighbours.
+        let dir = &self.settings.dir;
+        let home = dir.parent().and_then(std::path::Path::parent);
+        Status::new(Arc::clone(&self.plane), home.unwrap_or(dir).join("run"))
     }
 
     /// Serves until `shutdown` resolves, then stops in good order.
@@ -245,7 +268,8 @@ impl Bound {
     /// [`Error`] when a part can not be started.
     pub async fn serve(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
         let (stop, stopped) = watch::channel(false);
-        let state = self.api_state();
+        let status = self.status();
+        let state = self.api_state(Arc::clone(&status));
         let mut tasks = JoinSet::new();
         let plane = Arc::clone(&self.plane);
         tasks.spawn(async move { plane.push().await });
@@ -259,10 +283,13 @@ impl Bound {
         ));
         tasks.spawn(metrics::serve(
             self.listeners.metrics,
-            self.metrics.clone(),
-            Arc::clone(&self.plane),
-            Arc::clone(&self.certificate),
-            Arc::clone(&self.authority),
+            metrics::Sources {
+                metrics: self.metrics.clone(),
+                plane: Arc::clone(&self.plane),
+                status,
+                certificate: Arc::clone(&self.certificate),
+                authority: Arc::clone(&self.authority),
+            },
         ));
         let mut api_stop = stopped.clone();
         let api_tls = api_server_tls(Arc::clone(&self.certificate), &[b"h2", b"http/1.1"])?;
@@ -353,10 +380,7 @@ fn make_dir(dir: &std::path::Path) -> Result<(), Error> {
 }
 
 async fn bind(settings: &Settings) -> Result<(Addresses, Listeners), Error> {
-    let saved: Ports = std::fs::read(settings.ports_file())
-        .ok()
-        .and_then(|bytes| serde_json::from_slice(&bytes).ok())
-        .unwrap_or_default();
+    let saved = Remembered::load(&settings.dir)?.ports;
     let want = settings.ports;
     let xds = tcp(settings, "xDS", want.xds, saved.xds).await?;
     let api = tcp(settings, "API", want.api, saved.api).await?;
@@ -374,10 +398,13 @@ async fn bind(settings: &Settings) -> Result<(Addresses, Listeners), Error> {
         api: addresses.api.port(),
         metrics: addresses.metrics.port(),
     };
-    save(
-        &settings.ports_file(),
-        &serde_json::json!(ports).to_string(),
-    )?;
+    let remembered = Remembered {
+        ports,
+        advertise: settings.advertise.clone(),
+        trust_domain: Some(settings.trust_domain.clone()),
+        ..Remembered::default()
+    };
+    remembered.save(&settings.dir)?;
     let listeners = Listeners {
         xds,
         api,
@@ -427,14 +454,4 @@ async fn unix(path: &std::path::Path) -> Result<UnixListener, Error> {
     let listener = UnixListener::bind(path).map_err(file)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(file)?;
     Ok(listener)
-}
-
-fn save(path: &std::path::Path, text: &str) -> Result<(), Error> {
-    let file = |source| Error::File {
-        path: path.to_owned(),
-        source,
-    };
-    let temporary = path.with_extension("new");
-    std::fs::write(&temporary, text).map_err(file)?;
-    std::fs::rename(&temporary, path).map_err(file)
 }

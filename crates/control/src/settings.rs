@@ -1,6 +1,8 @@
 //! What a control plane is told when it starts, and where it ends up listening.
 
+use crate::run::Error;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -91,15 +93,142 @@ impl Settings {
         }
     }
 
-    /// The file that remembers the ports.
-    #[must_use]
-    pub fn ports_file(&self) -> PathBuf {
-        ports_file(&self.dir)
+    /// What earlier starts and a restore left behind is taken where the caller said nothing.
+    ///
+    /// # Errors
+    /// See [`Remembered::load`].
+    pub fn recall(
+        mut self,
+        trust_domain: Option<&str>,
+        advertise: Option<&str>,
+    ) -> Result<Self, Error> {
+        let known = Remembered::load(&self.dir)?;
+        if let Some(domain) = trust_domain.map(str::to_owned).or(known.trust_domain) {
+            self.trust_domain = domain;
+        }
+        self.advertise = match advertise {
+            // An empty address takes the remembered ones back.
+            Some("") => Vec::new(),
+            Some(address) => vec![address.to_owned()],
+            None => known.advertise,
+        };
+        if !self.advertise.is_empty() {
+            self.host = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        }
+        Ok(self)
     }
 }
 
-/// The file of a mesh's directory that remembers the ports.
-#[must_use]
-pub fn ports_file(dir: &Path) -> PathBuf {
-    dir.join("ports.json")
+/// What a mesh directory remembers of how it is reached (`ports.json`): tokens and saved identities name it, so a
+/// restart, or a restore on another machine, must answer there again.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Remembered {
+    /// Format of the file; files of before there was a number have none.
+    #[serde(default)]
+    pub format: u32,
+    /// Ports.
+    #[serde(flatten)]
+    pub ports: Ports,
+    /// Addresses for workloads elsewhere.
+    #[serde(default)]
+    pub advertise: Vec<String>,
+    /// Trust domain of the authority.
+    #[serde(default)]
+    pub trust_domain: Option<String>,
+}
+
+impl Remembered {
+    /// Format written by this version.
+    const FORMAT: u32 = 1;
+    /// Name in the mesh directory.
+    const FILE: &str = "ports.json";
+
+    /// Reads the file; a damaged one counts as absent, because all that is in it can be said again.
+    ///
+    /// # Errors
+    /// When it is of a newer format.
+    pub fn load(dir: &Path) -> Result<Self, Error> {
+        let path = dir.join(Self::FILE);
+        let Ok(bytes) = std::fs::read(&path) else {
+            return Ok(Self::default());
+        };
+        // The number first: the rest of a newer file may have any shape.
+        let value: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+        let format = value.get("format").and_then(Value::as_u64).unwrap_or(0);
+        if format > u64::from(Self::FORMAT) {
+            return Err(Error::Store(naka_store::Error::NewerFormat {
+                file: path.display().to_string(),
+                found: u32::try_from(format).unwrap_or(u32::MAX),
+                known: Self::FORMAT,
+            }));
+        }
+        Ok(serde_json::from_value(value).unwrap_or_else(|error| {
+            tracing::warn!(%error, file = %path.display(), "not readable; new ports are chosen");
+            Self::default()
+        }))
+    }
+
+    /// Writes the file. One of an older format is kept beside it.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn save(mut self, dir: &Path) -> Result<(), Error> {
+        let path = dir.join(Self::FILE);
+        let file = |source| Error::File {
+            path: path.clone(),
+            source,
+        };
+        let before = Self::load(dir)?;
+        if before.format < Self::FORMAT && path.exists() {
+            let aside = dir.join(format!("{}.format-{}", Self::FILE, before.format));
+            std::fs::copy(&path, aside).map_err(file)?;
+        }
+        self.format = Self::FORMAT;
+        let temporary = path.with_extension("new");
+        std::fs::write(&temporary, json!(self).to_string()).map_err(file)?;
+        std::fs::rename(&temporary, &path).map_err(file)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Ports, Remembered, Settings};
+
+    #[test]
+    fn addresses_are_remembered_and_newer_files_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let old = r#"{"xds":1,"api":2,"metrics":3}"#;
+        std::fs::write(dir.path().join("ports.json"), old).unwrap();
+        let known = Remembered::load(dir.path()).unwrap();
+        assert_eq!((known.format, known.ports.api), (0, 2));
+        let more = Remembered {
+            advertise: vec!["10.0.0.5".to_owned()],
+            trust_domain: Some("example.org".to_owned()),
+            ..known
+        };
+        more.save(dir.path()).unwrap();
+        let aside = std::fs::read_to_string(dir.path().join("ports.json.format-0")).unwrap();
+        assert_eq!(aside, old, "the older file is kept");
+        let settings = Settings::new(dir.path(), "m").recall(None, None).unwrap();
+        assert_eq!(settings.advertise, ["10.0.0.5"]);
+        assert_eq!(settings.trust_domain, "example.org");
+        assert!(settings.host.is_unspecified());
+        let forgot = Settings::new(dir.path(), "m")
+            .recall(None, Some(""))
+            .unwrap();
+        assert!(forgot.advertise.is_empty() && forgot.host.is_loopback());
+
+        let newer = r#"{"format":2,"xds":"elsewhere"}"#;
+        std::fs::write(dir.path().join("ports.json"), newer).unwrap();
+        let refused = Remembered::load(dir.path()).unwrap_err().to_string();
+        assert!(refused.contains("use a newer naka"), "{refused}");
+        assert!(Remembered::default().save(dir.path()).is_err());
+        let left = std::fs::read_to_string(dir.path().join("ports.json")).unwrap();
+        assert_eq!(left, newer);
+        std::fs::write(dir.path().join("ports.json"), "rubbish").unwrap();
+        assert_eq!(
+            Remembered::load(dir.path()).unwrap().ports,
+            Ports::default()
+        );
+    }
 }

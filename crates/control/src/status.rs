@@ -4,12 +4,16 @@
 //! about references is the world. Findings come from the same compile that proxies get.
 
 use crate::apiserver::live::{Answer, Effect, Live, Nack, ObjectStatus, Observed, Rollout};
+use crate::ca_service::certificate;
 use crate::compile::{Dialect, envoy, grpc};
 use crate::plane::Plane;
 use naka_api::Object;
 use naka_store::Snapshot;
-use naka_types::finding::Finding;
+use naka_types::finding::{Finding, Severity};
+use naka_types::labels::selects;
 use naka_types::name::ObjectRef;
+use naka_types::node::Role;
+use naka_types::workload::Ulid;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -66,9 +70,38 @@ impl Status {
         }
     }
 
+    /// How many proxies are in each state, states without any included.
+    #[must_use]
+    pub fn states(&self) -> BTreeMap<&'static str, usize> {
+        let proxies = self.proxies();
+        let of = |state: &str| {
+            proxies
+                .iter()
+                .filter(|proxy| proxy["state"] == state)
+                .count()
+        };
+        ["programmed", "behind", "refused", "away"]
+            .into_iter()
+            .map(|state| (state, of(state)))
+            .collect()
+    }
+
+    /// How many findings there are of each severity.
+    #[must_use]
+    pub fn severities(&self) -> [(&'static str, usize); 3] {
+        let findings = self.findings();
+        let of = |severity| findings.iter().filter(|f| f.severity == severity).count();
+        [
+            ("error", of(Severity::Error)),
+            ("warning", of(Severity::Warning)),
+            ("info", of(Severity::Info)),
+        ]
+    }
+
     fn proxies(&self) -> Vec<Value> {
         let world = self.plane.hub.world();
         let domain = self.plane.trust_domain();
+        let snapshot = self.plane.store.snapshot();
         let mut seen: Vec<Value> = Vec::new();
         let mut present = Vec::new();
         for proxy in self.plane.hub.seen() {
@@ -80,6 +113,9 @@ impl Status {
                 .iter()
                 .map(|(name, words)| json!({"resource": name, "message": words}))
                 .collect();
+            let id = Ulid::parse(&class.workload_id);
+            let issued = id.and_then(|id| certificate(&snapshot, id));
+            let issued = issued.as_ref();
             let state = match (refused.is_empty(), proxy.up_to_date) {
                 (false, _) => "refused",
                 (true, true) => "programmed",
@@ -92,8 +128,8 @@ impl Status {
                 "namespace": class.namespace,
                 "service": registration.map(|r| r.service.as_str()).unwrap_or_default(),
                 "role": match class.role {
-                    naka_types::node::Role::Sidecar => "sidecar",
-                    naka_types::node::Role::Gateway => "gateway",
+                    Role::Sidecar => "sidecar",
+                    Role::Gateway => "gateway",
                 },
                 "state": state,
                 "revision": world.revision,
@@ -105,6 +141,10 @@ impl Status {
                     Dialect::Naka => Vec::new(),
                 },
                 "version": proxy.who.version,
+                "certificate": {
+                    "not_before": issued.map(|issued| issued.not_before),
+                    "not_after": issued.map(|issued| issued.not_after),
+                },
                 "identity": registration.map(|r| identity(domain, r)).unwrap_or_default(),
                 "connected_s": proxy.connected_s,
                 "refused": refused,
@@ -132,6 +172,22 @@ impl Status {
             }));
         }
         seen
+    }
+
+    fn gateways(&self) -> Vec<Value> {
+        let snapshot = self.plane.store.snapshot();
+        let seen = self.plane.hub.seen();
+        let at_the_edge = || seen.iter().filter(|p| p.who.class.role == Role::Gateway);
+        let objects = snapshot.objects.values();
+        objects
+            .filter_map(|object| {
+                let gateway = object.gateway()?;
+                let serves = at_the_edge()
+                    .filter(|proxy| selects(&gateway.selector, &proxy.who.class.labels));
+                let name = format!("{}/{}", object.meta.namespace, object.meta.name);
+                Some(json!({"gateway": name, "proxies": serves.count()}))
+            })
+            .collect()
     }
 
     fn workloads(&self) -> Vec<Value> {
@@ -309,6 +365,10 @@ impl Live for Status {
             }
             self.edges.read(&members, &connected).await
         })
+    }
+
+    fn gateways(&self) -> Answer<'_, Vec<Value>> {
+        Box::pin(async { self.gateways() })
     }
 
     fn world(&self) -> Answer<'_, Value> {

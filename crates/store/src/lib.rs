@@ -14,11 +14,14 @@
 //!
 //! Not here: what objects mean (`naka-api`), status of any kind, the wire.
 
+mod archive;
+mod backup;
 mod checkpoint;
 mod error;
 mod event;
 mod fold;
 mod log;
+mod passphrase;
 mod place;
 mod plan;
 mod query;
@@ -27,13 +30,15 @@ mod stamp;
 mod store;
 mod writer;
 
+pub use backup::{Contents, backup, restore};
 pub use error::Error;
 pub use event::{Action, Commit, Draft, Event, Filter, RecordKey};
 pub use fold::Snapshot;
 pub use log::{Damage, Recovery};
+pub use passphrase::Passphrase;
 pub use seal::{REDACTED, redact};
 pub use stamp::rfc3339;
-pub use store::{Preview, Repaired, Settings, Store};
+pub use store::{OnSync, Preview, Repaired, Settings, Store};
 
 #[cfg(test)]
 mod tests;

@@ -19,7 +19,8 @@ use std::path::Path;
 /// What stands in the place of a secret value outside: base64 of `REDACTED`.
 pub const REDACTED: &str = "UkVEQUNURUQ=";
 
-const FILE: &str = "seal.key";
+/// Name in the mesh directory.
+pub(crate) const FILE: &str = "seal.key";
 const FILE_MAGIC: &[u8; 8] = b"NAKASEA\x01";
 const MAGIC: &[u8; 4] = b"NKS1";
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";

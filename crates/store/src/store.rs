@@ -11,11 +11,13 @@ use crate::{Error, place, stamp};
 use naka_types::name::ObjectRef;
 use serde_json::json;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// Name of the log in the mesh directory.
@@ -23,17 +25,31 @@ const LOG: &str = "log";
 /// Commits that may wait for the writer; more make callers wait.
 const QUEUE: usize = 1024;
 
+/// Told how long each sync of the log took, by the thread that writes; it must not wait.
+pub type OnSync = Arc<dyn Fn(Duration) + Send + Sync>;
+
 /// How a store works.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone)]
 pub struct Settings {
     /// Events between two snapshot files.
     pub checkpoint_every: u64,
+    /// Who counts the syncs.
+    pub on_sync: Option<OnSync>,
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings")
+            .field("checkpoint_every", &self.checkpoint_every)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Default for Settings {
     fn default() -> Self {
         Self {
             checkpoint_every: 1000,
+            on_sync: None,
         }
     }
 }
@@ -144,6 +160,7 @@ impl Store {
             sealer,
             shared,
             saving: None,
+            on_sync: settings.on_sync,
         };
         let (sender, receiver) = mpsc::channel(QUEUE);
         let loss = name_loss(&sender, &recovery);

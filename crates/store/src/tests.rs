@@ -1,5 +1,6 @@
 //! Tests of the whole store, on real files and real processes.
 
+mod backup;
 mod crash;
 mod damage;
 mod state;

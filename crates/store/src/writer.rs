@@ -12,6 +12,7 @@ use crate::fold::Snapshot;
 use crate::log::{self, MAX_PAYLOAD, RECORD_HEAD, Span};
 use crate::plan::{Planned, plan};
 use crate::seal::Sealer;
+use crate::store::OnSync;
 use crate::{Error, checkpoint, stamp};
 use std::collections::VecDeque;
 use std::fs::File;
@@ -19,6 +20,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
+use std::time::Instant;
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// Most commits of one group; bounds the wait of the first.
@@ -81,7 +83,6 @@ impl Recent {
 }
 
 /// State of the thread.
-#[derive(Debug)]
 pub(crate) struct Writer {
     pub(crate) dir: PathBuf,
     pub(crate) file: File,
@@ -95,6 +96,7 @@ pub(crate) struct Writer {
     pub(crate) checkpoint_every: u64,
     pub(crate) checkpointed: u64,
     pub(crate) saving: Option<JoinHandle<()>>,
+    pub(crate) on_sync: Option<OnSync>,
 }
 
 /// A planned commit, framed.
@@ -210,9 +212,13 @@ impl Writer {
         self.file
             .write_all(bytes)
             .map_err(|error| format!("writing the log failed: {error}"))?;
+        let began = Instant::now();
         self.file
             .sync_data()
             .map_err(|error| format!("syncing the log to disk failed: {error}"))?;
+        if let Some(on_sync) = &self.on_sync {
+            on_sync(began.elapsed());
+        }
         self.end += bytes.len() as u64;
         Ok(())
     }

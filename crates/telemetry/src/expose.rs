@@ -195,6 +195,15 @@ fn numbers(out: &mut String, inner: &Inner, name: &Name) {
         }
         sample(out, name.name, &labels, AtomicU64::load(value, Relaxed));
     }
+    drop(numbers);
+    let seconds = lock(&inner.seconds);
+    for (pairs, histogram) in seconds.get(name.name).into_iter().flatten() {
+        let mut labels = String::new();
+        for (key, value) in pairs {
+            push_pair(&mut labels, key, value);
+        }
+        histogram.expose(out, name.name, &labels);
+    }
 }
 
 fn process_number(out: &mut String, name: &Name) {

@@ -18,6 +18,7 @@ mod metrics;
 pub mod name;
 pub mod process;
 mod record;
+mod seconds;
 mod series;
 mod time;
 
@@ -26,4 +27,5 @@ pub use label::{Labels, Reporter, Security, Service, Traffic, Workload};
 pub use log::{AccessLog, Lines};
 pub use metrics::{Metrics, Number, Shard};
 pub use record::{Direction, Record};
+pub use seconds::Seconds;
 pub use series::{Exchange, RequestHandle, TcpHandle};

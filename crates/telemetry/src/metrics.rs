@@ -2,6 +2,7 @@
 
 use crate::label::Labels;
 use crate::name::Name;
+use crate::seconds::Seconds;
 use crate::series::{RequestHandle, RequestSeries, TcpHandle, TcpSeries};
 use naka_types::reason::Reason;
 use std::collections::{BTreeMap, HashMap};
@@ -22,6 +23,7 @@ pub struct Metrics(Arc<Inner>);
 pub(crate) struct Inner {
     pub(crate) shards: Mutex<Vec<Arc<ShardInner>>>,
     pub(crate) numbers: Mutex<BTreeMap<&'static str, BTreeMap<Pairs, Arc<AtomicU64>>>>,
+    pub(crate) seconds: Mutex<BTreeMap<&'static str, BTreeMap<Pairs, Seconds>>>,
 }
 
 #[derive(Debug)]
@@ -71,6 +73,15 @@ impl Metrics {
             .entry(pairs)
             .or_default();
         Number(Arc::clone(cell))
+    }
+
+    /// A process-wide histogram of durations. The same name and labels give the same one.
+    #[must_use]
+    pub fn seconds(&self, name: Name, labels: &[(&'static str, &str)]) -> Seconds {
+        let pairs = labels.iter().map(|(k, v)| (*k, (*v).to_owned())).collect();
+        let mut seconds = lock(&self.0.seconds);
+        let of_name = seconds.entry(name.name).or_default();
+        of_name.entry(pairs).or_default().clone()
     }
 
     /// Says until when a certificate in use is good.

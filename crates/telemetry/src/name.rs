@@ -57,6 +57,11 @@ names! {
     CONFIG_REVISION "naka_config_revision_info" Gauge "Revision of the configuration in force.";
     CONTROL_CONNECTED "naka_control_connected_info" Gauge "1 while connected to the control plane.";
     CONNECTED_PROXIES "naka_connected_proxies" Gauge "Proxies connected to this control plane.";
+    PROXIES "naka_proxies" Gauge "Proxies known to this control plane, by state: programmed, behind, refused or away.";
+    BEHIND "naka_proxy_max_behind_revisions" Gauge "Changes on their way to the connected proxy that is furthest behind.";
+    PUSH_PHASE "naka_push_phase_seconds" Histogram "Time that changes spend in each phase on their way to the proxies: debounce, compile, queue, write, ack.";
+    LOG_SYNC "naka_log_fsync_seconds" Histogram "Time until written events are on disk, by group of commits.";
+    FINDINGS "naka_findings" Gauge "Findings on the live configuration, by severity.";
     PUSHES "naka_xds_pushes_total" Counter "Configuration responses sent, by type.";
     NACKS "naka_xds_nacks_total" Counter "Configuration responses refused by a proxy, by type.";
     CERTIFICATES_ISSUED "naka_certificates_issued_total" Counter "Certificates signed.";

@@ -79,6 +79,30 @@ pub(crate) enum TokenRole {
 }
 
 #[derive(Debug, Group)]
+pub(crate) struct Backup {
+    /// File to write; it must not exist
+    pub(crate) file: PathBuf,
+    /// Name of the mesh
+    #[arg(long, value_name = "NAME", default_value = "local")]
+    pub(crate) mesh: String,
+    /// File with the passphrase or key that seals the backup; /dev/stdin reads it from there
+    #[arg(long, value_name = "FILE")]
+    pub(crate) passphrase_file: PathBuf,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Restore {
+    /// File made by `naka backup`
+    pub(crate) file: PathBuf,
+    /// Name of the mesh to make; the one it had unless given
+    #[arg(long, value_name = "NAME")]
+    pub(crate) mesh: Option<String>,
+    /// File with the passphrase or key that the backup was sealed with; /dev/stdin reads it from there
+    #[arg(long, value_name = "FILE")]
+    pub(crate) passphrase_file: PathBuf,
+}
+
+#[derive(Debug, Group)]
 pub(crate) struct Store {
     #[command(subcommand)]
     pub(crate) command: StoreCommand,
@@ -100,10 +124,10 @@ pub(crate) struct Control {
     /// Name of the mesh
     #[arg(long, value_name = "NAME", default_value = "local")]
     pub(crate) mesh: String,
-    /// Trust domain of new identities (only when the mesh is made)
-    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
-    pub(crate) trust_domain: String,
-    /// Address that other machines reach this one by
+    /// Trust domain of new identities, `cluster.local` unless given (only when the mesh is made)
+    #[arg(long, value_name = "DOMAIN")]
+    pub(crate) trust_domain: Option<String>,
+    /// Address that other machines reach this one by; remembered, and forgotten when it is empty
     #[arg(long, value_name = "ADDR")]
     pub(crate) advertise: Option<String>,
     /// Lifetime of workload certificates; they are renewed at half to four fifths of it

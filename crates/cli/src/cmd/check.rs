@@ -1,34 +1,54 @@
-//! `naka check`: files with `-f`, else this installation.
+//! `naka check`: files with `-f`, else this installation, or one proxy of it by name.
 
-use crate::args;
+mod verdict;
+
+use crate::args::{self, Output};
 use crate::client::Client;
 use crate::contexts::Contexts;
 use crate::exit::{BAD, Exit, Outcome};
 use crate::home::Home;
+use crate::out::Table;
 use crate::{manifests, out};
 use naka_api::{Mode, codes};
 use naka_types::finding::{Finding, Severity};
 use serde_json::json;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use verdict::Line;
 
 /// Runs `naka check`.
 pub(crate) async fn run(args: &args::Check, context: Option<&str>) -> Outcome {
-    let files: Vec<PathBuf> = args.files.iter().chain(&args.more_files).cloned().collect();
-    let (findings, checked) = if files.is_empty() {
-        (installation(context).await?, "installation".to_owned())
-    } else {
-        of_files(&files, args)?
-    };
+    // A name that is no file is a proxy's.
+    let (proxies, more): (Vec<&PathBuf>, Vec<&PathBuf>) =
+        args.names.iter().partition(|name| is_proxy(name));
+    let files: Vec<PathBuf> = args.files.iter().chain(more).cloned().collect();
+    if files.is_empty() {
+        let proxy = proxies.first().and_then(|name| name.to_str());
+        return installation(proxy, args.output, context).await;
+    }
+    let (findings, checked) = of_files(&files, args)?;
     match args.output {
-        Some(args::Output::Json) => out::json(&json!({ "findings": findings })),
-        Some(args::Output::Yaml) => out::raw(out::yaml(&json!({ "findings": findings }))),
-        Some(args::Output::Wide) | None => {
+        Some(Output::Json) => out::json(&json!({ "findings": findings })),
+        Some(Output::Yaml) => out::raw(out::yaml(&json!({ "findings": findings }))),
+        Some(Output::Wide) | None => {
             for finding in &findings {
                 out::line(finding.to_string());
             }
             out::note(summary(&findings, &checked));
         }
     }
+    verdict(&findings)
+}
+
+fn is_proxy(name: &Path) -> bool {
+    let text = name.to_string_lossy();
+    let file = text == "-" || text.contains('/') || name.exists();
+    !file
+        && name
+            .extension()
+            .is_none_or(|end| !["yaml", "yml", "json"].iter().any(|e| end == *e))
+}
+
+fn verdict(findings: &[Finding]) -> Outcome {
     if findings.iter().any(Finding::is_error) {
         Err(Exit::silent(BAD))
     } else {
@@ -63,35 +83,95 @@ fn summary(findings: &[Finding], checked: &str) -> String {
     )
 }
 
-/// What can be wrong with this machine's installation, cheapest questions first.
-async fn installation(context: Option<&str>) -> Outcome<Vec<Finding>> {
-    let mut findings = Vec::new();
-    let home = Home::from_env()?;
-    findings.extend(too_open(&home));
-    let chosen = Contexts::open(&home)?.choose(context)?;
-    match Client::connect(chosen).await {
-        Err(exit) => findings.push(
-            Finding::new(codes::E910.id, exit.message).fix("start the control plane with naka up"),
-        ),
-        Ok(mut client) => {
-            let status = client.get("/naka/v1/status").await?;
-            let served = status.get("findings").cloned().unwrap_or_default();
-            findings.extend(serde_json::from_value::<Vec<Finding>>(served).unwrap_or_default());
+/// Looks at this installation, or at one of its proxies: a line per check, cheapest questions first.
+async fn installation(
+    proxy: Option<&str>,
+    output: Option<Output>,
+    context: Option<&str>,
+) -> Outcome {
+    let (lines, live) = looked_at(context).await?;
+    let lines: Vec<Line> = match proxy {
+        None => lines,
+        Some(name) => of_proxy(lines, name)?,
+    };
+    let found = lines.iter().filter_map(|line| line.finding.clone());
+    let live = live.into_iter().filter(|_| proxy.is_none());
+    let findings: Vec<Finding> = found.chain(live.clone()).collect();
+    let whole = json!({ "checks": lines, "findings": findings });
+    match output {
+        Some(Output::Json) => out::json(&whole),
+        Some(Output::Yaml) => out::raw(out::yaml(&whole)),
+        Some(Output::Wide) | None => {
+            let mut table = Table::new(&["CHECK", "OF", "STATE", "SEEN"]);
+            for line in &lines {
+                let (check, state) = (line.check.to_owned(), line.state.to_owned());
+                table.row([check, line.of.clone(), state, line.message.clone()]);
+            }
+            out::raw(table.render());
+            for finding in &findings {
+                out::line(finding.to_string());
+            }
+            out::note(summary(&findings, "installation"));
         }
     }
-    Ok(findings)
+    verdict(&findings)
+}
+
+/// The lines about one proxy; whoever asks for a name must have meant somebody.
+fn of_proxy(lines: Vec<Line>, name: &str) -> Outcome<Vec<Line>> {
+    let is_it = |of: &str| of == name || of.split('.').next() == Some(name);
+    let known: Vec<String> = lines
+        .iter()
+        .filter(|line| line.check == "proxy")
+        .map(|line| line.of.clone())
+        .collect();
+    let unreachable = lines
+        .iter()
+        .any(|line| line.check == "control plane" && line.state == "error");
+    if !unreachable && !known.iter().any(|of| is_it(of)) {
+        return Err(Exit::failed(format!(
+            "there is no proxy {name}; there are: {}",
+            known.join(", ")
+        )));
+    }
+    let wanted =
+        |line: &Line| line.check == "control plane" || line.check == "proxy" && is_it(&line.of);
+    Ok(lines.into_iter().filter(wanted).collect())
+}
+
+/// Every line, and the findings on the live configuration.
+async fn looked_at(context: Option<&str>) -> Outcome<(Vec<Line>, Vec<Finding>)> {
+    let home = Home::from_env()?;
+    let mut lines = vec![files(&home)];
+    let chosen = Contexts::open(&home)?.choose(context)?;
+    match Client::connect(chosen).await {
+        Err(exit) => {
+            lines.push(Line::bad("control plane", codes::E910, exit.message));
+            Ok((lines, Vec::new()))
+        }
+        Ok(mut client) => {
+            let facts = client.get("/naka/v1/installation").await?;
+            lines.extend(verdict::lines(&facts, env!("CARGO_PKG_VERSION")));
+            let live = facts.get("findings").cloned().unwrap_or_default();
+            let live: Vec<Finding> = serde_json::from_value(live).unwrap_or_default();
+            Ok((lines, live))
+        }
+    }
 }
 
 /// Files of the home directory that others may read.
-fn too_open(home: &Home) -> Option<Finding> {
+fn files(home: &Home) -> Line {
     use std::os::unix::fs::PermissionsExt;
     let path = home.config();
-    let mode = path.metadata().ok()?.permissions().mode() & 0o777;
-    (mode & 0o077 != 0).then(|| {
-        Finding::new(
-            codes::W901.id,
-            format!("{} holds tokens and has mode {mode:o}", path.display()),
-        )
-        .fix(format!("chmod 600 {}", path.display()))
-    })
+    let mode = path
+        .metadata()
+        .map_or(0o600, |file| file.permissions().mode() & 0o777);
+    if mode & 0o077 == 0 {
+        return Line::ok("files", format!("{} is its owner's alone", path.display()));
+    }
+    Line::bad(
+        "files",
+        codes::W901,
+        format!("{} holds tokens and has mode {mode:o}", path.display()),
+    )
 }

@@ -5,7 +5,6 @@ use crate::cmd::up;
 use crate::exit::{Exit, Outcome};
 use crate::home::{Home, make_dir};
 use naka_control::Settings;
-use std::net::{IpAddr, Ipv4Addr};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Runs `naka control` until it is told to end.
@@ -20,13 +19,10 @@ pub(crate) fn run(args: &args::Control) -> Outcome {
     logs();
     let home = Home::from_env()?;
     make_dir(home.dir())?;
-    let mut settings = Settings::new(home.mesh(&args.mesh), &args.mesh);
-    settings.trust_domain.clone_from(&args.trust_domain);
+    let mut settings = Settings::new(home.mesh(&args.mesh), &args.mesh)
+        .recall(args.trust_domain.as_deref(), args.advertise.as_deref())
+        .map_err(failed)?;
     settings.leaf_ttl = args.leaf_ttl;
-    if let Some(address) = &args.advertise {
-        settings.host = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-        settings.advertise.push(address.clone());
-    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(
             std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(1, 4)),

@@ -114,7 +114,15 @@ async fn mesh(client: &mut Client, status: &Value) -> Outcome {
         text(status, "revision")
     ));
     let proxies = client.get("/naka/v1/proxies").await?;
-    let mut table = Table::new(&["PROXY", "NAMESPACE", "SERVICE", "STATE", "HAS", "IDENTITY"]);
+    let mut table = Table::new(&[
+        "PROXY",
+        "NAMESPACE",
+        "SERVICE",
+        "STATE",
+        "HAS",
+        "VERSION",
+        "IDENTITY",
+    ]);
     for proxy in items(&proxies) {
         table.row([
             text(proxy, "name"),
@@ -122,6 +130,7 @@ async fn mesh(client: &mut Client, status: &Value) -> Outcome {
             text(proxy, "service"),
             text(proxy, "state"),
             has(proxy),
+            text(proxy, "version"),
             text(proxy, "identity"),
         ]);
     }

@@ -31,11 +31,10 @@ pub(crate) async fn up(args: &args::Up) -> Outcome {
     let home = Home::from_env()?;
     let running = answers(&home.control_sock(&args.mesh)).await;
     if !running {
-        let mut extra = vec![
-            "--detached".to_owned(),
-            "--trust-domain".to_owned(),
-            args.trust_domain.clone(),
-        ];
+        let mut extra = vec!["--detached".to_owned()];
+        if let Some(domain) = &args.trust_domain {
+            extra.extend(["--trust-domain".to_owned(), domain.clone()]);
+        }
         if let Some(address) = &args.advertise {
             extra.extend(["--advertise".to_owned(), address.clone()]);
         }

@@ -3,7 +3,7 @@
 use super::answer::{Outcome, Problem, ok};
 use super::auth::{Peer, Role, Subject, authenticate};
 use super::route::{self, Route};
-use super::{State, body, change, confirm, discovery, objects, read, tokens, watch};
+use super::{State, body, change, confirm, discovery, installation, objects, read, tokens, watch};
 use axum::body::Body;
 use axum::extract;
 use axum::response::{IntoResponse, Response};
@@ -178,6 +178,7 @@ async fn naka(call: Call, parts: &[String], body: Body) -> Outcome {
         }
         (&Method::GET, ["proxies"]) => read::proxies(&call).await,
         (&Method::GET, ["workloads"]) => read::workloads(&call).await,
+        (&Method::GET, ["installation"]) => installation::installation(&call).await,
         (&Method::GET, ["mesh"]) => read::mesh(&call),
         (&Method::GET, ["world"]) => {
             call.subject.need(
@@ -205,6 +206,7 @@ const KNOWN: &[&str] = &[
     "status",
     "proxies",
     "workloads",
+    "installation",
     "mesh",
     "world",
 ];

@@ -52,6 +52,9 @@ pub trait Live: Send + Sync + fmt::Debug {
     /// Hosts whose traffic these objects touch, as they are and as they will be, for the band of `apply --confirm`.
     fn hosts_of(&self, after: Arc<Snapshot>, objects: Vec<ObjectRef>) -> Answer<'_, Vec<String>>;
 
+    /// Gateway objects with the number of connected proxies that serve each: `{gateway, proxies}`.
+    fn gateways(&self) -> Answer<'_, Vec<Value>>;
+
     /// What `naka explain` needs of the live state: `{objects: […], endpoints: {…}, services: {…}}`.
     fn world(&self) -> Answer<'_, Value>;
 }

@@ -102,6 +102,10 @@ impl Live for Fake {
         now(vec!["payment".to_owned()])
     }
 
+    fn gateways(&self) -> Answer<'_, Vec<Value>> {
+        now(Vec::new())
+    }
+
     fn world(&self) -> Answer<'_, Value> {
         now(json!({"objects": []}))
     }
@@ -154,6 +158,7 @@ impl Server {
             xds: vec!["127.0.0.1:15012".to_owned()],
             root_pem: root_pem.clone(),
             root_sha256: authority.root_sha256(),
+            ground: None,
         };
         let fake = Arc::new(Fake::default());
         let mut state = Arc::into_inner(State::new(store.clone(), fake.clone(), mesh)).unwrap();

@@ -23,6 +23,7 @@ use naka_xds::order;
 use naka_xds::sotw::Sotw;
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Instant;
 use tokio::sync::Notify;
 
 /// The state of one stream. Dropping it takes the subscriber out of the hub.
@@ -31,6 +32,10 @@ pub struct Session {
     hub: Arc<Hub>,
     id: SubscriberId,
     class: Class,
+    /// Whether what a virtual host leads to may be sent unasked.
+    closure: bool,
+    /// Whether it knows the filter of names.
+    name_filter: bool,
     notify: Arc<Notify>,
     ledger: Ledger,
     sotw: Sotw,
@@ -50,11 +55,14 @@ impl Session {
     #[must_use]
     pub fn new(hub: Arc<Hub>, who: Subscriber) -> Self {
         let class = who.class.clone();
+        let (closure, name_filter) = (who.closure, who.name_filter);
         let (id, notify) = hub.enter(who);
         Self {
             hub,
             id,
             class,
+            closure,
+            name_filter,
             notify,
             ledger: Ledger::new(),
             sotw: Sotw::new(),
@@ -76,7 +84,8 @@ impl Session {
         let slot = inner.slots.get_mut(&self.id);
         let span = slot.and_then(|slot| {
             too_many(&mut slot.refused, &notices);
-            let span = slot.in_flight.remove(&request.response_nonce)?;
+            let (span, sent) = slot.in_flight.remove(&request.response_nonce)?;
+            self.hub.phases.ack.record(sent.elapsed());
             for notice in &notices {
                 note(&mut slot.refused, notice);
             }
@@ -159,6 +168,9 @@ impl Session {
         };
         let marks = std::mem::take(&mut slot.marks);
         let roots = slot.roots.take();
+        if let Some(since) = slot.marked.take() {
+            self.hub.phases.queue.record(since.elapsed());
+        }
         let name = slot.who.name.clone();
         let asked = std::mem::take(&mut self.asked);
         let marked = marks.values().copied().chain(roots).reduce(Span::join);
@@ -231,9 +243,10 @@ impl Session {
         changes
     }
 
-    /// Whether the client wants a name. A Naka client is sent what its virtual hosts lead to without asking.
+    /// Whether the client wants a name. A client that knows the closure is sent what its virtual hosts lead to without
+    /// asking; an older one asks child by child.
     fn subscribed(&self, change: &Change) -> bool {
-        self.class.dialect == Dialect::Naka
+        self.class.dialect == Dialect::Naka && self.closure
             || self
                 .ledger
                 .of(change.type_url)
@@ -277,6 +290,7 @@ impl Session {
             .filter(|key| match (self.class.role, key) {
                 // A gateway's hosts come from its Gateways; clients' names must not make it hold more.
                 (Role::Gateway, Key::VirtualHost(_)) => false,
+                (_, Key::Names) => self.name_filter,
                 _ => true,
             })
             .collect()
@@ -400,8 +414,9 @@ impl Inner {
         let Some(slot) = self.slots.get_mut(&id) else {
             return;
         };
+        let now = Instant::now();
         for response in responses {
-            slot.in_flight.insert(response.nonce.clone(), span);
+            slot.in_flight.insert(response.nonce.clone(), (span, now));
             let known = order::ADDITIONS
                 .iter()
                 .find(|url| **url == response.type_url);

@@ -12,7 +12,7 @@ use naka_types::labels::Labels;
 use naka_types::node::Role;
 use naka_wire::envoy::config::core::v3::Node;
 use naka_wire::envoy::service::discovery::v3::DeltaDiscoveryRequest;
-use naka_wire::type_url::{CLUSTER, ENDPOINT, LISTENER, VIRTUAL_HOST};
+use naka_wire::type_url::{CLUSTER, ENDPOINT, LISTENER, NAME_FILTER, VIRTUAL_HOST};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -121,6 +121,7 @@ fn subscriber(name: &str) -> Subscriber {
         },
         drain_ack: true,
         closure: true,
+        name_filter: true,
         version: String::new(),
     }
 }
@@ -229,4 +230,56 @@ fn what_is_gone_is_removed_after_what_refers_to_it() {
         removed,
         expected.map(|(url, count)| (url.to_owned(), count))
     );
+}
+
+/// A proxy one version off names fewer capabilities and gets nothing it lacks: no clusters and endpoints unasked, no
+/// filter of names. What it asks for by name it gets. The twin with the capabilities gets all of it.
+#[test]
+fn a_proxy_one_version_off_gets_nothing_it_lacks() {
+    let sent = |capable: bool| {
+        let hub = Arc::new(Hub::new());
+        let members = vec![member(1, "a", "v1", Health::Healthy)];
+        hub.publish(world(&snapshot(""), members));
+        let who = Subscriber {
+            closure: capable,
+            name_filter: capable,
+            version: "0.0.9".to_owned(),
+            ..subscriber("old")
+        };
+        let mut session = Session::new(Arc::clone(&hub), who);
+        let mut got: BTreeSet<String> = BTreeSet::new();
+        let mut ask = |type_url: &str, name: &str| -> BTreeSet<String> {
+            session.request(&DeltaDiscoveryRequest {
+                type_url: type_url.to_owned(),
+                resource_names_subscribe: vec![name.to_owned()],
+                ..DeltaDiscoveryRequest::default()
+            });
+            for response in session.plan() {
+                if !response.resources.is_empty() {
+                    got.insert(response.type_url.clone());
+                }
+                ack(&mut session, &response.type_url, &response.nonce);
+            }
+            got.clone()
+        };
+        ask(CLUSTER, "none");
+        ask(ENDPOINT, "none");
+        ask(LISTENER, "*");
+        ask(NAME_FILTER, "*");
+        let unasked = ask(VIRTUAL_HOST, "80/a.default.svc.cluster.local:80");
+        let asked = ask(CLUSTER, "outbound|80||a.default.svc.cluster.local");
+        (unasked, asked)
+    };
+    let (unasked, asked) = sent(false);
+    for lacking in [CLUSTER, ENDPOINT, NAME_FILTER] {
+        assert!(!unasked.contains(lacking), "{unasked:?}");
+    }
+    assert!(
+        unasked.contains(VIRTUAL_HOST) && asked.contains(CLUSTER),
+        "{asked:?}"
+    );
+    let (twin, _) = sent(true);
+    for known in [CLUSTER, ENDPOINT, NAME_FILTER, VIRTUAL_HOST] {
+        assert!(twin.contains(known), "{twin:?}");
+    }
 }

@@ -288,10 +288,11 @@ fn newer_formats_are_refused_and_left_alone() {
 #[test]
 fn snapshots_shorten_the_start_and_never_overrule_the_log() {
     let dir = tempfile::tempdir().unwrap();
-    let settings = Settings {
+    let settings = || Settings {
         checkpoint_every: 10,
+        ..Settings::default()
     };
-    let (store, _) = Store::open(dir.path(), settings).unwrap();
+    let (store, _) = Store::open(dir.path(), settings()).unwrap();
     runtime().block_on(async {
         for port in 0..25 {
             store.commit(vec![put("a", port)]).await.unwrap();
@@ -299,7 +300,7 @@ fn snapshots_shorten_the_start_and_never_overrule_the_log() {
     });
     let before = store.snapshot();
     drop(store);
-    let (store, recovery) = Store::open(dir.path(), settings).unwrap();
+    let (store, recovery) = Store::open(dir.path(), settings()).unwrap();
     let from = recovery.from_snapshot.unwrap();
     assert!(from >= 10 && recovery.is_clean());
     assert_eq!(store.snapshot().objects, before.objects);
@@ -322,7 +323,7 @@ fn snapshots_shorten_the_start_and_never_overrule_the_log() {
     .spans[2];
     let end = usize::try_from(third.offset + u64::from(third.length)).unwrap();
     fs::write(dir.path().join("log"), &log[..end]).unwrap();
-    let (store, recovery) = Store::open(dir.path(), settings).unwrap();
+    let (store, recovery) = Store::open(dir.path(), settings()).unwrap();
     assert!(
         recovery
             .damage
@@ -333,7 +334,7 @@ fn snapshots_shorten_the_start_and_never_overrule_the_log() {
     assert_eq!(store.snapshot().revision, 3);
     drop(store);
     Store::repair(dir.path()).unwrap();
-    assert!(Store::open(dir.path(), settings).unwrap().1.is_clean());
+    assert!(Store::open(dir.path(), settings()).unwrap().1.is_clean());
 
     // A damaged snapshot file costs time, nothing else.
     fs::write(dir.path().join("log"), &log).unwrap();
@@ -342,7 +343,7 @@ fn snapshots_shorten_the_start_and_never_overrule_the_log() {
         b"NAKASNP\n\x01\0\0\0\0\0\0\0{}",
     )
     .unwrap();
-    let (store, recovery) = Store::open(dir.path(), settings).unwrap();
+    let (store, recovery) = Store::open(dir.path(), settings()).unwrap();
     assert!(
         recovery.damage.is_none() && recovery.to_string().contains("snapshot file is damaged"),
         "{recovery}"
@@ -351,7 +352,7 @@ fn snapshots_shorten_the_start_and_never_overrule_the_log() {
     drop(store);
     fs::remove_file(dir.path().join("log")).unwrap();
     assert!(
-        Store::open(dir.path(), settings)
+        Store::open(dir.path(), settings())
             .unwrap_err()
             .to_string()
             .contains("missing")

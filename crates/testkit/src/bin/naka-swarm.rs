@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! naka-swarm crowd --token T --count N [--want HOST:PORT]   until stdin ends; prints when all are connected, and news
-//! naka-swarm CRIME --token T [--for SECONDS]                CRIME: mute | silent | nonces | nacks | names | foreign
+//! naka-swarm CRIME --token T [--for SECONDS] [--node-version V]                CRIME: mute | silent | nonces | nacks | names | foreign
 //! ```
 #![expect(clippy::print_stdout, reason = "a command-line program")]
 
@@ -17,12 +17,15 @@ use naka_proxy::lease::Lease;
 use naka_proxy::rotation::Feed;
 use naka_proxy::settings::Settings;
 use naka_types::name::VirtualHostName;
+use naka_types::node::NODE_METADATA;
 use naka_types::token::Token;
+use naka_wire::envoy::envoy::config::core::v3::Node;
 use naka_wire::envoy::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse,
     aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
 };
-use naka_wire::type_url;
+use naka_wire::google::protobuf::value::Kind;
+use naka_wire::{type_url, values};
 use naka_xds::delta::client::{Client, Subscription, Update};
 use serde_json::json;
 use std::collections::{BTreeMap, HashMap};
@@ -222,7 +225,7 @@ struct Stream {
     responses: Streaming<DeltaDiscoveryResponse>,
 }
 
-async fn stream(token: &str) -> Result<Stream> {
+async fn stream(token: &str, version: Option<&String>) -> Result<Stream> {
     let parsed = Token::parse(token).ok().context("--token is none")?;
     let address = parsed
         .addresses
@@ -233,7 +236,10 @@ async fn stream(token: &str) -> Result<Stream> {
     let link: Link = control_client::dial(address, config).await?;
     let (svid, _) = control_client::issue(&link, &settings, Some(&parsed)).await?;
     let (requests, queue) = mpsc::channel(16);
-    let node = control_client::node(&settings, &svid.workload_id.to_string());
+    let mut node = control_client::node(&settings, &svid.workload_id.to_string());
+    if let Some(version) = version {
+        pretend(&mut node, version);
+    }
     requests
         .send(DeltaDiscoveryRequest {
             node: Some(node),
@@ -257,6 +263,16 @@ async fn stream(token: &str) -> Result<Stream> {
     })
 }
 
+/// Makes a node say that it is another version of Naka.
+fn pretend(node: &mut Node, version: &str) {
+    let metadata = node.metadata.as_mut();
+    let own = metadata.and_then(|metadata| metadata.fields.get_mut(NODE_METADATA));
+    if let Some(Kind::StructValue(own)) = own.and_then(|own| own.kind.as_mut()) {
+        own.fields
+            .insert("version".to_owned(), values::string(version));
+    }
+}
+
 fn ask(type_url: &str, names: impl IntoIterator<Item = String>) -> DeltaDiscoveryRequest {
     DeltaDiscoveryRequest {
         type_url: type_url.to_owned(),
@@ -269,7 +285,7 @@ fn ask(type_url: &str, names: impl IntoIterator<Item = String>) -> DeltaDiscover
 async fn offend(crime: &str, options: &Options) -> Result<()> {
     let token = option(options, "token")?;
     let seconds: u64 = options.get("for").map_or(Ok(3), |text| text.parse())?;
-    let mut stream = stream(token).await?;
+    let mut stream = stream(token, options.get("node-version")).await?;
     println!("{}", json!({"crime": crime, "state": "open"}));
     let mut got: BTreeMap<String, u64> = BTreeMap::new();
     let mut sent = 0u64;

@@ -3,7 +3,9 @@
 //! Sizes: quick by default, full with `NAKA_EVIDENCE=full` (`make evidence`). Run with few threads: each test is a mesh.
 
 mod api;
+mod backup;
 mod change;
+mod check;
 mod cli;
 mod count;
 mod crowd;
@@ -11,6 +13,7 @@ mod identity;
 mod input;
 mod languages;
 mod newcomer;
+mod observe;
 mod restart;
 mod traffic;
 mod wire;
