@@ -18,6 +18,8 @@ const FORWARDED: usize = 256;
 /// Connections at a time; more wait in the listen queue.
 const CONNECTIONS: usize = 64;
 const CONNECTION_IDLE: Duration = Duration::from_secs(10);
+/// After a failure that may well come again at once.
+const PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_QUESTION: usize = 4 * 1024;
 
 /// What answering takes.
@@ -81,10 +83,13 @@ pub(crate) async fn serve_udp(dns: Arc<Dns>, socket: UdpSocket) {
     let socket = Arc::new(socket);
     let mut room = [0; LONGEST_QUESTION];
     loop {
-        // A refused earlier answer shows up here; the next question is not affected.
-        let Ok((length, from)) = socket.recv_from(&mut room).await else {
-            tokio::task::yield_now().await;
-            continue;
+        let (length, from) = match socket.recv_from(&mut room).await {
+            Ok(received) => received,
+            Err(error) => {
+                tracing::warn!(%error, "cannot receive a DNS question, pausing");
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
         };
         match dns.known(&room[..length]) {
             Ok(reply) => say(&socket, &reply, from).await,
@@ -125,7 +130,7 @@ pub(crate) async fn serve_tcp(dns: Arc<Dns>, listener: TcpListener) {
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a DNS connection, pausing");
-                tokio::time::sleep(Duration::from_millis(50)).await;
+                tokio::time::sleep(PAUSE).await;
             }
         }
     }

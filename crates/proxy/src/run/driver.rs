@@ -27,7 +27,7 @@ use tokio::task::{AbortHandle, JoinSet};
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 const TICK: Duration = Duration::from_millis(50);
 /// How often what was seen is reported.
-const SEEN_EVERY: Duration = Duration::from_secs(2);
+const SEEN_EVERY: Duration = Duration::from_secs(5);
 /// How long the control plane may take to hear that we are gone.
 const FAREWELL: Duration = Duration::from_millis(300);
 

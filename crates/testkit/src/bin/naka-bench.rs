@@ -21,10 +21,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 const CONNECTIONS: usize = 16;
 const REQUESTS: u64 = 20_000;
 const ROUNDS: usize = 5;
+/// A busy machine is no reason to give up.
+const LONG: Duration = Duration::from_secs(90);
 /// Log of a load from inside, in bytes, before it is measured, and while it is (about 12,000 calls).
 const WARM: usize = 200_000;
 const MEASURED: usize = 2_200_000;
@@ -217,7 +220,7 @@ fn from_inside(mesh: &Mesh, capture: &str, round: usize) -> Result<(f64, u64)> {
     let log = mesh.log(&name);
     // By the length of the log, which costs nothing to look at; how many calls that were is counted afterwards.
     let sample = |least: usize| {
-        until(&format!("{least} bytes; {}", program.err()), SOON, || {
+        until(&format!("{least} bytes; {}", program.err()), LONG, || {
             let length = usize::try_from(std::fs::metadata(&log).ok()?.len()).ok()?;
             let pid = mesh.sidecar_of(&program).ok()?;
             (length >= least).then(|| (length, cpu_ticks(pid), resident_bytes(pid)))
@@ -225,7 +228,7 @@ fn from_inside(mesh: &Mesh, capture: &str, round: usize) -> Result<(f64, u64)> {
     };
     let (from, cpu, _) = sample(WARM);
     let (to, after, resident) = sample(from + MEASURED);
-    program.wait(SOON)?;
+    program.wait(LONG)?;
     let text = std::fs::read(&log)?;
     let calls = text.get(from..to).unwrap_or_default();
     let calls = calls.iter().filter(|byte| **byte == b'\n').count();
