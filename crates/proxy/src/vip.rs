@@ -6,8 +6,8 @@
 //! name, or the next free number. So a proxy that lost its file gives the same addresses again, and with the file a
 //! program that remembers an address gets there after a restart of the proxy.
 //!
-//! Invariants: a number never has two names; at most [`CAPACITY`] names, the least recently used one leaves. No I/O
-//! but [`load`] and [`Vips::save`].
+//! Invariants: a number never has two names; at most 4,096 names, the least recently used one leaves. The table itself
+//! does no I/O; [`Vips`] loads and saves it.
 
 use crate::saved;
 use serde::{Deserialize, Serialize};
