@@ -208,6 +208,30 @@ mod tests {
     }
 
     #[test]
+    fn what_was_seen_is_told_when_it_changed_and_how_calls_are_captured() {
+        let mut settings = Settings::new("/r".into(), "pay", "pay-1");
+        assert_eq!(Lease::new(&settings).now().capture, "proxy");
+        settings.outbound = None;
+        assert_eq!(Lease::new(&settings).now().capture, "");
+        settings.capture = Some(Capture::Namespace {
+            door: "/r/door.sock".into(),
+        });
+        let lease = Lease::new(&settings);
+        assert_eq!(lease.now().capture, "namespace");
+        let mut watch = lease.watch();
+        watch.mark_unchanged();
+        let some = v1::Seen {
+            http: 1,
+            ..v1::Seen::default()
+        };
+        for (seen, changes) in [(v1::Seen::default(), false), (some, true), (some, false)] {
+            lease.seen(seen);
+            assert_eq!(watch.has_changed().unwrap(), changes);
+            watch.mark_unchanged();
+        }
+    }
+
+    #[test]
     fn a_registration_names_bound_ports_only_and_never_returns_from_draining() {
         let settings = Settings::new("/r".into(), "pay", "pay-1");
         let lease = Lease::new(&settings);

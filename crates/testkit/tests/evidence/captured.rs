@@ -1,10 +1,11 @@
 //! A captured program and the life of its sidecar: an address that the program remembers still leads to the name.
 
-use naka_testkit::mesh::{Mesh, SOON};
-use naka_testkit::program::Program;
+use naka_testkit::mesh::{Mesh, SOON, testprog};
+use naka_testkit::program::{Program, free_port};
 use naka_testkit::wait::until;
 use rustix::process::{Pid, Signal, kill_process};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// Resolves the name once, and calls the address from then on; a line per call.
 const CALLER: &str = "
@@ -51,6 +52,56 @@ fn found(dir: &Path, name: &str) -> Option<PathBuf> {
             (entry.file_name() == name).then_some(path)
         }
     })
+}
+
+/// How a workload's calls are captured and what was seen of them, as the control plane tells it.
+fn seen(mesh: &Mesh, service: &str) -> Option<(String, u64, u64)> {
+    let all = mesh.workloads();
+    let one = all.iter().find(|one| one["service"] == service)?;
+    let count = |what: &str| one["seen"][what].as_u64();
+    let capture = one["capture"].as_str()?.to_owned();
+    Some((capture, count("http")?, count("bypassed")?))
+}
+
+/// Nobody believes traffic to be in the mesh that is not: calls by name count as requests. The twin calls a port of the
+/// host that was opened to it: as many calls, none of them in the mesh.
+#[test]
+fn what_was_seen_of_a_workload_is_told() {
+    let mesh = Mesh::up();
+    let _payment = mesh.serve("payment", "v1");
+    let _inside = mesh.run(
+        "caller",
+        &["-s", "caller", "--capture", "namespace"],
+        &["sh", "-c", CALLER],
+    );
+    let host = free_port().to_string();
+    let mut serve = Command::new(testprog());
+    serve.args([
+        "serve",
+        "--port",
+        &host,
+        "--name",
+        "host",
+        "--version",
+        "v1",
+    ]);
+    let _host = Program::start("host", mesh.home(), &mut serve).expect("a program of the host");
+    let calls = format!("while :; do curl -s http://127.0.0.1:{host}/ && echo; sleep 0.05; done");
+    let twin = mesh.run(
+        "twin",
+        &["-s", "twin", "--capture", "namespace", "--host-port", &host],
+        &["sh", "-c", &calls],
+    );
+    let (capture, bypassed) = until("requests of the caller", SOON, || {
+        let (capture, http, bypassed) = seen(&mesh, "caller")?;
+        (http >= 5).then_some((capture, bypassed))
+    });
+    assert_eq!((capture.as_str(), bypassed), ("namespace", 0));
+    let http = until(&format!("calls of the twin; {}", twin.err()), SOON, || {
+        let (_, http, bypassed) = seen(&mesh, "twin")?;
+        (bypassed >= 5).then_some(http)
+    });
+    assert_eq!(http, 0);
 }
 
 /// The twin loses the file of addresses: a remembered one then leads nowhere, and certainly not to somebody else.
