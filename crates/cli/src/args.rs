@@ -84,12 +84,20 @@ pub(crate) enum Command {
     Control(Control),
     /// The proxies
     Proxy(Proxy),
+    /// Units for systemd: print or apply them
+    Install(Install),
+    /// A redacted bundle for a bug report
+    #[command(alias = "bug-report")]
+    Support(Support),
     /// List contexts, or choose one
     Context(Context),
     /// Version of this binary and of the control plane
     Version(Version),
     /// Completion script for a shell
     Completion(Completion),
+    /// Manual pages into a directory: for packaging.
+    #[command(hide = true)]
+    Man(Man),
     /// One program of the demo.
     #[command(hide = true)]
     DemoProgram(DemoProgram),

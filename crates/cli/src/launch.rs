@@ -15,12 +15,14 @@ pub(crate) mod listening;
 
 use crate::client::{Client, ask_socket};
 use crate::cmd::token;
-use crate::contexts::Context;
+use crate::contexts::{Context, Contexts};
+use crate::credential;
 use crate::exit::{Exit, Outcome};
 use crate::home::{Home, write_secret};
 use http::Method;
 use instance::Instance;
 use naka_proxy::settings::Settings;
+use naka_types::token::Token;
 use serde_json::{Map, Value, json};
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
@@ -28,12 +30,16 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+/// Name of the context that a join token alone makes.
+const JOINED: &str = "joined";
 /// A proxy that is not ready by then will not be.
 const READY_WITHIN: Duration = Duration::from_secs(15);
 /// Time for a control plane that is connected to take or refuse a registration.
 const ADMITTED_WITHIN: Duration = Duration::from_secs(1);
 /// Time for a control plane that refuses to change its mind, or for one that is starting to answer.
 const REFUSED_WITHIN: Duration = Duration::from_secs(3);
+/// A proxy that does not answer a question of its own machine within this time is not alive.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 /// The longest a drain may take: the proxy's own limit and some.
 const DRAIN_WITHIN: Duration = Duration::from_secs(25);
 /// A proxy that was told to end and has not by then is killed.
@@ -73,6 +79,44 @@ pub(crate) struct Proxy {
     started: Instant,
     /// What setting the program's namespace up took, when it has one.
     captured_in: Option<Duration>,
+}
+
+/// The join token of the command line, else of the service manager.
+pub(crate) fn given_token(argument: Option<&str>) -> Outcome<Option<String>> {
+    match argument {
+        Some(token) => Ok(Some(token.to_owned())),
+        None => credential::read(credential::JOIN_TOKEN),
+    }
+}
+
+/// The mesh to join: of the context, or of the token where there is no context of that mesh. The latter is kept as a
+/// context, so that a later start without the token knows its mesh.
+pub(crate) fn context(home: &Home, name: Option<&str>, token: Option<&str>) -> Outcome<Context> {
+    let mut contexts = Contexts::open(home)?;
+    let chosen = contexts.choose(name);
+    let Some(token) = token else { return chosen };
+    let token =
+        Token::parse(token).map_err(|error| Exit::failed(format!("join token: {error}")))?;
+    match chosen {
+        Ok(context) if context.root_sha256 == token.ca_sha256 => Ok(context),
+        Ok(context) if name.is_some() => Err(Exit::failed(format!(
+            "the join token is of another mesh than context {}",
+            context.name
+        ))),
+        _ => {
+            let context = Context {
+                name: JOINED.to_owned(),
+                mesh: JOINED.to_owned(),
+                root_sha256: token.ca_sha256,
+                xds: token.addresses,
+                ..Context::default()
+            };
+            contexts.put(&context);
+            contexts.make_current(JOINED);
+            contexts.save()?;
+            Ok(context)
+        }
+    }
 }
 
 /// Fills in what the mesh knows: addresses of the control plane and a one-use token, when it can be had.
@@ -292,6 +336,12 @@ impl Proxy {
             .await;
     }
 
+    /// Whether its admin socket answers soon: its main thread is alive.
+    pub(crate) async fn answers(&self) -> bool {
+        let asked = self.ask(Method::GET, "/ready", None);
+        matches!(tokio::time::timeout(ANSWERS_WITHIN, asked).await, Ok(Ok(_)))
+    }
+
     /// Drains inbound; returns when it has drained or the time is over.
     pub(crate) async fn drain(&self) {
         let drained = self.ask(Method::POST, "/drain?wait=1", None);
@@ -386,6 +436,10 @@ fn process(role: &str, instance: &Instance) -> Outcome<Command> {
         own.arg("proxy");
         own
     };
+    // The service manager listens to whoever it started.
+    for name in crate::notify::VARIABLES {
+        command.env_remove(name);
+    }
     command
         .arg(role)
         .stdout(log.try_clone()?)

@@ -11,12 +11,14 @@ mod args;
 mod client;
 mod cmd;
 mod contexts;
+mod credential;
 mod demo;
 mod exit;
 mod home;
 mod launch;
 mod manifests;
 mod namespace;
+mod notify;
 mod out;
 
 use crate::args::{Args, Command, ProxyCommand};
@@ -83,6 +85,8 @@ fn dispatch(args: Args) -> Outcome {
             cmd::version::completion(completion.shell);
             Ok(())
         }
+        Command::Man(man) => cmd::version::man(&man.dir),
+        Command::Install(install) => cmd::install::run(&install.command),
         Command::DemoProgram(program) => demo::program::run(&program),
         command => runtime()?.block_on(with_runtime(command, context)),
     }
@@ -107,6 +111,7 @@ async fn with_runtime(command: Command, context: Option<&str>) -> Outcome {
         Command::Describe(describe) => cmd::describe::run(&describe, context).await,
         Command::Explain(explain) => cmd::explain::run(&explain, context).await,
         Command::Check(check) => cmd::check::run(&check, context).await,
+        Command::Support(support) => cmd::support::run(&support, context).await,
         Command::Token(token) => cmd::token::run(&token, context).await,
         Command::Context(choose) => cmd::context::run(&choose),
         Command::Version(version) => cmd::version::run(&version, context).await,
@@ -116,6 +121,8 @@ async fn with_runtime(command: Command, context: Option<&str>) -> Outcome {
         | Command::Restore(_)
         | Command::Proxy(_)
         | Command::Completion(_)
+        | Command::Man(_)
+        | Command::Install(_)
         | Command::DemoProgram(_) => Err(Exit::failed("not a command of the shared runtime")),
     }
 }

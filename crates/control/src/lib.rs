@@ -13,6 +13,7 @@ pub mod compile;
 pub mod metrics;
 pub mod plane;
 pub mod push;
+pub mod readiness;
 pub mod registry;
 pub mod run;
 pub mod settings;

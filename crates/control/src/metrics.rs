@@ -6,9 +6,11 @@
 
 use crate::ca_service::CERTIFICATE;
 use crate::plane::Plane;
+use crate::readiness::Readiness;
 use crate::status::Status;
+use axum::Json;
 use axum::Router;
-use axum::http::header;
+use axum::http::{StatusCode, header};
 use axum::routing::get;
 use naka_identity::{Authority, ServerCert};
 use naka_telemetry::{CONTENT_TYPE, Metrics, name};
@@ -30,14 +32,31 @@ pub struct Sources {
     pub authority: Arc<Authority>,
 }
 
-/// Serves `GET /metrics` until it is dropped. Nothing on this port is secret or changes anything.
+/// Serves `GET /metrics` and `GET /healthz/ready` until it is dropped. Nothing on this port is secret or changes
+/// anything.
 pub async fn serve(listener: TcpListener, sources: Sources) {
+    let readiness = Readiness::new(
+        Arc::clone(&sources.plane),
+        Arc::clone(&sources.certificate),
+        Arc::clone(&sources.authority),
+    );
     let render = move || {
         sources.gather();
         let text = sources.metrics.render();
         async move { ([(header::CONTENT_TYPE, CONTENT_TYPE)], text) }
     };
+    let ready = move || {
+        let (ready, body) = readiness.page();
+        let status = if ready {
+            StatusCode::OK
+        } else {
+            StatusCode::SERVICE_UNAVAILABLE
+        };
+        async move { (status, Json(body)) }
+    };
     let router = Router::new()
+        .route("/ready", get(ready.clone()))
+        .route("/healthz/ready", get(ready))
         .route("/metrics", get(render.clone()))
         .route("/stats/prometheus", get(render));
     if let Err(error) = axum::serve(listener, router).await {

@@ -9,6 +9,7 @@ use crate::apiserver;
 use crate::ca_service::{CaService, TlsIncoming};
 use crate::metrics;
 use crate::plane::Plane;
+use crate::readiness::Readiness;
 use crate::settings::{Addresses, Ports, Remembered, Settings};
 use crate::status::Status;
 use crate::workloads::WorkloadService;
@@ -224,6 +225,16 @@ impl Bound {
     #[must_use]
     pub fn plane(&self) -> &Arc<Plane> {
         &self.plane
+    }
+
+    /// Whether it is ready, and why not.
+    #[must_use]
+    pub fn readiness(&self) -> Readiness {
+        Readiness::new(
+            Arc::clone(&self.plane),
+            Arc::clone(&self.certificate),
+            Arc::clone(&self.authority),
+        )
     }
 
     fn api_state(&self, status: Arc<Status>) -> Arc<apiserver::State> {

@@ -276,6 +276,8 @@ async fn ready(query: &str, shared: &Shared) -> Page {
         "service": shared.settings.service,
         "ready": missing.is_empty(),
         "missing": missing,
+        "why": shared.lacks(serving),
+        "warnings": shared.warnings(),
         "state": state_word(&shared.lease),
     });
     as_json(status, &body)

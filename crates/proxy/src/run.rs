@@ -8,6 +8,7 @@
 
 mod bind;
 mod driver;
+mod tell;
 
 use crate::admin::{self, Order};
 use crate::control_client::{self, Line};
@@ -31,6 +32,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+pub use tell::{Sign, Teller};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
@@ -379,11 +381,12 @@ fn own(settings: &Settings) -> Own {
     }
 }
 
-/// The whole life of a proxy process on this thread: start, serve, drain on SIGTERM or SIGINT, end.
+/// The whole life of a proxy process on this thread: start, serve, drain on SIGTERM or SIGINT, end. Whoever wants to
+/// hear of it gives a teller.
 ///
 /// # Errors
 /// As [`start`].
-pub fn main(settings: Settings) -> Result<(), Error> {
+pub fn main(settings: Settings, teller: Option<Teller>) -> Result<(), Error> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(4)
@@ -391,6 +394,11 @@ pub fn main(settings: Settings) -> Result<(), Error> {
         .map_err(Error::Thread)?;
     let outcome = runtime.block_on(async {
         let running = start(settings).await?;
+        let teller = teller.map(Arc::new);
+        // Ends with this block.
+        let _telling = teller
+            .as_ref()
+            .map(|teller| tell::begin(teller, &running.shared));
         let mut term = signal(tokio::signal::unix::SignalKind::terminate())?;
         let mut interrupt = signal(tokio::signal::unix::SignalKind::interrupt())?;
         tokio::select! {
@@ -399,6 +407,9 @@ pub fn main(settings: Settings) -> Result<(), Error> {
             _ = interrupt.recv() => {}
         }
         tracing::info!("told to stop; draining");
+        if let Some(teller) = &teller {
+            (teller.to)(Sign::Stopping);
+        }
         tokio::select! {
             () = leave(&running) => {}
             () = running.stopped() => return Ok(()),

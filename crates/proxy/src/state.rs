@@ -10,6 +10,7 @@
 
 pub mod book;
 mod demand;
+mod readiness;
 mod shared;
 
 use crate::control_client::News;
@@ -30,6 +31,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
+pub use readiness::Lack;
 pub use shared::{Shared, SharedParams, describe_clusters};
 
 /// How long changes are collected before the copy on disk is replaced.

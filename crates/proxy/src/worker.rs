@@ -106,6 +106,8 @@ pub enum WorkerMsg {
     DrainInbound(oneshot::Sender<()>),
     /// The same for the program's own calls.
     DrainOutbound(oneshot::Sender<()>),
+    /// Answered at once: the thread still takes what it is told.
+    Ping(oneshot::Sender<()>),
     /// The thread ends; open connections are closed.
     Stop,
 }
@@ -235,6 +237,10 @@ async fn serve(
             WorkerMsg::Accept(accepted) => state::accept(&worker, accepted),
             WorkerMsg::DrainInbound(done) => worker.drain(false, done),
             WorkerMsg::DrainOutbound(done) => worker.drain(true, done),
+            WorkerMsg::Ping(pong) => {
+                // Nobody waits any more: fine.
+                let _ = pong.send(());
+            }
             WorkerMsg::Stop => break,
         }
     }
@@ -303,6 +309,21 @@ impl Workers {
         for barrier in barriers {
             // A worker that ended has no request left to use the old one.
             let _ = barrier.await;
+        }
+    }
+
+    /// Resolves when every worker has answered; never when one hangs or is gone.
+    pub async fn answer(&self) {
+        let mut pongs = Vec::with_capacity(self.0.len());
+        for worker in &self.0 {
+            let (ping, pong) = oneshot::channel();
+            worker.send(WorkerMsg::Ping(ping)).await;
+            pongs.push(pong);
+        }
+        for pong in pongs {
+            if pong.await.is_err() {
+                std::future::pending::<()>().await;
+            }
         }
     }
 

@@ -130,6 +130,9 @@ pub(crate) struct Control {
     /// Address that other machines reach this one by; remembered, and forgotten when it is empty
     #[arg(long, value_name = "ADDR")]
     pub(crate) advertise: Option<String>,
+    /// The control plane of the whole machine: xDS on 15012, API on 15080, metrics on 15014 instead of free ports
+    #[arg(long)]
+    pub(crate) system: bool,
     /// Lifetime of workload certificates; they are renewed at half to four fifths of it
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = duration)]
     pub(crate) leaf_ttl: Duration,
@@ -259,4 +262,52 @@ pub(crate) struct DemoProgram {
     /// Services to call for each order, one after the other
     #[arg(long)]
     pub(crate) call: Vec<String>,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Install {
+    #[command(subcommand)]
+    pub(crate) command: InstallCommand,
+}
+
+/// Where to install.
+#[derive(Debug, Subcommand)]
+pub(crate) enum InstallCommand {
+    /// Units of the control plane and of workloads, for this machine
+    Systemd(InstallSystemd),
+    /// Not yet.
+    #[command(hide = true)]
+    Kubernetes,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct InstallSystemd {
+    /// Print the files and write nothing
+    #[arg(long)]
+    pub(crate) print: bool,
+    /// Address that other machines reach the control plane by
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) advertise: Option<String>,
+    /// Write below this directory instead of / and leave systemd alone, for images
+    #[arg(long, value_name = "DIR")]
+    pub(crate) root: Option<PathBuf>,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Support {
+    /// File to write; naka-support-<time>.tar.gz unless given
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// Lines of each log, from its end
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    pub(crate) lines: usize,
+    /// Leave everything in: only for the test that shows that redaction is what takes it out.
+    #[arg(long, hide = true)]
+    pub(crate) no_redaction: bool,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Man {
+    /// Directory for the pages
+    pub(crate) dir: PathBuf,
 }

@@ -1,11 +1,28 @@
 //! `naka control`: the control plane in the foreground.
 
 use crate::args;
+use crate::client::ask_socket;
 use crate::cmd::up;
 use crate::exit::{Exit, Outcome};
 use crate::home::{Home, make_dir};
+use crate::notify::Manager;
 use naka_control::Settings;
+use naka_control::readiness::Readiness;
+use naka_control::settings::{Addresses, Ports};
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
+
+/// Ports of a control plane of the whole machine (contracts).
+const SYSTEM_PORTS: Ports = Ports {
+    xds: 15012,
+    api: 15080,
+    metrics: 15014,
+};
+/// How often it is asked whether it is ready, until it is, and then how it stands.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// A control plane that does not answer a question of its own machine within this time is not alive.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 
 /// Runs `naka control` until it is told to end.
 pub(crate) fn run(args: &args::Control) -> Outcome {
@@ -23,6 +40,9 @@ pub(crate) fn run(args: &args::Control) -> Outcome {
         .recall(args.trust_domain.as_deref(), args.advertise.as_deref())
         .map_err(failed)?;
     settings.leaf_ttl = args.leaf_ttl;
+    if args.system {
+        settings.ports = SYSTEM_PORTS;
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(
             std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(1, 4)),
@@ -46,6 +66,12 @@ async fn serve(settings: Settings, home: Home, args: &args::Control) -> Outcome 
             }
         });
     }
+    let manager = Manager::from_env();
+    if manager.listens() {
+        let (addresses, readiness) = (bound.addresses().clone(), bound.readiness());
+        tokio::spawn(stand(manager.clone(), addresses.clone(), readiness));
+        tokio::spawn(live(manager.clone(), addresses));
+    }
     let (mut terminate, mut interrupt) = (
         signal(SignalKind::terminate())?,
         signal(SignalKind::interrupt())?,
@@ -55,8 +81,61 @@ async fn serve(settings: Settings, home: Home, args: &args::Control) -> Outcome 
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
+        manager.stopping();
     };
     bound.serve(shutdown).await.map_err(failed)
+}
+
+/// Tells the service manager when it serves, and then how it stands.
+async fn stand(manager: Manager, addresses: Addresses, readiness: Readiness) {
+    let mut said: Option<String> = None;
+    loop {
+        let (missing, warnings) = readiness.now();
+        let words = match missing.first().or(warnings.first()) {
+            Some(lack) => format!("{}; {}", lack.why, lack.fix),
+            None => format!(
+                "serves {} proxies; xDS {}, API {}, metrics {}",
+                readiness.proxies(),
+                addresses.xds,
+                addresses.api,
+                addresses.metrics
+            ),
+        };
+        match &said {
+            None if missing.is_empty() && answers(&addresses).await => {
+                manager.ready(&words);
+                said = Some(words);
+            }
+            Some(before) if *before != words => {
+                manager.status(&words);
+                said = Some(words);
+            }
+            _ => {}
+        }
+        tokio::time::sleep(if said.is_some() {
+            LOOK_AGAIN
+        } else {
+            LOOK_EVERY
+        })
+        .await;
+    }
+}
+
+/// A sign of life for each answer that its own control socket gives, as a client would get it.
+async fn live(manager: Manager, addresses: Addresses) {
+    let Some(every) = manager.every() else { return };
+    loop {
+        if answers(&addresses).await {
+            manager.alive();
+        }
+        tokio::time::sleep(every).await;
+    }
+}
+
+async fn answers(addresses: &Addresses) -> bool {
+    let asked = ask_socket(&addresses.control_sock, http::Method::GET, "/healthz", None);
+    let answer = tokio::time::timeout(ANSWERS_WITHIN, asked).await;
+    matches!(answer, Ok(Ok(answer)) if answer.status.is_success())
 }
 
 fn failed(error: naka_control::run::Error) -> Exit {

@@ -2,10 +2,11 @@
 
 use crate::args;
 use crate::cmd::{control, token};
-use crate::contexts::Contexts;
 use crate::exit::{Exit, Outcome};
 use crate::home::Home;
 use crate::launch::{self, Who};
+use crate::notify::Manager;
+use naka_proxy::run::{Sign, Teller};
 use naka_proxy::settings::{GatewayPort, Role, Settings};
 use serde_json::json;
 use std::ffi::OsString;
@@ -55,7 +56,8 @@ pub(crate) fn gateway(args: &args::GatewayRun, context: Option<&str>) -> Outcome
         return serve(read(path)?);
     }
     let home = Home::from_env()?;
-    let context = Contexts::open(&home)?.choose(context)?;
+    let given = launch::given_token(args.token.as_deref())?;
+    let context = launch::context(&home, context, given.as_deref())?;
     let mut labels = token::labels(&args.labels)?;
     if labels.is_empty() {
         labels.insert("istio".to_owned(), json!("ingressgateway"));
@@ -95,7 +97,7 @@ pub(crate) fn gateway(args: &args::GatewayRun, context: Option<&str>) -> Outcome
         &mut settings,
         &who,
         &context,
-        args.token.as_deref(),
+        given.as_deref(),
     ))?;
     drop(runtime);
     let outcome = serve(settings);
@@ -123,5 +125,15 @@ fn read(path: &Path) -> Outcome<Settings> {
 }
 
 fn serve(settings: Settings) -> Outcome {
-    naka_proxy::run::main(settings).map_err(|error| Exit::from(anyhow::Error::from(error)))
+    let manager = Manager::from_env();
+    let teller = manager.listens().then(|| Teller {
+        every: manager.every(),
+        to: Box::new(move |sign| match sign {
+            Sign::Ready(status) => manager.ready(&status),
+            Sign::Status(status) => manager.status(&status),
+            Sign::Alive => manager.alive(),
+            Sign::Stopping => manager.stopping(),
+        }),
+    });
+    naka_proxy::run::main(settings, teller).map_err(|error| Exit::from(anyhow::Error::from(error)))
 }

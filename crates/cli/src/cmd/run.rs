@@ -11,13 +11,14 @@
 
 use crate::args;
 use crate::cmd::token;
-use crate::contexts::Contexts;
+use crate::credential;
 use crate::exit::{Exit, Outcome, USAGE};
 use crate::home::Home;
 use crate::launch::bypass::Bypass;
 use crate::launch::capture::Way;
 use crate::launch::hints::Hints;
 use crate::launch::{self, Proxy, Who, environment, listening};
+use crate::notify::{self, Manager};
 use crate::out;
 use naka_proxy::settings::{Port, Publish, Settings, Upstream};
 use naka_types::protocol::Protocol;
@@ -31,7 +32,7 @@ use std::process::{Child, Command, ExitStatus};
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 
 /// How often the program's sockets are looked at until it listens.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -57,7 +58,8 @@ pub(crate) async fn run(args: &args::Run, context: Option<&str>) -> Outcome {
             "a port needs a name to be found under: add -s NAME",
         ));
     }
-    let context = Contexts::open(&home)?.choose(context)?;
+    let given = launch::given_token(args.token.as_deref())?;
+    let context = launch::context(&home, context, given.as_deref())?;
     let instance = launch::take_instance(&home, &context.mesh, &who, args.instance)?;
     let workload_name = format!("{}-{}", who.stem(), instance.number);
     let mut settings = settings(args, &who, &workload_name)?;
@@ -66,7 +68,8 @@ pub(crate) async fn run(args: &args::Run, context: Option<&str>) -> Outcome {
     if matches!(way, Way::Proxy(_)) && args.inbound_port.is_none() {
         declared.iter().try_for_each(|port| free(port.port))?;
     }
-    launch::admit(&mut settings, &who, &context, args.token.as_deref()).await?;
+    launch::admit(&mut settings, &who, &context, given.as_deref()).await?;
+    let manager = Manager::from_env();
     let mut signals = Signals::new()?;
     let mut sidecar = Proxy::start("sidecar", &settings, instance)?;
     let program = match begin(&mut sidecar, &way, &who, &args.command).await {
@@ -91,6 +94,7 @@ pub(crate) async fn run(args: &args::Run, context: Option<&str>) -> Outcome {
         inbound_port: args.inbound_port,
         advertise: args.advertise_port,
         announced: Vec::new(),
+        manager,
     };
     match code(pair.supervise(&mut signals).await?) {
         0 => Ok(()),
@@ -112,6 +116,10 @@ async fn begin(sidecar: &mut Proxy, way: &Way, who: &Who, command: &[OsString]) 
     };
     let mut run = Command::new(program);
     run.args(arguments);
+    // The service manager's socket and credentials are ours.
+    for name in notify::VARIABLES.iter().chain([&credential::DIRECTORY]) {
+        run.env_remove(name);
+    }
     match way {
         Way::Namespace(door) => door.entry()?.lead(&mut run),
         Way::Proxy(credential) => {
@@ -330,6 +338,7 @@ struct Pair {
     inbound_port: Option<u16>,
     advertise: Option<SocketAddr>,
     announced: Vec<Port>,
+    manager: Manager,
 }
 
 impl Pair {
@@ -338,6 +347,12 @@ impl Pair {
         let mut restart: Option<Instant> = None;
         let watched = matches!(self.way, Way::Proxy(_));
         let mut watch = tokio::time::interval(WATCH_EVERY);
+        if !self.serves {
+            self.manager.ready("a client: its sidecar is ready");
+        }
+        let every = self.manager.every();
+        let mut beat = tokio::time::interval(every.unwrap_or(RESTART_AFTER));
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let alive = restart.is_none();
             let looking = alive && self.serves && self.announced.is_empty();
@@ -356,6 +371,12 @@ impl Pair {
                 () = tokio::time::sleep(LOOK_EVERY), if looking => self.look().await?,
                 port = self.hints.next() => self.hints.tell(port).await,
                 _ = watch.tick(), if watched && alive => self.watch().await,
+                // While a sidecar that died is started again, this loop is what lives.
+                _ = beat.tick(), if every.is_some() => {
+                    if !alive || self.sidecar.answers().await {
+                        self.manager.alive();
+                    }
+                }
             }
             if let Some(status) = self.program.try_wait()? {
                 self.sidecar.stop().await;
@@ -418,6 +439,9 @@ impl Pair {
         }
         first.advertise = self.advertise;
         self.sidecar.announce(&ports).await?;
+        let numbers: Vec<String> = ports.iter().map(|port| port.port.to_string()).collect();
+        self.manager
+            .ready(&format!("the program listens on {}", numbers.join(" and ")));
         self.announced = ports;
         Ok(())
     }
@@ -425,6 +449,7 @@ impl Pair {
     /// Drains inbound while outbound keeps working, then tells the program to end, then the sidecar. A second signal
     /// skips the drain, a third kills.
     async fn end(&mut self, signals: &mut Signals) -> Outcome<ExitStatus> {
+        self.manager.stopping();
         if !self.announced.is_empty() {
             tokio::select! {
                 () = self.sidecar.drain() => {}

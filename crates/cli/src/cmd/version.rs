@@ -1,4 +1,4 @@
-//! `naka version` and `naka completion`.
+//! `naka version`, `naka completion` and the manual pages.
 
 use crate::args::{self, Args, Shell};
 use crate::client::Client;
@@ -30,6 +30,13 @@ pub(crate) async fn run(args: &args::Version, context: Option<&str>) -> Outcome 
             }
         }
     }
+    Ok(())
+}
+
+/// Writes a manual page for each command, `naka.1`, `naka-run.1`, and so on.
+pub(crate) fn man(dir: &std::path::Path) -> Outcome {
+    std::fs::create_dir_all(dir)?;
+    clap_mangen::generate_to(Args::command().name("naka"), dir)?;
     Ok(())
 }
 

@@ -311,8 +311,10 @@ impl Shared {
             missing.push("inbound configuration");
         }
         if serving {
-            if self.lease.now().state() != State::Ready {
-                missing.push("program");
+            match self.lease.now().state() {
+                State::Ready => {}
+                State::Draining | State::Gone => missing.push("draining"),
+                State::Starting | State::Unhealthy => missing.push("program"),
             }
             if !self.line.borrow().registered {
                 missing.push("registration");
@@ -328,6 +330,12 @@ impl Shared {
             // The timeout is for what changes without a bell: a gateway that settles.
             let _ = tokio::time::timeout(Duration::from_millis(50), bell.changed()).await;
         }
+    }
+
+    /// Resolves at the next change that readiness may depend on, or after this time.
+    pub(crate) async fn rung(&self, limit: Duration) {
+        let mut bell = self.bell.subscribe();
+        let _ = tokio::time::timeout(limit, bell.changed()).await;
     }
 
     /// Resolves when calls for every bound port can be taken.

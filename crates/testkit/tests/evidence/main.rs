@@ -14,6 +14,7 @@ mod identity;
 mod input;
 mod languages;
 mod newcomer;
+mod notify;
 mod observe;
 mod restart;
 mod traffic;
