@@ -4,7 +4,7 @@
 PROFILE := mesh
 NAKA := target/$(PROFILE)/naka
 
-.PHONY: help demo test evidence check bench-quick install setup
+.PHONY: help demo test evidence check bench-quick install dist setup
 
 help:
 	@echo 'make demo         a whole mesh with load on this machine (DEMO="--for 30s --rate 200", Ctrl-C ends it)'
@@ -12,7 +12,8 @@ help:
 	@echo 'make evidence     the same tests at full size'
 	@echo 'make check        formatting, lints, dependency arrows, documentation; no processes'
 	@echo 'make bench-quick  CPU per request and memory beside a real Envoy'
-	@echo 'make install      naka into PREFIX/bin (default /usr/local)'
+	@echo 'make install      binaries, units, completions, manual pages into PREFIX (default /usr/local), below DESTDIR'
+	@echo 'make dist         target/dist/naka-<version>-<arch>-linux.tar.gz with all of that'
 
 demo:
 	@scripts/demo.sh $(PROFILE) $(DEMO)
@@ -39,11 +40,18 @@ bench-quick:
 	NAKA_ENVOY=.venv/bin/envoy target/$(PROFILE)/naka-bench
 
 PREFIX ?= /usr/local
+# NAKA_BUILT=DIR installs or packs binaries that are built already.
+NAKA_BUILT ?=
 install:
 	@scripts/setup.sh build
-	cargo build --release --locked -p naka-cli
-	install -D -m 0755 target/release/naka $(DESTDIR)$(PREFIX)/bin/naka
-	install -D -m 0755 target/release/naka-proxy $(DESTDIR)$(PREFIX)/bin/naka-proxy
+ifeq ($(NAKA_BUILT),)
+	cargo build --release --locked -p naka-cli --bins
+endif
+	scripts/stage.sh $(or $(NAKA_BUILT),target/release) $(DESTDIR)$(PREFIX) $(PREFIX)
+
+dist:
+	@scripts/setup.sh build
+	NAKA_BUILT=$(NAKA_BUILT) scripts/dist.sh $(or $(DIST_PROFILE),release)
 
 setup:
 	@scripts/setup.sh peers

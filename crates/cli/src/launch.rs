@@ -231,12 +231,8 @@ impl Proxy {
                     return Ok(());
                 }
                 Ok(answer) => {
-                    missing = answer
-                        .body
-                        .get("missing")
-                        .map(ToString::to_string)
-                        .unwrap_or_default();
-                    problem = if missing.contains("identity") {
+                    missing = lacks(&answer.body);
+                    problem = if missing.contains("certificate") {
                         self.problem().await
                     } else {
                         String::new()
@@ -245,11 +241,7 @@ impl Proxy {
                 Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,
             }
         }
-        let why = if problem.is_empty() {
-            format!("missing: {missing}")
-        } else {
-            problem
-        };
+        let why = if problem.is_empty() { missing } else { problem };
         Err(Exit::failed(format!(
             "the {} is not ready after {} s: {why}; its log: {}",
             self.role,
@@ -387,6 +379,24 @@ impl Proxy {
     fn last_words(&self) -> String {
         last_line(&self.log()).map_or_else(String::new, |line| format!(": {line}"))
     }
+}
+
+/// What a proxy says is missing, with what to do.
+fn lacks(answer: &Value) -> String {
+    let all = answer.get("why").and_then(Value::as_array);
+    let words: Vec<String> = all
+        .into_iter()
+        .flatten()
+        .map(|lack| {
+            let word = |field: &str| {
+                lack.get(field)
+                    .map(crate::cmd::apply::show)
+                    .unwrap_or_default()
+            };
+            format!("{}; {}", word("why"), word("fix"))
+        })
+        .collect();
+    words.join("; ")
 }
 
 /// Last line of a log that is not empty.

@@ -121,6 +121,7 @@ fn the_makefile_has_the_targets_of_the_contracts() {
         "check",
         "bench-quick",
         "install",
+        "dist",
     ] {
         assert!(has(target), "{target}");
     }

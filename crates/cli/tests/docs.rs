@@ -161,3 +161,60 @@ fn links_of_the_documentation_lead_somewhere() {
     }
     assert!(broken.is_empty(), "{broken:#?}");
 }
+
+/// What a page of troubleshooting lacks: a reason without its entry, an entry without one of its four lines, a
+/// command that `naka` does not know, an entry for no reason.
+fn lacks(page: &str) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let entries: Vec<(&str, &str)> = page
+        .split("\n## `")
+        .skip(1)
+        .filter_map(|entry| entry.split_once("`\n"))
+        .collect();
+    for reason in Reason::ALL {
+        if !entries.iter().any(|(code, _)| *code == reason.code()) {
+            wrong.push(format!("{reason} has no entry"));
+        }
+    }
+    for (code, text) in entries {
+        if Reason::parse(code).is_none() {
+            wrong.push(format!("{code} is no reason"));
+        }
+        for line in [
+            "- **Seen**: ",
+            "- **Cause**: ",
+            "- **Look**: `",
+            "- **Fix**: ",
+        ] {
+            if !text.contains(line) {
+                wrong.push(format!("{code} has no line {line}"));
+            }
+        }
+        let command = text
+            .split("- **Look**: `naka ")
+            .nth(1)
+            .and_then(|rest| rest.split(['`', ' ']).next());
+        if let Some(command) = command {
+            let known = std::process::Command::new(env!("CARGO_BIN_EXE_naka"))
+                .args([command, "--help"])
+                .output()
+                .unwrap();
+            if !known.status.success() {
+                wrong.push(format!("{code}: naka {command} is no command"));
+            }
+        }
+    }
+    wrong
+}
+
+#[test]
+fn every_reason_has_its_entry_in_troubleshooting() {
+    let page = std::fs::read_to_string(root().join("docs/tasks/troubleshoot.md")).unwrap();
+    assert_eq!(lacks(&page), Vec::<String>::new());
+    let twin = page
+        .replace("## `no-route`", "## `no-road`")
+        .replacen("- **Fix**", "- Fix", 1)
+        .replacen("`naka status`", "`naka state`", 1);
+    let found = lacks(&twin);
+    assert_eq!(found.len(), 4, "{found:#?}");
+}

@@ -45,7 +45,10 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A listener.
-    #[error("cannot listen on {address} ({what}): {source}")]
+    #[error(
+        "cannot listen on {address} ({what}): {source}{}",
+        taken(source, address)
+    )]
     Bind {
         /// What for.
         what: &'static str,
@@ -63,6 +66,15 @@ pub enum Error {
     /// The authority or TLS.
     #[error(transparent)]
     Identity(#[from] naka_identity::Error),
+}
+
+/// What to do about an address that somebody else has.
+fn taken(source: &std::io::Error, address: &str) -> String {
+    if source.kind() != std::io::ErrorKind::AddrInUse {
+        return String::new();
+    }
+    let port = address.rsplit_once(':').map_or(address, |(_, port)| port);
+    format!("; \"ss -ltnp sport = :{port}\" shows which program has it: end it or use another port")
 }
 
 /// A control plane whose listeners are bound and whose state is open.

@@ -48,7 +48,7 @@ const OUTBOUND_GRACE: Duration = Duration::from_secs(5);
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A listener could not be bound.
-    #[error("cannot listen on {address} for {purpose}")]
+    #[error("cannot listen on {address} for {purpose}{}", taken(source, address))]
     Bind {
         /// What it was for.
         purpose: String,
@@ -90,6 +90,17 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
+}
+
+/// What to do about an address that somebody else has.
+fn taken(source: &std::io::Error, address: &str) -> String {
+    if source.kind() != std::io::ErrorKind::AddrInUse {
+        return String::new();
+    }
+    let port = address.rsplit_once(':').map_or(address, |(_, port)| port);
+    format!(
+        " (another program has it: \"ss -ltnp sport = :{port}\" shows which; end it or use another port)"
+    )
 }
 
 /// Where a running proxy listens.

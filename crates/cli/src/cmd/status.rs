@@ -1,24 +1,43 @@
 //! `naka status`: what has reached whom. The whole mesh on one page, or one object with its conditions.
 
 use crate::args::{self, Output};
-use crate::client::Client;
+use crate::client::{Client, ask_socket};
 use crate::cmd::apply::{show, text};
 use crate::cmd::history::items;
 use crate::cmd::names::Target;
 use crate::exit::Outcome;
+use crate::home::Home;
 use crate::out::{self, Table};
+use http::Method;
 use naka_api::Kind;
 use serde_json::Value;
+use std::time::Duration;
+
+/// A proxy of this machine that does not answer by then is left out.
+const PROXY_ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 
 /// Runs `naka status`.
 pub(crate) async fn run(args: &args::Status, context: Option<&str>) -> Outcome {
-    let mut client = Client::open(context).await?;
+    let whole = args.object.is_none() && !matches!(args.output, Some(Output::Json | Output::Yaml));
+    let mut client = match Client::open(context).await {
+        Ok(client) => client,
+        Err(exit) => {
+            // What runs on this machine answers for itself, above all when the control plane does not.
+            if whole {
+                unready().await?;
+            }
+            return Err(exit);
+        }
+    };
     let Some(object) = &args.object else {
         let status = client.get("/naka/v1/status").await?;
         match args.output {
             Some(Output::Json) => out::json(&status),
             Some(Output::Yaml) => out::raw(out::yaml(&status)),
-            Some(Output::Wide) | None => mesh(&mut client, &status).await?,
+            Some(Output::Wide) | None => {
+                mesh(&mut client, &status).await?;
+                unready().await?;
+            }
         }
         return Ok(());
     };
@@ -35,6 +54,42 @@ pub(crate) async fn run(args: &args::Status, context: Option<&str>) -> Outcome {
         }
         Some(Output::Wide) | None => self::object(&mut client, kind, &args.namespace, &name).await,
     }
+}
+
+/// The proxies of this machine that are not ready, why, and what to do; asked at their own sockets.
+async fn unready() -> Outcome {
+    for dir in std::fs::read_dir(Home::from_env()?.runs())
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        let socket = dir.path().join("admin.sock");
+        let asked = ask_socket(&socket, Method::GET, "/ready?serving=1", None);
+        // One that ended has left its directory for its next start.
+        let Ok(Ok(answer)) = tokio::time::timeout(PROXY_ANSWERS_WITHIN, asked).await else {
+            continue;
+        };
+        let client = answer.body.get("service").is_none_or(Value::is_null);
+        for lack in answer
+            .body
+            .get("why")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+        {
+            // A client takes no calls, so nothing of that is missing to it.
+            if client && matches!(text(lack, "what").as_str(), "program" | "registration") {
+                continue;
+            }
+            out::line(format!(
+                "not ready: {}: {}; {}",
+                dir.file_name().display(),
+                text(lack, "why"),
+                text(lack, "fix")
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn path(kind: Kind, namespace: &str, name: &str) -> String {
