@@ -72,9 +72,7 @@ fn systemd(args: &InstallSystemd) -> Outcome {
         };
         out::line(format!("{}: {word}", part.path));
     }
-    for dir in ["etc/naka/run"] {
-        make_dir(&root.join(dir))?;
-    }
+    make_dir(&root.join("etc/naka/run"))?;
     if args.root.is_none() {
         tell_systemd();
     }

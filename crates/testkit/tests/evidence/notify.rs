@@ -147,7 +147,9 @@ fn a_proxy_says_why_it_is_not_ready_and_a_gateway_is_ready_and_alive() {
     let mut command = mesh.command(["proxy", "sidecar", "--settings", file]);
     let sidecar =
         Program::start("alone", mesh.home(), ear.tell(&mut command, WATCHDOG)).expect("starts");
-    let said = ear.hears("STATUS=not ready", SOON).expect(&sidecar.err());
+    let said = ear
+        .hears("STATUS=not ready", SOON)
+        .unwrap_or_else(|| panic!("{}", sidecar.err()));
     assert!(said.contains("naka token create -s alone"), "{said}");
     alive(&ear);
     let said = ear.said();

@@ -75,6 +75,9 @@ fn units_are_sound_and_tight() {
         sound(&unit).expect("systemd reads it without a word");
         tight(&unit).expect("3.0 or less");
         let text = std::fs::read_to_string(&unit).expect("the unit");
+        for directory in ["/etc/naka", "NAKA_HOME=/var/lib/naka"] {
+            assert!(text.contains(directory), "{directory}");
+        }
         assert!(
             text.contains(&format!("ExecStart={} ", naka().display())),
             "{text}"
@@ -245,10 +248,13 @@ fn a_tarball_is_the_same_each_time_and_a_mesh_runs_from_it() {
     ok(Command::new("bash")
         .arg("-n")
         .arg(root.path().join("share/bash-completion/completions/naka")));
+    runs_a_mesh(root.path());
+}
 
-    // A mesh of nothing but what was unpacked.
+/// A mesh of nothing but what was unpacked.
+fn runs_a_mesh(root: &Path) {
     let home = tempfile::tempdir().expect("a home");
-    let binary = root.path().join("bin/naka");
+    let binary = root.join("bin/naka");
     let command = |args: &[&str]| {
         let mut command = Command::new(&binary);
         command
@@ -306,7 +312,7 @@ fn a_tarball_is_the_same_each_time_and_a_mesh_runs_from_it() {
     let proxy = serving_proxy(serving.pid());
     assert_eq!(
         proxy,
-        root.path().join("bin/naka-proxy"),
+        root.join("bin/naka-proxy"),
         "the small binary of the tarball stands beside it"
     );
 }

@@ -56,16 +56,16 @@ fn holds(dir: &Path, text: &str) -> Vec<String> {
         .collect()
 }
 
-#[test]
-fn a_support_bundle_has_what_a_report_needs_and_no_secret() {
-    let mesh = Mesh::up();
-    let _payment = mesh.serve("payment", "v1");
-    mesh.apply(
-        "secret.yaml",
-        &format!(
-            "apiVersion: v1\nkind: Secret\nmetadata: {{name: pair, namespace: default}}\ndata: {{password: {IN_SECRET}}}\n"
-        ),
-    );
+/// Secrets that the mesh itself made.
+struct Planted {
+    token: String,
+    credential: String,
+    key: String,
+    api_token: String,
+}
+
+/// Uses the mesh so that secrets pass it, and has one logged.
+fn plant(mesh: &Mesh) -> Planted {
     let token = mesh.ok(["token", "create", "-s", "payment", "--uses", "3"]);
     let token = token
         .split_whitespace()
@@ -106,12 +106,12 @@ fn a_support_bundle_has_what_a_report_needs_and_no_secret() {
     let settings: serde_json::Value =
         serde_json::from_slice(&std::fs::read(run.join("settings.json")).expect("settings"))
             .expect("JSON");
-    let proxy_credential = settings["outbound"]["credential"]
+    let credential = settings["outbound"]["credential"]
         .as_str()
         .expect("a credential")
         .to_owned();
     let identity = std::fs::read_to_string(run.join("identity.pem")).expect("the identity");
-    let key_line = identity
+    let key = identity
         .split("PRIVATE KEY-----")
         .nth(1)
         .and_then(|rest| rest.lines().find(|line| line.len() > 20))
@@ -123,6 +123,30 @@ fn a_support_bundle_has_what_a_report_needs_and_no_secret() {
         .find(|word| word.starts_with("naka1.api."))
         .expect("the owner's token")
         .to_owned();
+    Planted {
+        token,
+        credential,
+        key,
+        api_token,
+    }
+}
+
+#[test]
+fn a_support_bundle_has_what_a_report_needs_and_no_secret() {
+    let mesh = Mesh::up();
+    let _payment = mesh.serve("payment", "v1");
+    mesh.apply(
+        "secret.yaml",
+        &format!(
+            "apiVersion: v1\nkind: Secret\nmetadata: {{name: pair, namespace: default}}\ndata: {{password: {IN_SECRET}}}\n"
+        ),
+    );
+    let Planted {
+        token,
+        credential,
+        key,
+        api_token,
+    } = plant(&mesh);
     let plants = [
         IN_SECRET,
         IN_ENVIRONMENT,
@@ -130,8 +154,8 @@ fn a_support_bundle_has_what_a_report_needs_and_no_secret() {
         IN_HEADER,
         IN_LOG,
         &token,
-        &proxy_credential,
-        &key_line,
+        &credential,
+        &key,
         &api_token,
     ];
 
@@ -167,7 +191,7 @@ fn a_support_bundle_has_what_a_report_needs_and_no_secret() {
         IN_QUERY,
         IN_LOG,
         token.as_str(),
-        &proxy_credential,
+        &credential,
         &api_token,
     ] {
         assert!(
@@ -175,7 +199,7 @@ fn a_support_bundle_has_what_a_report_needs_and_no_secret() {
             "{plant} was never in reach"
         );
     }
-    for never in [IN_SECRET, key_line.as_str()] {
+    for never in [IN_SECRET, key.as_str()] {
         assert_eq!(
             holds(&open, never),
             Vec::<String>::new(),
