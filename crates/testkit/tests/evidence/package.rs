@@ -3,6 +3,7 @@
 
 use naka_testkit::mesh::{SOON, naka, testprog};
 use naka_testkit::program::{Program, free_port};
+use naka_testkit::user;
 use naka_testkit::wait::until;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -139,16 +140,14 @@ fn a_system_wide_control_plane_has_the_ports_of_the_contracts() {
         "$1" control --system --mesh other && exit 4
         kill $first; wait $first
     "#;
+    let ways: &[&str] = if user::root() {
+        &["--net"]
+    } else {
+        &["--user", "--map-root-user", "--net"]
+    };
     let out = Command::new("unshare")
-        .args([
-            "--net",
-            "--map-root-user",
-            "--user",
-            "sh",
-            "-c",
-            script,
-            "sh",
-        ])
+        .args(ways)
+        .args(["sh", "-c", script, "sh"])
         .arg(naka())
         .env("NAKA_HOME", home.path())
         .output()
