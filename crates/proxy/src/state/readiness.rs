@@ -101,17 +101,21 @@ fn identity(facts: &Facts) -> (String, String) {
             token(facts),
         );
     }
-    let refused = ["token", "unauthenticated", "Unauthenticated", "denied"];
-    if refused.iter().any(|word| facts.line.problem.contains(word)) {
-        return (
-            format!("no certificate: {}", facts.line.problem),
-            token(facts),
-        );
-    }
     (
         format!("no certificate yet: {}", no_line(&facts.line)),
-        how_to_reach(&facts.line),
+        way_in(facts),
     )
+}
+
+/// What opens the line: a token when that is what it fails for, else a control plane that answers.
+fn way_in(facts: &Facts) -> String {
+    let refused = ["token", "unauthenticated", "Unauthenticated", "denied"];
+    let problem = &facts.line.problem;
+    if refused.iter().any(|word| problem.contains(word)) || !facts.may_join && problem.is_empty() {
+        token(facts)
+    } else {
+        how_to_reach(&facts.line)
+    }
 }
 
 fn token(facts: &Facts) -> String {
@@ -126,7 +130,7 @@ fn configuration(what: &str, facts: &Facts) -> (String, String) {
     if !facts.line.connected {
         return (
             format!("no {what} and no saved copy: {}", no_line(&facts.line)),
-            how_to_reach(&facts.line),
+            way_in(facts),
         );
     }
     let fix = if facts.gateway {
@@ -190,7 +194,7 @@ fn registration(facts: &Facts) -> (String, String) {
         ),
         None => (
             format!("not registered: {}", no_line(&facts.line)),
-            how_to_reach(&facts.line),
+            way_in(facts),
         ),
     }
 }

@@ -167,7 +167,7 @@ fn a_support_bundle_has_what_a_report_needs_and_no_secret() {
         "programmed",
         "istio_requests_total",
         "payment.default.svc.cluster.local",
-        "max_user_namespaces",
+        "MemTotal",
         "STRIPE_KEY",
         "/pay?card=[redacted]",
         "naka_config_revision",
