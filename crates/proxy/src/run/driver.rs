@@ -118,6 +118,7 @@ impl Driver {
         }
         driver.pages(bound.admin, bound.metrics, bound.admin_tcp)?;
         driver.shared.set_addresses(bound.addresses);
+        driver.shared.set_inside(bound.inside);
         let settings = Arc::clone(&driver.shared.settings);
         let ports = if bound.announced.is_empty() {
             settings.ports.clone()

@@ -239,8 +239,8 @@ impl Shared {
             .iter()
             .filter_map(|port| u16::try_from(port.port).ok())
             .collect();
-        // Inside a namespace of its own the program's ports are not in our table; then nothing is said of them.
-        let open = crate::lease::open_ports().unwrap_or_else(|| ports.clone());
+        // Where there is no table nothing is said of them.
+        let open = crate::lease::open_ports(self.inside()).unwrap_or_else(|| ports.clone());
         let waiting_for = self
             .drain_report()
             .get("waiting_for")

@@ -43,6 +43,7 @@ struct Progress {
     has_tls: bool,
     first_answer: Option<Instant>,
     addresses: Addresses,
+    inside: Option<u32>,
     ready_after: Option<Duration>,
     drain: Json,
 }
@@ -216,6 +217,15 @@ impl Shared {
     #[must_use]
     pub fn addresses(&self) -> Addresses {
         self.progress().addresses.clone()
+    }
+
+    /// A process of the program's network namespace, where that is not ours.
+    pub(crate) fn inside(&self) -> Option<u32> {
+        self.progress().inside
+    }
+
+    pub(crate) fn set_inside(&self, inside: Option<u32>) {
+        self.progress().inside = inside;
     }
 
     pub(crate) fn set_addresses(&self, addresses: Addresses) {
