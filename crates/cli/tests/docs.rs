@@ -198,7 +198,7 @@ fn lacks(page: &str) -> Vec<String> {
             let known = std::process::Command::new(env!("CARGO_BIN_EXE_naka"))
                 .args([command, "--help"])
                 .output()
-                .unwrap();
+                .expect("naka starts");
             if !known.status.success() {
                 wrong.push(format!("{code}: naka {command} is no command"));
             }
