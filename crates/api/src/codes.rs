@@ -50,16 +50,28 @@ codes! {
     E104: "Strict mode: W104 as an error.", "`connectionPool.tcp.tcpNoDelay: true`", "Remove it: small packets are always sent at once.";
     E110: "Strict mode: W110 as an error.", "`simple: LEAST_CONN`", "Write `LEAST_REQUEST`.";
     E111: "Strict mode: W111 as an error.", "`outlierDetection.consecutiveErrors: 3`", "Choose `consecutive5xxErrors` or `consecutiveGatewayErrors`.";
+    E113: "Strict mode: W113 as an error.", "`autoscaling.knative.dev/minScale`", "Write `min-scale`, `max-scale`.";
+    E120: "A `*` inside a path of a DENY or CUSTOM rule (strict mode: of any rule) is no wildcard: the rule would protect nothing. The policy is not in force.",
+        "`paths: [/api/*/status]`", "Write `{*}` for one segment.";
+    E121: "Strict mode: W121 as an error.", "`key: source.labels[team]`", "Use `source.principal` or `source.namespace`.";
     E201: "`circuitBreaker` and `outlierDetection` are both set; which one was meant is unknown.",
         "both in one `trafficPolicy`", "Keep `outlierDetection`.";
     E202: "A misplaced ejection setting in `connectionPool.http` contradicts the one in `outlierDetection`.",
         "`consecutiveGatewayFailureThreshold: 3` beside `consecutiveGatewayErrors: 5`", "Keep the one in `outlierDetection`.";
     E204: "`tcpNoDelay: false` cannot be had: small packets are always sent at once.",
         "`connectionPool.tcp.tcpNoDelay: false`", "Remove it.";
+    E213: "An old and a new spelling of one annotation say different things.",
+        "`minScale: \"0\"` beside `min-scale: \"1\"`", "Keep the new spelling.";
     E312: "A VirtualService names a Gateway that does not exist; it is bound to no gateway by this name.",
         "`gateways: [edge]` while the Gateway is `payments/edge`", "Write `namespace/name`.";
     E330: "A server uses a port that the proxy needs for itself. The server is not in force.",
         "`port: {number: 15021}`", "Use another port.";
+    E340: "A Deployment without `spec.selector` or without labels in its template: Kubernetes refuses it.",
+        "`spec: {template: {spec: …}}`", "Add `spec.selector.matchLabels` and the same labels in the template.";
+    E341: "Strict mode: W341 as an error.", "env `PILOT_AGENT_MODE`", "Remove it.";
+    E342: "Strict mode: W342 as an error.", "`image: istio/proxyv2:1.19.0`", "Remove the container.";
+    E350: "An expression that Prometheus refuses: `on(…)` or `ignoring(…)` between a scalar and a vector. The rule is not in force, the others of its group are.",
+        "`time() - on(instance) expiry`", "Remove the matching; an expiry is `(expiry - time()) / 86400 < 7`.";
     E901: "A field that exists but is not enforced yet, and leaving it out would let more through or change the meaning. The part that holds it is not in force.",
         "`match[].sourceLabels`", "Remove the field or the part until it is supported.";
     E902: "Objects that the control plane compiled are refused by the proxy's own check (seen by `naka explain`, which runs both). Traffic keeps the last good configuration.",
@@ -82,6 +94,12 @@ codes! {
         "a proxy that could not reach the control plane for a day", "Let it reach the control plane; its log (`proxy.log`) says why it could not.";
     E918: "A proxy refuses a part of its configuration and keeps what it had.",
         "a proxy that knows less than the control plane sends", "See `naka status` for the proxy's words.";
+    E960: "The watched directory, or a file of it, cannot be read. What it gave stays in force.",
+        "the directory was moved; a file is not UTF-8", "Bring it back, or correct the file named.";
+    E961: "Two files of the watched directory hold different versions of one object; which one is meant is unknown. Its last good version stays in force.",
+        "`VirtualService default/a` in a.yaml and in b.yaml", "Keep one of the two.";
+    E962: "What the watched directory holds could not be stored. It is tried again.",
+        "the disk of the store is full", "Look at the reason named.";
     W101: "`trafficPolicy.circuitBreaker` is no field of today's API; read as `outlierDetection`.",
         "`circuitBreaker: {consecutiveErrors: 5}`", "Rename it to `outlierDetection`.";
     W102: "`consecutiveGatewayFailureThreshold` is no field of `connectionPool.http`; read as `outlierDetection.consecutiveGatewayErrors`.",
@@ -94,6 +112,15 @@ codes! {
         "`simple: LEAST_CONN`", "Write `LEAST_REQUEST`.";
     W111: "`consecutiveErrors` is deprecated; read as `consecutive5xxErrors` unless one of the two newer fields is set, which then wins.",
         "`outlierDetection.consecutiveErrors: 3`", "Choose `consecutive5xxErrors` or `consecutiveGatewayErrors`.";
+    W113: "`minScale` and `maxScale` are the old spellings of Knative's annotations; read as `min-scale` and `max-scale`.",
+        "`autoscaling.knative.dev/minScale: \"0\"`", "Write `min-scale`, `max-scale`.";
+    W120: "A `*` inside a path of an ALLOW rule: Istio takes it as itself, so that the rule never matches; read as `{*}`, one segment.",
+        "`paths: [/api/*/status]`", "Write `{*}`.";
+    W121: "A condition on the caller's labels: no attribute of Istio. Labels come from the control plane's record of the verified peer, never from a header.",
+        "`key: source.labels[team]`", "Use `source.principal` or `source.namespace` where the policy must work elsewhere too.";
+    W341: "An environment variable that no proxy reads.", "env `PILOT_AGENT_MODE`", "Remove it.";
+    W342: "A sidecar written by hand into a Deployment: nothing redirects traffic to it, and it ages with the file.",
+        "`image: istio/proxyv2:1.19.0`", "Remove the container and let the sidecar be injected.";
     W900: "A field that exists but is not enforced yet. It is kept with the object and does nothing; the rest is in force.",
         "`fault:` in a route", "Nothing to do; leave it out if you rely on it.";
     W901: "A file that holds tokens can be read by other users of this machine.",
@@ -112,6 +139,12 @@ codes! {
         "a machine that is cut off", "Restore its line to the control plane; it leaves the list when its lease is over.";
     W950: "Many workloads vanished at once, too many to be believed: none of them is removed until the control plane is sure. Their endpoints are still in use.",
         "the control plane restarts while half of the workloads cannot reach it", "Wait for them to return, or look for what cuts them off; those that really ended leave after their lease.";
+    W960: "Two files of the watched directory hold the same version of one object.",
+        "a copy of a.yaml beside it", "Keep one of the two.";
+    W961: "A look at the watched directory would delete more than 30 % of the objects it has given. They stay until the files are back or the deletion is released.",
+        "the directory is empty because a volume is not mounted", "Bring the files back, or release it with the `naka confirm` command named.";
+    W962: "Objects are gone from the watched directory, but a file of it cannot be read and may hold them. They stay until it can.",
+        "a file with a syntax error", "Correct the file named.";
     L301: "A subset's or a port's block replaces the parent's block of the same name as a whole: settings of the parent are lost.",
         "`connectionPool` in a subset without the parent's `connectTimeout`", "Repeat the settings named in the subset.";
     L301B = "L301b": "Port-level settings replace everything, blocks they do not mention too.",
@@ -140,6 +173,26 @@ codes! {
         "a route after one without `match`", "Move it up, or remove it.";
     L314: "A route leads to a service that nothing declares and no workload runs under, or to a port it does not have: its traffic gets 503.",
         "`destination: {host: paymnet}`", "Correct the name or the port, or start the service.";
+    L320: "A decision rests on a header that the caller can set.",
+        "`key: request.headers[customer-tier]`", "Have the gateway remove and set it, or use a claim of a token.";
+    L323: "A policy compares the caller's identity, but nothing demands mTLS of callers.",
+        "`principals` without a PeerAuthentication", "Add a PeerAuthentication with `mtls.mode: STRICT`.";
+    L331: "ISTIO_MUTUAL on the port between clusters ends TLS there; calls between clusters pass through.",
+        "port 15443 with `mode: ISTIO_MUTUAL`", "Write `AUTO_PASSTHROUGH`.";
+    L333: "Hosts of one ServiceEntry share its endpoints: calls of each go to all of them.",
+        "three `hosts`, one list of `endpoints`", "Write one ServiceEntry for each host.";
+    L334: "Endpoints with one address that differ only in their network: without a gateway for each network they are the same.",
+        "two endpoints `a.svc.cluster.local`", "Write the address of that network's gateway.";
+    L335: "A service of the mesh declared MESH_EXTERNAL is called without mTLS.",
+        "`location: MESH_EXTERNAL` with an endpoint `…svc.cluster.local`", "Write `MESH_INTERNAL`.";
+    L336: "Several hosts have one address: outside of HTTP nothing tells which was meant.",
+        "two `hosts`, one of `addresses`, a TCP port", "Give each host an address of its own.";
+    L352: "A label that Naka's metrics have and Istio's do not.",
+        "`by (source_service_name)`", "Use `source_workload` where the rule must work elsewhere too.";
+    L353: "A series or job that must exist, or the alert never fires.",
+        "`up{job=\"istio-system\"}`", "Add a rule with `absent(…)`.";
+    L360: "A Trigger needs its Broker in its own namespace; nothing here declares one.",
+        "`broker: default`", "Create the Broker, and write `metadata.namespace`.";
 }
 
 impl Code {

@@ -111,6 +111,13 @@ impl Decoded {
         }
     }
 
+    /// Line of each object, in the order of `objects`; compat mode only.
+    #[must_use]
+    pub fn lines(&self) -> Vec<u32> {
+        let line = |places: &Places| places.fields.get("").map_or(0, |place| place.line);
+        self.linted.iter().map(|(_, places)| line(places)).collect()
+    }
+
     /// Adds what came out of another file.
     pub fn append(&mut self, mut other: Self) {
         self.objects.append(&mut other.objects);
@@ -234,6 +241,7 @@ fn decode_node(
     }
     crate::schema::walk::object(&mut report, &node, fields_of(kind), "");
     crate::schema::rules::check(&mut report, &node, kind);
+    crate::kept::check(&mut report, &node, kind);
     let spec = build(&mut report, &node, kind, &meta.namespace);
     report.finish(&meta);
     let object = spec.filter(|_| report.object_sound()).map(|spec| Object {

@@ -14,6 +14,7 @@ pub mod core;
 pub mod decode;
 pub mod diff;
 pub mod extensions;
+mod kept;
 pub mod kind;
 pub mod lint;
 pub mod networking;

@@ -3,6 +3,7 @@
 //! Only the given objects are looked at, so the same code serves `naka check -f` on files and the live state. Findings
 //! carry object and field; [`crate::Decoded::lint`] adds file and line.
 
+mod access;
 mod gateways;
 mod policies;
 mod routes;
@@ -23,6 +24,7 @@ pub fn cross_check(objects: &[&Object]) -> Vec<Finding> {
         .collect();
     let mut out = Vec::new();
     for object in objects {
+        access::check(&mut out, object, objects);
         if let Some(service) = object.virtual_service() {
             gateways::check(&mut out, object, service, &gateways);
             routes::check(&mut out, object, service);

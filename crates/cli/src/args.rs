@@ -159,6 +159,9 @@ pub(crate) struct Up {
     /// Address that other machines reach this one by, remembered; without one the mesh serves this machine only
     #[arg(long, value_name = "ADDR")]
     pub(crate) advertise: Option<String>,
+    /// Directory of YAML that is watched and owns the objects it holds
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
 }
 
 #[derive(Debug, Group)]
@@ -196,6 +199,9 @@ pub(crate) struct Apply {
     /// Take the change back unless `naka confirm` comes within this time
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) confirm: Option<Duration>,
+    /// Delete what was applied with this set before and is in no file now; the set is named by the files unless named
+    #[arg(long, value_name = "SET", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    pub(crate) prune: Option<String>,
     /// Why, for the history
     #[arg(long, value_name = "TEXT", default_value = "")]
     pub(crate) cause: String,

@@ -38,6 +38,7 @@ pub use auth::{Peer, Role, Subject};
 pub use confirm::watch_pending;
 pub use installation::Ground;
 pub use live::Live;
+pub(crate) use serve::plain;
 pub use serve::{Listeners, serve};
 pub use tokens::TOKEN_RECORD;
 

@@ -17,7 +17,9 @@ pub mod readiness;
 pub mod registry;
 pub mod run;
 pub mod settings;
+pub mod source;
 pub mod status;
+mod waiting;
 pub mod workloads;
 pub mod world;
 

@@ -59,9 +59,7 @@ pub async fn serve(listener: TcpListener, sources: Sources) {
         .route("/healthz/ready", get(ready))
         .route("/metrics", get(render.clone()))
         .route("/stats/prometheus", get(render));
-    if let Err(error) = axum::serve(listener, router).await {
-        tracing::error!(%error, "the metrics port failed");
-    }
+    crate::apiserver::plain(router, listener).await;
 }
 
 impl Sources {

@@ -12,13 +12,14 @@ use crate::ca_service::{PeerIdentity, certificate};
 use crate::push::{Hub, Phases};
 use crate::registry::{Millis, Note, Outcome, Refused, Registration, Registry, State};
 use crate::settings::Leases;
+use crate::source::Source;
 use crate::world::{Inputs, World, claim};
 use naka_store::{Draft, Store};
 use naka_telemetry::Metrics;
 use naka_types::spiffe::SpiffeId;
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc};
 
@@ -58,6 +59,8 @@ pub struct Plane {
     hurry: Notify,
     urgent: AtomicBool,
     next_stream: AtomicU64,
+    /// The watched directory, if there is one.
+    pub source: OnceLock<Arc<Source>>,
     journal: mpsc::UnboundedSender<Note>,
     written: Mutex<Option<mpsc::UnboundedReceiver<Note>>>,
 }
@@ -84,6 +87,7 @@ impl Plane {
             hurry: Notify::new(),
             urgent: AtomicBool::new(false),
             next_stream: AtomicU64::new(0),
+            source: OnceLock::new(),
             journal,
             written: Mutex::new(Some(written)),
         });

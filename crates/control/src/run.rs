@@ -11,6 +11,7 @@ use crate::metrics;
 use crate::plane::Plane;
 use crate::readiness::Readiness;
 use crate::settings::{Addresses, Ports, Remembered, Settings};
+use crate::source::Source;
 use crate::status::Status;
 use crate::workloads::WorkloadService;
 use naka_identity::tls::{api_server_tls, control_server_tls};
@@ -32,6 +33,10 @@ use tokio::task::JoinSet;
 
 /// How long streams get to end after a stop.
 const STOP: Duration = Duration::from_millis(100);
+
+/// How often the clock is looked at: a timer does not see it jump, nor a machine that slept.
+const CLOCK_LOOK: Duration = Duration::from_secs(5);
+const SECOND: Duration = Duration::from_secs(1);
 
 /// Why a control plane does not start or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -125,6 +130,12 @@ pub async fn run(settings: Settings) -> Result<Bound, Error> {
     let certificate = ServerCert::issue(&authority, &names, &hosts, settings.leaf_ttl, now)?;
     let (addresses, listeners) = bind(&settings).await?;
     first_start(&store).await;
+    let source = settings.source.as_deref();
+    let source = source.map(|root| Source::new(root, Arc::clone(&store)));
+    if let Some(source) = &source {
+        // Before anybody is served: a proxy that connects finds what the directory holds.
+        source.first().await;
+    }
     let roots = authority.bundle().to_pem();
     let plane = Plane::new(
         store,
@@ -133,6 +144,9 @@ pub async fn run(settings: Settings) -> Result<Bound, Error> {
         settings.leases,
         &metrics,
     );
+    if let Some(source) = source {
+        let _ = plane.source.set(source);
+    }
     Ok(Bound {
         settings,
         addresses,
@@ -300,6 +314,9 @@ impl Bound {
         tasks.spawn(async move { plane.lease().await });
         let plane = Arc::clone(&self.plane);
         tasks.spawn(async move { plane.remember().await });
+        if let Some(source) = self.plane.source.get().cloned() {
+            tasks.spawn(async move { source.watch().await });
+        }
         tasks.spawn(renew(
             Arc::clone(&self.authority),
             Arc::clone(&self.certificate),
@@ -366,13 +383,19 @@ impl Bound {
 
 /// Renews the control plane's own certificate by the rule everybody's is renewed by.
 async fn renew(authority: Arc<Authority>, certificate: Arc<ServerCert>) {
+    let mut due = certificate.renew_at(fastrand::u32(..));
     loop {
-        let due = certificate.renew_at(fastrand::u32(..));
-        let wait = due.saturating_sub(naka_identity::now_s()).max(1);
-        tokio::time::sleep(Duration::from_secs(wait)).await;
+        let wait = due.saturating_sub(naka_identity::now_s());
+        tokio::time::sleep(Duration::from_secs(wait).clamp(SECOND, CLOCK_LOOK)).await;
+        let now = naka_identity::now_s();
+        // From the future: the clock was set back, and nobody believes the certificate any more.
+        if now < due && now >= certificate.not_before() {
+            continue;
+        }
         if let Err(error) = certificate.reissue(&authority, naka_identity::now_s()) {
             tracing::error!(%error, "the control plane's own certificate could not be renewed");
         }
+        due = certificate.renew_at(fastrand::u32(..));
     }
 }
 

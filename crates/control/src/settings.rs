@@ -27,6 +27,8 @@ pub struct Settings {
     pub leaf_ttl: Duration,
     /// Times of the registry's leases.
     pub leases: Leases,
+    /// Directory of YAML that is a source of objects.
+    pub source: Option<PathBuf>,
 }
 
 /// The three ports of a control plane.
@@ -90,6 +92,7 @@ impl Settings {
             advertise: Vec::new(),
             leaf_ttl: Duration::from_hours(24),
             leases: Leases::default(),
+            source: None,
         }
     }
 
@@ -184,6 +187,10 @@ impl Remembered {
             std::fs::copy(&path, aside).map_err(file)?;
         }
         self.format = Self::FORMAT;
+        // The same again: a full disk is no reason not to serve what is known.
+        if before == self {
+            return Ok(());
+        }
         let temporary = path.with_extension("new");
         std::fs::write(&temporary, json!(self).to_string()).map_err(file)?;
         std::fs::rename(&temporary, &path).map_err(file)

@@ -236,6 +236,9 @@ impl Status {
                 }
             }
         }
+        if let Some(source) = self.plane.source.get() {
+            findings.extend(source.findings());
+        }
         let kept = self.plane.registry().guarded();
         if !kept.is_empty() {
             let message = format!(
@@ -369,6 +372,14 @@ impl Live for Status {
 
     fn gateways(&self) -> Answer<'_, Vec<Value>> {
         Box::pin(async { self.gateways() })
+    }
+
+    fn held(&self) -> Option<(String, Vec<ObjectRef>)> {
+        self.plane.source.get()?.held()
+    }
+
+    fn release(&self, id: String) -> Answer<'_, Option<usize>> {
+        Box::pin(async move { self.plane.source.get()?.release(&id).await })
     }
 
     fn world(&self) -> Answer<'_, Value> {

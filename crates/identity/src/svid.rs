@@ -117,6 +117,12 @@ impl Svid {
         Duration::from_secs(self.not_after.saturating_sub(now))
     }
 
+    /// Whether others believe it now: neither expired nor from the future (the clock was set back).
+    #[must_use]
+    pub fn holds(&self, now: u64) -> bool {
+        self.not_before <= now && now < self.not_after
+    }
+
     /// Saves it with what it trusts, for restarts.
     ///
     /// # Errors

@@ -287,7 +287,7 @@ async fn connected(
     let identity = params
         .feed
         .now()
-        .filter(|identity| !identity.svid.remaining(naka_identity::now_s()).is_zero())
+        .filter(|identity| identity.svid.holds(naka_identity::now_s()))
         .filter(|_| !(by_token && token.is_some()));
     let config = match (&identity, token) {
         (Some(identity), _) => {

@@ -40,7 +40,7 @@ impl Feed {
         }
     }
 
-    /// Takes over the saved identity if it is there, is for this namespace and service account, and has not expired.
+    /// Takes over the saved identity if it is there, is for this namespace and service account, and holds now.
     /// Returns whether it did.
     pub fn restore(&self, namespace: &str, service_account: &str) -> bool {
         let Some(file) = &self.file else {
@@ -54,8 +54,8 @@ impl Feed {
                     tracing::info!(identity = %svid.spiffe, "the saved identity is somebody else's; asking for an own one");
                     return false;
                 }
-                if svid.remaining(naka_identity::now_s()).is_zero() {
-                    tracing::warn!(identity = %svid.spiffe, "the saved identity has expired");
+                if !svid.holds(naka_identity::now_s()) {
+                    tracing::warn!(identity = %svid.spiffe, "the saved identity has expired, or is from the future");
                     return false;
                 }
                 self.put(svid, bundle);

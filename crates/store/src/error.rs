@@ -54,6 +54,14 @@ pub enum Error {
     /// The object exists, the caller asked for a new one.
     #[error("{0} exists already")]
     AlreadyExists(ObjectRef),
+    /// The object belongs to a source; it is changed there.
+    #[error("{object} comes from {place}: change it there")]
+    Owned {
+        /// Which object.
+        object: ObjectRef,
+        /// File and line.
+        place: String,
+    },
     /// No such object.
     #[error("{0} does not exist")]
     NotFound(ObjectRef),

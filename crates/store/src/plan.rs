@@ -4,6 +4,7 @@
 
 use crate::event::{Action, DELETE, Draft, Event, PUT, RecordKey};
 use crate::fold::Snapshot;
+use crate::owned::{self, Owned};
 use crate::seal::{Sealer, is_secret};
 use crate::{Error, stamp};
 use naka_types::name::ObjectRef;
@@ -21,12 +22,14 @@ pub(crate) struct Planned {
 pub(crate) fn plan(
     state: &Snapshot,
     sealer: &Sealer,
+    owned: &Owned,
     drafts: Vec<Draft>,
     now_ms: u64,
 ) -> Result<Planned, Error> {
     let mut planner = Planner {
         state,
         sealer,
+        owned,
         objects: BTreeMap::new(),
         records: BTreeMap::new(),
         events: Vec::new(),
@@ -46,6 +49,7 @@ pub(crate) fn plan(
 struct Planner<'a> {
     state: &'a Snapshot,
     sealer: &'a Sealer,
+    owned: &'a Owned,
     /// What this commit has already done.
     objects: BTreeMap<ObjectRef, Option<Value>>,
     records: BTreeMap<RecordKey, Option<Value>>,
@@ -74,6 +78,7 @@ impl Planner<'_> {
             .object
             .clone()
             .expect("invariant: matched by the caller");
+        self.owned.check(&object, &draft.actor)?;
         let before = self.object(&object).cloned();
         check_expectation(&draft, &object, before.as_ref())?;
         let mut after = draft
@@ -88,7 +93,7 @@ impl Planner<'_> {
         } else {
             draft.time_ms
         };
-        finish(&object, &mut after, before.as_ref(), time)?;
+        finish(&object, &mut after, before.as_ref(), &draft.actor, time)?;
         let action = match &before {
             Some(before) if same_but_revision(before, &after) => return Ok(Action::Unchanged),
             Some(_) => Action::Configured,
@@ -113,6 +118,7 @@ impl Planner<'_> {
         let Some(before) = self.object(&object).cloned() else {
             return Err(Error::NotFound(object));
         };
+        self.owned.check(&object, &draft.actor)?;
         check_expectation(&draft, &object, Some(&before))?;
         self.objects.insert(object, None);
         self.push(draft, now_ms, Some(before), None);
@@ -206,6 +212,7 @@ fn finish(
     object: &ObjectRef,
     after: &mut Value,
     before: Option<&Value>,
+    actor: &str,
     time_ms: u64,
 ) -> Result<(), Error> {
     let invalid = |why: &str| Error::Invalid(format!("{object}: {why}"));
@@ -237,6 +244,7 @@ fn finish(
             Value::String(object.namespace.clone()),
         );
     }
+    owned::mark(meta, actor);
     for field in ["labels", "annotations"] {
         if meta
             .get(field)

@@ -4,6 +4,7 @@ use crate::checkpoint::{self, Checkpoint};
 use crate::event::{Action, Commit, Draft, Event, LOSS};
 use crate::fold::{Folded, Snapshot};
 use crate::log::{self, Checks, Damage, Recovery, Scan};
+use crate::owned::Owned;
 use crate::plan::plan;
 use crate::seal::{Sealer, is_secret};
 use crate::writer::{Recent, Request, Shared, Writer, lock};
@@ -133,6 +134,7 @@ impl Store {
             recent: RwLock::new(recent),
             spans: RwLock::new(scan.spans),
             stopped: Mutex::new(None),
+            owned: RwLock::default(),
             revision: watch::Sender::new(state.revision),
         });
         let mut store = Self {
@@ -172,7 +174,13 @@ impl Store {
                 .map_err(|error| Error::io("starting the log's thread", error))?,
         );
         if let Some(loss) = loss {
-            recovery.revision = wait(loss)?.revision;
+            // On a disk that is still full this cannot be written either; what is known is served all the same.
+            match wait(loss) {
+                Ok(commit) => recovery.revision = commit.revision,
+                Err(error) => recovery.remarks.push(format!(
+                    "that bytes were cut off is not in the log: {error}"
+                )),
+            }
         }
         Ok((Arc::new(store), recovery))
     }
@@ -238,7 +246,13 @@ impl Store {
     /// As for a commit, except that a store which does not write any more still previews.
     pub fn preview(&self, drafts: Vec<Draft>) -> Result<Preview, Error> {
         let mut after = self.snapshot().as_ref().clone();
-        let planned = plan(&after, &self.sealer, drafts, stamp::now_ms())?;
+        let planned = plan(
+            &after,
+            &self.sealer,
+            &self.shared.owned(),
+            drafts,
+            stamp::now_ms(),
+        )?;
         for event in &planned.events {
             after.apply(event);
         }
@@ -263,6 +277,15 @@ impl Store {
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.shared.revision.subscribe()
+    }
+
+    /// Says what a source owns from now on: changes of these objects by others are refused.
+    pub fn own(&self, owned: Owned) {
+        *self
+            .shared
+            .owned
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = Arc::new(owned);
     }
 
     /// Why nothing can be written, if so.

@@ -10,6 +10,7 @@
 use crate::event::{Commit, Draft, Event};
 use crate::fold::Snapshot;
 use crate::log::{self, MAX_PAYLOAD, RECORD_HEAD, Span};
+use crate::owned::Owned;
 use crate::plan::{Planned, plan};
 use crate::seal::Sealer;
 use crate::store::OnSync;
@@ -46,7 +47,18 @@ pub(crate) struct Shared {
     pub(crate) recent: RwLock<Recent>,
     pub(crate) spans: RwLock<Vec<Span>>,
     pub(crate) stopped: Mutex<Option<String>>,
+    pub(crate) owned: RwLock<Arc<Owned>>,
     pub(crate) revision: watch::Sender<u64>,
+}
+
+impl Shared {
+    /// What a source owns now.
+    pub(crate) fn owned(&self) -> Arc<Owned> {
+        self.owned
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
 }
 
 /// The newest events, without gaps.
@@ -140,7 +152,13 @@ impl Writer {
     /// Plans a request and frames it behind `bytes`; a refused one is answered at once.
     fn prepare(&mut self, request: Request, bytes: &mut Vec<u8>, group: &mut Vec<Ready>) {
         let Request { drafts, answer } = request;
-        let planned = match plan(&self.state, &self.sealer, drafts, stamp::now_ms()) {
+        let planned = match plan(
+            &self.state,
+            &self.sealer,
+            &self.shared.owned(),
+            drafts,
+            stamp::now_ms(),
+        ) {
             Ok(planned) => planned,
             Err(error) => {
                 let _ = answer.send(Err(error));

@@ -4,6 +4,7 @@
 //! Evidence comes from outside: from the programs' own logs, from the wire, from `/proc`. Nothing here asks the mesh
 //! whether it works. A test has one body and two sizes ([`size`]): quick in `make test`, full in `make evidence`.
 
+pub mod clock;
 pub mod ear;
 pub mod http1;
 pub mod mesh;

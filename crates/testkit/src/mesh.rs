@@ -5,7 +5,7 @@ use crate::user;
 use crate::wait::until;
 use anyhow::{Context, Result};
 use serde_json::Value;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -21,6 +21,8 @@ pub struct Mesh {
     control: Option<Program>,
     control_options: Vec<String>,
     unprivileged: bool,
+    environment: Vec<(String, OsString)>,
+    prefix: Vec<OsString>,
 }
 
 /// The shipped binary, built beside the tests.
@@ -107,7 +109,28 @@ impl Mesh {
             control: None,
             control_options: control_options.iter().map(|o| (*o).to_owned()).collect(),
             unprivileged,
+            environment: Vec::new(),
+            prefix: Vec::new(),
         }
+    }
+
+    /// A mesh that is not started yet, for [`Mesh::set`], [`Mesh::within`] and [`Mesh::start_control`].
+    ///
+    /// # Panics
+    /// When the disk refuses.
+    #[must_use]
+    pub fn down_with(control_options: &[&str]) -> Self {
+        Self::new(control_options, false)
+    }
+
+    /// Adds a variable to the environment of every command from now on.
+    pub fn set(&mut self, name: &str, value: impl Into<OsString>) {
+        self.environment.push((name.to_owned(), value.into()));
+    }
+
+    /// Runs every command from now on by way of this one, for example `nsenter …`; none unless given.
+    pub fn within<I: Into<OsString>>(&mut self, prefix: impl IntoIterator<Item = I>) {
+        self.prefix = prefix.into_iter().map(Into::into).collect();
     }
 
     /// Starts the control plane in the foreground of the test (so that it can be killed), after [`Mesh::kill_control`] too.
@@ -158,6 +181,10 @@ impl Mesh {
     pub fn command<I: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = I>) -> Command {
         let mut command = if self.unprivileged {
             user::command(naka().as_os_str())
+        } else if let Some((first, rest)) = self.prefix.split_first() {
+            let mut command = Command::new(first);
+            command.args(rest).arg(naka());
+            command
         } else {
             Command::new(naka())
         };
@@ -165,6 +192,7 @@ impl Mesh {
             .args(args)
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .current_dir(self.home.path());
         if self.unprivileged {
             command.env("HOME", self.home.path().join("user"));

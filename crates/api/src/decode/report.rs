@@ -96,6 +96,11 @@ impl Report {
     fn part_of<'f>(&self, field: &'f str) -> &'f str {
         let in_list =
             |(kind, prefix): &&(Kind, &str)| Some(*kind) == self.kind && field.starts_with(prefix);
+        if self.kind == Some(Kind::PrometheusRule) {
+            // A rule of a group.
+            let ends = field.match_indices(']').nth(1);
+            return ends.map_or("", |(end, _)| &field[..=end]);
+        }
         match PARTS.iter().find(in_list) {
             Some(_) => field.find(']').map_or("", |end| &field[..=end]),
             None => "",

@@ -133,6 +133,9 @@ pub(crate) struct Control {
     /// The control plane of the whole machine: xDS on 15012, API on 15080, metrics on 15014 instead of free ports
     #[arg(long)]
     pub(crate) system: bool,
+    /// Directory of YAML that is watched and owns the objects it holds
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
     /// Lifetime of workload certificates; they are renewed at half to four fifths of it
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = duration)]
     pub(crate) leaf_ttl: Duration,

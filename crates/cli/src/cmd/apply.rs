@@ -20,7 +20,11 @@ pub(crate) async fn apply(args: &args::Apply, context: Option<&str>) -> Outcome 
         dry_run: args.dry_run,
         confirm: args.confirm,
         cause: args.cause.clone(),
+        prune: set(args)?,
     };
+    if request.prune.is_some() {
+        sure(&decoded, &found)?;
+    }
     if request.cause.is_empty() {
         request.cause = "naka apply".to_owned();
     }
@@ -53,6 +57,44 @@ pub(crate) async fn apply(args: &args::Apply, context: Option<&str>) -> Outcome 
     applied.verdict()
 }
 
+/// Name of the set of an apply that prunes: given, or the files as this machine names them.
+fn set(args: &args::Apply) -> Outcome<Option<String>> {
+    let Some(name) = &args.prune else {
+        return Ok(None);
+    };
+    if !name.is_empty() {
+        return Ok(Some(name.clone()));
+    }
+    let mut files = Vec::new();
+    for file in &args.files.files {
+        if file.as_os_str() == "-" {
+            let why = "standard input has no name: name the set, --prune=NAME";
+            return Err(Exit::usage(why));
+        }
+        files.push(std::fs::canonicalize(file)?.display().to_string());
+    }
+    files.sort();
+    Ok(Some(files.join(" ")))
+}
+
+/// Refuses to prune when a document cannot be read: the object it holds would seem to be missing.
+fn sure(decoded: &naka_api::Decoded, found: &[Finding]) -> Outcome {
+    let sound: Vec<String> = decoded
+        .objects
+        .iter()
+        .map(|object| object.reference().to_string())
+        .collect();
+    let lost = found
+        .iter()
+        .find(|finding| finding.is_error() && !sound.contains(&finding.object));
+    match lost {
+        Some(finding) => Err(Exit::bad(format!(
+            "{finding}\nnaka: nothing is applied: with --prune a document that cannot be read would count as missing"
+        ))),
+        None => Ok(()),
+    }
+}
+
 /// Whose errors nobody looks at while a change waits.
 fn blind_spots(unwatched: &[String]) -> Option<String> {
     const NAMED: usize = 5;
@@ -76,10 +118,13 @@ pub(crate) async fn confirm(args: &args::Confirm, context: Option<&str>) -> Outc
         Some(id) => id.clone(),
         None => only_open(&mut client).await?,
     };
-    client
+    let answer = client
         .post(&format!("/naka/v1/confirm/{id}"), &json!({}))
         .await?;
-    out::line(format!("change {id} stays"));
+    match answer.get("deleted").and_then(Value::as_u64) {
+        Some(deleted) => out::line(format!("{deleted} objects are deleted")),
+        None => out::line(format!("change {id} stays")),
+    }
     Ok(())
 }
 
@@ -109,6 +154,8 @@ pub(crate) struct Request {
     pub(crate) confirm: Option<Duration>,
     /// Why.
     pub(crate) cause: String,
+    /// Set to prune.
+    pub(crate) prune: Option<String>,
 }
 
 /// What came of it.
@@ -141,7 +188,7 @@ impl Applied {
     pub(crate) fn changed(&self) -> bool {
         self.results
             .iter()
-            .any(|(_, action)| action == "created" || action == "configured")
+            .any(|(_, action)| ["created", "configured", "pruned"].contains(&action.as_str()))
     }
 
     /// Exit code 1 when something was not applied.
@@ -168,6 +215,9 @@ pub(crate) async fn send(
         "dry_run": request.dry_run,
         "cause": request.cause,
     });
+    if let Some(set) = &request.prune {
+        body["prune"] = json!(set);
+    }
     if let Some(time) = request.confirm {
         body["confirm_seconds"] = json!(time.as_secs().max(1));
     }

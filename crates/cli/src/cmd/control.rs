@@ -34,6 +34,8 @@ pub(crate) fn run(args: &args::Control) -> Outcome {
         end_with_parent();
     }
     logs();
+    // A proxy is a connection, and more of them come than a shell allows by default.
+    let _ = naka_proxy::limits::raise_open_files();
     let home = Home::from_env()?;
     make_dir(home.dir())?;
     let mut settings = Settings::new(home.mesh(&args.mesh), &args.mesh)
@@ -42,6 +44,9 @@ pub(crate) fn run(args: &args::Control) -> Outcome {
     settings.leaf_ttl = args.leaf_ttl;
     if args.system {
         settings.ports = SYSTEM_PORTS;
+    }
+    if let Some(dir) = &args.dir {
+        settings.source = Some(std::path::absolute(dir)?);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(

@@ -38,6 +38,10 @@ pub(crate) async fn up(args: &args::Up) -> Outcome {
         if let Some(address) = &args.advertise {
             extra.extend(["--advertise".to_owned(), address.clone()]);
         }
+        if let Some(dir) = &args.dir {
+            let dir = std::path::absolute(dir)?;
+            extra.extend(["--dir".to_owned(), dir.display().to_string()]);
+        }
         start(&home, &args.mesh, &extra).await?;
     }
     let context = record(&home, &args.mesh, true).await?;

@@ -149,6 +149,7 @@ impl From<StoreError> for Problem {
                 (StatusCode::CONFLICT, "Conflict")
             }
             StoreError::AlreadyExists(_) => (StatusCode::CONFLICT, "AlreadyExists"),
+            StoreError::Owned { .. } => (StatusCode::FORBIDDEN, "Forbidden"),
             StoreError::NotFound(_) | StoreError::NoSuchRevision(_) => {
                 (StatusCode::NOT_FOUND, "NotFound")
             }
@@ -166,6 +167,7 @@ impl From<StoreError> for Problem {
         let problem = Self::new(code, reason, text);
         match &error {
             StoreError::Conflict { object, .. }
+            | StoreError::Owned { object, .. }
             | StoreError::AlreadyExists(object)
             | StoreError::NotFound(object) => problem.about(object),
             _ => problem,

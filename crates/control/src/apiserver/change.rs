@@ -14,6 +14,8 @@ use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+mod prune;
+
 /// Longest time a change waits for its confirmation: a day.
 const MAX_CONFIRM: u64 = 24 * 3600;
 /// Most objects of one apply.
@@ -28,7 +30,8 @@ pub(crate) struct Request {
     confirm_seconds: Option<u64>,
     cause: String,
     namespace: String,
-    prune: bool,
+    /// Set these objects are: those given with it before and missing now are deleted.
+    prune: Option<String>,
 }
 
 /// Body of `undo`.
@@ -47,11 +50,6 @@ struct Read {
 }
 
 fn read(call: &Call, request: &Request) -> Outcome<Read> {
-    if request.prune {
-        return Err(Problem::bad_request(
-            "prune is not supported yet: delete the objects by name",
-        ));
-    }
     if request.objects.len() > MAX_OBJECTS {
         return Err(Problem::bad_request(format!(
             "at most {MAX_OBJECTS} objects at once"
@@ -149,17 +147,26 @@ pub(crate) async fn apply(call: &Call, request: Request) -> Outcome {
     let mut read = read(call, &request)?;
     let actor = call.subject.name.clone();
     let cause: String = request.cause.chars().take(500).collect();
-    let mut drafts = read.drafts(&actor, &cause);
     let store = &call.state.store;
+    let mut drafts = read.drafts(&actor, &cause);
+    if let Some(set) = &request.prune {
+        drafts = prune::drafts(call, set, &read, drafts, &cause)?;
+    }
+    let gone = prune::named(&drafts);
     let preview = store.preview(drafts.clone())?;
     read.cross_check(&preview.after);
     if request.dry_run {
-        let results = read.results(preview.actions.iter().map(|action| action.word()));
+        let mut results = read.results(preview.actions.iter().map(|action| action.word()));
+        results.extend(prune::results(&gone));
         return Ok(ok(&json!({
             "revision": store.snapshot().revision, "dry_run": true, "results": results, "findings": read.findings,
         })));
     }
-    let sound = drafts.len();
+    let sound = read
+        .given
+        .iter()
+        .filter(|(_, object)| object.is_some())
+        .count();
     let changes = !preview.events.is_empty();
     let waiting = match request.confirm_seconds.filter(|_| changes) {
         None => None,
@@ -179,13 +186,14 @@ pub(crate) async fn apply(call: &Call, request: Request) -> Outcome {
         }
     };
     let commit = store.commit(drafts).await?;
-    let results = read.results(
+    let mut results = read.results(
         commit
             .actions
             .iter()
             .take(sound)
             .map(|action| action.word()),
     );
+    results.extend(prune::results(&gone));
     let mut answer =
         json!({"revision": commit.revision, "results": results, "findings": read.findings});
     if let Some(waiting) = waiting {
@@ -206,6 +214,11 @@ fn changed(preview: &Preview) -> Vec<ObjectRef> {
 
 /// `POST diff`: field changes and effect of an apply that does not happen.
 pub(crate) async fn diff(call: &Call, request: Request) -> Outcome {
+    if request.prune.is_some() {
+        return Err(Problem::bad_request(
+            "a diff does not prune: use apply with dry_run",
+        ));
+    }
     let mut read = read(call, &request)?;
     let before = call.state.store.snapshot();
     let preview = call

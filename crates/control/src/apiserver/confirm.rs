@@ -148,6 +148,11 @@ pub(crate) fn open(state: &State) -> Vec<Value> {
 
 /// `POST confirm/<id>`.
 pub(crate) async fn confirm(call: &Call, id: &str) -> Outcome {
+    if let Some((held, objects)) = call.state.live.held()
+        && held == id
+    {
+        return release(call, held, &objects).await;
+    }
     let found = lock(&call.state).open.get(id).cloned();
     let Some(open) = found else {
         return Err(Problem::not_found(format!(
@@ -171,6 +176,20 @@ pub(crate) async fn confirm(call: &Call, id: &str) -> Outcome {
     Ok(ok(
         &json!({"id": id, "revision": open.revision, "kept": true}),
     ))
+}
+
+/// Lets deletions of the watched directory happen.
+async fn release(call: &Call, id: String, objects: &[ObjectRef]) -> Outcome {
+    for object in objects {
+        let role = Kind::parse(&object.kind).map_or(Role::Admin, write_role);
+        let what = "release these deletions";
+        call.subject.need(role, &object.namespace, what)?;
+    }
+    let message = "the directory has changed meanwhile; see naka status";
+    match call.state.live.release(id.clone()).await {
+        Some(deleted) => Ok(ok(&json!({"id": id, "deleted": deleted}))),
+        None => Err(Problem::conflict(message)),
+    }
 }
 
 /// Undoes open changes at their deadline, or when their errors leave the band. Runs until dropped.

@@ -55,6 +55,12 @@ pub trait Live: Send + Sync + fmt::Debug {
     /// Gateway objects with the number of connected proxies that serve each: `{gateway, proxies}`.
     fn gateways(&self) -> Answer<'_, Vec<Value>>;
 
+    /// Deletions of the watched directory that wait to be released, with their id.
+    fn held(&self) -> Option<(String, Vec<ObjectRef>)>;
+
+    /// Lets them happen; how many there were, `None` when none of this id wait.
+    fn release(&self, id: String) -> Answer<'_, Option<usize>>;
+
     /// What `naka explain` needs of the live state: `{objects: […], endpoints: {…}, services: {…}}`.
     fn world(&self) -> Answer<'_, Value>;
 }

@@ -5,6 +5,7 @@
 
 use super::auth::Peer;
 use super::{State, confirm, router};
+use crate::waiting::Waiting;
 use axum::Router;
 use axum::body::Body;
 use http::Request;
@@ -26,6 +27,10 @@ use tower_service::Service;
 
 /// Most connections at once, over both listeners.
 const MAX_CONNECTIONS: usize = 2048;
+/// Most connections of a port that gives only numbers away; the oldest makes room.
+const MAX_PLAIN: usize = 128;
+/// Longest life of one of them: a scraper comes again.
+const LONGEST: Duration = Duration::from_mins(10);
 /// Time for a TLS handshake, and for the head of a request.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Pause after the system refused a connection (out of descriptors), so that the loop does not spin.
@@ -64,10 +69,8 @@ pub async fn serve(state: Arc<State>, listeners: Listeners, shutdown: impl Futur
 
 async fn tls(app: Router, listener: TcpListener, acceptor: TlsAcceptor, room: Arc<Semaphore>) {
     let mut connections = JoinSet::new();
+    let places = Waiting::new(MAX_CONNECTIONS);
     loop {
-        let Ok(permit) = room.clone().acquire_owned().await else {
-            return;
-        };
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
@@ -76,10 +79,14 @@ async fn tls(app: Router, listener: TcpListener, acceptor: TlsAcceptor, room: Ar
             }
         };
         let (app, acceptor) = (app.clone(), acceptor.clone());
+        let (place, room) = (places.enter(), room.clone());
         connections.spawn(async move {
-            let _permit = permit;
             let _ = stream.set_nodelay(true);
-            if let Ok(Ok(stream)) = tokio::time::timeout(PATIENCE, acceptor.accept(stream)).await {
+            if let Some(Ok(stream)) = place.hold(PATIENCE, acceptor.accept(stream)).await {
+                // Who has finished a handshake and finds no room is sent away rather than kept waiting.
+                let Ok(_permit) = room.try_acquire_owned() else {
+                    return;
+                };
                 let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
                 connection(app, stream, Peer::Tls, http2).await;
             }
@@ -108,6 +115,28 @@ async fn unix(app: Router, listener: UnixListener, room: Arc<Semaphore>) {
         connections.spawn(async move {
             let _permit = permit;
             connection(app, stream, Peer::Unix { uid }, false).await;
+        });
+        while connections.try_join_next().is_some() {}
+    }
+}
+
+/// Serves a router in plain HTTP/1 until it is dropped, with the same limits.
+pub(crate) async fn plain(app: Router, listener: TcpListener) {
+    let mut connections = JoinSet::new();
+    let places = Waiting::new(MAX_PLAIN);
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                refused(&error).await;
+                continue;
+            }
+        };
+        let (app, place) = (app.clone(), places.enter());
+        connections.spawn(async move {
+            place
+                .hold(LONGEST, connection(app, stream, Peer::Tls, false))
+                .await;
         });
         while connections.try_join_next().is_some() {}
     }

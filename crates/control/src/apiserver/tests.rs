@@ -42,6 +42,14 @@ fn now<'a, T: Send + 'a>(value: T) -> Answer<'a, T> {
 }
 
 impl Live for Fake {
+    fn held(&self) -> Option<(String, Vec<ObjectRef>)> {
+        None
+    }
+
+    fn release(&self, _id: String) -> Answer<'_, Option<usize>> {
+        Box::pin(async { None })
+    }
+
     fn rollout(&self, _revision: u64, _timeout: Duration) -> Answer<'_, Rollout> {
         now(Rollout {
             done: true,

@@ -4,6 +4,7 @@
 //! `tonic`'s `serve_with_incoming`. Every request on a stream carries its [`ConnIdentity`]: set from the client
 //! certificate at once, or later, exactly once, by the certificate service.
 
+use crate::waiting::Waiting;
 use naka_identity::{Side, peer_of, reason_of_io};
 use naka_types::spiffe::SpiffeId;
 use naka_types::workload::Ulid;
@@ -15,7 +16,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
@@ -23,8 +24,8 @@ use tonic::{Request, Status};
 
 /// A handshake that takes longer is no handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// Handshakes under way at once.
-const HANDSHAKES: usize = 256;
+/// Handshakes under way at once; the oldest makes room for one more.
+const HANDSHAKES: usize = 4_096;
 /// Wait after a failed accept, which mostly means that file descriptors have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -176,11 +177,8 @@ impl futures_util::Stream for TlsIncoming {
 }
 
 async fn accept(listener: TcpListener, acceptor: TlsAcceptor, done: mpsc::Sender<MeshIo>) {
-    let places = Arc::new(Semaphore::new(HANDSHAKES));
+    let places = Waiting::new(HANDSHAKES);
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
-            return;
-        };
         let accepted = tokio::select! {
             () = done.closed() => return,
             accepted = listener.accept() => accepted,
@@ -193,17 +191,19 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor, done: mpsc::Sender
                 continue;
             }
         };
+        let place = places.enter();
         let (acceptor, done) = (acceptor.clone(), done.clone());
         tokio::spawn(async move {
-            let shaken = tokio::time::timeout(HANDSHAKE, shake(&acceptor, stream, remote)).await;
-            drop(place);
-            match shaken {
-                Ok(Ok(io)) => drop(done.send(io).await),
-                Ok(Err(error)) => {
+            match place
+                .hold(HANDSHAKE, shake(&acceptor, stream, remote))
+                .await
+            {
+                Some(Ok(io)) => drop(done.send(io).await),
+                Some(Err(error)) => {
                     let reason = reason_of_io(&error, Side::Server).map_or("-", |r| r.code());
                     tracing::warn!(%remote, reason, %error, "handshake failed");
                 }
-                Err(_) => tracing::warn!(%remote, "handshake took too long"),
+                None => tracing::warn!(%remote, "handshake took too long"),
             }
         });
     }

@@ -1,6 +1,7 @@
 //! What the store keeps of tokens and certificates: records `("token", id)` and `("certificate", workload id)`.
 
 use super::PeerIdentity;
+use crate::plane::REGISTRATION_RECORD;
 use naka_identity::{Issued, TokenGrant};
 use naka_store::{Draft, Snapshot};
 use naka_types::labels::Labels;
@@ -86,7 +87,8 @@ pub(super) fn forget(id: &str) -> Draft {
     Draft::record("system", "", "token.forgotten", TOKEN, id, None)
 }
 
-/// Takes a few records out that stopped to count more than a day ago.
+/// Takes a few records out that stopped to count more than a day ago. What a registered workload was vouched for stays:
+/// a clock that jumped days ahead, or a machine that slept, must not cost it the right to renew.
 pub(super) fn prune(snapshot: &Snapshot, now: u64) -> Vec<Draft> {
     let over = |value: &serde_json::Value, field: &str| {
         value[field]
@@ -99,7 +101,9 @@ pub(super) fn prune(snapshot: &Snapshot, now: u64) -> Vec<Draft> {
         .map(|(id, _)| forget(id));
     let certificates = snapshot
         .records_of(CERTIFICATE)
-        .filter(|(_, value)| over(value, "not_after"))
+        .filter(|(id, value)| {
+            over(value, "not_after") && snapshot.record(REGISTRATION_RECORD, id).is_none()
+        })
         .map(|(id, _)| Draft::record("system", "", "certificate.forgotten", CERTIFICATE, id, None));
     tokens.chain(certificates).take(FORGET_AT_ONCE).collect()
 }

@@ -26,6 +26,9 @@ use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::Notify;
 
+/// Names of one type that a proxy may ask for: twice what ours ever does, and some megabytes at most.
+const MOST_NAMES: usize = 2_000;
+
 /// The state of one stream. Dropping it takes the subscriber out of the hub.
 #[derive(Debug)]
 pub struct Session {
@@ -56,6 +59,11 @@ impl Session {
     pub fn new(hub: Arc<Hub>, who: Subscriber) -> Self {
         let class = who.class.clone();
         let (closure, name_filter) = (who.closure, who.name_filter);
+        // An Envoy names every cluster's endpoints; each name that others ask for is compiled, whether it exists or not.
+        let names = match class.dialect {
+            Dialect::Envoy => naka_xds::delta::server::NAMES,
+            Dialect::Naka | Dialect::Grpc => MOST_NAMES,
+        };
         let (id, notify) = hub.enter(who);
         Self {
             hub,
@@ -64,7 +72,7 @@ impl Session {
             closure,
             name_filter,
             notify,
-            ledger: Ledger::new(),
+            ledger: Ledger::limited(names),
             sotw: Sotw::new(),
             held: BTreeSet::new(),
             asked: false,

@@ -69,6 +69,12 @@ impl ServerCert {
         Ok(())
     }
 
+    /// First second of the current one.
+    #[must_use]
+    pub fn not_before(&self) -> u64 {
+        self.read().not_before
+    }
+
     /// Last second of the current one.
     #[must_use]
     pub fn not_after(&self) -> u64 {

@@ -185,6 +185,11 @@ async fn inbound(conn: Rc<Conn>, stream: TcpStream, port: u16) {
             Ok(0) | Err(_) => return,
             Ok(_) => first[0] == 0x16,
         },
+        // No handshake is coming. A server may have to speak first, but not to strangers.
+        () = tokio::time::sleep(limits::HEADER_READ) => match inbound.mode {
+            MtlsMode::Strict => return refuse(&conn, Reason::MtlsRequired, "no byte in time"),
+            MtlsMode::Permissive | MtlsMode::Disable => false,
+        },
         () = conn.reaches(Phase::Closing) => return,
     };
     match (is_tls, inbound.mode) {

@@ -501,7 +501,12 @@ impl Conn {
         }
         if moved.read() == self.read_mark.get() {
             self.head_since.set(None);
-            return u64::from(idle) > limits::CONNECTION_IDLE.as_secs();
+            // Who has never said a word has not begun yet; who has may rest between requests.
+            let longest = match moved.read() {
+                0 => limits::HEADER_READ,
+                _ => limits::CONNECTION_IDLE,
+            };
+            return u64::from(idle) > longest.as_secs();
         }
         let since = self.head_since.get().unwrap_or(now);
         self.head_since.set(Some(since));

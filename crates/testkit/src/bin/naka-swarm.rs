@@ -52,6 +52,7 @@ fn main() -> Result<()> {
             args.next().unwrap_or_default(),
         );
     }
+    let _ = naka_proxy::limits::raise_open_files();
     // One thread: what is measured is the control plane, on the same two cores.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -219,6 +220,9 @@ async fn report(seen: Arc<Seen>, count: u64) {
     }
 }
 
+/// What the criminals ask for besides, so that there is something to read and to refuse.
+const WANTED: &str = "80/payment.default.svc.cluster.local:80";
+
 /// One open stream of a client with a good identity.
 struct Stream {
     requests: mpsc::Sender<DeltaDiscoveryRequest>,
@@ -248,10 +252,14 @@ async fn stream(token: &str, version: Option<&String>) -> Result<Stream> {
             ..DeltaDiscoveryRequest::default()
         })
         .await?;
-    // What every sidecar has: there is something to read, to answer and to refuse.
-    requests
-        .send(ask(type_url::VIRTUAL_HOST, ["*".to_owned()]))
-        .await?;
+    // What every sidecar opens, before which nothing is sent, and one name: there is something to read and to refuse.
+    for (type_url, names) in [
+        (type_url::ENDPOINT, vec![]),
+        (type_url::LISTENER, vec!["*".to_owned()]),
+        (type_url::VIRTUAL_HOST, vec![WANTED.to_owned()]),
+    ] {
+        requests.send(ask(type_url, names)).await?;
+    }
     let mut client = AggregatedDiscoveryServiceClient::new(link);
     let responses = client
         .delta_aggregated_resources(ReceiverStream::new(queue))
@@ -331,14 +339,12 @@ async fn offend(crime: &str, options: &Options) -> Result<()> {
                 stream.requests.send(refusal).await?;
                 // Given up and asked for again, so that the next one comes at once.
                 let again = DeltaDiscoveryRequest {
-                    resource_names_unsubscribe: vec!["*".to_owned()],
-                    ..ask(&type_url, [])
+                    resource_names_unsubscribe: vec![WANTED.to_owned()],
+                    ..ask(type_url::VIRTUAL_HOST, [])
                 };
                 stream.requests.send(again).await?;
-                stream
-                    .requests
-                    .send(ask(&type_url, ["*".to_owned()]))
-                    .await?;
+                let wanted = ask(type_url::VIRTUAL_HOST, [WANTED.to_owned()]);
+                stream.requests.send(wanted).await?;
                 sent += 1;
             },
             "names" => ask_for_many(&mut stream, &mut sent, &mut got).await?,

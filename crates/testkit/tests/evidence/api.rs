@@ -8,7 +8,7 @@ use serde_json::Value;
 use std::process::{Command, Output};
 use std::time::Duration;
 
-fn kubectl(mesh: &Mesh, arguments: &[&str]) -> Output {
+pub(crate) fn kubectl(mesh: &Mesh, arguments: &[&str]) -> Output {
     Command::new(venv("kubectl"))
         .arg("--kubeconfig")
         .arg(mesh.home().join("config"))

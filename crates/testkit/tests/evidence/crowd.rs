@@ -13,6 +13,9 @@ use std::time::{Duration, Instant};
 /// Longest time for a whole crowd to connect on two busy cores.
 const ALL: Duration = Duration::from_secs(60);
 
+/// Most resident memory of a control plane with a thousand clients, in KiB.
+const LARGEST: u64 = 100 * 1024;
+
 fn swarm(mesh: &Mesh, name: &str, arguments: &[&str]) -> Program {
     let token = mesh.ok(["token", "create", "-s", "swarm", "--uses", "2000"]);
     let mut command = Command::new(testprog().with_file_name("naka-swarm"));
@@ -77,7 +80,12 @@ fn end(mut load: Program) {
 #[test]
 fn a_thousand_proxies_come_back_at_once() {
     let (clients, real) = size().pick((200u64, 3usize), (1_000, 10));
-    let mut mesh = Mesh::up();
+    let mut mesh = Mesh::down_with(&[]);
+    // Fewer open files than clients, as a shell gives them: the control plane must ask for more itself.
+    let few = ["prlimit", "--nofile=128:"];
+    mesh.within(few);
+    mesh.start_control();
+    mesh.within(Vec::<String>::new());
     let mut servers = vec![mesh.serve("payment", "v1"), mesh.serve("payment", "v2")];
     for number in 3..real {
         servers.push(mesh.serve("payment", &format!("v{number}")));
@@ -107,7 +115,9 @@ fn a_thousand_proxies_come_back_at_once() {
         (seen(&crowd, "connected") == 0).then_some(())
     });
     let start = Instant::now();
+    mesh.within(few);
     mesh.start_control();
+    mesh.within(Vec::<String>::new());
     wait::until("everybody is back", ALL, || {
         (seen(&crowd, "connected") == clients).then_some(())
     });
@@ -124,6 +134,8 @@ fn a_thousand_proxies_come_back_at_once() {
         start.elapsed().as_millis(),
         resident(mesh.control_pid())
     );
+    let held = resident(mesh.control_pid());
+    assert!(held <= LARGEST, "{held} KiB with {clients} clients");
     answered(&mesh, "load", 50);
     end(load);
     let names: Vec<String> = (1..=servers.len())
@@ -168,6 +180,12 @@ fn misbehaving_subscribers_harm_nobody() {
             said(&swarm)
         );
         assert!(now < idle + 40 * 1024, "{crime}: {idle} -> {now} KiB");
+        // The twin: the crime was committed.
+        let done = match crime {
+            "silent" => said(&swarm)["got"]["VirtualHost"].as_u64() >= Some(1),
+            _ => said(&swarm)["sent"].as_u64() >= Some(10),
+        };
+        assert!(done, "{crime}: {}", said(&swarm));
     }
     end(load);
     let got = joined(&mesh, "load", &["payment-v1", "payment-v2"]);

@@ -21,7 +21,7 @@ use std::sync::Arc;
 const WILDCARD: &str = "*";
 /// A response is closed once its resources pass this size, so that no message comes near the client's cap.
 const RESPONSE_BYTES: usize = 1 << 20;
-/// Names of one type kept for one stream.
+/// Names of one type kept for one stream, unless [`Ledger::limited`] says less.
 pub const NAMES: usize = 50_000;
 /// Longest name that is kept.
 pub const NAME_BYTES: usize = 1024;
@@ -143,11 +143,18 @@ struct Sent {
 }
 
 /// The ledger of one stream.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Ledger {
     types: BTreeMap<String, TypeState>,
     nonce: u64,
     in_flight: BTreeMap<u64, Sent>,
+    most: usize,
+}
+
+impl Default for Ledger {
+    fn default() -> Self {
+        Self::limited(NAMES)
+    }
 }
 
 impl Ledger {
@@ -155,6 +162,17 @@ impl Ledger {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// As [`Ledger::new`], keeping at most this many names of a type.
+    #[must_use]
+    pub fn limited(most: usize) -> Self {
+        Self {
+            types: BTreeMap::new(),
+            nonce: 0,
+            in_flight: BTreeMap::new(),
+            most,
+        }
     }
 
     /// State of a type; `None` before its first request and its first response.
@@ -225,7 +243,7 @@ impl Ledger {
                 state.wildcard = true;
                 continue;
             }
-            let room = state.names.len() < NAMES || state.names.contains(name);
+            let room = state.names.len() < self.most || state.names.contains(name);
             if !room || name.len() > NAME_BYTES {
                 ignored += 1;
                 continue;
