@@ -49,14 +49,13 @@ impl Way {
 /// The door, where one is wanted and to be had.
 async fn door(args: &args::Run, instance: &Instance, settings: &Settings) -> Outcome<Option<Door>> {
     match args.capture {
-        // `auto` takes a namespace as soon as the sidecar takes the sockets of one.
-        args::Capture::Auto | args::Capture::Proxy => return Ok(None),
+        args::Capture::Proxy => return Ok(None),
         args::Capture::Host => {
             return Err(Exit::failed(
                 "--capture host is not available yet; use --capture auto",
             ));
         }
-        args::Capture::Namespace => {}
+        args::Capture::Auto | args::Capture::Namespace => {}
     }
     let spec = Spec {
         upstreams: settings.upstreams.iter().map(|one| one.bind).collect(),

@@ -1,7 +1,9 @@
 //! Who one is inside: the same uid and gid, and no capability that could undo the capture.
 
+use rustix::mount::MountPropagationFlags;
 use rustix::process::{Gid, Uid};
-use rustix::thread::{CapabilitySet, CapabilitySets, LinkNameSpaceType};
+use rustix::thread::{CapabilitySet, CapabilitySets, LinkNameSpaceType, UnshareFlags};
+use std::ffi::CStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
@@ -17,6 +19,13 @@ const OF_ROOT: CapabilitySet = CapabilitySet::NET_ADMIN
     .union(CapabilitySet::SYS_RAWIO)
     .union(CapabilitySet::PERFMON)
     .union(CapabilitySet::BPF);
+
+/// Sockets of daemons that the C library asks for names instead of DNS (systemd-resolved, nscd): they know no name of
+/// the mesh.
+const NAME_SERVICES: [&CStr; 2] = [
+    c"/run/systemd/resolve/io.systemd.Resolve",
+    c"/var/run/nscd/socket",
+];
 
 /// Gives the new user namespace of this process the one uid and the one gid it had, each as what it was.
 pub(super) fn map(uid: Uid, gid: Gid) -> io::Result<()> {
@@ -60,6 +69,7 @@ impl Entry {
             into(user.as_fd(), Some(LinkNameSpaceType::User))?;
         }
         into(self.net.as_fd(), Some(LinkNameSpaceType::Network))?;
+        hide_name_services()?;
         if self.user.is_some() {
             // A program file with capabilities of its own must not get them back.
             rustix::thread::set_no_new_privs(true)?;
@@ -68,6 +78,27 @@ impl Entry {
             drop_capabilities(OF_ROOT)
         }
     }
+}
+
+/// Puts what cannot be connected to over the sockets of name services, for this process and its children only.
+#[expect(unsafe_code, reason = "a system call")]
+fn hide_name_services() -> io::Result<()> {
+    let mut alone = false;
+    for socket in NAME_SERVICES {
+        if rustix::fs::access(socket, rustix::fs::Access::EXISTS).is_err() {
+            continue;
+        }
+        if !alone {
+            // SAFETY: without CLONE_FILES no descriptor table is shared or unshared.
+            unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }?;
+            // What is mounted outside later is seen here too, not the other way round.
+            let flags = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+            rustix::mount::mount_change(c"/", flags)?;
+            alone = true;
+        }
+        rustix::mount::mount_bind(c"/dev/null", socket)?;
+    }
+    Ok(())
 }
 
 /// Takes capabilities out of every set, the bounding set first: that takes a capability itself.

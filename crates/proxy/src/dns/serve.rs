@@ -21,6 +21,9 @@ const CONNECTION_IDLE: Duration = Duration::from_secs(10);
 /// After a failure that may well come again at once.
 const PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_QUESTION: usize = 4 * 1024;
+/// How long questions wait for a proxy that has just started to learn the names of its mesh: less than resolvers wait.
+const NAMES_WITHIN: Duration = Duration::from_secs(4);
+const NAMES_EVERY: Duration = Duration::from_millis(5);
 
 /// What answering takes.
 #[derive(Debug)]
@@ -42,6 +45,17 @@ impl Dns {
             host: Host::new(resolv),
             forwarded: Semaphore::new(FORWARDED),
         }
+    }
+
+    /// Until the names of the mesh are known. Questions wait in their sockets meanwhile: a program takes a failure for
+    /// the last word.
+    async fn names_known(&self) {
+        let known = async {
+            while self.shared.names().is_none() {
+                tokio::time::sleep(NAMES_EVERY).await;
+            }
+        };
+        let _ = timeout(NAMES_WITHIN, known).await;
     }
 
     /// What is known without asking anybody; `Err(true)` is to be forwarded, `Err(false)` is not answered.
@@ -82,6 +96,7 @@ impl Dns {
 pub(crate) async fn serve_udp(dns: Arc<Dns>, socket: UdpSocket) {
     let socket = Arc::new(socket);
     let mut room = [0; LONGEST_QUESTION];
+    dns.names_known().await;
     loop {
         let (length, from) = match socket.recv_from(&mut room).await {
             Ok(received) => received,
@@ -116,6 +131,7 @@ async fn say(socket: &UdpSocket, reply: &[u8], to: SocketAddr) {
 /// The same over TCP.
 pub(crate) async fn serve_tcp(dns: Arc<Dns>, listener: TcpListener) {
     let room = Arc::new(Semaphore::new(CONNECTIONS));
+    dns.names_known().await;
     loop {
         let Ok(permit) = Arc::clone(&room).acquire_owned().await else {
             return;

@@ -236,7 +236,10 @@ fn a_port_in_use_is_named() {
         (["-p", &port], port.as_str(), "another program listens"),
         (["--publish", &port], other.as_str(), "in use"),
     ] {
-        let mut args: Vec<String> = ["run", "-s", "a"].map(str::to_owned).into();
+        // A program with a network of its own has this machine's ports in nobody's way.
+        let mut args: Vec<String> = ["run", "-s", "a", "--capture", "proxy"]
+            .map(str::to_owned)
+            .into();
         args.extend(options.map(str::to_owned));
         args.extend(serve(own));
         let args: Vec<&str> = args.iter().map(String::as_str).collect();

@@ -313,9 +313,10 @@ fn half_of_all_sidecars_are_killed() {
     // A try that was under way when its sidecar died may have been processed: at most the eight of the load, twice.
     assert!(
         got.failed.len() <= 16,
-        "{} of {} failed",
+        "{} of {} failed: {:?}",
         got.failed.len(),
-        got.sent
+        got.sent,
+        got.failed
     );
 
     for replica in &replicas[..2] {

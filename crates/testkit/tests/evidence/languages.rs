@@ -8,6 +8,7 @@ use naka_testkit::program::Program;
 use naka_testkit::size;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Every server listens here; only networks of their own make that possible.
 const PORT: &str = "8080";
@@ -63,14 +64,13 @@ fn called(
     times: u32,
     urls: &[String],
 ) -> Vec<String> {
+    // A log of its own for each run.
+    static RUNS: AtomicU32 = AtomicU32::new(0);
+    let log = format!("from-{runtime}-{}", RUNS.fetch_add(1, Ordering::Relaxed));
     let mut command = any(runtime);
     command.extend([verb.to_owned(), times.to_string()]);
     command.extend(urls.iter().cloned());
-    let mut run = mesh.run(
-        &format!("from-{runtime}"),
-        &["-s", as_service],
-        &strs(&command),
-    );
+    let mut run = mesh.run(&log, &["-s", as_service], &strs(&command));
     finish(&mut run);
     assert!(run.err().lines().count() <= 3, "{}", run.err());
     run.out().lines().map(str::to_owned).collect()

@@ -14,6 +14,7 @@ mod days;
 mod identity;
 mod input;
 mod languages;
+mod namespace;
 mod newcomer;
 mod notify;
 mod observe;
