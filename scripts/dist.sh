@@ -28,7 +28,7 @@ cp LICENSE README.md "$stage/"
 # Of the tree's last change, so that whoever builds the same tree gets the same file.
 mtime=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)}
 tar --sort=name --mtime="@$mtime" --owner=0 --group=0 --numeric-owner --mode='u+rw,go+r,go-w,a+X' \
-    -C target/dist -cf - "$name" | gzip -n -9 >"target/dist/$name.tar.gz"
+    -C target/dist -cf - "$name" | gzip -n -6 >"target/dist/$name.tar.gz"
 (cd target/dist && sha256sum "$name.tar.gz" >"$name.tar.gz.sha256")
 
 # Paths of this machine in a binary are a leak and make the bytes differ from machine to machine.

@@ -1,7 +1,7 @@
 //! What is installed: units that systemd's own tools find sound and tight, the ports of a system-wide control plane,
 //! and a tarball that is the same each time and from which a mesh runs.
 
-use naka_testkit::mesh::{SOON, naka, testprog};
+use naka_testkit::mesh::{Mesh, SOON, naka, testprog};
 use naka_testkit::program::{Program, free_port};
 use naka_testkit::user;
 use naka_testkit::wait::until;
@@ -166,6 +166,52 @@ fn a_system_wide_control_plane_has_the_ports_of_the_contracts() {
         errors.contains("15012") && errors.contains("ss -ltnp"),
         "the twin finds the port taken and says what to do: {errors}"
     );
+}
+
+/// As the unit does it: a home of its own, and the token in a directory of credentials. Once joined the saved
+/// certificate is enough; the twin is the same start before there was a token.
+#[test]
+fn a_credential_of_the_service_manager_joins_a_workload_once() {
+    let mesh = Mesh::up();
+    let (home, credentials) = (
+        mesh.home().join("workload"),
+        mesh.home().join("credentials"),
+    );
+    for directory in [&home, &credentials] {
+        std::fs::create_dir(directory).expect("a directory");
+    }
+    let give = |token: &str| {
+        std::fs::write(credentials.join("join-token"), token).expect("a credential");
+    };
+    let run = || {
+        mesh.command(["run", "-s", "payment", "--", "sh", "-c", "env; echo ran"])
+            .env("NAKA_HOME", &home)
+            .env("CREDENTIALS_DIRECTORY", &credentials)
+            .output()
+            .expect("naka starts")
+    };
+    give("none");
+    let refused = run();
+    assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+    give(&mesh.ok(["token", "create", "-s", "payment"]));
+    let joined = run();
+    let said = String::from_utf8_lossy(&joined.stdout).into_owned();
+    assert!(
+        joined.status.success() && said.contains("ran"),
+        "{joined:?}"
+    );
+    assert!(
+        !said.contains("CREDENTIALS_DIRECTORY"),
+        "credentials are not the program's: {said}"
+    );
+    give("none");
+    let again = run();
+    assert!(
+        again.status.success(),
+        "the certificate is saved: {again:?}"
+    );
+    std::fs::remove_dir_all(home.join("run")).expect("the saved certificate");
+    assert_eq!(run().status.code(), Some(2), "without both nobody gets in");
 }
 
 fn dist() -> PathBuf {
