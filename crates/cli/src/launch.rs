@@ -45,6 +45,9 @@ const DRAIN_WITHIN: Duration = Duration::from_secs(25);
 /// A proxy that was told to end and has not by then is killed.
 const QUIT_WITHIN: Duration = Duration::from_secs(5);
 
+/// Role of a process that joins a proxy that is not ours.
+pub(crate) const AGENT: &str = "agent";
+
 /// Who a workload is.
 #[derive(Debug, Clone)]
 pub(crate) struct Who {
@@ -361,6 +364,11 @@ impl Proxy {
         }
     }
 
+    /// Its run directory.
+    pub(crate) fn dir(&self) -> &std::path::Path {
+        &self.instance.dir
+    }
+
     /// Its log.
     pub(crate) fn log(&self) -> PathBuf {
         self.instance.dir.join("proxy.log")
@@ -439,7 +447,8 @@ fn process(role: &str, instance: &Instance) -> Outcome<Command> {
     let exe = std::env::current_exe()?;
     // The small binary when it is installed beside this one, else ourselves.
     let small = exe.with_file_name("naka-proxy");
-    let mut command = if small.exists() {
+    // It has no agent in it: of those there are few, and every sidecar would pay for the code.
+    let mut command = if small.exists() && role != AGENT {
         Command::new(small)
     } else {
         let mut own = Command::new(exe);

@@ -78,6 +78,7 @@ fn dispatch(args: Args) -> Outcome {
         Command::Restore(restore) => cmd::backup::restore(&restore),
         Command::Proxy(proxy) => match proxy.command {
             ProxyCommand::Sidecar(sidecar) => cmd::proxy::sidecar(&sidecar),
+            ProxyCommand::Agent(agent) => cmd::proxy::agent(&agent),
             ProxyCommand::Gateway(gateway) => cmd::proxy::gateway(&gateway, context),
             ProxyCommand::Door(door) => cmd::door::run(door.words),
         },

@@ -135,6 +135,7 @@ impl Status {
                 "revision": world.revision,
                 "behind": !proxy.up_to_date,
                 "dialect": class.dialect.word(),
+                "capture": registration.map(|r| r.capture.as_str()).unwrap_or_default(),
                 "not_expressed": match class.dialect {
                     Dialect::Envoy => envoy::not_expressed(&world, class),
                     Dialect::Grpc => grpc::not_expressed(),

@@ -123,21 +123,33 @@ impl Svid {
         self.not_before <= now && now < self.not_after
     }
 
-    /// Saves it with what it trusts, for restarts.
-    ///
-    /// # Errors
-    /// [`Error::File`].
-    pub fn save(&self, path: &Path, trusts: &Bundle) -> Result<(), Error> {
+    /// The chain as PEM text, leaf first.
+    #[must_use]
+    pub fn chain_pem(&self) -> String {
+        bundle::to_pem(&self.chain)
+    }
+
+    /// The key as PEM text: for a file of mode 0600, or for a proxy of the same workload.
+    #[must_use]
+    pub fn key_pem(&self) -> String {
         let label = match &self.key {
             PrivateKeyDer::Pkcs1(_) => "RSA PRIVATE KEY",
             PrivateKeyDer::Sec1(_) => "EC PRIVATE KEY",
             _ => "PRIVATE KEY",
         };
+        bundle::pem(label, self.key.secret_der())
+    }
+
+    /// Saves it with what it trusts, for restarts.
+    ///
+    /// # Errors
+    /// [`Error::File`].
+    pub fn save(&self, path: &Path, trusts: &Bundle) -> Result<(), Error> {
         let text = format!(
             "{WORD} {FORMAT}\n{}\n{}{}trusts\n{}",
             trusts.trust_domain(),
-            bundle::pem(label, self.key.secret_der()),
-            bundle::to_pem(&self.chain),
+            self.key_pem(),
+            self.chain_pem(),
             trusts.to_pem()
         );
         disk::write_private(path, text.as_bytes())

@@ -4,7 +4,9 @@
 //! side answers GET, refuses browsers on foreign pages (Host and Origin are checked), and the metrics port has
 //! nothing but metrics and readiness. No page shows a key or a token.
 
+use crate::control_client::Line;
 use crate::lease::Lease;
+use crate::rotation::Feed;
 use crate::settings::Port;
 use crate::state::Shared;
 use crate::{dump, run};
@@ -17,12 +19,13 @@ use naka_wire::v1::register_request::State;
 use serde_json::{Value as Json, json};
 use std::convert::Infallible;
 use std::fmt::Write as _;
+use std::future::Future;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 /// The longest body of an order.
 const BODY_LIMIT: usize = 64 * 1024;
@@ -79,8 +82,36 @@ pub fn bind(path: &Path) -> std::io::Result<UnixListener> {
     Ok(listener)
 }
 
+/// What the pages are about: a proxy, or the agent beside one.
+pub(crate) trait Subject: Send + Sync + 'static {
+    /// Where orders go.
+    fn orders(&self) -> &mpsc::Sender<Order>;
+    /// How far a drain is.
+    fn drain_report(&self) -> Json;
+    /// Takes connections that the program made around its proxy; what was seen of its traffic, if that is counted here.
+    fn around(&self, bypassed: u64) -> Option<Json>;
+    /// A page.
+    fn get(&self, path: &str, query: &str) -> impl Future<Output = Page> + Send;
+}
+
+impl Subject for Shared {
+    fn orders(&self) -> &mpsc::Sender<Order> {
+        &self.orders
+    }
+    fn drain_report(&self) -> Json {
+        self.drain_report()
+    }
+    fn around(&self, bypassed: u64) -> Option<Json> {
+        self.bypassed(bypassed);
+        Some(seen(&self.seen()))
+    }
+    fn get(&self, path: &str, query: &str) -> impl Future<Output = Page> + Send {
+        get(path, query, self)
+    }
+}
+
 /// Serves the Unix socket for ever.
-pub async fn serve_unix(listener: UnixListener, shared: Arc<Shared>) {
+pub(crate) async fn serve_unix(listener: UnixListener, shared: Arc<impl Subject>) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => serve(stream, &shared, Door::Unix),
@@ -109,7 +140,7 @@ async fn pause(error: &std::io::Error) {
     tokio::time::sleep(Duration::from_millis(50)).await;
 }
 
-fn serve<S>(stream: S, shared: &Arc<Shared>, door: Door)
+fn serve<S>(stream: S, shared: &Arc<impl Subject>, door: Door)
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
@@ -117,7 +148,7 @@ where
     tokio::spawn(async move {
         let service = hyper::service::service_fn(move |request| {
             let shared = Arc::clone(&shared);
-            async move { Ok::<_, Infallible>(answer(request, &shared, door).await) }
+            async move { Ok::<_, Infallible>(answer(request, &*shared, door).await) }
         });
         let served = hyper::server::conn::http1::Builder::new()
             .timer(hyper_util::rt::TokioTimer::new())
@@ -130,7 +161,7 @@ where
     });
 }
 
-type Page = Response<Full<Bytes>>;
+pub(crate) type Page = Response<Full<Bytes>>;
 
 fn page(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Page {
     let mut page = Response::new(Full::new(body.into()));
@@ -142,17 +173,17 @@ fn page(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Page 
     page
 }
 
-fn text(status: StatusCode, body: impl Into<Bytes>) -> Page {
+pub(crate) fn text(status: StatusCode, body: impl Into<Bytes>) -> Page {
     page(status, "text/plain; charset=utf-8", body)
 }
 
-fn as_json(status: StatusCode, body: &Json) -> Page {
+pub(crate) fn as_json(status: StatusCode, body: &Json) -> Page {
     let mut text = serde_json::to_string_pretty(body).unwrap_or_default();
     text.push('\n');
     page(status, "application/json", text)
 }
 
-async fn answer(request: Request<Incoming>, shared: &Shared, door: Door) -> Page {
+async fn answer(request: Request<Incoming>, shared: &impl Subject, door: Door) -> Page {
     if door != Door::Unix {
         if let Some(refusal) = foreign(request.headers()) {
             return refusal;
@@ -180,7 +211,7 @@ async fn answer(request: Request<Incoming>, shared: &Shared, door: Door) -> Page
     if request.method() != Method::GET {
         return text(StatusCode::METHOD_NOT_ALLOWED, "GET or POST\n");
     }
-    get(&path, &query, shared).await
+    shared.get(&path, &query).await
 }
 
 /// A page open in a browser must not read a developer's proxy by a rebound name or from another origin.
@@ -202,7 +233,7 @@ fn foreign(headers: &http::HeaderMap) -> Option<Page> {
     })
 }
 
-fn param<'a>(query: &'a str, name: &str) -> Option<&'a str> {
+pub(crate) fn param<'a>(query: &'a str, name: &str) -> Option<&'a str> {
     query
         .split('&')
         .filter_map(|pair| pair.split_once('='))
@@ -228,7 +259,7 @@ async fn get(path: &str, query: &str, shared: &Shared) -> Page {
             }
         }
         "/clusters" => text(StatusCode::OK, clusters(shared)),
-        "/certs" => as_json(StatusCode::OK, &certs(shared)),
+        "/certs" => as_json(StatusCode::OK, &certs(&shared.feed)),
         "/memory" => as_json(StatusCode::OK, &memory()),
         "/stats" => text(StatusCode::OK, stats(shared)),
         "/stats/prometheus" | "/metrics" => {
@@ -283,7 +314,7 @@ async fn ready(query: &str, shared: &Shared) -> Page {
     as_json(status, &body)
 }
 
-fn state_word(lease: &Lease) -> &'static str {
+pub(crate) fn state_word(lease: &Lease) -> &'static str {
     match lease.now().state() {
         State::Starting => "STARTING",
         State::Ready => "READY",
@@ -313,16 +344,21 @@ fn server_info(shared: &Shared) -> Json {
         "workers": shared.workers.all().len(),
         "uptime_ms": u64::try_from(shared.started.elapsed().as_millis()).unwrap_or(u64::MAX),
         "ready_after_ms": shared.ready_after_ms(),
-        "control": {
-            "connected": line.connected,
-            "address": line.address,
-            "problem": line.problem,
-            "connections": line.connections,
-            "registered": line.registered,
-            "problems": line.problems,
-        },
+        "control": control(&line),
         "config_revision": shared.revision(),
         "drain": shared.drain_report(),
+    })
+}
+
+/// The line to the control plane.
+pub(crate) fn control(line: &Line) -> Json {
+    json!({
+        "connected": line.connected,
+        "address": line.address,
+        "problem": line.problem,
+        "connections": line.connections,
+        "registered": line.registered,
+        "problems": line.problems,
     })
 }
 
@@ -331,8 +367,8 @@ fn clusters(shared: &Shared) -> String {
     crate::state::describe_clusters(&snapshot)
 }
 
-fn certs(shared: &Shared) -> Json {
-    let Some(identity) = shared.feed.now() else {
+pub(crate) fn certs(feed: &Feed) -> Json {
+    let Some(identity) = feed.now() else {
         return json!({ "certificates": [] });
     };
     let svid = &identity.svid;
@@ -356,7 +392,7 @@ fn certs(shared: &Shared) -> Json {
     }]})
 }
 
-fn memory() -> Json {
+pub(crate) fn memory() -> Json {
     use naka_telemetry::process;
     json!({
         "resident_bytes": process::resident_bytes(),
@@ -389,11 +425,11 @@ fn stats(shared: &Shared) -> String {
     out
 }
 
-async fn order(request: Request<Incoming>, path: &str, query: &str, shared: &Shared) -> Page {
+async fn order(request: Request<Incoming>, path: &str, query: &str, shared: &impl Subject) -> Page {
     match path {
         "/drain" => {
             let (done, drained) = oneshot::channel();
-            if shared.orders.send(Order::Drain(done)).await.is_err() {
+            if shared.orders().send(Order::Drain(done)).await.is_err() {
                 return text(StatusCode::SERVICE_UNAVAILABLE, "stopping\n");
             }
             if param(query, "wait") == Some("1") {
@@ -405,7 +441,7 @@ async fn order(request: Request<Incoming>, path: &str, query: &str, shared: &Sha
         }
         "/ports" => ports(request, shared).await,
         "/seen" => around(request, shared).await,
-        "/quit" => match shared.orders.send(Order::Quit).await {
+        "/quit" => match shared.orders().send(Order::Quit).await {
             Ok(()) => text(StatusCode::ACCEPTED, "stopping\n"),
             Err(_) => text(StatusCode::SERVICE_UNAVAILABLE, "stopping\n"),
         },
@@ -434,12 +470,15 @@ struct Around {
     bypassed: u64,
 }
 
-async fn around(request: Request<Incoming>, shared: &Shared) -> Page {
+async fn around(request: Request<Incoming>, shared: &impl Subject) -> Page {
     match body::<Around>(request).await {
-        Ok(around) => {
-            shared.bypassed(around.bypassed);
-            as_json(StatusCode::OK, &seen(&shared.seen()))
-        }
+        Ok(around) => match shared.around(around.bypassed) {
+            Some(seen) => as_json(StatusCode::OK, &seen),
+            None => text(
+                StatusCode::NOT_FOUND,
+                "this proxy counts its traffic itself\n",
+            ),
+        },
         Err(refusal) => refusal,
     }
 }
@@ -463,7 +502,7 @@ async fn body<T: serde::de::DeserializeOwned>(request: Request<Incoming>) -> Res
     serde_json::from_slice(&bytes).map_err(|error| refused(error.to_string()))
 }
 
-async fn ports(request: Request<Incoming>, shared: &Shared) -> Page {
+async fn ports(request: Request<Incoming>, shared: &impl Subject) -> Page {
     let announced: Announced = match body(request).await {
         Ok(announced) => announced,
         Err(refusal) => return refusal,
@@ -478,7 +517,7 @@ async fn ports(request: Request<Incoming>, shared: &Shared) -> Page {
         .collect();
     let (reply, answered) = oneshot::channel();
     if shared
-        .orders
+        .orders()
         .send(Order::Ports(ports, reply))
         .await
         .is_err()

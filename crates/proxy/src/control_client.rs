@@ -9,11 +9,12 @@
 //! this process. Decides nothing about configuration: updates go to [`crate::state`].
 
 use crate::rotation::{Feed, until_renewal};
-use crate::settings::{Role, Settings};
+use crate::settings::{Beside, Role, Settings};
 use naka_identity::{KeyAndCsr, Svid, schedule, tls};
 use naka_types::node::{self, NodeId};
 use naka_types::token::Token;
 use naka_wire::envoy::envoy::config::core::v3::Node;
+use naka_wire::google::protobuf::Value;
 use naka_wire::istio_ca::{
     IstioCertificateRequest, istio_certificate_service_client::IstioCertificateServiceClient,
 };
@@ -137,18 +138,28 @@ pub fn node(settings: &Settings, workload_id: &str) -> Node {
         workload: settings.workload_name.clone(),
         namespace: settings.namespace.clone(),
     };
-    let naka = values::fields([
+    let mut naka = vec![
         ("workload_id", values::string(workload_id)),
         ("version", values::string(env!("CARGO_PKG_VERSION"))),
-        (
-            "capabilities",
-            values::strings([
+    ];
+    let user_agent = match settings.beside {
+        Beside::Naka => {
+            let capabilities = [
                 node::CAPABILITY_CLOSURE,
                 node::CAPABILITY_DRAIN_ACK,
                 node::CAPABILITY_NAME_FILTER,
-            ]),
-        ),
-    ]);
+            ];
+            naka.push(("capabilities", values::strings(capabilities)));
+            "naka"
+        }
+        // An agent asks in the name of its Envoy or its programs, and gets what they understand.
+        Beside::Envoy => {
+            naka.extend(binds(settings));
+            "envoy"
+        }
+        Beside::Grpc => "gRPC",
+    };
+    let naka = values::fields(naka);
     let metadata = values::fields([
         ("NAMESPACE", values::string(&settings.namespace)),
         ("SERVICE_ACCOUNT", values::string(&settings.service_account)),
@@ -171,9 +182,37 @@ pub fn node(settings: &Settings, workload_id: &str) -> Node {
             settings.namespace
         ),
         metadata: Some(metadata),
-        user_agent_name: "naka".to_owned(),
+        user_agent_name: user_agent.to_owned(),
         ..Node::default()
     }
+}
+
+/// Where an Envoy listens, for the compile of its listeners.
+fn binds(settings: &Settings) -> Vec<(&'static str, Value)> {
+    let place = |bind: std::net::SocketAddr, port: u16, host: Option<&str>| {
+        let mut fields = vec![
+            ("bind", values::string(bind.to_string())),
+            ("port", values::string(port.to_string())),
+        ];
+        fields.extend(host.map(|host| ("host", values::string(host))));
+        values::nested(values::fields(fields))
+    };
+    let upstreams = settings.upstreams.iter();
+    let gateway = settings.gateway_ports.iter();
+    let mut binds = vec![
+        (
+            "upstreams",
+            values::list(upstreams.map(|one| place(one.bind, one.port, Some(&one.host)))),
+        ),
+        (
+            "gateway_ports",
+            values::list(gateway.map(|one| place(one.bind, one.port, None))),
+        ),
+    ];
+    if let Some(outbound) = &settings.outbound {
+        binds.push(("http_proxy", values::string(outbound.bind.to_string())));
+    }
+    binds
 }
 
 /// Keeps the line for as long as the process lives; returns when the command channel closes.

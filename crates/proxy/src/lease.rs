@@ -4,7 +4,7 @@
 //! each of them; so nobody is sent to a program that does not listen yet. The program's ports are looked up in the
 //! kernel's table of listening sockets: a trial connection would be a caller the program never had.
 
-use crate::settings::{Capture, Port, Role, Settings};
+use crate::settings::{Beside, Capture, Port, Role, Settings};
 use naka_wire::v1;
 use naka_wire::v1::register_request::State;
 use std::collections::{BTreeMap, BTreeSet};
@@ -102,6 +102,12 @@ impl Lease {
 
 /// How the program's calls get here, as status shows it.
 fn capture_of(settings: &Settings) -> &'static str {
+    match settings.beside {
+        _ if settings.role == Role::Gateway => return "",
+        Beside::Naka => {}
+        Beside::Envoy => return "envoy",
+        Beside::Grpc => return "grpc",
+    }
     match (&settings.capture, &settings.outbound) {
         (Some(Capture::Namespace { .. }), _) => "namespace",
         (None, Some(_)) => "proxy",

@@ -4,6 +4,7 @@
 //! engine's runtime registry. Never sees `control`, `api` or `store`: only the wire joins them.
 
 pub mod admin;
+pub mod agent;
 pub mod control_client;
 mod detect;
 mod dns;

@@ -36,6 +36,25 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
+/// Keeps an address for another process of this user that binds it with `SO_REUSEPORT`, as an Envoy does: nobody else
+/// gets it while that process starts or is away. Nothing is accepted here, so callers are refused meanwhile.
+///
+/// # Errors
+/// What the system says, for example that the port is in use.
+pub(crate) fn reserve(address: SocketAddr) -> io::Result<(Socket, SocketAddr)> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.bind(&address.into())?;
+    let bound = socket.local_addr()?.as_socket();
+    let bound = bound.ok_or(io::ErrorKind::AddrNotAvailable)?;
+    Ok((socket, bound))
+}
+
 /// Accepts for ever and hands connections to workers. Cancel-safe: drop it to stop accepting.
 ///
 /// # Errors

@@ -6,7 +6,7 @@
 //!
 //! What happens afterwards (orders, drain, readiness of the program) is `driver`'s.
 
-mod bind;
+pub(crate) mod bind;
 mod driver;
 mod tell;
 
@@ -436,7 +436,9 @@ pub fn main(settings: Settings, teller: Option<Teller>) -> Result<(), Error> {
     outcome
 }
 
-fn signal(kind: tokio::signal::unix::SignalKind) -> Result<tokio::signal::unix::Signal, Error> {
+pub(crate) fn signal(
+    kind: tokio::signal::unix::SignalKind,
+) -> Result<tokio::signal::unix::Signal, Error> {
     tokio::signal::unix::signal(kind).map_err(Error::Thread)
 }
 

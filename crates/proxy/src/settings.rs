@@ -20,6 +20,12 @@ pub struct Settings {
     pub role: Role,
     /// `$NAKA_HOME/run/<id>`: admin socket, saved identity, last good configuration, lock.
     pub run_dir: PathBuf,
+    /// Which proxy the workload has: this process, or one that this process is the agent of.
+    #[serde(default)]
+    pub beside: Beside,
+    /// Program of a stock Envoy, where that is the proxy.
+    #[serde(default)]
+    pub envoy: Option<PathBuf>,
     /// True when the parent already holds this instance's lock and keeps it open for us (as our standard input).
     #[serde(default)]
     pub lock_inherited: bool,
@@ -117,6 +123,19 @@ pub enum Role {
     Sidecar,
     /// At the edge of the mesh.
     Gateway,
+}
+
+/// Which proxy a workload has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Beside {
+    /// Naka's own.
+    #[default]
+    Naka,
+    /// A stock Envoy.
+    Envoy,
+    /// None: a gRPC program that reads xDS itself.
+    Grpc,
 }
 
 /// One declared port of the program.
@@ -262,6 +281,8 @@ impl Settings {
         Self {
             role: Role::Sidecar,
             run_dir,
+            beside: Beside::Naka,
+            envoy: None,
             lock_inherited: false,
             namespace: default_namespace(),
             service: None,

@@ -153,13 +153,15 @@ pub(crate) struct Proxy {
     pub(crate) command: ProxyCommand,
 }
 
-/// The two proxies.
+/// The processes of a data plane.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ProxyCommand {
     /// Beside one workload
     Sidecar(ProxyRun),
     /// At the edge
     Gateway(GatewayRun),
+    /// Beside a stock Envoy or a gRPC program, which it joins to the mesh
+    Agent(ProxyRun),
     /// Inside a program's network namespace: started by `naka run`.
     #[command(hide = true)]
     Door(DoorRun),
@@ -180,6 +182,15 @@ pub(crate) struct ProxyRun {
     /// End with the parent process: set by `naka run`.
     #[arg(long, hide = true)]
     pub(crate) with_parent: bool,
+}
+
+/// Which proxy a gateway is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum GatewayProxy {
+    /// Naka's own
+    Naka,
+    /// A stock Envoy with an agent beside it
+    Envoy,
 }
 
 #[derive(Debug, Group)]
@@ -207,6 +218,9 @@ pub(crate) struct GatewayRun {
     /// Where a port of the Gateway objects is really bound: `80=127.0.0.1:8080`
     #[arg(short, long = "port", value_name = "PORT=ADDR:PORT")]
     pub(crate) ports: Vec<String>,
+    /// Which proxy stands at the edge
+    #[arg(long, value_name = "PROXY", default_value = "naka")]
+    pub(crate) proxy: GatewayProxy,
     /// Worker threads; one per core of the quota unless given
     #[arg(long, value_name = "N")]
     pub(crate) workers: Option<usize>,

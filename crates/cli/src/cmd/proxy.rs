@@ -1,13 +1,14 @@
 //! `naka proxy sidecar` and `naka proxy gateway`: the processes themselves.
 
 use crate::args;
+use crate::cmd::run::beside;
 use crate::cmd::{control, token};
 use crate::exit::{Exit, Outcome};
 use crate::home::Home;
 use crate::launch::{self, Who};
 use crate::notify::Manager;
 use naka_proxy::run::{Sign, Teller};
-use naka_proxy::settings::{GatewayPort, Role, Settings};
+use naka_proxy::settings::{Beside, GatewayPort, Role, Settings};
 use serde_json::json;
 use std::ffi::OsString;
 use std::path::Path;
@@ -19,6 +20,16 @@ pub(crate) fn sidecar(args: &args::ProxyRun) -> Outcome {
     }
     control::logs();
     serve(read(&args.settings)?)
+}
+
+/// Runs the agent of an Envoy or of a gRPC program with the settings that `naka run` wrote.
+pub(crate) fn agent(args: &args::ProxyRun) -> Outcome {
+    if args.with_parent {
+        control::end_with_parent();
+    }
+    control::logs();
+    let settings = read(&args.settings)?;
+    naka_proxy::agent::main(settings).map_err(|error| Exit::from(anyhow::Error::from(error)))
 }
 
 /// A proxy process of its own, without the command line: `sidecar|gateway [--with-parent] --settings FILE`, or `door`.
@@ -78,6 +89,10 @@ pub(crate) fn gateway(args: &args::GatewayRun, context: Option<&str>) -> Outcome
     settings.service.clone_from(&who.service);
     settings.outbound = None;
     settings.workers = args.workers;
+    if args.proxy == args::GatewayProxy::Envoy {
+        settings.beside = Beside::Envoy;
+        settings.envoy = Some(beside::envoy()?);
+    }
     settings.labels = who
         .labels
         .iter()
@@ -100,7 +115,11 @@ pub(crate) fn gateway(args: &args::GatewayRun, context: Option<&str>) -> Outcome
         given.as_deref(),
     ))?;
     drop(runtime);
-    let outcome = serve(settings);
+    let outcome = if settings.beside == Beside::Naka {
+        serve(settings)
+    } else {
+        naka_proxy::agent::main(settings).map_err(|error| Exit::from(anyhow::Error::from(error)))
+    };
     drop(instance);
     outcome
 }

@@ -9,6 +9,8 @@
 //!
 //! The program's output is untouched; at most three lines of ours go to stderr.
 
+pub(crate) mod beside;
+
 use crate::args;
 use crate::cmd::token;
 use crate::credential;
@@ -65,13 +67,13 @@ pub(crate) async fn run(args: &args::Run, context: Option<&str>) -> Outcome {
     let mut settings = settings(args, &who, &workload_name)?;
     settings.run_dir.clone_from(&instance.dir);
     let way = Way::take(args, &instance, &mut settings).await?;
-    if matches!(way, Way::Proxy(_)) && args.inbound_port.is_none() {
+    if !matches!(way, Way::Namespace(_)) && args.inbound_port.is_none() {
         declared.iter().try_for_each(|port| free(port.port))?;
     }
     launch::admit(&mut settings, &who, &context, given.as_deref()).await?;
     let manager = Manager::from_env();
     let mut signals = Signals::new()?;
-    let mut sidecar = Proxy::start("sidecar", &settings, instance)?;
+    let mut sidecar = Proxy::start(beside::role(args.proxy), &settings, instance)?;
     let program = match begin(&mut sidecar, &way, &who, &args.command).await {
         Ok(program) => program,
         Err(error) => {
@@ -81,7 +83,7 @@ pub(crate) async fn run(args: &args::Run, context: Option<&str>) -> Outcome {
     };
     let refusals = match &way {
         Way::Namespace(door) => door.refusals(),
-        Way::Proxy(_) => None,
+        Way::Proxy(_) | Way::Beside => None,
     };
     let pair = Pair {
         sidecar,
@@ -123,14 +125,10 @@ async fn begin(sidecar: &mut Proxy, way: &Way, who: &Who, command: &[OsString]) 
     match way {
         Way::Namespace(door) => door.entry()?.lead(&mut run),
         Way::Proxy(credential) => {
-            let java = std::env::var("JAVA_TOOL_OPTIONS").ok();
             let outbound = sidecar.outbound().await?;
-            let variables = environment::variables(outbound, credential, java.as_deref());
-            run.envs(variables);
-            for name in environment::REMOVED {
-                run.env_remove(name);
-            }
+            environment::lead(&mut run, outbound, Some(credential));
         }
+        Way::Beside => beside::lead(&mut run, sidecar).await?,
     }
     run.spawn().map_err(|error| Exit {
         code: if error.kind() == std::io::ErrorKind::NotFound {

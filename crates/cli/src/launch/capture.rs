@@ -5,6 +5,7 @@
 
 use crate::args;
 use crate::cmd::door::Spec;
+use crate::cmd::run::beside;
 use crate::exit::{Exit, Outcome};
 use crate::launch::door::{Closed, Door};
 use crate::launch::environment;
@@ -21,6 +22,8 @@ pub(crate) enum Way {
     Namespace(Door),
     /// Proxy variables with this credential.
     Proxy(String),
+    /// The proxy is not ours: by its own means.
+    Beside,
 }
 
 impl Way {
@@ -30,6 +33,10 @@ impl Way {
         instance: &Instance,
         settings: &mut Settings,
     ) -> Outcome<Self> {
+        if args.proxy != args::ProxyChoice::Naka {
+            beside::settle(args, settings)?;
+            return Ok(Self::Beside);
+        }
         if let Some(door) = door(args, instance, settings).await? {
             settings.outbound = None;
             settings.capture = Some(Capture::Namespace {

@@ -4,6 +4,7 @@
 //! and newer read the variables; Java reads none of them, so it gets system properties.
 
 use std::net::SocketAddr;
+use std::process::Command;
 
 /// Name and password of the credential, joined by `:`.
 pub(crate) fn credential(secret: &str) -> String {
@@ -11,12 +12,15 @@ pub(crate) fn credential(secret: &str) -> String {
 }
 
 /// The variables. `java` is what JAVA_TOOL_OPTIONS holds already.
-pub(crate) fn variables(
+fn variables(
     outbound: SocketAddr,
-    credential: &str,
+    credential: Option<&str>,
     java: Option<&str>,
 ) -> Vec<(&'static str, String)> {
-    let url = format!("http://{credential}@{outbound}");
+    let url = match credential {
+        Some(credential) => format!("http://{credential}@{outbound}"),
+        None => format!("http://{outbound}"),
+    };
     let (host, port) = (outbound.ip(), outbound.port());
     let options = format!(
         "-Dhttp.proxyHost={host} -Dhttp.proxyPort={port} -Dhttps.proxyHost={host} -Dhttps.proxyPort={port} -Dhttp.nonProxyHosts=localhost|127.*|[::1]"
@@ -37,8 +41,17 @@ pub(crate) fn variables(
     ]
 }
 
+/// Puts the variables into a program's environment.
+pub(crate) fn lead(run: &mut Command, outbound: SocketAddr, credential: Option<&str>) {
+    let java = std::env::var("JAVA_TOOL_OPTIONS").ok();
+    run.envs(variables(outbound, credential, java.as_deref()));
+    for name in REMOVED {
+        run.env_remove(name);
+    }
+}
+
 /// Variables to take away: they would send calls past the sidecar.
-pub(crate) const REMOVED: &[&str] = &["ALL_PROXY", "all_proxy", "NO_PROXY"];
+const REMOVED: &[&str] = &["ALL_PROXY", "all_proxy", "NO_PROXY"];
 
 #[cfg(test)]
 mod tests {
@@ -48,7 +61,7 @@ mod tests {
     fn java_options_are_appended_and_all_proxy_is_not_set() {
         let set = variables(
             "127.0.0.1:15001".parse().unwrap(),
-            "naka:s",
+            Some("naka:s"),
             Some("-Xmx64m"),
         );
         let get = |name: &str| {

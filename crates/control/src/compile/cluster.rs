@@ -9,7 +9,8 @@ use naka_types::node::NAKA;
 use naka_types::protocol::Protocol;
 use naka_types::spiffe::SpiffeId;
 use naka_wire::envoy::config::cluster::v3::{
-    CircuitBreakers, Cluster, circuit_breakers::Thresholds, cluster,
+    CircuitBreakers, Cluster, circuit_breakers::Thresholds,
+    circuit_breakers::thresholds::RetryBudget, cluster,
 };
 use naka_wire::envoy::config::core::v3::{
     Address, Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions as Common, Metadata,
@@ -30,6 +31,8 @@ use naka_wire::google::protobuf::UInt32Value;
 use naka_wire::{time, values};
 use std::time::Duration;
 
+/// Share of the requests under way that may be retries, in percent.
+const RETRY_PERCENT: f64 = 20.0;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
@@ -132,6 +135,15 @@ fn message(model: &Outbound<'_>) -> Cluster {
         max_pending_requests: threshold(pool.max_pending_requests),
         max_requests: threshold(pool.max_requests),
         max_retries: threshold(pool.max_retries),
+        // Our own proxies have the budget without being told.
+        retry_budget: (model.dialect == Dialect::Envoy && pool.max_retries.is_none()).then(|| {
+            RetryBudget {
+                budget_percent: Some(Percent {
+                    value: RETRY_PERCENT,
+                }),
+                ..RetryBudget::default()
+            }
+        }),
         ..Thresholds::default()
     };
     Cluster {

@@ -7,7 +7,7 @@ use crate::world::{Endpoint, Read};
 use naka_types::labels::selects;
 use naka_types::name::ClusterName;
 use naka_types::node::NAKA;
-use naka_wire::envoy::config::core::v3::HealthStatus;
+use naka_wire::envoy::config::core::v3::{HealthStatus, Locality};
 use naka_wire::envoy::config::endpoint::v3 as pb;
 use naka_wire::google::protobuf::UInt32Value;
 use naka_wire::values;
@@ -42,6 +42,8 @@ pub(crate) fn endpoints(view: &View<'_>, name: &ClusterName, class: &Class) -> O
             .filter_map(|endpoint| message(endpoint))
             .collect(),
         load_balancing_weight: Some(UInt32Value { value: 1 }),
+        // A gRPC client refuses endpoints that are nowhere, even where nobody says where they are.
+        locality: (class.dialect == Dialect::Grpc).then(Locality::default),
         ..pb::LocalityLbEndpoints::default()
     };
     let assignment = pb::ClusterLoadAssignment {

@@ -65,6 +65,8 @@ pub fn not_expressed(world: &World, class: &Class) -> Vec<String> {
         "draining: an Envoy acknowledges endpoints when it has read them, not when every worker uses them; it counts as done after 2 s".to_owned(),
         "hosts: the whole mesh is held, not only what is called, so its memory grows with the mesh".to_owned(),
         "patterns: an Envoy knows regular expressions as RE2 does; one that it cannot read makes it refuse the whole route configuration".to_owned(),
+        "metrics: an Envoy counts under its own names, on its admin pages, not as istio_*".to_owned(),
+        "paths: an Envoy keeps the digits of an escape as they were written (%2f), our own proxies write them large (%2F)".to_owned(),
     ];
     if class.role == Role::Gateway {
         return words;

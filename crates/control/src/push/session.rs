@@ -213,7 +213,12 @@ impl Session {
     /// Walks the closure from its roots and compares it with the ledger.
     fn walk(&mut self, inner: &mut Inner) -> Vec<Change> {
         let mut todo: Vec<Key> = match self.class.dialect {
-            Dialect::Envoy => Vec::new(),
+            // Everything else follows from its listeners.
+            Dialect::Envoy => {
+                let mut named = self.explicit();
+                named.retain(|key| matches!(key, Key::RootCa));
+                named
+            }
             Dialect::Naka | Dialect::Grpc => self.explicit(),
         };
         let ready = self.ready();

@@ -3,7 +3,7 @@
 use super::cache::Cache;
 use super::{Hub, Subscriber};
 use crate::compile::tests::{class, member, snapshot, world};
-use crate::compile::{Class, Key, compile, roots};
+use crate::compile::{Binds, Class, Dialect, Key, compile, roots};
 use crate::push::session::Session;
 use crate::registry::{Health, Member};
 use crate::world::World;
@@ -12,7 +12,7 @@ use naka_types::labels::Labels;
 use naka_types::node::Role;
 use naka_wire::envoy::config::core::v3::Node;
 use naka_wire::envoy::service::discovery::v3::DeltaDiscoveryRequest;
-use naka_wire::type_url::{CLUSTER, ENDPOINT, LISTENER, NAME_FILTER, VIRTUAL_HOST};
+use naka_wire::type_url::{CLUSTER, ENDPOINT, LISTENER, NAME_FILTER, ROUTE, SECRET, VIRTUAL_HOST};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -282,4 +282,58 @@ fn a_proxy_one_version_off_gets_nothing_it_lacks() {
     for known in [CLUSTER, ENDPOINT, NAME_FILTER, VIRTUAL_HOST] {
         assert!(twin.contains(known), "{twin:?}");
     }
+}
+
+/// An agent asks for everything in the name of its Envoy, and for the roots. The twin of what comes again after a
+/// change: nothing comes when nothing changed.
+#[test]
+fn an_agent_gets_roots_and_endpoints_again_after_their_cluster() {
+    let hub = Arc::new(Hub::new());
+    let members = || vec![member(1, "a", "v1", Health::Healthy)];
+    hub.publish(world(&snapshot(""), members()));
+    let mut who = subscriber("agent");
+    who.class.dialect = Dialect::Envoy;
+    who.class.binds = Arc::new(Binds {
+        http_proxy: Some(([127, 0, 0, 1], 3128).into()),
+        ..Binds::default()
+    });
+    let mut session = Session::new(Arc::clone(&hub), who);
+    for (type_url, name) in [
+        (SECRET, "ROOTCA"),
+        (CLUSTER, "*"),
+        (ENDPOINT, "*"),
+        (LISTENER, "*"),
+        (ROUTE, "*"),
+    ] {
+        session.request(&DeltaDiscoveryRequest {
+            node: Some(Node::default()),
+            type_url: type_url.to_owned(),
+            resource_names_subscribe: vec![name.to_owned()],
+            ..DeltaDiscoveryRequest::default()
+        });
+    }
+    let sent = |session: &mut Session| -> Vec<(String, Vec<String>)> {
+        let responses = session.plan();
+        for response in &responses {
+            ack(session, &response.type_url, &response.nonce);
+        }
+        let names = |all: &[naka_wire::envoy::service::discovery::v3::Resource]| {
+            all.iter().map(|resource| resource.name.clone()).collect()
+        };
+        responses
+            .iter()
+            .map(|response| (response.type_url.clone(), names(&response.resources)))
+            .collect()
+    };
+    let types: Vec<String> = sent(&mut session).into_iter().map(|(url, _)| url).collect();
+    assert_eq!(types, [SECRET, CLUSTER, ENDPOINT, LISTENER, ROUTE]);
+    assert_eq!(sent(&mut session), []);
+    let rule = "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: a, namespace: default}\nspec: {host: a, trafficPolicy: {connectionPool: {tcp: {maxConnections: 7}}}}\n";
+    hub.publish(world(&snapshot(rule), members()));
+    let [(first, clusters), (second, endpoints)] = &sent(&mut session)[..] else {
+        panic!("more than clusters and endpoints");
+    };
+    assert_eq!((first.as_str(), second.as_str()), (CLUSTER, ENDPOINT));
+    assert_eq!(clusters, endpoints);
+    assert!(!clusters.is_empty());
 }

@@ -16,10 +16,10 @@ const FORMAT: u32 = 1;
 
 /// `ports.json`: where we listened, for the next run of this instance.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub(super) struct Kept {
+pub(crate) struct Kept {
     format: u32,
     /// Addresses of the last run.
-    pub(super) addresses: Addresses,
+    pub(crate) addresses: Addresses,
     /// Ports the program announced.
     #[serde(default)]
     pub(super) announced: Vec<Port>,
@@ -29,7 +29,7 @@ pub(super) struct Kept {
 }
 
 impl Kept {
-    fn load(dir: &Path) -> Self {
+    pub(crate) fn load(dir: &Path) -> Self {
         let content = match saved::read(&dir.join(saved::PORTS)) {
             Ok(content) => content.unwrap_or_default(),
             Err(error) => {
@@ -44,7 +44,7 @@ impl Kept {
     }
 
     /// Remembers where we listen. Failing costs only the same addresses after a restart.
-    pub(super) fn save(dir: &Path, addresses: &Addresses, announced: &[Port]) {
+    pub(crate) fn save(dir: &Path, addresses: &Addresses, announced: &[Port]) {
         let kept = Self {
             format: FORMAT,
             addresses: addresses.clone(),

@@ -81,7 +81,7 @@ fn rolling_restarts_lose_no_request() {
     );
 }
 
-fn kill_group(program: &Program) {
+pub(crate) fn kill_group(program: &Program) {
     let group = i32::try_from(program.pid())
         .ok()
         .and_then(rustix::process::Pid::from_raw)

@@ -7,6 +7,7 @@ use crate::compile::listener::{Chain, chains, tcp, whole};
 use crate::compile::{Built, Class, Key, View, gateway, roots, tls};
 use crate::world::Read;
 use naka_api::security::peer_authentication::MtlsMode;
+use naka_types::header;
 use naka_types::name::ClusterName;
 use naka_types::node::Role;
 use naka_types::protocol::Protocol;
@@ -117,6 +118,18 @@ fn inbound(view: &View<'_>, name: &str, class: &Class) -> Option<Built> {
     Some(Built::new(&(&chain, bind, domain), naka_wire::pack(&listener)).referring(refers))
 }
 
+/// Headers that only a verified proxy of the mesh may send.
+fn unbelieved() -> Vec<String> {
+    let own = [
+        header::REASON,
+        header::KEEP,
+        header::WORKLOAD,
+        header::ATTEMPT_COUNT,
+    ];
+    let all = own.into_iter().chain(header::FROM_OWN_PROGRAM);
+    all.map(str::to_owned).collect()
+}
+
 fn message(chain: &Chain, transport: Option<&str>, trust_domain: Option<&str>) -> FilterChain {
     let cluster = ClusterName::Inbound { port: chain.port }.to_string();
     let bytes = matches!(chain.protocol, Protocol::Tcp | Protocol::Tls);
@@ -137,6 +150,10 @@ fn message(chain: &Chain, transport: Option<&str>, trust_domain: Option<&str>) -
         let routes = Routes::Inline(Box::new(RouteConfiguration {
             name: cluster.clone(),
             virtual_hosts: vec![everything],
+            request_headers_to_remove: match trust_domain {
+                Some(_) => Vec::new(),
+                None => unbelieved(),
+            },
             ..RouteConfiguration::default()
         }));
         filter(&cluster, Place::Inbound, routes)

@@ -8,6 +8,7 @@ use super::helper::Helper;
 use super::{HTTP_PROXY, gateway_routes};
 use crate::compile::{Built, Class, Key, Upstream, View, gateway, roots, route, vhost};
 use crate::world::{Read, Service};
+use naka_types::header;
 use naka_types::host::{DOMAIN, Host};
 use naka_types::name::ClusterName;
 use naka_types::node::Role;
@@ -44,8 +45,12 @@ pub(super) fn routes(view: &View<'_>, name: &str, class: &Class) -> Option<Built
     Some(one(view, name, upstream, class))
 }
 
+/// What an Envoy adds to answers and our own proxies do not.
+const SERVICE_TIME: &str = "x-envoy-upstream-service-time";
+
 fn configuration(name: &str, virtual_hosts: Vec<VirtualHost>) -> RouteConfiguration {
     RouteConfiguration {
+        response_headers_to_remove: vec![SERVICE_TIME.to_owned()],
         name: name.to_owned(),
         virtual_hosts,
         max_direct_response_body_size_bytes: Some(UInt32Value {
@@ -74,7 +79,11 @@ fn edge(view: &View<'_>, name: &str, class: &Class) -> Option<Built> {
         .iter()
         .map(|(host, routes)| acceptable(gateway::message(host, port, routes)))
         .collect();
-    let config = configuration(name, messages);
+    let mut config = configuration(name, messages);
+    // Strangers neither read nor write the mesh's own headers.
+    let own = [header::REASON, header::KEEP, header::WORKLOAD].map(str::to_owned);
+    config.request_headers_to_remove = own.to_vec();
+    config.response_headers_to_remove.extend(own);
     Some(Built::new(&(name, &hosts), naka_wire::pack(&config)).referring(refers))
 }
 

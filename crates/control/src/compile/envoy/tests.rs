@@ -85,6 +85,9 @@ fn a_cluster_says_what_envoy_would_get_wrong() {
     let cluster: Cluster = get(&world, &key, &envoy());
     let lb = cluster.common_lb_config.unwrap();
     assert_eq!(lb.healthy_panic_threshold.unwrap().value, 0.0);
+    let limits = &cluster.circuit_breakers.as_ref().unwrap().thresholds[0];
+    let budget = limits.retry_budget.as_ref().unwrap().budget_percent;
+    assert_eq!(budget.unwrap().value, 20.0);
     let socket = cluster.transport_socket_matches[0]
         .transport_socket
         .as_ref();
@@ -217,4 +220,5 @@ fn a_name_leads_a_grpc_client_to_endpoints_by_mtls() {
     assert!(validation.ca_certificate_provider_instance.is_some());
     let endpoints: ClusterLoadAssignment = get(&world, &Key::Endpoints(name), &grpc());
     assert_eq!(endpoints.endpoints[0].lb_endpoints.len(), 2);
+    assert!(endpoints.endpoints[0].locality.is_some());
 }
