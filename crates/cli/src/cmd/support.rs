@@ -12,7 +12,7 @@ use crate::home::{Home, write_secret};
 use crate::out;
 use collect::Bundle;
 use redact::Redactor;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Runs `naka support`.
 pub(crate) async fn run(args: &args::Support, context: Option<&str>) -> Outcome {
@@ -36,16 +36,17 @@ pub(crate) async fn run(args: &args::Support, context: Option<&str>) -> Outcome 
         .map(|text| redact.text(text))
         .collect();
     write_secret(&path, &pack(&name, bundle, &missing, now)?)?;
-    out::line(format!("{}: {count} files, redacted", shown(&path)));
+    let word = if args.no_redaction {
+        "NOT redacted: it holds secrets"
+    } else {
+        "redacted"
+    };
+    out::line(format!("{}: {count} files, {word}", path.display()));
     for text in missing {
         out::line(format!("  not there: {text}"));
     }
     out::line("look inside before you send it: tar tzf, then tar xzf");
     Ok(())
-}
-
-fn shown(path: &Path) -> String {
-    path.display().to_string()
 }
 
 /// The archive, everything below one directory.
