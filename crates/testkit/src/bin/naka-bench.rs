@@ -178,65 +178,103 @@ fn drive(path: &Route, requests: u64) -> Result<f64> {
 }
 
 /// CPU of the caller's sidecar per request, with the program in a network namespace of its own and with proxy
-/// variables: the same program, the same calls, alternating.
+/// variables: the same program and the same calls, both at the same time, so that what else the machine does weighs
+/// on both.
 fn capture_cost(mesh: &Mesh) -> Result<Value> {
-    let (mut captured, mut told, mut resident) = (Vec::new(), Vec::new(), 0);
+    let (mut captured, mut told, mut differences, mut resident) =
+        (Vec::new(), Vec::new(), Vec::new(), 0);
     for round in 0..ROUNDS {
-        let (cost, _) = from_inside(mesh, "proxy", round)?;
-        told.push(cost);
-        let (cost, memory) = from_inside(mesh, "namespace", round)?;
-        captured.push(cost);
-        resident = resident.max(memory);
+        let by_proxy = Inside::start(mesh, "proxy", round);
+        let by_namespace = Inside::start(mesh, "namespace", round);
+        let from = [by_proxy.sample(WARM)?, by_namespace.sample(WARM)?];
+        let to = [
+            by_proxy.sample(from[0].log + MEASURED)?,
+            by_namespace.sample(from[1].log + MEASURED)?,
+        ];
+        resident = resident.max(to[1].resident);
+        let a = by_namespace.cost(&from[1], &to[1])?;
+        let b = by_proxy.cost(&from[0], &to[0])?;
+        captured.push(a);
+        told.push(b);
+        differences.push(a - b);
     }
-    let (a, b) = (median(&captured), median(&told));
+    let (a, b, more) = (median(&captured), median(&told), median(&differences));
     println!(
-        "captured and by proxy variables, caller's sidecar: {a:.1} µs and {b:.1} µs CPU per request, {:+.1} µs, ratio {:.2}; resident captured {:.1} MiB",
-        a - b,
+        "captured and by proxy variables, caller's sidecar: {a:.1} µs and {b:.1} µs CPU per request, {more:+.1} µs, ratio {:.2}; resident captured {:.1} MiB",
         a / b,
         mebibytes(resident)
     );
     Ok(
         json!({"name": "captured over proxy variables, caller's sidecar", "measured": a, "peer": b, "ratio": a / b,
-        "difference": a - b, "unit": "µs CPU per request", "captured_samples": captured, "proxy_samples": told,
+        "difference": more, "unit": "µs CPU per request", "captured_samples": captured, "proxy_samples": told,
         "naka_rss_bytes": resident}),
     )
 }
 
-/// A load from inside the mesh; CPU µs per request of its sidecar, start-up left out, and what that holds resident.
-fn from_inside(mesh: &Mesh, capture: &str, round: usize) -> Result<(f64, u64)> {
-    let name = format!("load-{capture}-{round}");
-    let connections = CONNECTIONS.to_string();
-    let load = [
-        "--url",
-        "http://callee/",
-        "--rate",
-        "2500",
-        "--for",
-        "8",
-        "--connections",
-        &connections,
-    ];
-    let mut program = mesh.load(&name, &["--capture", capture], &load);
-    let log = mesh.log(&name);
-    // By the length of the log, which costs nothing to look at; how many calls that were is counted afterwards.
-    let sample = |least: usize| {
-        until(&format!("{least} bytes; {}", program.err()), LONG, || {
-            let length = usize::try_from(std::fs::metadata(&log).ok()?.len()).ok()?;
-            let pid = mesh.sidecar_of(&program).ok()?;
-            (length >= least).then(|| (length, cpu_ticks(pid), resident_bytes(pid)))
+/// A load from inside the mesh.
+struct Inside<'a> {
+    mesh: &'a Mesh,
+    program: Program,
+    log: PathBuf,
+}
+
+/// A moment of it: how long its log is, and what its sidecar has used.
+struct Moment {
+    log: usize,
+    cpu: u64,
+    resident: u64,
+}
+
+impl<'a> Inside<'a> {
+    fn start(mesh: &'a Mesh, capture: &str, round: usize) -> Self {
+        let name = format!("load-{capture}-{round}");
+        let connections = CONNECTIONS.to_string();
+        let load = [
+            "--url",
+            "http://callee/",
+            "--rate",
+            "1250",
+            "--for",
+            "16",
+            "--connections",
+            &connections,
+        ];
+        Self {
+            program: mesh.load(&name, &["--capture", capture], &load),
+            log: mesh.log(&name),
+            mesh,
+        }
+    }
+
+    /// By the length of the log, which costs nothing to look at; how many calls that were is counted afterwards.
+    fn sample(&self, least: usize) -> Result<Moment> {
+        let what = format!("{least} bytes; {}", self.program.err());
+        let log = until(&what, LONG, || {
+            let length = usize::try_from(std::fs::metadata(&self.log).ok()?.len()).ok()?;
+            (length >= least).then_some(length)
+        });
+        let sidecar = self.mesh.sidecar_of(&self.program)?;
+        Ok(Moment {
+            log,
+            cpu: cpu_ticks(sidecar),
+            resident: resident_bytes(sidecar),
         })
-    };
-    let (from, cpu, _) = sample(WARM);
-    let (to, after, resident) = sample(from + MEASURED);
-    program.wait(LONG)?;
-    let text = std::fs::read(&log)?;
-    let calls = text.get(from..to).unwrap_or_default();
-    let calls = calls.iter().filter(|byte| **byte == b'\n').count();
-    let failed = mesh.logged(&name).iter().any(|line| line["status"] != 200);
-    ensure!(!failed, "a call of {name} failed; {}", program.err());
-    #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
-    let cost = (after - cpu) as f64 * 1e6 / 100.0 / calls as f64;
-    Ok((cost, resident))
+    }
+
+    /// CPU µs per call between two moments; every call must have succeeded.
+    fn cost(&self, from: &Moment, to: &Moment) -> Result<f64> {
+        let text = std::fs::read_to_string(&self.log)?;
+        let calls: Vec<&str> = text
+            .get(from.log..to.log)
+            .unwrap_or_default()
+            .lines()
+            .collect();
+        let failed = calls.iter().find(|line| line.contains("\"error\""));
+        ensure!(failed.is_none(), "a call failed: {failed:?}");
+        #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+        let cost = (to.cpu - from.cpu) as f64 * 1e6 / 100.0 / calls.len() as f64;
+        Ok(cost)
+    }
 }
 
 /// utime + stime in ticks of 10 ms (USER_HZ is 100 on every Linux that Rust supports).
