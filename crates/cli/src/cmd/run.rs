@@ -377,6 +377,9 @@ impl Pair {
                 }
             }
             if let Some(status) = self.program.try_wait()? {
+                if !status.success() {
+                    self.hints.last().await;
+                }
                 self.sidecar.stop().await;
                 return Ok(status);
             }

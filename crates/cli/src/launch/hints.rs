@@ -18,6 +18,8 @@ const LINES: usize = 2;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Ports remembered; a program that scans more gets no hints.
 const PORTS: usize = 256;
+/// A program that ended in failure may have done so because of a call that the door has just seen.
+const LAST_WITHIN: Duration = Duration::from_millis(50);
 /// A control plane that does not answer by then has no name to add.
 const ASK_WITHIN: Duration = Duration::from_secs(1);
 
@@ -53,6 +55,16 @@ impl Hints {
             }
         }
         std::future::pending().await
+    }
+
+    /// The word about a program that has just ended in failure, if one is due.
+    pub(crate) async fn last(&mut self) {
+        if self.refusals.is_none() || self.lines >= LINES {
+            return;
+        }
+        if let Ok(port) = tokio::time::timeout(LAST_WITHIN, self.next()).await {
+            self.tell(port).await;
+        }
     }
 
     /// Whether the port has not been spoken of and was not looked into just now.

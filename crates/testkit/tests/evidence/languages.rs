@@ -148,6 +148,8 @@ fn weights_hold_per_request_for_every_runtime() {
     ];
     mesh.wait_ready("payment", Some(PORT), &servers[0]);
     let times = size().pick(60, 1_000);
+    // Five standard deviations of a fair split.
+    let band = |expected: f64| 5.0 * (expected * (1.0 - expected) / f64::from(times)).sqrt();
     let share = |runtime: &str| {
         let url = ["http://payment/".to_owned()];
         let lines = called(&mesh, runtime, "order", "call", times, &url);
@@ -164,13 +166,35 @@ fn weights_hold_per_request_for_every_runtime() {
         for runtime in HTTP {
             let observed = share(runtime);
             let expected = f64::from(v2) / 100.0;
-            // Five standard deviations of a fair split.
-            let band = 5.0 * (expected * (1.0 - expected) / f64::from(times)).sqrt();
             assert!(
-                (observed - expected).abs() <= band,
+                (observed - expected).abs() <= band(expected),
                 "{runtime}: {observed} of {expected}"
             );
         }
+    }
+
+    // Each call of one gRPC connection is weighed on its own.
+    let _ledgers = [
+        served(&mesh, "grpcio", "ledger", "v1"),
+        served(&mesh, "grpcio", "ledger", "v2"),
+    ];
+    mesh.wait_version("ledger", "v1");
+    mesh.wait_version("ledger", "v2");
+    for v2 in [0, 50] {
+        mesh.ok([
+            "split",
+            "ledger",
+            &format!("v1={}", 100 - v2),
+            &format!("v2={v2}"),
+        ]);
+        let target = [format!("ledger:{PORT}")];
+        let lines = called(&mesh, "grpcio", "order", "grpc-call", times, &target);
+        let seen = lines.iter().filter(|line| line.contains(" v2 ")).count();
+        let (observed, expected) = (seen as f64 / f64::from(times), f64::from(v2) / 100.0);
+        assert!(
+            (observed - expected).abs() <= band(expected),
+            "grpcio: {observed} of {expected}"
+        );
     }
 }
 

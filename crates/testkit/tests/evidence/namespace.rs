@@ -344,6 +344,15 @@ fn the_hosts_loopback_is_opened_by_port_and_hinted_at() {
     );
     assert!(said.lines().count() <= 3, "{said}");
 
+    // One call that ends the program is enough.
+    let once = script(&mesh, "once", &[], &call);
+    let said = once.err();
+    assert_eq!(
+        said.matches(&format!("--host-port {port}")).count(),
+        1,
+        "{said}"
+    );
+
     let port_text = port.to_string();
     for (name, host) in [("opened4", "127.0.0.1"), ("opened6", "[::1]")] {
         let call = format!("curl -g -s -m 5 'http://{host}:{port}/'");
