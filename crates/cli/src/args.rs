@@ -162,6 +162,9 @@ pub(crate) struct Up {
     /// Directory of YAML that is watched and owns the objects it holds
     #[arg(long, value_name = "DIR")]
     pub(crate) dir: Option<PathBuf>,
+    /// File with the passphrase that locks the key of Secrets
+    #[arg(long, value_name = "FILE")]
+    pub(crate) seal_passphrase_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Group)]

@@ -73,7 +73,6 @@ fn dispatch(args: Args) -> Outcome {
     let context = args.context.as_deref();
     match args.command {
         Command::Control(control) => cmd::control::run(&control),
-        Command::Store(store) => cmd::store::run(&store),
         Command::Backup(backup) => cmd::backup::backup(&backup),
         Command::Restore(restore) => cmd::backup::restore(&restore),
         Command::Proxy(proxy) => match proxy.command {
@@ -113,11 +112,11 @@ async fn with_runtime(command: Command, context: Option<&str>) -> Outcome {
         Command::Explain(explain) => cmd::explain::run(&explain, context).await,
         Command::Check(check) => cmd::check::run(&check, context).await,
         Command::Support(support) => cmd::support::run(&support, context).await,
+        Command::Store(store) => cmd::store::run(&store, context).await,
         Command::Token(token) => cmd::token::run(&token, context).await,
         Command::Context(choose) => cmd::context::run(&choose),
         Command::Version(version) => cmd::version::run(&version, context).await,
         Command::Control(_)
-        | Command::Store(_)
         | Command::Backup(_)
         | Command::Restore(_)
         | Command::Proxy(_)

@@ -25,6 +25,7 @@ pub mod live;
 mod objects;
 mod read;
 mod route;
+mod seal;
 mod select;
 mod serve;
 mod table;

@@ -113,6 +113,7 @@ pub async fn run(settings: Settings) -> Result<Bound, Error> {
     let metrics = Metrics::new();
     let syncs = metrics.seconds(name::LOG_SYNC, &[]);
     let how = naka_store::Settings {
+        passphrase: settings.seal_passphrase.clone(),
         on_sync: Some(Arc::new(move |took| syncs.record(took))),
         ..naka_store::Settings::default()
     };

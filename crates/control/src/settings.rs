@@ -1,6 +1,7 @@
 //! What a control plane is told when it starts, and where it ends up listening.
 
 use crate::run::Error;
+use naka_store::Passphrase;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -25,6 +26,8 @@ pub struct Settings {
     pub advertise: Vec<String>,
     /// Lifetime of a workload's certificate.
     pub leaf_ttl: Duration,
+    /// What locks the key that seals Secrets, if anything does.
+    pub seal_passphrase: Option<Passphrase>,
     /// Times of the registry's leases.
     pub leases: Leases,
     /// Directory of YAML that is a source of objects.
@@ -91,6 +94,7 @@ impl Settings {
             ports: Ports::default(),
             advertise: Vec::new(),
             leaf_ttl: Duration::from_hours(24),
+            seal_passphrase: None,
             leases: Leases::default(),
             source: None,
         }

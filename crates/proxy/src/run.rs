@@ -265,6 +265,7 @@ fn recall(settings: &Settings, known: bool) -> (Book, Client, Called) {
     let resources = if known {
         saved::load_last_good(&settings.run_dir).unwrap_or_else(|error| {
             tracing::warn!(%error, "the saved configuration is of no use");
+            error.set_aside();
             Vec::new()
         })
     } else {
@@ -277,6 +278,7 @@ fn recall(settings: &Settings, known: bool) -> (Book, Client, Called) {
     }
     let names = saved::load_names(&settings.run_dir).unwrap_or_else(|error| {
         tracing::warn!(%error, "the saved names are of no use");
+        error.set_aside();
         Vec::new()
     });
     let gateway = settings.role == Role::Gateway;

@@ -56,6 +56,18 @@ pub enum Error {
     InUse(PathBuf),
 }
 
+impl Error {
+    /// A file of a newer version is put aside (`<name>.newer`) before this version writes its own: a proxy starts all
+    /// the same, and whoever goes back to the newer version finds it.
+    pub fn set_aside(&self) {
+        if let Self::Format(path) = self
+            && let Err(error) = fs::rename(path, path.with_extension("newer"))
+        {
+            tracing::warn!(%error, file = %path.display(), "could not be put aside");
+        }
+    }
+}
+
 /// An instance's directory whose lock is held for as long as this lives.
 #[derive(Debug)]
 pub struct Claim {
@@ -335,7 +347,19 @@ mod tests {
             assert!(load_last_good(dir.path()).is_err(), "flipped at {at}");
         }
         fs::write(&path, b"naka last-good 2\n").unwrap();
-        assert!(matches!(load_last_good(dir.path()), Err(Error::Format(_))));
+        let newer = load_last_good(dir.path()).unwrap_err();
+        assert!(matches!(newer, Error::Format(_)));
+        assert!(
+            newer.to_string().contains("last-good is of a format"),
+            "{newer}"
+        );
+        newer.set_aside();
+        save_last_good(dir.path(), &[resource("a")]).unwrap();
+        let kept = fs::read(dir.path().join("last-good.newer")).unwrap();
+        assert_eq!(
+            kept, b"naka last-good 2\n",
+            "left for the version that wrote it"
+        );
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::archive::{Opened, Sealed};
 use crate::error::Error;
 use crate::log::{self, Checks};
 use crate::passphrase::{Cost, Passphrase};
-use crate::{place, seal, stamp};
+use crate::{keyfile, place, stamp};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -25,7 +25,7 @@ const LOG: &str = "log";
 /// Directory of the authority.
 const CA: &str = "ca";
 /// What else of a mesh directory is kept, where it is there. The snapshot file is not: it is made from the log.
-const FILES: &[&str] = &[seal::FILE, "ports.json"];
+const FILES: &[&str] = &[keyfile::FILE, "ports.json"];
 /// Longest list of contents that is read.
 const LONGEST_HEAD: u32 = 1 << 20;
 /// A sealing key that changes each time it is looked at is not waited for.
@@ -107,7 +107,7 @@ pub fn backup(
 /// Opens the log and reads the small files, all of one moment.
 fn collect(dir: &Path, mesh: &str) -> Result<(File, Contents, Vec<Vec<u8>>), Error> {
     for _ in 0..TRIES {
-        let key = place::read(&dir.join(seal::FILE))?;
+        let key = place::read(&dir.join(keyfile::FILE))?;
         let path = dir.join(LOG);
         let log = File::open(&path)
             .map_err(|error| Error::io(format!("reading {}", path.display()), error))?;
@@ -133,7 +133,7 @@ fn collect(dir: &Path, mesh: &str) -> Result<(File, Contents, Vec<Vec<u8>>), Err
             bytes: scan.end,
         });
         // The log and the key that opens its secrets are of one moment only if the key did not change meanwhile.
-        if place::read(&dir.join(seal::FILE))? == key {
+        if place::read(&dir.join(keyfile::FILE))? == key {
             let contents = Contents {
                 mesh: mesh.to_owned(),
                 revision: scan.last,

@@ -88,6 +88,17 @@ pub(crate) fn replace(dir: &Path, name: &str, parts: &[&[u8]]) -> Result<(), Err
     write().map_err(|error| Error::io(format!("writing {}", path.display()), error))
 }
 
+/// Removes a file that may be missing.
+pub(crate) fn remove(dir: &Path, name: &str) -> Result<(), Error> {
+    let path = dir.join(name);
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::io(format!("removing {}", path.display()), error))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Reads a whole file; `None` when it is not there.
 pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>, Error> {
     match fs::read(path) {

@@ -8,6 +8,7 @@ use crate::plan::revision_of;
 use crate::store::Store;
 use naka_types::name::ObjectRef;
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::ops::RangeInclusive;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, PoisonError};
@@ -24,9 +25,9 @@ impl Store {
         limit: usize,
     ) -> Result<Vec<Arc<Event>>, Error> {
         let mut found = Vec::new();
-        let spans = self.spans(*range.start());
+        let (file, spans) = self.spans(*range.start());
         for span in spans {
-            for event in self.read(span)? {
+            for event in read(&file, span)? {
                 if event.seq > *range.end() || found.len() >= limit {
                     return Ok(found);
                 }
@@ -44,8 +45,9 @@ impl Store {
     /// When the log cannot be read.
     pub fn history(&self, filter: &Filter, limit: usize) -> Result<Vec<Arc<Event>>, Error> {
         let mut found = Vec::new();
-        for span in self.spans(0).into_iter().rev() {
-            for event in self.read(span)?.into_iter().rev() {
+        let (file, spans) = self.spans(0);
+        for span in spans.into_iter().rev() {
+            for event in read(&file, span)?.into_iter().rev() {
                 if found.len() >= limit {
                     return Ok(found);
                 }
@@ -102,11 +104,12 @@ impl Store {
             return Err(Error::NoSuchRevision(revision));
         }
         let mut folded = Folded::default();
-        for span in self.spans(0) {
+        let (file, spans) = self.spans(0);
+        for span in spans {
             if folded.revision >= revision {
                 break;
             }
-            for event in self.read(span)? {
+            for event in read(&file, span)? {
                 folded.apply(&event);
             }
         }
@@ -119,15 +122,14 @@ impl Store {
     /// [`Error::UndoConflict`] when a later change touched one of the objects, [`Error::NothingToUndo`] when it
     /// changed none, [`Error::NoSuchRevision`] when there is no such commit.
     pub fn undo(&self, revision: u64, actor: &str, cause: &str) -> Result<Vec<Draft>, Error> {
-        let spans = self.spans(revision);
+        let (file, spans) = self.spans(revision);
         let Some((own, later)) = spans.split_first().filter(|_| revision > 0) else {
             return Err(Error::NoSuchRevision(revision));
         };
         // Of several events about one object the first knows what was there before the commit.
         let mut first: BTreeMap<ObjectRef, Arc<Event>> = BTreeMap::new();
         let mut order = Vec::new();
-        for event in self
-            .read(*own)?
+        for event in read(&file, *own)?
             .into_iter()
             .filter(|event| event.is_object())
         {
@@ -142,7 +144,7 @@ impl Store {
             return Err(Error::NothingToUndo(revision));
         }
         for span in later {
-            for event in self.read(*span)? {
+            for event in read(&file, *span)? {
                 if let Some(object) = event
                     .object
                     .as_ref()
@@ -175,37 +177,34 @@ impl Store {
     /// # Errors
     /// When the log cannot be read.
     pub fn last_change(&self) -> Result<Option<u64>, Error> {
-        for span in self.spans(0).into_iter().rev() {
-            if self.read(span)?.iter().any(|event| event.is_object()) {
+        let (file, spans) = self.spans(0);
+        for span in spans.into_iter().rev() {
+            if read(&file, span)?.iter().any(|event| event.is_object()) {
                 return Ok(Some(span.last));
             }
         }
         Ok(None)
     }
 
-    /// Records that hold `from` or anything later.
-    fn spans(&self, from: u64) -> Vec<Span> {
-        let spans = self
-            .shared
-            .spans
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
-        let start = spans.partition_point(|span| span.last < from);
-        spans[start..].to_vec()
+    /// Records that hold `from` or anything later, and the file they lie in.
+    fn spans(&self, from: u64) -> (Arc<File>, Vec<Span>) {
+        let written = self.shared.written.read();
+        let written = written.unwrap_or_else(PoisonError::into_inner);
+        let start = written.spans.partition_point(|span| span.last < from);
+        (Arc::clone(&written.file), written.spans[start..].to_vec())
     }
+}
 
-    /// The events of one record of the file.
-    fn read(&self, span: Span) -> Result<Vec<Arc<Event>>, Error> {
-        let mut payload = vec![0; span.length as usize];
-        self.reader
-            .read_exact_at(&mut payload, span.offset)
-            .map_err(|error| Error::io("reading the log", error))?;
-        lines(&payload)
-            .map(|line| {
-                serde_json::from_slice(line)
-                    .map(Arc::new)
-                    .map_err(|error| Error::Invalid(format!("event before {}: {error}", span.last)))
-            })
-            .collect()
-    }
+/// The events of one record of a log.
+pub(crate) fn read(file: &File, span: Span) -> Result<Vec<Arc<Event>>, Error> {
+    let mut payload = vec![0; span.length as usize];
+    file.read_exact_at(&mut payload, span.offset)
+        .map_err(|error| Error::io("reading the log", error))?;
+    lines(&payload)
+        .map(|line| {
+            serde_json::from_slice(line)
+                .map(Arc::new)
+                .map_err(|error| Error::Invalid(format!("event before {}: {error}", span.last)))
+        })
+        .collect()
 }

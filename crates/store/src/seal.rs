@@ -1,69 +1,70 @@
-//! Sealing of Secret values: AES-256-GCM with the key in `seal.key` (0600) of the mesh directory.
+//! Sealing of Secret values: AES-256-GCM with the mesh's sealing key.
 //!
 //! A sealed value is base64 of `NKS1`, a random nonce and the ciphertext, in the place of the plain value, so a Secret
 //! keeps its shape everywhere. The value is bound to namespace, name and key of its Secret: copied elsewhere it does
 //! not open. An equal plain value keeps its old ciphertext, so an equal update stays a no-op.
 //!
-//! Not here: rotation of the key.
+//! Not here: where the key is kept ([`crate::keyfile`]), and its change ([`crate::reseal`]).
 
-use crate::{Error, place};
-use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
-use aws_lc_rs::rand;
+use crate::Error;
+use crate::keyfile::SealKey;
+use aws_lc_rs::aead::{Aad, NONCE_LEN, Nonce};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use naka_types::name::ObjectRef;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock};
 
 /// What stands in the place of a secret value outside: base64 of `REDACTED`.
 pub const REDACTED: &str = "UkVEQUNURUQ=";
 
-/// Name in the mesh directory.
-pub(crate) const FILE: &str = "seal.key";
-const FILE_MAGIC: &[u8; 8] = b"NAKASEA\x01";
 const MAGIC: &[u8; 4] = b"NKS1";
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// Holds the key.
 pub(crate) struct Sealer {
-    key: RandomizedNonceKey,
+    key: RwLock<Arc<SealKey>>,
 }
 
 impl Sealer {
-    /// Reads the key, or makes one when there is none and `may_create`.
-    pub(crate) fn open(dir: &Path, may_create: bool) -> Result<Self, Error> {
-        let path = dir.join(FILE);
-        let bad = |why: &str| Error::Invalid(format!("{}: {why}", path.display()));
-        let material = match place::read(&path)? {
-            Some(bytes) => match bytes.strip_prefix(&FILE_MAGIC[..7]) {
-                Some([1, key @ ..]) if key.len() == 32 => key.to_vec(),
-                Some([format, ..]) if *format > 1 => {
-                    return Err(Error::NewerFormat {
-                        file: path.display().to_string(),
-                        found: u32::from(*format),
-                        known: 1,
-                    });
-                }
-                _ => return Err(bad("not a seal key; restore it from a backup")),
-            },
-            None if may_create => {
-                let mut key = vec![0; 32];
-                rand::fill(&mut key).map_err(|_| bad("no random numbers from the system"))?;
-                place::replace(dir, FILE, &[FILE_MAGIC, &key])?;
-                key
-            }
-            None => {
-                return Err(bad(
-                    "the log holds secrets but their key is missing; restore it from a backup",
-                ));
-            }
-        };
-        let key = RandomizedNonceKey::new(&AES_256_GCM, &material)
-            .map_err(|_| bad("not usable as a key"))?;
-        Ok(Self { key })
+    pub(crate) fn new(key: SealKey) -> Self {
+        Self {
+            key: RwLock::new(Arc::new(key)),
+        }
     }
 
+    /// The key in use.
+    pub(crate) fn key(&self) -> Arc<SealKey> {
+        Arc::clone(&self.key.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Takes another key into use.
+    pub(crate) fn change(&self, key: SealKey) {
+        *self.key.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(key);
+    }
+
+    /// See [`SealKey::seal`].
+    pub(crate) fn seal(
+        &self,
+        object: &ObjectRef,
+        value: &mut Value,
+        before: Option<&Value>,
+    ) -> Result<(), Error> {
+        self.key().seal(object, value, before)
+    }
+
+    /// See [`SealKey::reveal`].
+    pub(crate) fn reveal(
+        &self,
+        object: &ObjectRef,
+        stored: &Value,
+    ) -> Result<BTreeMap<String, Vec<u8>>, Error> {
+        self.key().reveal(object, stored)
+    }
+}
+
+impl SealKey {
     /// Replaces every plain value of a Secret by its sealed form, merging `stringData` into `data`.
     pub(crate) fn seal(
         &self,
@@ -143,7 +144,7 @@ impl Sealer {
         }
         let mut body = plain;
         let nonce = self
-            .key
+            .aead
             .seal_in_place_append_tag(Aad::from(bound_to(object, key)), &mut body)
             .map_err(|_| "sealing failed".to_owned())?;
         let mut sealed = MAGIC.to_vec();
@@ -160,10 +161,43 @@ impl Sealer {
         let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| broken())?;
         let mut body = body.to_vec();
         let plain = self
-            .key
+            .aead
             .open_in_place(nonce, Aad::from(bound_to(object, key)), &mut body)
             .map_err(|_| broken())?;
         Ok(plain.to_vec())
+    }
+
+    /// The values of a stored Secret, sealed with this key instead of `old`. An equal ciphertext gets an equal one: what
+    /// was unchanged stays so.
+    pub(crate) fn reseal(
+        &self,
+        old: &Self,
+        object: &ObjectRef,
+        stored: &mut Value,
+        known: &mut BTreeMap<String, String>,
+    ) -> Result<(), Error> {
+        let Some(data) = stored.get_mut("data").and_then(Value::as_object_mut) else {
+            return Ok(());
+        };
+        for (key, slot) in data {
+            let text = slot.as_str().unwrap_or_default().to_owned();
+            let sealed = match known.get(&text) {
+                Some(sealed) => sealed.clone(),
+                None => {
+                    let fail = |why| Error::Seal {
+                        object: object.clone(),
+                        why,
+                    };
+                    let plain = old.open_one(object, key, &text).map_err(fail)?;
+                    let plain = BASE64.encode(plain);
+                    self.seal_one(object, key, Some(&plain), None)
+                        .map_err(fail)?
+                }
+            };
+            known.insert(text, sealed.clone());
+            *slot = Value::String(sealed);
+        }
+        Ok(())
     }
 
     /// The plain values of a stored Secret.
@@ -230,6 +264,7 @@ pub fn redact(value: &mut Value) {
 #[cfg(test)]
 mod tests {
     use super::{BASE64, REDACTED, Sealer, redact};
+    use crate::keyfile;
     use base64::Engine;
     use naka_types::name::ObjectRef;
     use serde_json::json;
@@ -243,10 +278,14 @@ mod tests {
         }
     }
 
+    fn open(dir: &std::path::Path) -> Sealer {
+        Sealer::new(keyfile::open(dir, true, None, true, |_| None).unwrap())
+    }
+
     #[test]
     fn values_are_sealed_bound_to_their_place_and_stable() {
         let dir = tempfile::tempdir().unwrap();
-        let sealer = Sealer::open(dir.path(), true).unwrap();
+        let sealer = open(dir.path());
         let mode = std::fs::metadata(dir.path().join("seal.key"))
             .unwrap()
             .permissions()
@@ -280,27 +319,13 @@ mod tests {
     }
 
     #[test]
-    fn another_key_opens_nothing_and_a_broken_key_file_is_refused() {
+    fn another_key_opens_nothing() {
         let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let sealer = Sealer::open(one.path(), true).unwrap();
+        let sealer = open(one.path());
         let mut value = json!({"kind": "Secret", "stringData": {"k": "v"}});
         sealer.seal(&named("a"), &mut value, None).unwrap();
-        let other = Sealer::open(two.path(), true).unwrap();
+        let other = open(two.path());
         assert!(other.reveal(&named("a"), &value).is_err());
-        assert!(
-            Sealer::open(one.path(), false)
-                .unwrap()
-                .reveal(&named("a"), &value)
-                .is_ok()
-        );
-        std::fs::write(one.path().join("seal.key"), b"short").unwrap();
-        assert!(Sealer::open(one.path(), true).is_err());
-        std::fs::write(one.path().join("seal.key"), b"NAKASEA\x02 newer").unwrap();
-        assert!(
-            Sealer::open(one.path(), true)
-                .unwrap_err()
-                .to_string()
-                .contains("newer")
-        );
+        assert!(open(one.path()).reveal(&named("a"), &value).is_ok());
     }
 }

@@ -3,12 +3,14 @@
 use crate::checkpoint::{self, Checkpoint};
 use crate::event::{Action, Commit, Draft, Event, LOSS};
 use crate::fold::{Folded, Snapshot};
+use crate::keyfile::{self, Lock, SealKey, Sealing};
 use crate::log::{self, Checks, Damage, Recovery, Scan};
 use crate::owned::Owned;
+use crate::passphrase::Passphrase;
 use crate::plan::plan;
 use crate::seal::{Sealer, is_secret};
-use crate::writer::{Recent, Request, Shared, Writer, lock};
-use crate::{Error, place, stamp};
+use crate::writer::{Job, Recent, Request, Shared, Writer, Written, lock};
+use crate::{Error, place, reseal, stamp};
 use naka_types::name::ObjectRef;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -22,7 +24,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// Name of the log in the mesh directory.
-const LOG: &str = "log";
+pub(crate) const LOG: &str = "log";
 /// Commits that may wait for the writer; more make callers wait.
 const QUEUE: usize = 1024;
 
@@ -34,6 +36,8 @@ pub type OnSync = Arc<dyn Fn(Duration) + Send + Sync>;
 pub struct Settings {
     /// Events between two snapshot files.
     pub checkpoint_every: u64,
+    /// What locks the sealing key, if anything does.
+    pub passphrase: Option<Passphrase>,
     /// Who counts the syncs.
     pub on_sync: Option<OnSync>,
 }
@@ -50,6 +54,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             checkpoint_every: 1000,
+            passphrase: None,
             on_sync: None,
         }
     }
@@ -59,9 +64,8 @@ impl Default for Settings {
 #[derive(Debug)]
 pub struct Store {
     pub(crate) shared: Arc<Shared>,
-    pub(crate) reader: File,
     sealer: Arc<Sealer>,
-    requests: Option<mpsc::Sender<Request>>,
+    requests: Option<mpsc::Sender<Job>>,
     thread: Option<JoinHandle<()>>,
     /// Why nothing can be written, when opened damaged.
     read_only: Option<String>,
@@ -122,7 +126,14 @@ impl Store {
             mut recovery,
         } = replay;
         let sealed = folded.objects.keys().any(is_secret);
-        let sealer = Arc::new(Sealer::open(dir, !sealed)?);
+        let key = sealing_key(
+            dir,
+            &folded,
+            !sealed,
+            &recovery,
+            settings.passphrase.as_ref(),
+        )?;
+        let sealer = Arc::new(Sealer::new(key));
         let state = folded.decode();
         for object in state.unreadable.keys() {
             recovery.remarks.push(format!(
@@ -132,14 +143,16 @@ impl Store {
         let shared = Arc::new(Shared {
             snapshot: RwLock::new(Arc::new(state.clone())),
             recent: RwLock::new(recent),
-            spans: RwLock::new(scan.spans),
+            written: RwLock::new(Written {
+                file: Arc::new(reader),
+                spans: scan.spans,
+            }),
             stopped: Mutex::new(None),
             owned: RwLock::default(),
             revision: watch::Sender::new(state.revision),
         });
         let mut store = Self {
             shared: shared.clone(),
-            reader,
             sealer: sealer.clone(),
             requests: None,
             thread: None,
@@ -230,7 +243,7 @@ impl Store {
     /// Preconditions, sealing, or a store that does not write any more.
     pub async fn commit(&self, drafts: Vec<Draft>) -> Result<Commit, Error> {
         let (answer, answered) = oneshot::channel();
-        let request = Request { drafts, answer };
+        let request = Job::Commit(Request { drafts, answer });
         let Some(requests) = &self.requests else {
             return Err(Error::ReadOnly(self.read_only.clone().unwrap_or_default()));
         };
@@ -238,6 +251,33 @@ impl Store {
             return Err(self.stopped());
         }
         answered.await.unwrap_or_else(|_| Err(self.stopped()))
+    }
+
+    /// Changes the sealing key and seals every secret value of the log anew, past ones too; the old key opens nothing
+    /// of it any more. Commits wait meanwhile; reading goes on.
+    ///
+    /// # Errors
+    /// When a value does not open, or files cannot be written: then key and log are as before.
+    pub async fn reseal(&self, how: Lock, actor: &str) -> Result<Sealing, Error> {
+        let (answer, answered) = oneshot::channel();
+        let job = Job::Reseal {
+            how,
+            actor: actor.to_owned(),
+            answer,
+        };
+        let Some(requests) = &self.requests else {
+            return Err(Error::ReadOnly(self.read_only.clone().unwrap_or_default()));
+        };
+        if requests.send(job).await.is_err() {
+            return Err(self.stopped());
+        }
+        answered.await.unwrap_or_else(|_| Err(self.stopped()))
+    }
+
+    /// How Secrets are sealed.
+    #[must_use]
+    pub fn sealing(&self) -> Sealing {
+        reseal::sealing(&self.sealer.key(), &self.snapshot())
     }
 
     /// What [`Store::commit`] would do with these drafts now, without doing it. Numbers and ids in it are provisional.
@@ -304,12 +344,16 @@ impl Store {
     /// # Errors
     /// When there is no such Secret or it does not open.
     pub fn reveal(&self, object: &ObjectRef) -> Result<BTreeMap<String, Vec<u8>>, Error> {
-        let snapshot = self.snapshot();
-        let stored = snapshot
-            .value(object)
-            .filter(|_| is_secret(object))
-            .ok_or_else(|| Error::NotFound(object.clone()))?;
-        self.sealer.reveal(object, stored)
+        let open = || {
+            let snapshot = self.snapshot();
+            let stored = snapshot
+                .value(object)
+                .filter(|_| is_secret(object))
+                .ok_or_else(|| Error::NotFound(object.clone()))?;
+            self.sealer.reveal(object, stored)
+        };
+        // Between the two looks the key may have been changed; the second look is at the state of after.
+        open().or_else(|_| open())
     }
 
     fn stopped(&self) -> Error {
@@ -424,7 +468,33 @@ impl Replay {
     }
 }
 
-fn open_log(path: &Path) -> Result<File, Error> {
+/// The key that the log is sealed with. While there is damage nothing is decided for good: the part that is missing may
+/// say otherwise.
+fn sealing_key(
+    dir: &Path,
+    folded: &Folded,
+    may_create: bool,
+    recovery: &Recovery,
+    passphrase: Option<&Passphrase>,
+) -> Result<SealKey, Error> {
+    place::remove(dir, reseal::NEW)?;
+    let (kind, id) = reseal::RECORD;
+    let record = folded.records.get(&(kind.to_owned(), id.to_owned()));
+    let named = record.and_then(|value| value.get("id")?.as_str());
+    let settle = recovery.damage.is_none();
+    let key = keyfile::open(dir, may_create, passphrase, settle, |ids| {
+        ids.iter().position(|id| Some(*id) == named)
+    })?;
+    if settle && named.is_some_and(|named| named != key.id) {
+        return Err(Error::Invalid(format!(
+            "{} is not the key that this log is sealed with; restore it from a backup",
+            dir.join(keyfile::FILE).display()
+        )));
+    }
+    Ok(key)
+}
+
+pub(crate) fn open_log(path: &Path) -> Result<File, Error> {
     OpenOptions::new()
         .read(true)
         .write(true)
@@ -448,12 +518,13 @@ fn cut(mut file: File, end: u64, torn: bool) -> Result<File, Error> {
 type Answer = oneshot::Receiver<Result<Commit, Error>>;
 
 /// Puts an event about cut-off bytes first into the queue, so that the log itself tells of the loss.
-fn name_loss(sender: &mpsc::Sender<Request>, recovery: &Recovery) -> Option<Answer> {
+fn name_loss(sender: &mpsc::Sender<Job>, recovery: &Recovery) -> Option<Answer> {
     let torn = recovery.torn.as_ref()?;
     let value = json!({"offset": torn.offset, "bytes": torn.bytes, "after": recovery.revision});
     let drafts = vec![Draft::note("system", "recovery", LOSS, None, value)];
     let (answer, answered) = oneshot::channel();
-    sender.try_send(Request { drafts, answer }).ok()?;
+    let request = Request { drafts, answer };
+    sender.try_send(Job::Commit(request)).ok()?;
     Some(answered)
 }
 

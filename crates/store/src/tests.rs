@@ -3,6 +3,7 @@
 mod backup;
 mod crash;
 mod damage;
+mod reseal;
 mod state;
 
 use crate::{Draft, Settings, Store};

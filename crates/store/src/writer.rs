@@ -9,6 +9,7 @@
 
 use crate::event::{Commit, Draft, Event};
 use crate::fold::Snapshot;
+use crate::keyfile::{Lock, Sealing};
 use crate::log::{self, MAX_PAYLOAD, RECORD_HEAD, Span};
 use crate::owned::Owned;
 use crate::plan::{Planned, plan};
@@ -40,12 +41,32 @@ pub(crate) struct Request {
     pub(crate) answer: oneshot::Sender<Result<Commit, Error>>,
 }
 
+/// What the writer is asked for.
+#[derive(Debug)]
+pub(crate) enum Job {
+    /// A commit.
+    Commit(Request),
+    /// Another sealing key.
+    Reseal {
+        how: Lock,
+        actor: String,
+        answer: oneshot::Sender<Result<Sealing, Error>>,
+    },
+}
+
+/// Where the records lie. A change of the sealing key replaces the file.
+#[derive(Debug)]
+pub(crate) struct Written {
+    pub(crate) file: Arc<File>,
+    pub(crate) spans: Vec<Span>,
+}
+
 /// What the writer publishes and readers read. Locks are held for a pointer copy only.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) snapshot: RwLock<Arc<Snapshot>>,
     pub(crate) recent: RwLock<Recent>,
-    pub(crate) spans: RwLock<Vec<Span>>,
+    pub(crate) written: RwLock<Written>,
     pub(crate) stopped: Mutex<Option<String>>,
     pub(crate) owned: RwLock<Arc<Owned>>,
     pub(crate) revision: watch::Sender<u64>,
@@ -121,15 +142,33 @@ struct Ready {
 
 impl Writer {
     /// Works until every sender is gone.
-    pub(crate) fn run(mut self, mut requests: mpsc::Receiver<Request>) {
-        while let Some(first) = requests.blocking_recv() {
+    pub(crate) fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
+        let mut held = None;
+        while let Some(job) = held.take().or_else(|| jobs.blocking_recv()) {
+            let first = match job {
+                Job::Commit(first) => first,
+                Job::Reseal { how, actor, answer } => {
+                    // Whoever asked may have gone away; the key is changed all the same.
+                    let _ = answer.send(self.reseal(how, &actor));
+                    if lock(&self.shared.stopped).is_some() {
+                        break;
+                    }
+                    continue;
+                }
+            };
             let mut bytes = Vec::new();
             let mut group = Vec::new();
             let mut next = Some(first);
             while let Some(request) = next {
                 self.prepare(request, &mut bytes, &mut group);
                 let room = group.len() < MAX_GROUP && bytes.len() < MAX_GROUP_BYTES;
-                next = if room { requests.try_recv().ok() } else { None };
+                next = None;
+                if room {
+                    match jobs.try_recv() {
+                        Ok(Job::Commit(request)) => next = Some(request),
+                        other => held = other.ok(),
+                    }
+                }
             }
             if let Err(why) = self.write(&bytes) {
                 tracing::error!(error = %why, "the log cannot be written; no change is accepted until restart");
@@ -250,13 +289,11 @@ impl Writer {
             .unwrap_or_else(PoisonError::into_inner)
             .revision;
         if self.state.revision != before {
-            let mut spans = self
-                .shared
-                .spans
-                .write()
-                .unwrap_or_else(PoisonError::into_inner);
-            spans.extend(group.iter().filter_map(|ready| ready.span));
-            drop(spans);
+            let written = self.shared.written.write();
+            let mut written = written.unwrap_or_else(PoisonError::into_inner);
+            let spans = group.iter().filter_map(|ready| ready.span);
+            written.spans.extend(spans);
+            drop(written);
             let mut recent = self
                 .shared
                 .recent

@@ -117,6 +117,27 @@ pub(crate) enum StoreCommand {
         #[arg(long, value_name = "NAME", default_value = "local")]
         mesh: String,
     },
+    /// The key that seals Secrets
+    Seal {
+        #[command(subcommand)]
+        command: SealCommand,
+    },
+}
+
+/// What to do with the sealing key.
+#[derive(Debug, Subcommand)]
+pub(crate) enum SealCommand {
+    /// Name of the key, whether a passphrase locks it, and how many Secrets it seals
+    Status,
+    /// Make a new key and seal every Secret anew, past values too; the old key opens nothing any more
+    Rotate {
+        /// Lock the new key with the passphrase of this file; unless given it is locked as the old one was
+        #[arg(long, value_name = "FILE")]
+        passphrase_file: Option<PathBuf>,
+        /// Keep the new key as it is, in a file of its owner's alone
+        #[arg(long, conflicts_with = "passphrase_file")]
+        plain: bool,
+    },
 }
 
 #[derive(Debug, Group)]
@@ -136,6 +157,9 @@ pub(crate) struct Control {
     /// Directory of YAML that is watched and owns the objects it holds
     #[arg(long, value_name = "DIR")]
     pub(crate) dir: Option<PathBuf>,
+    /// File with the passphrase that locks the key of Secrets; else the systemd credential naka-seal, if there is one
+    #[arg(long, value_name = "FILE")]
+    pub(crate) seal_passphrase_file: Option<PathBuf>,
     /// Lifetime of workload certificates; they are renewed at half to four fifths of it
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = duration)]
     pub(crate) leaf_ttl: Duration,

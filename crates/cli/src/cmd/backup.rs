@@ -54,9 +54,14 @@ pub(crate) fn restore(args: &args::Restore) -> Outcome {
 
 /// The passphrase or key in a file.
 pub(crate) fn passphrase(file: &Path) -> Outcome<Passphrase> {
-    let bytes = std::fs::read(file)
-        .map_err(|error| Exit::failed(format!("cannot read {}: {error}", file.display())))?;
+    let bytes = passphrase_bytes(file)?;
     Passphrase::new(bytes).map_err(|error| Exit::failed(format!("{}: {error}", file.display())))
+}
+
+/// The bytes of that file.
+pub(crate) fn passphrase_bytes(file: &Path) -> Outcome<Vec<u8>> {
+    std::fs::read(file)
+        .map_err(|error| Exit::failed(format!("cannot read {}: {error}", file.display())))
 }
 
 fn failed(error: &Error) -> Exit {

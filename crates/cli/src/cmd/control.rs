@@ -2,6 +2,7 @@
 
 use crate::args;
 use crate::client::ask_socket;
+use crate::cmd::backup::passphrase;
 use crate::cmd::up;
 use crate::exit::{Exit, Outcome};
 use crate::home::{Home, make_dir};
@@ -9,6 +10,7 @@ use crate::notify::Manager;
 use naka_control::Settings;
 use naka_control::readiness::Readiness;
 use naka_control::settings::{Addresses, Ports};
+use std::path::PathBuf;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -48,6 +50,8 @@ pub(crate) fn run(args: &args::Control) -> Outcome {
     if let Some(dir) = &args.dir {
         settings.source = Some(std::path::absolute(dir)?);
     }
+    let file = args.seal_passphrase_file.clone().or_else(credential);
+    settings.seal_passphrase = file.as_deref().map(passphrase).transpose()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(
             std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(1, 4)),
@@ -58,6 +62,12 @@ pub(crate) fn run(args: &args::Control) -> Outcome {
     // A task that still writes to a slow client must not hold the process.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     outcome
+}
+
+/// The systemd credential that locks the key of Secrets, if the unit loads one (`LoadCredential=naka-seal:FILE`).
+fn credential() -> Option<PathBuf> {
+    let dir = std::env::var_os("CREDENTIALS_DIRECTORY")?;
+    Some(PathBuf::from(dir).join("naka-seal")).filter(|file| file.exists())
 }
 
 async fn serve(settings: Settings, home: Home, args: &args::Control) -> Outcome {

@@ -42,6 +42,13 @@ pub(crate) async fn up(args: &args::Up) -> Outcome {
             let dir = std::path::absolute(dir)?;
             extra.extend(["--dir".to_owned(), dir.display().to_string()]);
         }
+        if let Some(file) = &args.seal_passphrase_file {
+            let file = std::path::absolute(file)?;
+            let file = file.to_str().ok_or_else(|| {
+                Exit::failed(format!("{} cannot be written as text", file.display()))
+            })?;
+            extra.extend(["--seal-passphrase-file".to_owned(), file.to_owned()]);
+        }
         start(&home, &args.mesh, &extra).await?;
     }
     let context = record(&home, &args.mesh, true).await?;

@@ -3,7 +3,9 @@
 use super::answer::{Outcome, Problem, ok};
 use super::auth::{Peer, Role, Subject, authenticate};
 use super::route::{self, Route};
-use super::{State, body, change, confirm, discovery, installation, objects, read, tokens, watch};
+use super::{
+    State, body, change, confirm, discovery, installation, objects, read, seal, tokens, watch,
+};
 use axum::body::Body;
 use axum::extract;
 use axum::response::{IntoResponse, Response};
@@ -169,6 +171,8 @@ async fn naka(call: Call, parts: &[String], body: Body) -> Outcome {
         (&Method::GET, ["tokens"]) => tokens::list(&call),
         (&Method::DELETE, ["tokens", id]) => tokens::revoke(&call, id).await,
         (&Method::POST, ["reveal", namespace, name]) => read::reveal(&call, namespace, name).await,
+        (&Method::GET, ["seal"]) => seal::show(&call),
+        (&Method::POST, ["seal"]) => seal::rotate(&call, body::shaped(body).await?).await,
         (&Method::GET, ["history"]) => read::history(&call),
         (&Method::GET, ["events"]) => read::events(&call),
         (&Method::GET, ["rollout"]) => read::rollout(&call).await,
@@ -200,6 +204,7 @@ const KNOWN: &[&str] = &[
     "confirm",
     "tokens",
     "reveal",
+    "seal",
     "history",
     "events",
     "rollout",

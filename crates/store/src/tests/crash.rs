@@ -11,7 +11,7 @@ const DIR: &str = "NAKA_STORE_CHILD_DIR";
 const HOW: &str = "NAKA_STORE_CHILD_HOW";
 const WRITERS: usize = 1000;
 
-fn child(dir: &Path, how: &str) -> Command {
+pub(super) fn child(dir: &Path, how: &str) -> Command {
     // The limit of file size is for the child that fills its disk; others never reach it. Ignored signals stay ignored.
     let script = r#"if [ "$NAKA_STORE_CHILD_HOW" = full ]; then trap '' XFSZ; ulimit -f 128; fi; exec "$0" "$@""#;
     let mut command = Command::new("sh");
@@ -39,11 +39,12 @@ fn child_body() {
     let dir = Path::new(&dir);
     match how.as_str() {
         "full" => fill_the_disk(dir),
+        "reseal" => super::reseal::change_for_ever(dir),
         _ => write_until_killed(dir, how == "early"),
     }
 }
 
-fn say(text: &str) {
+pub(super) fn say(text: &str) {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{text}").and_then(|()| out.flush()).unwrap();
 }
@@ -74,6 +75,21 @@ fn write_until_killed(dir: &Path, early: bool) {
             writer.await.unwrap();
         }
     });
+}
+
+/// Lets a child work until it has printed `wanted`, and kills it with -9 once `now` says so.
+pub(super) fn kill_when(mut command: Command, wanted: &str, now: impl Fn() -> bool) {
+    let mut child: Child = command.spawn().unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut seen = lines.map_while(Result::ok).filter(|line| line == wanted);
+    assert!(seen.next().is_some(), "the child works");
+    let began = std::time::Instant::now();
+    while !now() {
+        assert!(began.elapsed().as_secs() < 20, "the moment came");
+        std::thread::yield_now();
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
 }
 
 /// Lets a child write, kills it with -9 after `acks` acknowledgements and returns all that came out of it.

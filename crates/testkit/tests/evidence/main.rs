@@ -23,6 +23,8 @@ mod package;
 mod proxyless;
 mod ready;
 mod restart;
+mod seal;
+mod skew;
 mod source;
 mod support;
 mod traffic;

@@ -256,3 +256,38 @@ async fn roles_and_namespaces_bound_what_a_subject_does() {
         .await;
     assert_eq!(proxies["items"], json!([]));
 }
+
+/// Who may not reveal secrets may not change their key; an admin may, and everybody with an eye on the whole mesh sees
+/// how they are sealed.
+#[tokio::test]
+async fn only_an_admin_changes_the_key_of_secrets() {
+    let server = Server::start().await;
+    let role = |role: &'static str| server.token(json!({"kind": "api", "role": role}));
+    let path = "/naka/v1/seal";
+    let before = server.get(path).await;
+    for (token, allowed) in [
+        (role("viewer").await, false),
+        (role("operator").await, false),
+        (role("admin").await, true),
+    ] {
+        let wanted = json!({"lock": "same"});
+        let (code, _) = server.over_tls(Method::POST, path, wanted, &token).await;
+        assert_eq!(code, if allowed { 200 } else { 403 });
+        let (code, seen) = server
+            .over_tls(Method::GET, path, Value::Null, &token)
+            .await;
+        assert_eq!(code, 200);
+        assert_eq!(seen["key"] != before["key"], allowed);
+    }
+    let admin = role("admin").await;
+    for nonsense in [
+        json!({"lock": "tin"}),
+        json!({"lock": "passphrase"}),
+        json!({}),
+    ] {
+        let (code, _) = server
+            .over_tls(Method::POST, path, nonsense.clone(), &admin)
+            .await;
+        assert_eq!(code, 400, "{nonsense}");
+    }
+}
