@@ -13,7 +13,8 @@ cargo_home=${CARGO_HOME:-$HOME/.cargo}
 built=${NAKA_BUILT:-}
 if [ -z "$built" ]; then
     # Messages of a panic name source files; they must not name this machine's directories.
-    RUSTFLAGS="${RUSTFLAGS:-} --remap-path-prefix=$cargo_home=/cargo --remap-path-prefix=$PWD=/naka" \
+    CFLAGS="${CFLAGS:-} -ffile-prefix-map=$cargo_home=/cargo -ffile-prefix-map=$PWD=/naka" \
+        RUSTFLAGS="${RUSTFLAGS:-} --remap-path-prefix=$cargo_home=/cargo --remap-path-prefix=$PWD=/naka" \
         cargo build --profile "$profile" --locked --target-dir target/dist-build -p naka-cli --bins
     built=target/dist-build/$profile
 fi
