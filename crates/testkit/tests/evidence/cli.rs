@@ -5,6 +5,7 @@ use crate::traffic::split;
 use naka_testkit::mesh::{Mesh, SOON, testprog};
 use naka_testkit::program::{Program, free_port};
 use naka_testkit::wait;
+use serde_json::Value;
 use std::net::TcpListener;
 use std::process::Output;
 
@@ -371,4 +372,52 @@ fn findings_of_apply_name_the_line() {
     let sound = mesh.file("sound.yaml", &text.replace(", subset: v9", ""));
     let told = said(&mesh.naka(["apply".as_ref(), "-f".as_ref(), sound.as_os_str()]));
     assert!(!told.contains("L310"), "{told}");
+}
+
+/// Each file of the seeds by the command: exit code 1 exactly when an error is printed, what is not enforced yet apart
+/// from what is wrong, a file and a line with each. What is found is compared, code by code, where it is found.
+#[test]
+fn the_seeds_are_checked_by_the_command() {
+    let seeds = concat!(env!("CARGO_MANIFEST_DIR"), "/../../cases/seeds");
+    let home = tempfile::tempdir().expect("a directory");
+    let mut errors = [0, 0];
+    for entry in std::fs::read_dir(seeds).expect("seeds").flatten() {
+        let path = entry.path();
+        if path.extension().is_none_or(|e| e != "yaml") {
+            continue;
+        }
+        for (mode, strict) in [None, Some("--strict")].into_iter().enumerate() {
+            let mut command = std::process::Command::new(naka_testkit::mesh::naka());
+            command
+                .args(["check", "-o", "json", "-f"])
+                .arg(&path)
+                .args(strict);
+            command.env("NAKA_HOME", home.path());
+            let output = command.output().expect("naka starts");
+            let all: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+            let list = |name: &str| all[name].as_array().cloned().expect("a list");
+            let ours = |finding: &Value| finding["code"] == "W900" || finding["code"] == "E901";
+            let (findings, not_yet) = (list("findings"), list("not_yet"));
+            assert!(
+                !findings.iter().any(ours) && not_yet.iter().all(ours),
+                "{path:?}"
+            );
+            let all: Vec<&Value> = findings.iter().chain(&not_yet).collect();
+            assert!(
+                all.iter()
+                    .all(|f| f["line"].as_u64() > Some(0) && f["file"] != "")
+            );
+            let bad = all.iter().filter(|f| f["severity"] == "error").count();
+            errors[mode] += bad;
+            assert_eq!(
+                output.status.code(),
+                Some(i32::from(bad > 0)),
+                "{path:?} {strict:?}"
+            );
+        }
+    }
+    assert!(
+        errors[0] > 0 && errors[1] > errors[0],
+        "{errors:?}: strict mode refuses more"
+    );
 }

@@ -124,6 +124,16 @@ fn what_the_client_brings_along_is_not_sent_again() {
 }
 
 #[test]
+fn no_more_names_are_kept_than_the_limit() {
+    for (most, kept) in [(2, 2), (9, 3)] {
+        let mut ledger = Ledger::limited(most);
+        ledger.on(&ask(VIRTUAL_HOST, &["a", "b", "c"]));
+        let state = ledger.of(VIRTUAL_HOST).expect("opened");
+        assert_eq!(state.names().len(), kept);
+    }
+}
+
+#[test]
 fn a_name_asked_for_anew_is_answered_anew() {
     let mut ledger = Ledger::new();
     ledger.on(&ask(VIRTUAL_HOST, &["a"]));
