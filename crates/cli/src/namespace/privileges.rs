@@ -69,7 +69,7 @@ impl Entry {
             into(user.as_fd(), Some(LinkNameSpaceType::User))?;
         }
         into(self.net.as_fd(), Some(LinkNameSpaceType::Network))?;
-        hide_name_services()?;
+        hide_name_services();
         if self.user.is_some() {
             // A program file with capabilities of its own must not get them back.
             rustix::thread::set_no_new_privs(true)?;
@@ -80,25 +80,28 @@ impl Entry {
     }
 }
 
-/// Puts what cannot be connected to over the sockets of name services, for this process and its children only.
+/// Puts what cannot be connected to over the sockets of name services, for this process and its children only. Where the
+/// system refuses that (a unit's hardening), they stay.
 #[expect(unsafe_code, reason = "a system call")]
-fn hide_name_services() -> io::Result<()> {
+fn hide_name_services() {
     let mut alone = false;
     for socket in NAME_SERVICES {
         if rustix::fs::access(socket, rustix::fs::Access::EXISTS).is_err() {
             continue;
         }
         if !alone {
-            // SAFETY: without CLONE_FILES no descriptor table is shared or unshared.
-            unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }?;
             // What is mounted outside later is seen here too, not the other way round.
             let flags = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
-            rustix::mount::mount_change(c"/", flags)?;
+            // SAFETY: without CLONE_FILES no descriptor table is shared or unshared.
+            let unshared = unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) };
+            let left = unshared.and_then(|()| rustix::mount::mount_change(c"/", flags));
+            if left.is_err() {
+                return;
+            }
             alone = true;
         }
-        rustix::mount::mount_bind(c"/dev/null", socket)?;
+        let _ = rustix::mount::mount_bind(c"/dev/null", socket);
     }
-    Ok(())
 }
 
 /// Takes capabilities out of every set, the bounding set first: that takes a capability itself.
