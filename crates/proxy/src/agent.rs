@@ -24,7 +24,7 @@ use crate::control_client::{self, Line};
 use crate::lease::Lease;
 use crate::rotation::Feed;
 use crate::run::bind::Kept;
-use crate::run::{Addresses, Error, signal};
+use crate::run::{Addresses, Error, Sign, Teller, signal};
 use crate::settings::{Beside, Settings};
 use crate::{listen, saved};
 use driver::Driver;
@@ -248,23 +248,23 @@ fn addresses(
     Ok((addresses, sockets))
 }
 
-/// The whole life of an agent on this thread.
+/// The whole life of an agent on this thread. Whoever wants to hear of it gives a teller.
 ///
 /// # Errors
 /// The run directory, a socket or a setting that cannot be used.
-pub fn main(settings: Settings) -> Result<(), Error> {
+pub fn main(settings: Settings, teller: Option<Teller>) -> Result<(), Error> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(4)
         .build()
         .map_err(Error::Thread)?;
-    let outcome = runtime.block_on(live(settings));
+    let outcome = runtime.block_on(live(settings, teller.map(Arc::new)));
     // A blocking task may wait for a slow disk; what it saves was saved before, less the last moment.
     runtime.shutdown_timeout(Duration::from_secs(1));
     outcome
 }
 
-async fn live(mut settings: Settings) -> Result<(), Error> {
+async fn live(mut settings: Settings, teller: Option<Arc<Teller>>) -> Result<(), Error> {
     saved::make_dir(&settings.run_dir)?;
     let _lock = match settings.lock_inherited {
         true => None,
@@ -296,12 +296,15 @@ async fn live(mut settings: Settings) -> Result<(), Error> {
     let (answers, answered) = mpsc::unbounded_channel();
     between(&agent, &mut tasks, clients, answers, speaks);
     tasks.spawn(admin::serve_unix(pages, Arc::clone(&agent)));
+    if let Some(teller) = teller.clone() {
+        tasks.spawn(tell(Arc::clone(&agent), teller));
+    }
     let (stop, stopped) = watch::channel(false);
     let proxy = client(Arc::clone(&agent), socket, health, stopped.clone());
     let proxy = tokio::spawn(proxy);
     let driver = Driver::new(Arc::clone(&agent), ordered, answered, kept, stop);
     tokio::spawn(driver.run());
-    until_stopped(&agent, stopped).await?;
+    until_stopped(&agent, stopped, teller.as_deref()).await?;
     // A panic of the task means that its child is gone with it.
     let _ = proxy.await;
     tasks.shutdown().await;
@@ -409,6 +412,21 @@ async fn client(
     }
 }
 
+/// Tells when it is ready, and then that its thread lives.
+async fn tell(agent: Arc<Agent>, teller: Arc<Teller>) {
+    agent.until_ready().await;
+    (teller.to)(Sign::Ready("ready".to_owned()));
+    let Some(every) = teller.every else {
+        return;
+    };
+    let mut tick = tokio::time::interval(every);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        (teller.to)(Sign::Alive);
+    }
+}
+
 /// Keys and bootstrap of a gRPC program, written again after each rotation.
 async fn files(
     agent: &Agent,
@@ -436,7 +454,11 @@ async fn files(
 }
 
 /// Until the driver has ended, which a signal asks for too: the first drains, a second skips that.
-async fn until_stopped(agent: &Agent, mut stopped: watch::Receiver<bool>) -> Result<(), Error> {
+async fn until_stopped(
+    agent: &Agent,
+    mut stopped: watch::Receiver<bool>,
+    teller: Option<&Teller>,
+) -> Result<(), Error> {
     let mut term = signal(tokio::signal::unix::SignalKind::terminate())?;
     let mut interrupt = signal(tokio::signal::unix::SignalKind::interrupt())?;
     tokio::select! {
@@ -445,6 +467,9 @@ async fn until_stopped(agent: &Agent, mut stopped: watch::Receiver<bool>) -> Res
         _ = interrupt.recv() => {}
     }
     tracing::info!("told to stop; draining");
+    if let Some(teller) = teller {
+        (teller.to)(Sign::Stopping);
+    }
     let (done, drained) = oneshot::channel();
     // A closed receiver means that the driver has ended.
     let _ = agent.orders.send(Order::Drain(done)).await;

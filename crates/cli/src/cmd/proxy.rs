@@ -28,8 +28,7 @@ pub(crate) fn agent(args: &args::ProxyRun) -> Outcome {
         control::end_with_parent();
     }
     control::logs();
-    let settings = read(&args.settings)?;
-    naka_proxy::agent::main(settings).map_err(|error| Exit::from(anyhow::Error::from(error)))
+    agent_of(read(&args.settings)?)
 }
 
 /// A proxy process of its own, without the command line: `sidecar|gateway [--with-parent] --settings FILE`, or `door`.
@@ -118,7 +117,7 @@ pub(crate) fn gateway(args: &args::GatewayRun, context: Option<&str>) -> Outcome
     let outcome = if settings.beside == Beside::Naka {
         serve(settings)
     } else {
-        naka_proxy::agent::main(settings).map_err(|error| Exit::from(anyhow::Error::from(error)))
+        agent_of(settings)
     };
     drop(instance);
     outcome
@@ -144,8 +143,19 @@ fn read(path: &Path) -> Outcome<Settings> {
 }
 
 fn serve(settings: Settings) -> Outcome {
+    naka_proxy::run::main(settings, teller())
+        .map_err(|error| Exit::from(anyhow::Error::from(error)))
+}
+
+fn agent_of(settings: Settings) -> Outcome {
+    naka_proxy::agent::main(settings, teller())
+        .map_err(|error| Exit::from(anyhow::Error::from(error)))
+}
+
+/// Tells the service manager, where one listens.
+fn teller() -> Option<Teller> {
     let manager = Manager::from_env();
-    let teller = manager.listens().then(|| Teller {
+    manager.listens().then(|| Teller {
         every: manager.every(),
         to: Box::new(move |sign| match sign {
             Sign::Ready(status) => manager.ready(&status),
@@ -153,6 +163,5 @@ fn serve(settings: Settings) -> Outcome {
             Sign::Alive => manager.alive(),
             Sign::Stopping => manager.stopping(),
         }),
-    });
-    naka_proxy::run::main(settings, teller).map_err(|error| Exit::from(anyhow::Error::from(error)))
+    })
 }

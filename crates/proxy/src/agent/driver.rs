@@ -4,7 +4,7 @@
 //! its admin pages.
 
 use super::Agent;
-use super::envoy::{Health, ask, sum};
+use super::envoy::{self, Health, ask, sum};
 use crate::admin::{Order, Subject};
 use crate::drain::{Core, Effect, Input};
 use crate::lease::open_ports;
@@ -21,6 +21,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 
 const TICK: Duration = Duration::from_millis(50);
+/// How often it is told what an Envoy saw.
+const COUNT_EVERY: Duration = Duration::from_secs(2);
 /// How long the control plane may take to hear that we are gone.
 const FAREWELL: Duration = Duration::from_millis(300);
 /// What callers of an Envoy have open: requests, and connections of bytes.
@@ -44,6 +46,7 @@ pub(super) struct Driver {
     /// Whether what the Envoy has open is asked for.
     closing: bool,
     was_ready: bool,
+    counted: Instant,
     stop: watch::Sender<bool>,
 }
 
@@ -68,6 +71,7 @@ impl Driver {
             drained: Vec::new(),
             closing: false,
             was_ready: false,
+            counted: Instant::now(),
             stop,
         }
     }
@@ -123,6 +127,7 @@ impl Driver {
                 _ => {}
             }
             self.was_ready = ready;
+            self.count().await;
         }
         Input::Tick
     }
@@ -150,6 +155,19 @@ impl Driver {
             let ours = inbound.get(&port.port).map(SocketAddr::port);
             open.contains(&port.port) && ours.is_none_or(|ours| open.contains(&ours))
         })
+    }
+
+    /// Tells now and then what the Envoy saw.
+    async fn count(&mut self) {
+        let due = self.counted.elapsed() >= COUNT_EVERY;
+        if !due || !self.was_ready || self.agent.settings.beside != Beside::Envoy {
+            return;
+        }
+        self.counted = Instant::now();
+        // One that does not answer now is asked again.
+        if let Ok((_, page)) = ask(&self.agent.settings.run_dir, Method::GET, envoy::SEEN).await {
+            self.agent.lease.seen(envoy::seen(&page));
+        }
     }
 
     async fn in_flight(&self) -> usize {

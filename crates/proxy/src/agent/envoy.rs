@@ -10,6 +10,7 @@ use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Empty, Limited};
 use naka_wire::google::protobuf::value::Kind;
 use naka_wire::google::protobuf::{Struct, Value};
+use naka_wire::v1::Seen;
 use serde_json::{Value as Json, json};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -151,6 +152,30 @@ pub(super) fn sum(page: &str) -> u64 {
     values.sum()
 }
 
+/// The page of counters that [`seen`] reads.
+pub(super) const SEEN: &str = "/stats?filter=^(http.*downstream_rq_total|tcp.*downstream_cx_total|cluster.(tunnel|external).upstream_rq_total)$";
+
+/// What an Envoy saw of its workload's traffic, as our own proxies count it. A tunnel for HTTP comes back into the
+/// forward proxy, so its CONNECT is taken off the requests.
+pub(super) fn seen(page: &str) -> Seen {
+    let mut seen = Seen::default();
+    for (name, value) in page.lines().filter_map(|line| line.rsplit_once(": ")) {
+        let Ok(value) = value.trim().parse::<u64>() else {
+            continue;
+        };
+        match name {
+            "cluster.tunnel.upstream_rq_total" => seen.tunnelled += value,
+            "cluster.external.upstream_rq_total" => seen.bypassed += value,
+            _ if name.starts_with("http.admin.") => {}
+            _ if name.starts_with("http.") => seen.http += value,
+            _ if name.starts_with("tcp.") => seen.opaque += value,
+            _ => {}
+        }
+    }
+    seen.http = seen.http.saturating_sub(seen.tunnelled);
+    seen
+}
+
 /// Keeps an Envoy running until told to end.
 #[derive(Debug)]
 pub(super) struct Keeper {
@@ -282,7 +307,7 @@ async fn end(child: &mut Child) {
 
 #[cfg(test)]
 mod tests {
-    use super::{bootstrap, sum};
+    use super::{bootstrap, seen, sum};
     use crate::settings::{Beside, Outbound, Settings};
     use std::path::Path;
 
@@ -309,6 +334,14 @@ mod tests {
             text.contains("/r/xds.sock") && !text.contains("secret"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn counters_of_an_envoy_say_what_was_seen() {
+        let page = "http.admin.downstream_rq_total: 9\nhttp.http_proxy.downstream_rq_total: 5\nhttp.inbound|80||.downstream_rq_total: 2\ncluster.tunnel.upstream_rq_total: 1\ncluster.external.upstream_rq_total: 3\ntcp.inbound|9||.downstream_cx_total: 4\nnonsense\n";
+        let seen = seen(page);
+        let all = (seen.http, seen.tunnelled, seen.opaque, seen.bypassed);
+        assert_eq!(all, (6, 1, 4, 3));
     }
 
     #[test]

@@ -281,6 +281,14 @@ fn status_says_what_an_envoy_cannot_do() {
         "{words}"
     );
     assert_eq!(naka["not_expressed"], serde_json::json!([]));
+    // What it saw is told as of any other proxy.
+    let mut call = run(&mesh, "call", &[], &["curl", "-s", "http://payment/"]);
+    finish(&mut call);
+    wait::until("the call is seen", SOON, || {
+        let all = mesh.workloads();
+        let payment = all.iter().find(|w| w["service"] == "payment")?;
+        (payment["seen"]["http"].as_u64() >= Some(1)).then_some(())
+    });
 }
 
 /// What an Envoy or a gRPC program cannot do is refused before anything is started, with what to write instead. The
