@@ -84,6 +84,17 @@ fn http1(bytes: &[u8]) -> Speaks {
     }
 }
 
+/// Whether the called side's first bytes are how every HTTP/2 server greets, without having been asked: a SETTINGS frame
+/// (whole entries, no acknowledgement) of stream 0.
+pub(crate) fn is_http2_server(bytes: &[u8]) -> bool {
+    const LONGEST: usize = 6 * 64;
+    let Some(head) = bytes.first_chunk::<9>() else {
+        return false;
+    };
+    let length = usize::from(head[1]) << 8 | usize::from(head[2]);
+    head[0] == 0 && length <= LONGEST && length.is_multiple_of(6) && head[3..] == [4, 0, 0, 0, 0, 0]
+}
+
 #[cfg(test)]
 mod tests {
     use super::{ENOUGH, PREFACE, Speaks, speaks};
@@ -139,6 +150,24 @@ mod tests {
                 known = now;
             }
             assert_ne!(known, Speaks::More, "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn how_an_http2_server_greets() {
+        for (bytes, expect) in [
+            (&b"\0\0\x06\x04\0\0\0\0\0\0\x05\0\0\x40\0"[..], true),
+            (b"\0\0\0\x04\0\0\0\0\0", true),
+            (b"\0\0\0\x04\x01\0\0\0\0", false),
+            (b"\0\0\x05\x04\0\0\0\0\0", false),
+            (b"\0\0\x06\x04\0\0\0\0\x01", false),
+            (b"\x4a\0\0\0\x0a8.0.36-mysql", false),
+            (b"220 mail ready\r\n", false),
+            (b"SSH-2.0-OpenSSH_9.2\r\n", false),
+            (b"\0\0\x06\x04", false),
+            (b"", false),
+        ] {
+            assert_eq!(is_http2_server(bytes), expect, "{bytes:?}");
         }
     }
 }

@@ -6,7 +6,7 @@
 
 use super::copy::{self, Side};
 use super::dial::{self, Dialled};
-use crate::detect::Speaks;
+use crate::detect::{self, Speaks};
 use crate::http::serve::{First, Scope, http, refuse};
 use crate::io::Io;
 use crate::limits::SNIFF_GRACE;
@@ -236,6 +236,11 @@ async fn either(conn: &Rc<Conn>, mut io: Io, origin: &Origin) -> Found {
             Some(spoken) => spoken,
         },
         read = dialled.io.read(&mut theirs) => {
+            if let Ok(count) = read && detect::is_http2_server(&theirs[..count]) {
+                // It greets everybody so; what the caller will say still decides, and gets a connection of its own.
+                drop(dialled);
+                return by_caller(conn, first, io, origin).await;
+            }
             // An end without a byte is the relay's business, too.
             if let Ok(count) = read {
                 dialled.io.put_back(Bytes::copy_from_slice(&theirs[..count]));
@@ -250,6 +255,19 @@ async fn either(conn: &Rc<Conn>, mut io: Io, origin: &Origin) -> Found {
         Speaks::Tls | Speaks::Other | Speaks::More => {
             first.put_back(&mut io);
             Found::Bytes(io, Box::new(dialled))
+        }
+    }
+}
+
+/// Waits for the caller's first bytes alone.
+async fn by_caller(conn: &Rc<Conn>, mut first: First, mut io: Io, origin: &Origin) -> Found {
+    match first.spoken(conn, &mut io).await {
+        None => Found::Gone,
+        Some(Speaks::Http1) => http_found(first, io, false),
+        Some(Speaks::Http2) => http_found(first, io, true),
+        Some(Speaks::Tls | Speaks::Other | Speaks::More) => {
+            first.put_back(&mut io);
+            bytes_found(conn, io, origin).await
         }
     }
 }
