@@ -167,7 +167,7 @@ mod tests {
             (b"\0\0\x06\x04", false),
             (b"", false),
         ] {
-            assert_eq!(is_http2_server(bytes), expect, "{bytes:?}");
+            assert_eq!(super::is_http2_server(bytes), expect, "{bytes:?}");
         }
     }
 }
