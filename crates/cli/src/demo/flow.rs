@@ -16,6 +16,7 @@ use crate::cmd::history::items;
 use crate::cmd::up;
 use crate::contexts::{Context, Contexts};
 use crate::demo::program::CARD;
+use crate::demo::tour;
 use crate::demo::wire::Relay;
 use crate::exit::{Exit, Outcome};
 use crate::home::{Home, make_dir};
@@ -448,7 +449,11 @@ impl Flow {
             {
                 missing = not_ready(&workloads);
                 if missing.is_empty() {
-                    return Ok(());
+                    // What is registered may not have reached every proxy yet.
+                    if takes_orders(self.ingress).await {
+                        return Ok(());
+                    }
+                    missing.push("the ingress".to_owned());
                 }
             }
             if Instant::now() > deadline {
@@ -539,6 +544,16 @@ async fn gateway_address(gateway: &Proxy) -> Outcome<SocketAddr> {
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+}
+
+/// Whether an order goes all the way.
+async fn takes_orders(ingress: SocketAddr) -> bool {
+    let body = tour::ask(ingress).await.unwrap_or_default();
+    let answer: Value = serde_json::from_str(&body).unwrap_or_default();
+    let calls = answer.get("calls").and_then(Value::as_object);
+    calls.is_some_and(|calls| {
+        !calls.is_empty() && calls.values().all(|status| status.as_u64() == Some(200))
+    })
 }
 
 /// Names of the parts that are not registered as ready.

@@ -34,6 +34,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// Header that carries the order through all its calls.
 pub(crate) const ORDER: &str = "x-order-id";
+/// Order that only asks whether orders go through; nobody counts it.
+pub(crate) const PROBE: &str = "probe";
 /// Lines of one log file; then the next one begins.
 const SEGMENT: u64 = 100_000;
 /// A call that takes longer has failed.

@@ -5,6 +5,7 @@
 //! the mesh's own word nor one side's word is enough.
 
 use crate::demo::flow::{INGRESS, INGRESS_NAMESPACE, PARTS};
+use crate::demo::program::PROBE;
 use crate::demo::program::segment;
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
@@ -101,6 +102,9 @@ impl Tally {
     fn line(&mut self, tail: &Tail, line: &Value) {
         let word = |field: &str| line.get(field).and_then(Value::as_str).unwrap_or_default();
         let (served, called) = (word("served"), word("called"));
+        if served == PROBE || called == PROBE {
+            return;
+        }
         if !called.is_empty() {
             // A call that got no answer from the program has no receiver to join with.
             if line.get("status").and_then(Value::as_u64) == Some(200) {

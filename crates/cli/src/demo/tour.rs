@@ -7,6 +7,7 @@ use crate::cmd::apply::{self, Request, text};
 use crate::cmd::history::items;
 use crate::demo::Demo;
 use crate::demo::flow::{Part, Running, canary_yaml, free_port};
+use crate::demo::program::{ORDER, PROBE};
 use crate::demo::summary::rss_bytes;
 use crate::demo::wire::Hello;
 use crate::exit::{BAD, Exit, Outcome};
@@ -316,11 +317,11 @@ async fn stranger_asks(address: SocketAddr) -> Result<String, String> {
     .await
 }
 
-/// Body of the prober's answer.
-async fn ask(address: SocketAddr) -> Result<String, String> {
+/// Body of the answer to an order that counts nowhere.
+pub(crate) async fn ask(address: SocketAddr) -> Result<String, String> {
     let answer = exchange(
         address,
-        "GET / HTTP/1.1\r\nHost: prober\r\nx-order-id: probe\r\nConnection: close\r\n\r\n",
+        &format!("GET / HTTP/1.1\r\nHost: prober\r\n{ORDER}: {PROBE}\r\nConnection: close\r\n\r\n"),
     )
     .await?;
     Ok(answer
