@@ -294,7 +294,8 @@ fn half_of_all_sidecars_are_killed() {
         let is = |w: &&Value| w["service"] == "payment" && w["state"] == "healthy";
         mesh.workloads().iter().filter(is).count()
     };
-    // The last hundred answers: good all of them, and of all four.
+    // The last hundred answers: good all of them, and of all four. None of them from before the kill.
+    answered(&mesh, "load", 150);
     let back = || {
         let log = mesh.logged("load");
         let last: Vec<&Value> = log.iter().rev().take(100).collect();
