@@ -267,15 +267,17 @@ mod tests {
     use super::{Facts, away, explain};
     use crate::control_client::Line;
 
-    /// Each cause has its own words and its own remedy; the twin is the neighbouring row, where the fact differs.
-    #[test]
-    fn every_cause_is_named_with_its_remedy() {
-        let line = |connected, problem: &str| Line {
+    fn line(connected: bool, problem: &str) -> Line {
+        Line {
             connected,
             address: "10.0.0.5:15012".to_owned(),
             problem: problem.to_owned(),
             ..Line::default()
-        };
+        }
+    }
+
+    /// What is missing, the facts, and words of the cause and of its remedy.
+    fn rows() -> Vec<(&'static str, Facts, &'static str, &'static str)> {
         let facts = |line: Line, may_join| Facts {
             line,
             may_join,
@@ -295,7 +297,7 @@ mod tests {
             waiting_for: vec!["order-v1-0.default".to_owned()],
             ..Facts::default()
         };
-        for (what, facts, why, fix) in [
+        vec![
             (
                 "identity",
                 facts(Line::default(), false),
@@ -368,7 +370,13 @@ mod tests {
             ("draining", Facts::default(), "stopping", "by itself"),
             ("draining", waiting, "order-v1-0.default", "by itself"),
             ("listeners", Facts::default(), "not open", "taken"),
-        ] {
+        ]
+    }
+
+    /// Each cause has its own words and its own remedy; the twin is the neighbouring row, where the fact differs.
+    #[test]
+    fn every_cause_is_named_with_its_remedy() {
+        for (what, facts, why, fix) in rows() {
             let lack = explain(what, &facts);
             assert!(lack.why.contains(why), "{what}: {}", lack.why);
             assert!(lack.fix.contains(fix), "{what}: {}", lack.fix);
