@@ -139,6 +139,8 @@ codes! {
         "a machine that is cut off", "Restore its line to the control plane; it leaves the list when its lease is over.";
     W950: "Many workloads vanished at once, too many to be believed: none of them is removed until the control plane is sure. Their endpoints are still in use.",
         "the control plane restarts while half of the workloads cannot reach it", "Wait for them to return, or look for what cuts them off; those that really ended leave after their lease.";
+    W951: "The packet rules that capture a whole machine (`--capture host`) were changed by somebody. They are put right within seconds; in between calls went around the mesh.",
+        "`nft flush ruleset` by a firewall's reload", "Let the firewall leave the table `naka` (iptables: the chains `NAKA_…`) alone.";
     W960: "Two files of the watched directory hold the same version of one object.",
         "a copy of a.yaml beside it", "Keep one of the two.";
     W961: "A look at the watched directory would delete more than 30 % of the objects it has given. They stay until the files are back or the deletion is released.",

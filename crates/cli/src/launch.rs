@@ -19,9 +19,10 @@ use crate::contexts::{Context, Contexts};
 use crate::credential;
 use crate::exit::{Exit, Outcome};
 use crate::home::{Home, write_secret};
+use crate::namespace;
 use http::Method;
 use instance::Instance;
-use naka_proxy::settings::Settings;
+use naka_proxy::settings::{Capture, Settings};
 use naka_types::token::Token;
 use serde_json::{Map, Value, json};
 use std::net::SocketAddr;
@@ -79,6 +80,8 @@ pub(crate) struct Proxy {
     instance: Instance,
     settings: PathBuf,
     role: &'static str,
+    /// Whether it keeps what marking its sockets takes.
+    marks: bool,
     started: Instant,
     /// What setting the program's namespace up took, when it has one.
     captured_in: Option<Duration>,
@@ -184,8 +187,10 @@ impl Proxy {
             serde_json::to_vec_pretty(settings).map_err(|error| Exit::failed(error.to_string()))?;
         write_secret(&path, &text)?;
         let started = Instant::now();
-        let child = spawn(role, &path, &instance)?;
+        let marks = matches!(settings.capture, Some(Capture::Host(_)));
+        let child = spawn(role, marks, &path, &instance)?;
         Ok(Self {
+            marks,
             child,
             instance,
             settings: path,
@@ -203,7 +208,7 @@ impl Proxy {
     /// Starts it again after it ended, as the same instance.
     pub(crate) fn restart(&mut self) -> Outcome {
         self.started = Instant::now();
-        self.child = spawn(self.role, &self.settings, &self.instance)?;
+        self.child = spawn(self.role, self.marks, &self.settings, &self.instance)?;
         Ok(())
     }
 
@@ -337,6 +342,13 @@ impl Proxy {
         matches!(tokio::time::timeout(ANSWERS_WITHIN, asked).await, Ok(Ok(_)))
     }
 
+    /// Tells it that the capture rules were changed and put right again. A sidecar that is away misses it.
+    pub(crate) async fn repaired(&self) {
+        let _ = self
+            .ask(Method::POST, "/seen", Some(&json!({ "repaired": 1 })))
+            .await;
+    }
+
     /// Drains inbound; returns when it has drained or the time is over.
     pub(crate) async fn drain(&self) {
         let drained = self.ask(Method::POST, "/drain?wait=1", None);
@@ -426,8 +438,17 @@ pub(crate) fn signal(pid: u32, signal: rustix::process::Signal) {
     }
 }
 
-fn spawn(role: &str, settings: &std::path::Path, instance: &Instance) -> Outcome<Child> {
-    process(role, instance)?
+fn spawn(
+    role: &str,
+    marks: bool,
+    settings: &std::path::Path,
+    instance: &Instance,
+) -> Outcome<Child> {
+    let mut command = process(role, instance)?;
+    if marks {
+        namespace::confine_sidecar(&mut command);
+    }
+    command
         .args(["--with-parent", "--settings"])
         .arg(settings)
         .stdin(Stdio::from(instance.lock.try_clone()?))

@@ -15,6 +15,7 @@ mod credential;
 mod demo;
 mod exit;
 mod home;
+mod hostwide;
 mod launch;
 mod manifests;
 mod namespace;

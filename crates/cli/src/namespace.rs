@@ -16,7 +16,7 @@ mod privileges;
 mod refusal;
 mod rules;
 
-pub(crate) use privileges::Entry;
+pub(crate) use privileges::{Entry, confine, confine_sidecar};
 pub(crate) use refusal::Refusal;
 
 use refusal::{Facts, Step};

@@ -73,6 +73,8 @@ pub struct Seen {
     pub opaque: u64,
     /// What left the mesh.
     pub bypassed: u64,
+    /// How often the capture rules of its machine were changed and put right.
+    pub repaired: u64,
 }
 
 /// One port of a workload.

@@ -248,7 +248,24 @@ impl Status {
             );
             findings.push(Finding::new(naka_api::codes::W950.id, message));
         }
+        findings.extend(self.repaired());
         findings
+    }
+
+    /// Machines whose capture rules somebody changed.
+    fn repaired(&self) -> Vec<Finding> {
+        let registry = self.plane.registry();
+        let members = registry.members();
+        let repaired = members.iter().filter_map(|member| {
+            let registration = &member.registration;
+            let times = registry.seen(&registration.workload_id).repaired;
+            let message = format!(
+                "the packet rules that capture the machine of {}.{} ({}) were changed by somebody {times} times since its sidecar started; each time they were put right within seconds, and in between calls went around the mesh",
+                registration.workload_name, registration.namespace, registration.ip
+            );
+            (times > 0).then(|| Finding::new(naka_api::codes::W951.id, message))
+        });
+        repaired.collect()
     }
 
     fn world(&self) -> Value {

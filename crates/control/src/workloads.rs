@@ -146,6 +146,7 @@ impl WorkloadService {
                     tunnelled: seen.tunnelled,
                     opaque: seen.opaque,
                     bypassed: seen.bypassed,
+                    repaired: seen.repaired,
                 },
             );
             done.err().map(|refused| refused.to_string())

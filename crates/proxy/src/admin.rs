@@ -45,7 +45,7 @@ GET  /stats               counters, plain\n\
 GET  /stats/prometheus    counters for Prometheus\n\
 POST /drain[?wait=1]      stop taking calls, with acknowledgement\n\
 POST /ports               {\"ports\":[8080]}: the program listens there\n\
-POST /seen                {\"bypassed\":1}: connections that the program made around this proxy\n\
+POST /seen                {\"bypassed\":1,\"repaired\":0}: connections that the program made around this proxy, repairs of the capture rules\n\
 POST /quit                end the process\n";
 
 /// Orders that only the Unix socket takes.
@@ -88,8 +88,9 @@ pub(crate) trait Subject: Send + Sync + 'static {
     fn orders(&self) -> &mpsc::Sender<Order>;
     /// How far a drain is.
     fn drain_report(&self) -> Json;
-    /// Takes connections that the program made around its proxy; what was seen of its traffic, if that is counted here.
-    fn around(&self, bypassed: u64) -> Option<Json>;
+    /// Takes connections that the program made around its proxy, and repairs of the capture rules; what was seen of its
+    /// traffic, if that is counted here.
+    fn around(&self, bypassed: u64, repaired: u64) -> Option<Json>;
     /// A page.
     fn get(&self, path: &str, query: &str) -> impl Future<Output = Page> + Send;
 }
@@ -101,8 +102,9 @@ impl Subject for Shared {
     fn drain_report(&self) -> Json {
         self.drain_report()
     }
-    fn around(&self, bypassed: u64) -> Option<Json> {
+    fn around(&self, bypassed: u64, repaired: u64) -> Option<Json> {
         self.bypassed(bypassed);
+        self.repaired(repaired);
         Some(seen(&self.seen()))
     }
     fn get(&self, path: &str, query: &str) -> impl Future<Output = Page> + Send {
@@ -463,16 +465,20 @@ enum Either {
     Full(Port),
 }
 
-/// Connections that the program made around its proxy, which the proxy itself cannot see.
+/// What the proxy itself cannot see: connections that the program made around it, and repairs of the rules that capture
+/// the machine.
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Around {
+    #[serde(default)]
     bypassed: u64,
+    #[serde(default)]
+    repaired: u64,
 }
 
 async fn around(request: Request<Incoming>, shared: &impl Subject) -> Page {
     match body::<Around>(request).await {
-        Ok(around) => match shared.around(around.bypassed) {
+        Ok(around) => match shared.around(around.bypassed, around.repaired) {
             Some(seen) => as_json(StatusCode::OK, &seen),
             None => text(
                 StatusCode::NOT_FOUND,
@@ -489,6 +495,7 @@ fn seen(seen: &v1::Seen) -> Json {
         "tunnelled": seen.tunnelled,
         "opaque": seen.opaque,
         "bypassed": seen.bypassed,
+        "repaired": seen.repaired,
     })
 }
 

@@ -174,7 +174,7 @@ impl Subject for Agent {
     }
 
     /// An Envoy counts under its own names.
-    fn around(&self, _bypassed: u64) -> Option<Json> {
+    fn around(&self, _bypassed: u64, _repaired: u64) -> Option<Json> {
         None
     }
 

@@ -8,6 +8,7 @@
 //! Invariants: a token is shown only to a server whose root has the hash in the token; the private key never leaves
 //! this process. Decides nothing about configuration: updates go to [`crate::state`].
 
+use crate::outward;
 use crate::rotation::{Feed, until_renewal};
 use crate::settings::{Beside, Role, Settings};
 use naka_identity::{KeyAndCsr, Svid, schedule, tls};
@@ -28,7 +29,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::WatchStream;
@@ -544,7 +544,7 @@ pub async fn dial(address: &str, config: Arc<rustls::ClientConfig>) -> Result<Li
         what,
     };
     let greet = async {
-        let stream = TcpStream::connect(address)
+        let stream = outward::tcp_to(address)
             .await
             .map_err(|error| failed(error.to_string()))?;
         // A delay only costs latency; without the option the line still works.

@@ -110,6 +110,7 @@ fn capture_of(settings: &Settings) -> &'static str {
     }
     match (&settings.capture, &settings.outbound) {
         (Some(Capture::Namespace { .. }), _) => "namespace",
+        (Some(Capture::Host(_)), _) => "host",
         (None, Some(_)) => "proxy",
         (None, None) => "",
     }

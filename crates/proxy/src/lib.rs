@@ -21,6 +21,7 @@ pub mod limits;
 pub mod listen;
 mod memory;
 pub mod names;
+mod outward;
 mod readmit;
 mod record;
 pub mod rotation;

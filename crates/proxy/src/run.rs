@@ -14,6 +14,7 @@ use crate::admin::{self, Order};
 use crate::control_client::{self, Line};
 use crate::lease::Lease;
 use crate::names::{Called, Filter};
+use crate::outward;
 use crate::rotation::Feed;
 use crate::saved;
 use crate::settings::{AccessLog, Capture, Role, Settings};
@@ -76,6 +77,9 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// Our own sockets cannot be told apart from the program's.
+    #[error("cannot mark sockets, which `--capture host` needs CAP_NET_ADMIN for")]
+    Mark(#[source] std::io::Error),
     /// Something saved, or the lock of the instance.
     #[error(transparent)]
     Saved(#[from] saved::Error),
@@ -190,6 +194,9 @@ pub async fn start(settings: Settings) -> Result<Running, Error> {
     } else {
         Some(saved::lock(&settings.run_dir)?)
     };
+    if let Some(Capture::Host(host)) = &settings.capture {
+        outward::mark_all(host.mark).map_err(Error::Mark)?;
+    }
     let bound = Bound::open(&settings)?;
     let feed = Arc::new(Feed::new(
         settings.save_identity.then_some(settings.run_dir.as_path()),

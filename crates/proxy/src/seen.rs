@@ -18,6 +18,8 @@ pub struct Seen {
     pub opaque: AtomicU64,
     /// Connections out of the mesh: passed through, to ports of the host, or reported to be made around the proxy.
     pub bypassed: AtomicU64,
+    /// How often the rules that capture this machine were changed by somebody and put right.
+    pub repaired: AtomicU64,
 }
 
 /// One more.
@@ -34,5 +36,6 @@ pub fn total(all: &[Arc<Seen>]) -> v1::Seen {
         tunnelled: sum(|seen| &seen.tunnelled),
         opaque: sum(|seen| &seen.opaque),
         bypassed: sum(|seen| &seen.bypassed),
+        repaired: sum(|seen| &seen.repaired),
     }
 }

@@ -102,6 +102,20 @@ pub enum Capture {
         /// The door's socket (see `door`).
         door: PathBuf,
     },
+    /// Rules lead the traffic of the whole machine here: we bind where they lead to, and our own sockets pass them.
+    Host(Host),
+}
+
+/// What a proxy must know of the rules of its machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Host {
+    /// Mark of our own sockets.
+    pub mark: u32,
+    /// Port of loopback that calls are led to.
+    pub outbound: u16,
+    /// Port of loopback that questions after names are led to.
+    pub dns: u16,
 }
 
 impl Capture {
@@ -110,6 +124,7 @@ impl Capture {
     pub fn door(&self) -> Option<&Path> {
         match self {
             Self::Namespace { door } => Some(door),
+            Self::Host(_) => None,
         }
     }
 }

@@ -32,7 +32,7 @@ pub(crate) use state::{Conn, Peer, Phase, Worker};
 pub enum Entrance {
     /// The program's proxy variables.
     Outbound,
-    /// The redirection of all calls out of the program's own network namespace.
+    /// The redirection of all calls out of the program's own network namespace, or of the whole machine.
     Captured,
     /// A port of that namespace's loopback which leads to the host's.
     HostPort {
@@ -71,7 +71,7 @@ impl Entrance {
         self.is_inside() || matches!(self, Self::Outbound | Self::Bind { .. })
     }
 
-    /// Whether only the program's own network namespace can connect here: the caller is the program.
+    /// Whether nothing but what is captured can connect here: the caller is the program, or its machine.
     pub(crate) fn is_inside(&self) -> bool {
         matches!(
             self,

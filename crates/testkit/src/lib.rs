@@ -7,6 +7,7 @@
 pub mod clock;
 pub mod ear;
 pub mod http1;
+pub mod machines;
 pub mod mesh;
 pub mod program;
 pub mod relay;

@@ -1,5 +1,6 @@
 //! Options of `naka run`.
 
+use crate::hostwide::Exclude;
 use clap::{Args as Group, ValueEnum};
 use std::ffi::OsString;
 
@@ -38,6 +39,9 @@ pub(crate) struct Run {
     /// How the program's traffic gets into the sidecar
     #[arg(long, value_name = "WAY", default_value = "auto")]
     pub(crate) capture: Capture,
+    /// Outgoing traffic that `--capture host` leaves alone: addresses (10.0.0.0/8), a port (:5432) or a user (uid:997)
+    #[arg(long, value_name = "CIDR|:PORT|uid:N")]
+    pub(crate) exclude: Vec<Exclude>,
     /// Which proxy stands beside the program; `grpc`: none, the program speaks xDS itself
     #[arg(long, value_name = "PROXY", default_value = "naka")]
     pub(crate) proxy: ProxyChoice,

@@ -16,12 +16,13 @@ use crate::cmd::token;
 use crate::credential;
 use crate::exit::{Exit, Outcome, USAGE};
 use crate::home::Home;
+use crate::hostwide::{self, Look};
 use crate::launch::bypass::Bypass;
 use crate::launch::capture::Way;
 use crate::launch::hints::Hints;
 use crate::launch::{self, Proxy, Who, environment, listening};
 use crate::notify::{self, Manager};
-use crate::out;
+use crate::{namespace, out};
 use naka_proxy::settings::{Port, Publish, Settings, Upstream};
 use naka_types::protocol::Protocol;
 use rustix::process::Signal;
@@ -66,11 +67,12 @@ pub(crate) async fn run(args: &args::Run, context: Option<&str>) -> Outcome {
     let workload_name = format!("{}-{}", who.stem(), instance.number);
     let mut settings = settings(args, &who, &workload_name)?;
     settings.run_dir.clone_from(&instance.dir);
-    let way = Way::take(args, &instance, &mut settings).await?;
+    launch::admit(&mut settings, &who, &context, given.as_deref()).await?;
+    // After that: rules for the whole machine would catch our own call for a token, too.
+    let way = Way::take(args, &declared, &instance, &mut settings).await?;
     if !matches!(way, Way::Namespace(_)) && args.inbound_port.is_none() {
         declared.iter().try_for_each(|port| free(port.port))?;
     }
-    launch::admit(&mut settings, &who, &context, given.as_deref()).await?;
     let manager = Manager::from_env();
     let mut signals = Signals::new()?;
     let mut sidecar = Proxy::start(beside::role(args.proxy), &settings, instance)?;
@@ -83,7 +85,7 @@ pub(crate) async fn run(args: &args::Run, context: Option<&str>) -> Outcome {
     };
     let refusals = match &way {
         Way::Namespace(door) => door.refusals(),
-        Way::Proxy(_) | Way::Beside => None,
+        Way::Proxy(_) | Way::Host(_) | Way::Beside => None,
     };
     let pair = Pair {
         sidecar,
@@ -97,6 +99,7 @@ pub(crate) async fn run(args: &args::Run, context: Option<&str>) -> Outcome {
         advertise: args.advertise_port,
         announced: Vec::new(),
         manager,
+        repaired: false,
     };
     match code(pair.supervise(&mut signals).await?) {
         0 => Ok(()),
@@ -124,6 +127,7 @@ async fn begin(sidecar: &mut Proxy, way: &Way, who: &Who, command: &[OsString]) 
     }
     match way {
         Way::Namespace(door) => door.entry()?.lead(&mut run),
+        Way::Host(_) => namespace::confine(&mut run),
         Way::Proxy(credential) => {
             let outbound = sidecar.outbound().await?;
             environment::lead(&mut run, outbound, Some(credential));
@@ -337,6 +341,7 @@ struct Pair {
     advertise: Option<SocketAddr>,
     announced: Vec<Port>,
     manager: Manager,
+    repaired: bool,
 }
 
 impl Pair {
@@ -351,6 +356,8 @@ impl Pair {
         let every = self.manager.every();
         let mut beat = tokio::time::interval(every.unwrap_or(RESTART_AFTER));
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let guarded = matches!(self.way, Way::Host(_));
+        let mut guard = tokio::time::interval(hostwide::CHECK_EVERY);
         loop {
             let alive = restart.is_none();
             let looking = alive && self.serves && self.announced.is_empty();
@@ -375,6 +382,10 @@ impl Pair {
                         self.manager.alive();
                     }
                 }
+                _ = guard.tick(), if guarded => if let Err(error) = self.guard().await {
+                    out::note(format!("naka: {error}; ending the program"));
+                    return self.end(signals).await;
+                },
             }
             if let Some(status) = self.program.try_wait()? {
                 if !status.success() {
@@ -414,6 +425,23 @@ impl Pair {
         }
     }
 
+    /// Looks after the rules of the whole machine. Without them the program must not go on.
+    async fn guard(&mut self) -> Outcome {
+        let Way::Host(host) = &mut self.way else {
+            return Ok(());
+        };
+        if host.look()? == Look::Repaired {
+            if !self.repaired {
+                out::note(
+                    "naka: somebody changed the capture rules of this machine; they are as they were again",
+                );
+            }
+            self.repaired = true;
+            self.sidecar.repaired().await;
+        }
+        Ok(())
+    }
+
     /// Announces the ports once the program listens.
     async fn look(&mut self) -> Outcome {
         let mut ports: Vec<Port> = if self.declared.is_empty() {
@@ -429,6 +457,9 @@ impl Pair {
         } else {
             Vec::new()
         };
+        if let Way::Host(host) = &self.way {
+            host.place(&mut ports);
+        }
         let Some(first) = ports.first_mut() else {
             return Ok(());
         };
@@ -438,7 +469,9 @@ impl Pair {
                 inbound_port,
             ));
         }
-        first.advertise = self.advertise;
+        if self.advertise.is_some() {
+            first.advertise = self.advertise;
+        }
         self.sidecar.announce(&ports).await?;
         let numbers: Vec<String> = ports.iter().map(|port| port.port.to_string()).collect();
         self.manager

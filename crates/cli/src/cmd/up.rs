@@ -9,7 +9,7 @@ use crate::cmd::apply::text;
 use crate::contexts::{Context, Contexts};
 use crate::exit::{Exit, Outcome};
 use crate::home::{Home, make_dir};
-use crate::{launch, out};
+use crate::{hostwide, launch, out};
 use http::Method;
 use serde_json::{Value, json};
 use std::fs::OpenOptions;
@@ -89,6 +89,11 @@ pub(crate) async fn down(args: &args::Down) -> Outcome {
                 args.mesh
             ));
         }
+    }
+    if hostwide::remove_leftovers() {
+        out::line(
+            "removed the capture rules that a killed \"naka run --capture host\" left on this machine",
+        );
     }
     if args.purge {
         let dir = home.mesh(&args.mesh);

@@ -7,12 +7,13 @@ use crate::args;
 use crate::cmd::door::Spec;
 use crate::cmd::run::beside;
 use crate::exit::{Exit, Outcome};
+use crate::hostwide::Hostwide;
 use crate::launch::door::{Closed, Door};
 use crate::launch::environment;
 use crate::launch::instance::Instance;
 use crate::namespace::Refusal;
 use crate::out;
-use naka_proxy::settings::{Capture, Outbound, Settings};
+use naka_proxy::settings::{Capture, Outbound, Port, Settings};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 /// The way that was taken.
@@ -20,6 +21,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 pub(crate) enum Way {
     /// A network namespace of the program's own.
     Namespace(Door),
+    /// Rules for the whole machine.
+    Host(Hostwide),
     /// Proxy variables with this credential.
     Proxy(String),
     /// The proxy is not ours: by its own means.
@@ -30,12 +33,19 @@ impl Way {
     /// Takes the best way that works here and writes into `settings` what the sidecar must know of it.
     pub(crate) async fn take(
         args: &args::Run,
+        ports: &[Port],
         instance: &Instance,
         settings: &mut Settings,
     ) -> Outcome<Self> {
         if args.proxy != args::ProxyChoice::Naka {
             beside::settle(args, settings)?;
             return Ok(Self::Beside);
+        }
+        if args.capture == args::Capture::Host {
+            return Hostwide::take(settings, ports, &args.exclude).map(Self::Host);
+        }
+        if !args.exclude.is_empty() {
+            return Err(Exit::usage("--exclude belongs to --capture host"));
         }
         if let Some(door) = door(args, instance, settings).await? {
             settings.outbound = None;
@@ -56,12 +66,7 @@ impl Way {
 /// The door, where one is wanted and to be had.
 async fn door(args: &args::Run, instance: &Instance, settings: &Settings) -> Outcome<Option<Door>> {
     match args.capture {
-        args::Capture::Proxy => return Ok(None),
-        args::Capture::Host => {
-            return Err(Exit::failed(
-                "--capture host is not available yet; use --capture auto",
-            ));
-        }
+        args::Capture::Proxy | args::Capture::Host => return Ok(None),
         args::Capture::Auto | args::Capture::Namespace => {}
     }
     let spec = Spec {

@@ -1,4 +1,4 @@
-//! Who one is inside: the same uid and gid, and no capability that could undo the capture.
+//! Who a captured program and its sidecar are: the same uid and gid, and no capability that could undo the capture.
 
 use rustix::mount::MountPropagationFlags;
 use rustix::process::{Gid, Uid};
@@ -26,6 +26,9 @@ const NAME_SERVICES: [&CStr; 2] = [
     c"/run/systemd/resolve/io.systemd.Resolve",
     c"/var/run/nscd/socket",
 ];
+
+/// What the sidecar of a whole machine keeps: the mark of its sockets takes one, ports below 1024 the other.
+const OF_SIDECAR: CapabilitySet = CapabilitySet::NET_ADMIN.union(CapabilitySet::NET_BIND_SERVICE);
 
 /// Gives the new user namespace of this process the one uid and the one gid it had, each as what it was.
 pub(super) fn map(uid: Uid, gid: Gid) -> io::Result<()> {
@@ -70,13 +73,7 @@ impl Entry {
         }
         into(self.net.as_fd(), Some(LinkNameSpaceType::Network))?;
         hide_name_services();
-        if self.user.is_some() {
-            // A program file with capabilities of its own must not get them back.
-            rustix::thread::set_no_new_privs(true)?;
-            drop_capabilities(CapabilitySet::all())
-        } else {
-            drop_capabilities(OF_ROOT)
-        }
+        confined()
     }
 }
 
@@ -104,11 +101,59 @@ fn hide_name_services() {
     }
 }
 
+/// Lets a program begin where it is, without the rights that would undo its capture.
+#[expect(unsafe_code, reason = "Command has no safe way to say this")]
+pub(crate) fn confine(command: &mut Command) {
+    let enter = || {
+        hide_name_services();
+        confined()
+    };
+    // SAFETY: between fork and exec only system calls on the child itself are made; nothing is allocated and no lock
+    // is taken.
+    unsafe { command.pre_exec(enter) };
+}
+
+/// Lets the sidecar of a whole machine keep what it needs there and nothing else.
+#[expect(unsafe_code, reason = "Command has no safe way to say this")]
+pub(crate) fn confine_sidecar(command: &mut Command) {
+    let keep = || {
+        drop_capabilities(CapabilitySet::all().difference(OF_SIDECAR))?;
+        let held = rustix::thread::capabilities(None)?;
+        let sets = CapabilitySets {
+            inheritable: held.permitted,
+            ..held
+        };
+        rustix::thread::set_capabilities(None, sets)?;
+        // Who is not root keeps over exec only what is ambient.
+        for one in [CapabilitySet::NET_ADMIN, CapabilitySet::NET_BIND_SERVICE] {
+            if held.permitted.contains(one) {
+                rustix::thread::configure_capability_in_ambient_set(one, true)?;
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: as above.
+    unsafe { command.pre_exec(keep) };
+}
+
+fn confined() -> io::Result<()> {
+    if rustix::process::geteuid().is_root() {
+        return drop_capabilities(OF_ROOT);
+    }
+    // A program file with capabilities of its own must not get them back.
+    rustix::thread::set_no_new_privs(true)?;
+    drop_capabilities(CapabilitySet::all())
+}
+
 /// Takes capabilities out of every set, the bounding set first: that takes a capability itself.
 fn drop_capabilities(lost: CapabilitySet) -> io::Result<()> {
+    let held = rustix::thread::capabilities(None)?;
+    // Only root, and a program file that has them, gets capabilities by the bounding set.
+    let bounding =
+        held.effective.contains(CapabilitySet::SETPCAP) || rustix::process::geteuid().is_root();
     for bit in 0..u64::BITS {
         let one = CapabilitySet::from_bits_retain(1 << bit);
-        if !lost.contains(one) {
+        if !bounding || !lost.contains(one) {
             continue;
         }
         match rustix::thread::remove_capability_from_bounding_set(one) {
@@ -118,7 +163,6 @@ fn drop_capabilities(lost: CapabilitySet) -> io::Result<()> {
         }
     }
     rustix::thread::clear_ambient_capability_set()?;
-    let held = rustix::thread::capabilities(None)?;
     let sets = CapabilitySets {
         effective: held.effective.difference(lost),
         permitted: held.permitted.difference(lost),

@@ -4,14 +4,15 @@
 //! The servers are those of the host's `resolv.conf`, read again when it has changed.
 
 use super::HEAD;
+use crate::outward;
 use std::fs;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UdpSocket};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 /// As the C library: one server has this long, and each is asked twice.
@@ -121,13 +122,8 @@ pub(super) async fn ask(resolv: &Resolv, message: &[u8], tcp: bool) -> Option<Ve
 }
 
 async fn over_udp(server: SocketAddr, message: &[u8]) -> io::Result<Vec<u8>> {
-    let any: IpAddr = match server {
-        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    };
-    let socket = UdpSocket::bind((any, 0)).await?;
-    // The kernel then takes answers of this server only.
-    socket.connect(server).await?;
+    // Connected: the kernel takes answers of this server only.
+    let socket = outward::udp(server).await?;
     let (mut ours, id) = renumbered(message);
     socket.send(&ours).await?;
     let mut room = vec![0; UDP_ANSWER];
@@ -142,7 +138,7 @@ async fn over_udp(server: SocketAddr, message: &[u8]) -> io::Result<Vec<u8>> {
 }
 
 async fn over_tcp(server: SocketAddr, message: &[u8]) -> io::Result<Vec<u8>> {
-    let mut stream = TcpStream::connect(server).await?;
+    let mut stream = outward::tcp(server).await?;
     let (ours, id) = renumbered(message);
     write_message(&mut stream, &ours).await?;
     let answer = read_message(&mut stream).await?;
@@ -214,6 +210,7 @@ fn restored(mut answer: Vec<u8>, message: &[u8]) -> Vec<u8> {
 mod tests {
     use super::*;
     use simple_dns::{CLASS, Name, Packet, PacketFlag, QTYPE, Question, TYPE};
+    use tokio::net::UdpSocket;
 
     #[test]
     fn resolv_conf_as_the_c_library_reads_it() {

@@ -2,6 +2,7 @@
 
 use super::forward::{self, Host, read_message, write_message};
 use super::{Asked, Decision, answer, asked, code, decide};
+use crate::settings::Capture;
 use crate::state::Shared;
 use crate::vip::Vips;
 use simple_dns::RCODE;
@@ -48,8 +49,11 @@ impl Dns {
     }
 
     /// Until the names of the mesh are known. Questions wait in their sockets meanwhile: a program takes a failure for
-    /// the last word.
+    /// the last word. Not where the whole machine's questions come here: our own after the control plane is one of them.
     async fn names_known(&self) {
+        if matches!(self.shared.settings.capture, Some(Capture::Host(_))) {
+            return;
+        }
         let known = async {
             while self.shared.names().is_none() {
                 tokio::time::sleep(NAMES_EVERY).await;
@@ -66,6 +70,10 @@ impl Dns {
             Err(None) => return Err(false),
         };
         let Some(names) = self.shared.names() else {
+            // Where the whole machine's questions come here, so do our own after the control plane.
+            if self.is_control(&name) {
+                return Err(true);
+            }
             return code(message, RCODE::ServerFailure).ok_or(false);
         };
         let resolv = self.host.resolv();
@@ -81,6 +89,16 @@ impl Dns {
                 answer(message, kind, four, self.six.then_some(six)).ok_or(false)
             }
         }
+    }
+
+    fn is_control(&self, name: &str) -> bool {
+        let addresses = &self.shared.settings.control.addresses;
+        addresses.iter().any(|address| {
+            let host = address
+                .rsplit_once(':')
+                .map_or(&**address, |(host, _)| host);
+            host.eq_ignore_ascii_case(name.trim_end_matches('.'))
+        })
     }
 
     async fn elsewhere(&self, message: &[u8], tcp: bool) -> Option<Vec<u8>> {

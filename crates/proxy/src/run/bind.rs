@@ -2,12 +2,12 @@
 
 use super::{Addresses, Error};
 use crate::door::{self, Handed, Kind};
-use crate::settings::{Capture, Port, Settings, Upstream};
+use crate::settings::{Capture, Host as Machine, Port, Settings, Upstream};
 use crate::worker::Entrance;
 use crate::{listen, saved};
 use naka_types::host::Host;
 use serde::{Deserialize, Serialize};
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -85,7 +85,7 @@ pub(super) struct Door {
 pub(super) struct Bound {
     /// The program's own calls: served until the very end.
     pub(super) outbound: Vec<Door>,
-    /// Handed over by the door of the program's namespace.
+    /// Handed over by the door of the program's namespace, or where the rules of the machine lead.
     pub(super) dns: DnsSockets,
     /// Whether that namespace has IPv6.
     pub(super) six: bool,
@@ -137,6 +137,10 @@ impl Bound {
         match &settings.capture {
             None => bound.outbound(settings)?,
             Some(Capture::Namespace { door }) => bound.handed(settings, door)?,
+            Some(Capture::Host(host)) => {
+                bound.outbound(settings)?;
+                bound.machine(*host)?;
+            }
         }
         bound.edges(settings)?;
         Ok(bound)
@@ -221,6 +225,37 @@ impl Bound {
         }
         if self.addresses.captured.is_empty() {
             return Err(problem("the door has no outbound listener".to_owned()));
+        }
+        Ok(())
+    }
+
+    /// Binds where the rules of the whole machine lead to.
+    fn machine(&mut self, host: Machine) -> Result<(), Error> {
+        let mut loopback = vec![IpAddr::V4(Ipv4Addr::LOCALHOST)];
+        if Path::new("/proc/net/if_inet6").exists() {
+            loopback.push(IpAddr::V6(Ipv6Addr::LOCALHOST));
+        }
+        for ip in loopback {
+            let calls = SocketAddr::new(ip, host.outbound);
+            let (listener, address) = open(calls, None, "the machine's calls")?;
+            self.addresses.captured.push(address);
+            self.outbound.push(Door {
+                listener,
+                entrance: Arc::new(Entrance::Captured),
+            });
+            let names = SocketAddr::new(ip, host.dns);
+            self.dns
+                .tcp
+                .push(open(names, None, "questions after names")?.0);
+            let udp = UdpSocket::bind(names).and_then(|socket| {
+                socket.set_nonblocking(true)?;
+                Ok(socket)
+            });
+            self.dns.udp.push(udp.map_err(|source| Error::Bind {
+                purpose: "questions after names".to_owned(),
+                address: names.to_string(),
+                source,
+            })?);
         }
         Ok(())
     }

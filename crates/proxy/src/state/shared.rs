@@ -134,6 +134,16 @@ impl Shared {
         }
     }
 
+    /// The rules that capture this machine were changed by somebody and put right.
+    pub(crate) fn repaired(&self, count: u64) {
+        if let Some(reported) = self.seen.last().filter(|_| count > 0) {
+            tracing::warn!(
+                "somebody changed the capture rules of this machine; they were put right"
+            );
+            reported.repaired.fetch_add(count, Relaxed);
+        }
+    }
+
     /// The names of the mesh, once they are known.
     pub(crate) fn names(&self) -> Option<Arc<Filter>> {
         self.progress().names.clone()

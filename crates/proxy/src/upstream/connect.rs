@@ -9,6 +9,7 @@ use crate::door::Stock;
 use crate::fail::{Fail, chain};
 use crate::io::Io;
 use crate::limits::TLS_HANDSHAKE;
+use crate::outward;
 use naka_types::reason::Reason;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
@@ -53,7 +54,7 @@ impl Sockets {
 
     async fn tcp(&self, to: To, address: SocketAddr) -> io::Result<TcpStream> {
         let Some(inside) = self.inside.as_ref().filter(|_| to == To::Program) else {
-            return TcpStream::connect(address).await;
+            return outward::tcp(address).await;
         };
         let refused = match inside.connect(address).await {
             Err(error) if address.ip() == IpAddr::V4(Ipv4Addr::LOCALHOST) => error,

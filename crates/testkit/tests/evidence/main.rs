@@ -12,6 +12,7 @@ mod count;
 mod crowd;
 mod days;
 mod envoy;
+mod host;
 mod identity;
 mod input;
 mod languages;

@@ -107,6 +107,9 @@ pub struct Seen {
     /// Connections and requests that left the mesh.
     #[prost(uint64, tag = "4")]
     pub bypassed: u64,
+    /// How often the rules that capture its machine were changed by somebody and put right.
+    #[prost(uint64, tag = "5")]
+    pub repaired: u64,
 }
 impl ::prost::Name for Seen {
     const NAME: &'static str = "Seen";
