@@ -344,6 +344,16 @@ fn no_side_door_to_the_program(site: &Site) {
         let undeclared = format!("http://{address}:9090/");
         assert!(curl(&site.plain, &undeclared).is_some(), "{undeclared}");
     }
+    // It is the sidecar that answers, and counts.
+    let refused = format!("curl -s -i -m 5 http://{}:8080/side-door", site.vm.four);
+    let refused = site.plain.sh(&refused);
+    assert!(refused.contains("mtls-required"), "{refused}");
+    let home = site.dir.path().join("vm");
+    let stats = "/run/*/admin.sock http://naka/stats/prometheus";
+    let stats = format!("curl -s --unix-socket {}{stats}", home.display());
+    let stats = site.vm.sh(&stats);
+    let counted = "naka_local_replies_total{reason=\"mtls-required\"}";
+    assert!(stats.contains(counted), "{stats}");
     let seen = site.logged("payment");
     assert!(
         !seen.contains("side-door") && seen.contains("/address"),
