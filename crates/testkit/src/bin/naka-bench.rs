@@ -323,7 +323,14 @@ fn naka_one_hop(mesh: &Mesh) -> Result<Route> {
     let upstream = format!("backend:{port}={bind}");
     let program = mesh.run(
         "bench-client",
-        &["-s", "bench-client", "--upstream", &upstream],
+        &[
+            "-s",
+            "bench-client",
+            "--upstream",
+            &upstream,
+            "--capture",
+            "proxy",
+        ],
         &["sleep", "1000"],
     );
     let url = format!("http://127.0.0.1:{bind}/");
@@ -341,7 +348,14 @@ fn naka_two_hops(mesh: &Mesh) -> Result<Route> {
     let upstream = format!("callee:80={bind}");
     let caller = mesh.run(
         "bench-caller",
-        &["-s", "bench-caller", "--upstream", &upstream],
+        &[
+            "-s",
+            "bench-caller",
+            "--upstream",
+            &upstream,
+            "--capture",
+            "proxy",
+        ],
         &["sleep", "1000"],
     );
     let url = format!("http://127.0.0.1:{bind}/");
