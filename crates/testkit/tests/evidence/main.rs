@@ -23,6 +23,7 @@ mod observe;
 mod package;
 mod proxyless;
 mod ready;
+mod refused;
 mod restart;
 mod seal;
 mod skew;

@@ -1,5 +1,6 @@
-//! Capture without root, its edges: what a program sees in its namespace, what it cannot do there, what it is told, and
-//! what happens where no namespace is to be had. That whole programs of six runtimes work in it is in `languages`.
+//! Capture without root, its edges: what a program sees in its namespace, what it cannot do there and what it is told.
+//! What happens where no namespace is to be had is in `refused`; that whole programs of six runtimes work in one, in
+//! `languages`.
 
 use crate::traffic::finish;
 use naka_testkit::mesh::{Mesh, SOON};
@@ -11,10 +12,10 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::process::Command;
 
-const PAYMENT: &str = "http://payment/";
+pub(crate) const PAYMENT: &str = "http://payment/";
 
 /// A service "payment" on the port 8080 of its own namespace.
-fn payment(mesh: &Mesh, options: &[&str]) -> Program {
+pub(crate) fn payment(mesh: &Mesh, options: &[&str]) -> Program {
     payment_on(mesh, "8080", options)
 }
 
@@ -31,7 +32,7 @@ fn payment_on(mesh: &Mesh, port: &str, options: &[&str]) -> Program {
 
 /// What a shell script in the mesh printed.
 #[track_caller]
-fn script(mesh: &Mesh, name: &str, options: &[&str], text: &str) -> Program {
+pub(crate) fn script(mesh: &Mesh, name: &str, options: &[&str], text: &str) -> Program {
     let mut run = mesh.run(name, options, &["sh", "-c", text]);
     run.wait(SOON).expect("the script ends");
     run
@@ -556,123 +557,6 @@ fn seen(mesh: &Mesh, service: &str) -> Value {
 fn runs(mesh: &Mesh) -> Option<PathBuf> {
     let homes = [mesh.home().join("user/.naka/run"), mesh.home().join("run")];
     homes.into_iter().find(|dir| dir.exists())
-}
-
-/// Where the system refuses a namespace `naka run` says in one line why and what to change, and proxy variables are
-/// used; `--capture namespace` fails. Each refusal is real: a limit of zero, and no `nft`.
-#[test]
-fn where_namespaces_are_refused_proxy_mode_takes_over() {
-    let mesh = Mesh::up_unprivileged();
-    let _payment = payment(&mesh, &[]);
-    for (name, remedy) in [
-        ("limits", "user.max_user_namespaces"),
-        ("nft", "apt install nftables"),
-    ] {
-        let run = |capture: &str| {
-            let mut run = refused_run(&mesh, name, capture);
-            let status = run.wait(SOON).expect("it ends");
-            (status.code(), run.out(), run.err())
-        };
-        let (code, out, err) = run("auto");
-        assert_eq!(code, Some(0), "{name}: {err}");
-        assert!(out.contains("/sa/user-"), "{name}: {out}");
-        assert_eq!(err.lines().count(), 1, "{name}: {err}");
-        assert!(err.contains(remedy), "{name}: {err}");
-        let (code, out, err) = run("namespace");
-        assert_eq!(code, Some(2), "{name}: {err}");
-        assert!(
-            out.is_empty() && err.contains(remedy) && err.lines().count() == 1,
-            "{name}: {err}"
-        );
-    }
-    // The twin: without the limits.
-    let run = script(
-        &mesh,
-        "twin",
-        &["--capture", "namespace"],
-        &format!("curl -s -m 10 {PAYMENT}"),
-    );
-    assert!(
-        run.out().contains("/sa/user-") && run.err().is_empty(),
-        "{}{}",
-        run.out(),
-        run.err()
-    );
-}
-
-/// `naka run -- curl payment` where namespaces are refused: by limits of zero, or for want of `nft`.
-fn refused_run(mesh: &Mesh, name: &str, capture: &str) -> Program {
-    let run = [
-        "run",
-        "--capture",
-        capture,
-        "--",
-        "curl",
-        "-s",
-        "-m",
-        "10",
-        PAYMENT,
-    ];
-    let log = format!("{name}-{capture}");
-    if name == "nft" {
-        let hide = "for dir in /usr/sbin /usr/local/sbin; do mount -t tmpfs none $dir; done";
-        return elsewhere(mesh, &log, hide, &run);
-    }
-    let limits = "echo 0 >/proc/sys/user/max_user_namespaces; echo 0 >/proc/sys/user/max_net_namespaces; exec \"$@\"";
-    let mut outer = user::command("unshare".as_ref());
-    outer
-        .args(["--user", "--map-current-user", "--keep-caps"])
-        .args(["sh", "-ec", limits, "sh"])
-        .arg(naka_testkit::mesh::naka())
-        .args(run);
-    start_like(mesh, &log, outer)
-}
-
-/// `naka` with these arguments where the script `prepare` has changed what is mounted. It runs before the user is
-/// changed, because a mount takes root, if only of a user namespace.
-fn elsewhere(mesh: &Mesh, log: &str, prepare: &str, args: &[&str]) -> Program {
-    let mut inner = user::command(naka_testkit::mesh::naka().as_os_str());
-    inner.args(args);
-    let mut outer = Command::new("unshare");
-    outer
-        .arg(if user::root() { "-m" } else { "-Urm" })
-        .args(["sh", "-ec", &format!("{prepare}\nexec \"$@\""), "sh"])
-        .arg(inner.get_program())
-        .args(inner.get_args());
-    start_like(mesh, log, outer)
-}
-
-/// Starts a command with the environment of the mesh's own.
-fn start_like(mesh: &Mesh, log: &str, mut command: Command) -> Program {
-    command.env_clear().current_dir(mesh.home());
-    let mut like = mesh.command(["run"]);
-    for (key, value) in like.env("PATH", "/usr/bin:/bin").get_envs() {
-        command.env(key, value.unwrap_or_default());
-    }
-    Program::start(log, mesh.home(), &mut command).expect("unshare")
-}
-
-/// A daemon of the machine that answers for names without DNS does not get in the way: inside, its socket is not there.
-/// The twin is the same look in proxy mode.
-#[test]
-fn name_services_of_the_machine_are_not_asked() {
-    let mesh = Mesh::up_unprivileged();
-    let daemon = "mount -t tmpfs none /run; mkdir /run/nscd; \
-        python3 -c 'import socket; s = socket.socket(socket.AF_UNIX); s.bind(\"/run/nscd/socket\"); s.listen(); [s.accept()[0].close() for _ in range(1000)]' & \
-        while ! [ -S /run/nscd/socket ]; do sleep 0.05; done; chmod 777 /run/nscd/socket";
-    let look =
-        "import socket; socket.socket(socket.AF_UNIX).connect('/run/nscd/socket'); print('asked')";
-    for (capture, expected) in [("namespace", ""), ("proxy", "asked\n")] {
-        let args = ["run", "--capture", capture, "--", "python3", "-c", look];
-        let mut run = elsewhere(&mesh, capture, daemon, &args);
-        run.wait(SOON).expect("it ends");
-        assert_eq!(run.out(), expected, "{capture}: {}", run.err());
-        assert!(
-            expected.is_empty() == run.err().contains("ConnectionRefused"),
-            "{}",
-            run.err()
-        );
-    }
 }
 
 /// The time that a namespace takes is in `start.json`; it is a figure, not a gate.
