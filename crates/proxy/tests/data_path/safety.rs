@@ -413,7 +413,7 @@ async fn heads_over_the_limits_are_refused_and_the_worker_goes_on() {
 }
 
 #[tokio::test]
-async fn a_head_that_does_not_end_is_cut_off_while_idle_connections_and_tunnels_stay() {
+async fn a_head_that_does_not_begin_or_end_is_cut_off_while_idle_connections_and_tunnels_stay() {
     let echo = raw(|mut stream, _| async move {
         let (mut read, mut write) = stream.split();
         let _ = tokio::io::copy(&mut read, &mut write).await;
@@ -456,13 +456,6 @@ async fn a_head_that_does_not_end_is_cut_off_while_idle_connections_and_tunnels_
     within(http_body_util::BodyExt::collect(answer.into_body()))
         .await
         .unwrap();
-    silent
-        .write_all(b"GET http://web/ HTTP/1.1\r\nHost: web\r\n\r\n")
-        .await
-        .unwrap();
-    assert!(
-        within(crate::program::read_head(&mut silent))
-            .await
-            .starts_with("HTTP/1.1 200")
-    );
+    // Who has never said a word is no caller that rests.
+    let _ = within(silent.read_to_end(&mut Vec::new())).await;
 }

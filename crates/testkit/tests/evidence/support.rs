@@ -64,6 +64,15 @@ struct Planted {
     api_token: String,
 }
 
+/// The credential of a proxy's variables, from its settings.
+fn credential(settings: &std::path::Path) -> Option<String> {
+    let settings: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(settings).ok()?).ok()?;
+    settings["outbound"]["credential"]
+        .as_str()
+        .map(str::to_owned)
+}
+
 /// Uses the mesh so that secrets pass it, and has one logged.
 fn plant(mesh: &Mesh) -> Planted {
     let token = mesh.ok(["token", "create", "-s", "payment", "--uses", "3"]);
@@ -89,8 +98,8 @@ fn plant(mesh: &Mesh) -> Planted {
         .expect("the proxies' directory")
         .flatten()
         .map(|entry| entry.path())
-        .find(|dir| dir.join("admin.sock").exists())
-        .expect("a running sidecar");
+        .find(|dir| dir.join("admin.sock").exists() && dir.to_string_lossy().contains("payment"))
+        .expect("the running sidecar of payment");
     // Programs and libraries log what they should not.
     let mut log = std::fs::File::options()
         .append(true)
@@ -103,13 +112,12 @@ fn plant(mesh: &Mesh) -> Planted {
             .contains("/pay")
             .then_some(())
     });
-    let settings: serde_json::Value =
-        serde_json::from_slice(&std::fs::read(run.join("settings.json")).expect("settings"))
-            .expect("JSON");
-    let credential = settings["outbound"]["credential"]
-        .as_str()
-        .expect("a credential")
-        .to_owned();
+    let credential = until("a proxy with a credential", SOON, || {
+        std::fs::read_dir(mesh.home().join("run"))
+            .ok()?
+            .flatten()
+            .find_map(|entry| credential(&entry.path().join("settings.json")))
+    });
     let identity = std::fs::read_to_string(run.join("identity.pem")).expect("the identity");
     let key = identity
         .split("PRIVATE KEY-----")
@@ -135,6 +143,7 @@ fn plant(mesh: &Mesh) -> Planted {
 fn a_support_bundle_has_what_a_report_needs_and_no_secret() {
     let mesh = Mesh::up();
     let _payment = mesh.serve("payment", "v1");
+    let _by_proxy = mesh.run("by-proxy", &["--capture", "proxy"], &["sleep", "1000"]);
     mesh.apply(
         "secret.yaml",
         &format!(
