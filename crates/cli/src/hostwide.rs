@@ -17,13 +17,13 @@ mod rules;
 pub(crate) use rules::Exclude;
 
 use crate::exit::{Exit, Outcome};
+use crate::launch::inbound::{source, towards};
 use load::Tool;
 use naka_proxy::settings::{self, Capture, Port, Settings};
-use naka_types::token::Token;
 use rules::Spec;
 use rustix::thread::CapabilitySet;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener, UnixStream};
 use std::time::Duration;
@@ -81,10 +81,6 @@ impl Hostwide {
             ));
         }
         let lock = lock()?;
-        let token = settings.control.token.as_deref().map(Token::parse);
-        if let (true, Some(Ok(token))) = (settings.control.addresses.is_empty(), token) {
-            settings.control.addresses = token.addresses;
-        }
         let address = address(&settings.control.addresses)?;
         let ipv6 = std::path::Path::new("/proc/net/if_inet6").exists();
         let spec = Spec {
@@ -192,24 +188,7 @@ fn address(control: &[String]) -> Outcome<IpAddr> {
             "--capture host: this machine has no default route, so calls to names of the mesh would go nowhere; add one: ip route add default via GATEWAY",
         )
     })?;
-    let towards = control
-        .iter()
-        .filter_map(|text| std::net::ToSocketAddrs::to_socket_addrs(text).ok())
-        .flatten()
-        .filter_map(source)
-        .find(|ip| !ip.is_loopback());
-    Ok(towards.unwrap_or(routed))
-}
-
-/// The address that a datagram to there would be sent from.
-fn source(to: SocketAddr) -> Option<IpAddr> {
-    let any: IpAddr = match to {
-        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    };
-    let socket = UdpSocket::bind((any, 0)).ok()?;
-    socket.connect(to).ok()?;
-    Some(socket.local_addr().ok()?.ip())
+    Ok(towards(control).unwrap_or(routed))
 }
 
 /// Whom this machine asks for names.

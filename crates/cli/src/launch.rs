@@ -10,6 +10,7 @@ pub(crate) mod capture;
 pub(crate) mod door;
 pub(crate) mod environment;
 pub(crate) mod hints;
+pub(crate) mod inbound;
 pub(crate) mod instance;
 pub(crate) mod listening;
 
@@ -138,6 +139,9 @@ pub(crate) async fn admit(
     settings.control.socket.clone_from(&context.socket);
     if let Some(token) = given_token.or(context.join_token.as_deref()) {
         settings.control.token = Some(token.to_owned());
+        if let (true, Ok(token)) = (settings.control.addresses.is_empty(), Token::parse(token)) {
+            settings.control.addresses = token.addresses;
+        }
         return Ok(());
     }
     match one_use_token(who, context).await {
@@ -176,16 +180,14 @@ async fn one_use_token(who: &Who, context: &Context) -> Outcome<(String, Vec<Str
 }
 
 impl Proxy {
-    /// Writes the settings (0600: they hold the token) and starts the proxy as its own process.
+    /// Writes the settings and starts the proxy as its own process.
     pub(crate) fn start(
         role: &'static str,
         settings: &Settings,
         instance: Instance,
     ) -> Outcome<Self> {
         let path = instance.dir.join("settings.json");
-        let text =
-            serde_json::to_vec_pretty(settings).map_err(|error| Exit::failed(error.to_string()))?;
-        write_secret(&path, &text)?;
+        write_settings(&path, settings)?;
         let started = Instant::now();
         let marks = matches!(settings.capture, Some(Capture::Host(_)));
         let child = spawn(role, marks, &path, &instance)?;
@@ -200,13 +202,25 @@ impl Proxy {
         })
     }
 
+    /// What it was started with.
+    pub(crate) fn settings(&self) -> Outcome<Settings> {
+        let bytes = std::fs::read(&self.settings)?;
+        serde_json::from_slice(&bytes)
+            .map_err(|error| Exit::failed(format!("{}: {error}", self.settings.display())))
+    }
+
     /// Notes what its program's namespace took to set up, for reports.
     pub(crate) fn captured_in(&mut self, took: Duration) {
         self.captured_in = Some(took);
     }
 
-    /// Starts it again after it ended, as the same instance.
+    /// Starts it again after it ended, as the same instance. Where this machine has lost the address that others dial,
+    /// it gets another one.
     pub(crate) fn restart(&mut self) -> Outcome {
+        let mut settings = self.settings()?;
+        if inbound::renew(&mut settings)? {
+            write_settings(&self.settings, &settings)?;
+        }
         self.started = Instant::now();
         self.child = spawn(self.role, self.marks, &self.settings, &self.instance)?;
         Ok(())
@@ -399,6 +413,13 @@ impl Proxy {
     fn last_words(&self) -> String {
         last_line(&self.log()).map_or_else(String::new, |line| format!(": {line}"))
     }
+}
+
+/// 0600: they may hold a token.
+fn write_settings(path: &std::path::Path, settings: &Settings) -> Outcome {
+    let text =
+        serde_json::to_vec_pretty(settings).map_err(|error| Exit::failed(error.to_string()))?;
+    write_secret(path, &text)
 }
 
 /// What a proxy says is missing, with what to do.

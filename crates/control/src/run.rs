@@ -170,15 +170,12 @@ fn names(settings: &Settings) -> (Vec<String>, Vec<IpAddr>) {
         hosts.push(settings.host);
     }
     for address in &settings.advertise {
-        let host = address
-            .rsplit_once(':')
-            .map_or(address.as_str(), |(host, port)| {
-                if port.parse::<u16>().is_ok() {
-                    host
-                } else {
-                    address
-                }
-            });
+        // A bare IPv6 address ends in what looks like a port.
+        let bare = address.parse::<IpAddr>().is_ok();
+        let host = match address.rsplit_once(':') {
+            Some((host, port)) if !bare && port.parse::<u16>().is_ok() => host,
+            _ => address,
+        };
         match host.trim_matches(['[', ']']).parse() {
             Ok(ip) => hosts.push(ip),
             Err(_) => names.push(host.to_owned()),

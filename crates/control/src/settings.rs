@@ -4,7 +4,7 @@ use crate::run::Error;
 use naka_store::Passphrase;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -120,9 +120,22 @@ impl Settings {
             None => known.advertise,
         };
         if !self.advertise.is_empty() {
-            self.host = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+            // A socket of IPv6 takes both families, but a machine may have none.
+            self.host = if self.advertise.iter().any(|address| six(address)) {
+                Ipv6Addr::UNSPECIFIED.into()
+            } else {
+                Ipv4Addr::UNSPECIFIED.into()
+            };
         }
         Ok(self)
+    }
+}
+
+/// Whether an advertised address is one of IPv6.
+fn six(address: &str) -> bool {
+    match address.parse::<SocketAddr>() {
+        Ok(address) => address.is_ipv6(),
+        Err(_) => address.trim_matches(['[', ']']).parse::<Ipv6Addr>().is_ok(),
     }
 }
 
@@ -228,6 +241,11 @@ mod tests {
             .recall(None, Some(""))
             .unwrap();
         assert!(forgot.advertise.is_empty() && forgot.host.is_loopback());
+        for (address, six) in [("fd77::1", true), ("[fd77::1]:7", true), ("base:7", false)] {
+            let told = Settings::new(dir.path(), "m").recall(None, Some(address));
+            let host = told.unwrap().host;
+            assert!(host.is_unspecified() && host.is_ipv6() == six, "{address}");
+        }
 
         let newer = r#"{"format":2,"xds":"elsewhere"}"#;
         std::fs::write(dir.path().join("ports.json"), newer).unwrap();

@@ -22,14 +22,14 @@ use crate::state::book::Book;
 use crate::state::{Main, MainParams, Shared, SharedParams};
 use crate::vip::Vips;
 use crate::worker::{self, Own, WorkerHandle, WorkerParams, Workers};
-use bind::Bound;
+use bind::{Bound, Kept};
 use driver::{Driver, DriverParams};
 use naka_telemetry::{AccessLog as AccessLogWriter, Metrics, Workload};
 use naka_types::host::Host;
 use naka_wire::type_url;
 use naka_xds::delta::client::{Client, Subscription};
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -105,6 +105,13 @@ fn taken(source: &std::io::Error, address: &str) -> String {
     format!(
         " (another program has it: \"ss -ltnp sport = :{port}\" shows which; end it or use another port)"
     )
+}
+
+/// The address of the inbound listeners of an instance's last run.
+#[must_use]
+pub fn kept_inbound(run_dir: &Path) -> Option<IpAddr> {
+    let kept = Kept::load(run_dir).addresses;
+    kept.inbound.values().next().map(SocketAddr::ip)
 }
 
 /// Where a running proxy listens.

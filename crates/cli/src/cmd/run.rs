@@ -464,10 +464,8 @@ impl Pair {
             return Ok(());
         };
         if let Some(inbound_port) = self.inbound_port {
-            first.bind = Some(SocketAddr::new(
-                IpAddr::V4(Ipv4Addr::LOCALHOST),
-                inbound_port,
-            ));
+            let ip = self.sidecar.settings()?.inbound_ip;
+            first.bind = Some(SocketAddr::new(ip, inbound_port));
         }
         if self.advertise.is_some() {
             first.advertise = self.advertise;

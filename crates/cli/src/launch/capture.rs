@@ -10,6 +10,7 @@ use crate::exit::{Exit, Outcome};
 use crate::hostwide::Hostwide;
 use crate::launch::door::{Closed, Door};
 use crate::launch::environment;
+use crate::launch::inbound;
 use crate::launch::instance::Instance;
 use crate::namespace::Refusal;
 use crate::out;
@@ -39,6 +40,7 @@ impl Way {
     ) -> Outcome<Self> {
         if args.proxy != args::ProxyChoice::Naka {
             beside::settle(args, settings)?;
+            inbound::settle(settings)?;
             return Ok(Self::Beside);
         }
         if args.capture == args::Capture::Host {
@@ -47,6 +49,7 @@ impl Way {
         if !args.exclude.is_empty() {
             return Err(Exit::usage("--exclude belongs to --capture host"));
         }
+        inbound::settle(settings)?;
         if let Some(door) = door(args, instance, settings).await? {
             settings.outbound = None;
             settings.capture = Some(Capture::Namespace {
