@@ -182,7 +182,7 @@ impl Site {
 }
 
 /// `naka` on a machine, with a home of its own there.
-fn at(dir: &TempDir, name: &str, machine: &Machine, args: &[&str]) -> Command {
+pub(crate) fn at(dir: &TempDir, name: &str, machine: &Machine, args: &[&str]) -> Command {
     let home = dir.path().join(name);
     let mut command = machine.command(naka());
     command
@@ -193,17 +193,17 @@ fn at(dir: &TempDir, name: &str, machine: &Machine, args: &[&str]) -> Command {
 }
 
 /// What a call from a machine is answered, if it is.
-fn curl(machine: &Machine, url: &str) -> Option<String> {
+pub(crate) fn curl(machine: &Machine, url: &str) -> Option<String> {
     let (done, out, _) = machine.try_sh(&format!("curl -g -s -f -m 5 '{url}'"));
     done.then_some(out)
 }
 
-fn kill(pid: u32, signal: Signal) {
+pub(crate) fn kill(pid: u32, signal: Signal) {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
     kill_process(pid.expect("a pid"), signal).expect("signalled");
 }
 
-fn sidecar(run: &Program) -> u32 {
+pub(crate) fn sidecar(run: &Program) -> u32 {
     let of = |pid: &u32| {
         let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         command

@@ -16,6 +16,7 @@ mod host;
 mod identity;
 mod input;
 mod languages;
+mod machines;
 mod namespace;
 mod newcomer;
 mod notify;
