@@ -26,9 +26,11 @@ pub(crate) fn settle(settings: &mut Settings) -> Outcome {
         settings.inbound_ip = address;
         return Ok(());
     }
+    let all = control.iter().map(String::as_str);
+    let away: Vec<&str> = all.filter(|address| elsewhere(address)).collect();
     let why = format!(
         "this machine has no address towards the control plane ({}), so programs on other machines could not call this one",
-        control.join(", ")
+        away.join(", ")
     );
     if settings.control.socket.is_none() {
         return Err(Exit::failed(format!(
