@@ -2,7 +2,7 @@
 //!
 //! The directory owns what it gives: the store refuses changes of these objects by anybody else and names file and
 //! line. Once a second the files are listed; when anything changed and has stopped changing, they are read, compared
-//! ([`decide`]) and committed in one change whose actor is `dir:<path>` and whose causes name file and line.
+//! (`decide`) and committed in one change whose actor is `dir:<path>` and whose causes name file and line.
 //!
 //! Why looking rather than inotify: one listing a second costs little, works on every file system (NFS, overlays,
 //! mounted ConfigMaps), needs no watch per directory and cannot lose an event. Why here and not in `store`: objects are
