@@ -240,6 +240,9 @@ fn decode_node(
         node.take(header);
     }
     crate::schema::walk::object(&mut report, &node, fields_of(kind), "");
+    if !kind.in_force() {
+        crate::schema::walk::object_not_yet(&mut report, node.place, kind);
+    }
     crate::schema::rules::check(&mut report, &node, kind);
     crate::kept::check(&mut report, &node, kind);
     let spec = build(&mut report, &node, kind, &meta.namespace);

@@ -252,6 +252,28 @@ impl Kind {
         group == names.group && names.versions.contains(&version)
     }
 
+    /// Whether anything of such an object is in force today. A Namespace only has to be there.
+    #[must_use]
+    pub fn in_force(self) -> bool {
+        !matches!(
+            self,
+            Self::Deployment
+                | Self::WorkloadGroup
+                | Self::ServiceEntry
+                | Self::Sidecar
+                | Self::EnvoyFilter
+                | Self::ProxyConfig
+                | Self::RequestAuthentication
+                | Self::AuthorizationPolicy
+                | Self::Telemetry
+                | Self::WasmPlugin
+                | Self::TrafficExtension
+                | Self::PrometheusRule
+                | Self::Trigger
+                | Self::KnativeService
+        )
+    }
+
     /// Whether objects live in a namespace.
     #[must_use]
     pub fn namespaced(self) -> bool {

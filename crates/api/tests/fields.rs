@@ -84,3 +84,23 @@ fn every_proof_exists_and_is_for_a_field_that_claims_it() {
         assert!(faulty(kind, path, proof).is_some(), "{kind} {path} {proof}");
     }
 }
+
+#[test]
+fn an_object_of_a_kind_that_is_not_in_force_says_so_however_empty_it_is() {
+    for kind in Kind::all().filter(|kind| *kind != Kind::Namespace) {
+        let some = rows(kind)
+            .iter()
+            .any(|row| row.named() && !row.block() && !matches!(row.now, Now::NotYet));
+        assert_eq!(kind.in_force(), some, "{kind}");
+    }
+    let empty = |kind: &str, group: &str| {
+        let text =
+            format!("apiVersion: {group}/v1\nkind: {kind}\nmetadata: {{name: all}}\nspec: {{}}\n");
+        naka_api::decode_yaml("a.yaml", text.as_bytes(), naka_api::Mode::Compat).findings
+    };
+    let said = empty("AuthorizationPolicy", "security.istio.io");
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert_eq!((said[0].code.as_str(), said[0].line), ("W900", 1));
+    let twin = empty("PeerAuthentication", "security.istio.io");
+    assert!(twin.is_empty(), "{twin:?}");
+}

@@ -169,10 +169,10 @@ pub(crate) struct Up {
 
 #[derive(Debug, Group)]
 pub(crate) struct Down {
-    /// Name of the mesh
-    #[arg(long, value_name = "NAME", default_value = "local")]
-    pub(crate) mesh: String,
-    /// Remove the mesh's files too: its authority, its log, its objects
+    /// Name of the mesh; that of the current context unless given
+    #[arg(long, value_name = "NAME")]
+    pub(crate) mesh: Option<String>,
+    /// Remove the mesh's files too: its authority, its log, its objects, and what its proxies kept
     #[arg(long)]
     pub(crate) purge: bool,
 }

@@ -6,6 +6,7 @@
 use super::{Field, Now, Ty, nearest};
 use crate::codes;
 use crate::decode::Report;
+use crate::kind::Kind;
 use crate::tree::{Data, Entry, Node, Place, join};
 use naka_types::duration;
 
@@ -63,12 +64,24 @@ fn reads_as(value: &Node, json: &str) -> bool {
 }
 
 fn not_yet(report: &mut Report, place: Place, at: &str) {
+    idle(report, place, at, "this field");
+}
+
+/// Says of an object of a kind that is not in force that it does nothing, however empty it is: to Istio an empty
+/// AuthorizationPolicy denies everything.
+pub(crate) fn object_not_yet(report: &mut Report, place: Place, kind: Kind) {
+    if report.findings.iter().all(|f| f.code != codes::W900.id) {
+        idle(report, place, "kind", kind.as_str());
+    }
+}
+
+fn idle(report: &mut Report, place: Place, at: &str, what: &str) {
     report.error(
         codes::W900,
         at,
         place,
-        "this field is not enforced yet: it is kept and does nothing".to_owned(),
-        "nothing to change; remove it if you rely on it today".to_owned(),
+        format!("{what} is not enforced yet: it is kept and does nothing"),
+        "nothing to change; do not rely on it today".to_owned(),
     );
 }
 

@@ -374,7 +374,10 @@ impl Pair {
                     self.restart().await?;
                 }
                 () = tokio::time::sleep(LOOK_EVERY), if looking => self.look().await?,
-                port = self.hints.next() => self.hints.tell(port).await,
+                // The sidecar looks for the program's own ports on both loopback addresses.
+                port = self.hints.next() => if self.announced.iter().all(|own| own.port != port) {
+                    self.hints.tell(port).await;
+                },
                 _ = watch.tick(), if watched && alive => self.watch().await,
                 // While a sidecar that died is started again, this loop is what lives.
                 _ = beat.tick(), if every.is_some() => {

@@ -30,7 +30,9 @@ const TOKEN_TTL: Duration = Duration::from_hours(24 * 365);
 pub(crate) async fn up(args: &args::Up) -> Outcome {
     let home = Home::from_env()?;
     let running = answers(&home.control_sock(&args.mesh)).await;
-    if !running {
+    if running {
+        in_force(args, &home).await?;
+    } else {
         let mut extra = vec!["--detached".to_owned()];
         if let Some(domain) = &args.trust_domain {
             extra.extend(["--trust-domain".to_owned(), domain.clone()]);
@@ -58,12 +60,62 @@ pub(crate) async fn up(args: &args::Up) -> Outcome {
     Ok(())
 }
 
+/// Options of a control plane take effect at its start: asking one that runs for others must not look like success.
+async fn in_force(args: &args::Up, home: &Home) -> Outcome {
+    let mut client = Client::over_socket(&home.control_sock(&args.mesh)).await?;
+    let info = client.get("/naka/v1/mesh").await?;
+    let advertised = |address: &str| {
+        let all = info.get("xds").and_then(Value::as_array);
+        all.into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .any(|xds| {
+                xds == address
+                    || xds
+                        .rsplit_once(':')
+                        .is_some_and(|(host, _)| host == address)
+            })
+    };
+    let late = [
+        (
+            "--advertise",
+            args.advertise
+                .as_deref()
+                .is_some_and(|address| !advertised(address)),
+        ),
+        ("--dir", args.dir.is_some()),
+        ("--trust-domain", args.trust_domain.is_some()),
+        (
+            "--seal-passphrase-file",
+            args.seal_passphrase_file.is_some(),
+        ),
+    ];
+    match late.iter().find(|(_, given)| *given) {
+        None => Ok(()),
+        Some((option, _)) => Err(Exit::failed(format!(
+            "mesh {} runs already, and {option} takes effect only when it starts: run \"naka down --mesh {}\" first; programs keep running meanwhile",
+            args.mesh, args.mesh
+        ))),
+    }
+}
+
+/// The mesh of the current context if it is one of this machine, as every other command takes it.
+fn current(home: &Home) -> Outcome<String> {
+    let here = Contexts::open(home)?.choose(None).ok();
+    let here = here.filter(|context| context.socket.is_some() && !context.mesh.is_empty());
+    Ok(here.map_or_else(|| "local".to_owned(), |context| context.mesh))
+}
+
 /// Runs `naka down`.
 pub(crate) async fn down(args: &args::Down) -> Outcome {
     let home = Home::from_env()?;
-    let socket = home.control_sock(&args.mesh);
+    let mesh = match &args.mesh {
+        Some(mesh) => mesh.clone(),
+        None => current(&home)?,
+    };
+    let socket = home.control_sock(&mesh);
     match tokio::net::UnixStream::connect(&socket).await {
-        Err(_) => out::line(format!("mesh {} is not running", args.mesh)),
+        Err(_) => out::line(format!("mesh {mesh} is not running")),
         Ok(stream) => {
             let pid = stream
                 .peer_cred()?
@@ -79,14 +131,13 @@ pub(crate) async fn down(args: &args::Down) -> Outcome {
                 if Instant::now() > deadline {
                     return Err(Exit::failed(format!(
                         "process {pid} does not end; see {}",
-                        log(&home, &args.mesh).display()
+                        log(&home, &mesh).display()
                     )));
                 }
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
             out::line(format!(
-                "mesh {} is down; its programs keep running on what they know",
-                args.mesh
+                "mesh {mesh} is down; its programs keep running on what they know"
             ));
         }
     }
@@ -96,16 +147,39 @@ pub(crate) async fn down(args: &args::Down) -> Outcome {
         );
     }
     if args.purge {
-        let dir = home.mesh(&args.mesh);
+        let dir = home.mesh(&mesh);
         if dir.exists() {
             std::fs::remove_dir_all(&dir).map_err(|error| {
                 Exit::failed(format!("cannot remove {}: {error}", dir.display()))
             })?;
         }
         let mut contexts = Contexts::open(&home)?;
-        contexts.remove(&args.mesh);
+        contexts.remove(&mesh);
         contexts.save()?;
-        out::line(format!("mesh {} is removed", args.mesh));
+        forget_proxies(&home, &mesh)?;
+        out::line(format!("mesh {mesh} is removed"));
+    }
+    Ok(())
+}
+
+/// Removes what proxies of the mesh that run no more kept: identities, saved configuration, logs.
+fn forget_proxies(home: &Home, mesh: &str) -> Outcome {
+    let Ok(entries) = std::fs::read_dir(home.runs()) else {
+        return Ok(());
+    };
+    let stem = format!("{mesh}.");
+    for dir in entries.flatten().map(|entry| entry.path()) {
+        let named = dir.file_name().and_then(|name| name.to_str());
+        let ours = named.is_some_and(|name| name.starts_with(&stem));
+        let free = || {
+            let lock = std::fs::File::open(dir.join("lock"));
+            lock.is_ok_and(|lock| lock.try_lock().is_ok())
+        };
+        if ours && free() {
+            std::fs::remove_dir_all(&dir).map_err(|error| {
+                Exit::failed(format!("cannot remove {}: {error}", dir.display()))
+            })?;
+        }
     }
     Ok(())
 }

@@ -421,3 +421,36 @@ fn the_seeds_are_checked_by_the_command() {
         "{errors:?}: strict mode refuses more"
     );
 }
+
+/// `naka down` takes the mesh that every other command means, a running control plane takes no late options, and what a
+/// removed mesh's proxies kept goes with it. Twins: the other mesh still runs; an option in force is no fault.
+#[test]
+fn up_and_down_mean_the_current_mesh() {
+    let mesh = Mesh::up_unprivileged();
+    let up = |options: &[&str]| mesh.naka(["up"].iter().chain(options));
+    assert!(up(&["--mesh", "other"]).status.success());
+    for option in ["--advertise=192.0.2.9", "--dir=objects"] {
+        let late = up(&["--mesh", "other", option]);
+        let said = String::from_utf8_lossy(&late.stderr).into_owned();
+        assert_eq!(late.status.code(), Some(2), "{said}");
+        assert!(said.contains("takes effect only when it starts"), "{said}");
+    }
+    assert!(
+        up(&["--mesh", "other", "--advertise=127.0.0.1"])
+            .status
+            .success()
+    );
+    mesh.ok(["run", "--", "true"]);
+    let kept = |name: &str| {
+        let runs = mesh.home().join("user/.naka/run");
+        let entries = std::fs::read_dir(runs).expect("run directories").flatten();
+        entries
+            .filter(|entry| entry.file_name().to_string_lossy().starts_with(name))
+            .count()
+    };
+    assert_eq!(kept("other."), 1);
+    let said = mesh.ok(["down", "--purge"]);
+    assert!(said.contains("mesh other is removed"), "{said}");
+    assert_eq!(kept("other."), 0);
+    assert!(mesh.naka(["status", "--context", "local"]).status.success());
+}
