@@ -13,6 +13,7 @@ use crate::exit::{Exit, Outcome};
 use crate::out;
 use naka_api::{Kind, Mode};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// Runs `naka split`.
@@ -63,7 +64,48 @@ pub(crate) async fn run(args: &args::Split, context: Option<&str>) -> Outcome {
         )
         .await?;
     }
+    if let Ok(workloads) = client.get("/naka/v1/workloads").await
+        && let Some(note) = unserved(&workloads, &name, &weights)
+    {
+        out::note(note);
+    }
     applied.verdict()
+}
+
+/// What to say when a version with a share has no workload: splitting ahead of a deployment is fine, a typing mistake
+/// is not, and nobody else can tell them apart.
+fn unserved(workloads: &Value, name: &Name<'_>, weights: &[(String, u32)]) -> Option<String> {
+    let is = |workload: &Value, field: &str, wanted: &str| {
+        workload.get(field).and_then(Value::as_str) == Some(wanted)
+    };
+    let all = items(workloads);
+    let here = |workload: &&Value| is(workload, "namespace", name.namespace);
+    let versions: BTreeSet<&str> = all
+        .iter()
+        .filter(here)
+        .filter(|workload| is(workload, "service", name.service))
+        .filter_map(|workload| workload.pointer("/labels/version").and_then(Value::as_str))
+        .collect();
+    if versions.is_empty() {
+        let services = all.iter().filter(here);
+        let services = services.filter_map(|w| w.get("service").and_then(Value::as_str));
+        let near = naka_api::schema::nearest(name.service, services);
+        let hint = near.map_or_else(String::new, |near| format!("; did you mean {near}?"));
+        return Some(format!(
+            "naka: no workload serves {} in {}{hint}",
+            name.service, name.namespace
+        ));
+    }
+    let missing = weights
+        .iter()
+        .find(|(version, share)| *share > 0 && !versions.contains(version.as_str()))?;
+    let known: Vec<&str> = versions.into_iter().collect();
+    Some(format!(
+        "naka: no workload of {} has version={}; it runs {}: its share gets 503 until one does",
+        name.service,
+        missing.0,
+        known.join(", ")
+    ))
 }
 
 /// A service's name in the forms hosts are written in.
@@ -231,6 +273,33 @@ fn trim(object: &mut Value) {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn a_version_that_nobody_runs_is_named() {
+        let workload = |service: &str, version: &str| json!({"namespace": "default", "service": service, "labels": {"version": version}});
+        let all = json!({"items": [workload("payment", "v1"), workload("payment", "v2")]});
+        let shares = |words: &[&str]| {
+            let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+            super::parse(&words).unwrap()
+        };
+        for (service, split, said) in [
+            ("payment", ["v1=90", "v2=10"], None),
+            ("payment", ["v1=100", "v3=0"], None),
+            (
+                "payment",
+                ["v1=90", "v3=10"],
+                Some("has version=v3; it runs v1, v2"),
+            ),
+            ("paymnet", ["v1=90", "v2=10"], Some("did you mean payment?")),
+        ] {
+            let note =
+                super::unserved(&all, &super::Name::new(service, "default"), &shares(&split));
+            match said {
+                None => assert_eq!(note, None),
+                Some(words) => assert!(note.unwrap().contains(words)),
+            }
+        }
+    }
+
     use super::*;
 
     fn weights(words: &[&str]) -> Outcome<Vec<(String, u32)>> {
