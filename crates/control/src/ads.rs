@@ -5,6 +5,7 @@
 
 use crate::ca_service::peer;
 use crate::compile::{Binds, Class, Dialect, Upstream};
+use crate::outbox::{self, Responses};
 use crate::plane::{Caller, Plane};
 use crate::push::Subscriber;
 use crate::push::session::Session;
@@ -21,8 +22,7 @@ use naka_wire::values;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
-use tokio::sync::{mpsc, watch};
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::sync::watch;
 use tonic::{Request, Response, Status, Streaming};
 
 /// The service.
@@ -86,13 +86,12 @@ impl Kind for Whole {
     }
 }
 
-type Out<K> = mpsc::Sender<Result<<K as Kind>::Response, Status>>;
-type Responses<K> = ReceiverStream<Result<<K as Kind>::Response, Status>>;
+type Out<K> = outbox::Sender<<K as Kind>::Response>;
 
 #[tonic::async_trait]
 impl AggregatedDiscoveryService for Ads {
-    type StreamAggregatedResourcesStream = ReceiverStream<Result<DiscoveryResponse, Status>>;
-    type DeltaAggregatedResourcesStream = ReceiverStream<Result<DeltaDiscoveryResponse, Status>>;
+    type StreamAggregatedResourcesStream = Responses<DiscoveryResponse>;
+    type DeltaAggregatedResourcesStream = Responses<DeltaDiscoveryResponse>;
 
     async fn stream_aggregated_resources(
         &self,
@@ -113,18 +112,18 @@ impl Ads {
     fn open<K: Kind + 'static>(
         &self,
         request: Request<Streaming<K::Request>>,
-    ) -> Result<Response<Responses<K>>, Status> {
+    ) -> Result<Response<Responses<K::Response>>, Status> {
         let caller = self.plane.caller(&peer(&request)?);
-        let (out, responses) = mpsc::channel(1);
+        let (out, responses) = outbox::channel(1);
         let service = self.clone();
         let requests = request.into_inner();
         tokio::spawn(async move {
             if let Err(status) = service.serve::<K>(&caller, requests, &out).await {
                 // A client that is gone does not hear it.
-                let _ = out.send(Err(status)).await;
+                let _ = out.send(Box::new(Err(status))).await;
             }
         });
-        Ok(Response::new(ReceiverStream::new(responses)))
+        Ok(Response::new(responses))
     }
 
     async fn serve<K: Kind>(
@@ -164,7 +163,7 @@ impl Ads {
                 permit = out.reserve(), if !queue.is_empty() => {
                     let permit = permit.map_err(|_| Status::cancelled("the proxy is gone"))?;
                     if let Some(response) = queue.pop_front() {
-                        permit.send(Ok(response));
+                        permit.send(Box::new(Ok(response)));
                     }
                     if queue.is_empty() {
                         write.record(planned.elapsed());

@@ -192,6 +192,8 @@ impl Default for Class {
 /// A compiled resource.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Compiled {
+    /// Name on the wire, shared by every stream it is sent on.
+    pub name: Arc<str>,
     /// The resource; `None`: there is none of that name.
     pub resource: Option<Arc<Encoded>>,
     /// Resources it refers to, which must be there before it.
@@ -288,13 +290,14 @@ pub fn compile(world: &World, key: &Key, class: &Class) -> Compiled {
         None => (None, Vec::new()),
         Some(built) => {
             let encoded = Encoded {
-                version: built.version.to_string(),
+                version: built.version.to_string().into(),
                 any: built.any,
             };
             (Some(Arc::new(encoded)), built.refers)
         }
     };
     Compiled {
+        name: key.name().into(),
         resource,
         refers,
         reads,

@@ -11,6 +11,7 @@ pub mod apiserver;
 pub mod ca_service;
 pub mod compile;
 pub mod metrics;
+mod outbox;
 pub mod plane;
 pub mod push;
 pub mod readiness;

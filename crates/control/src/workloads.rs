@@ -6,6 +6,7 @@
 //! is named and no longer waited for.
 
 use crate::ca_service::peer;
+use crate::outbox::{self, Responses};
 use crate::plane::{Caller, Plane};
 use crate::push::{Epoch, SubscriberId};
 use crate::registry::{Health, Registration, Seen, ServedPort, State};
@@ -14,9 +15,8 @@ use naka_wire::v1::{DrainProgress, RegisterRequest, RegisterResponse, register_r
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 /// A silent subscriber is dropped after this.
@@ -39,18 +39,18 @@ impl WorkloadService {
     }
 }
 
-type Out = mpsc::Sender<Result<RegisterResponse, Status>>;
+type Out = outbox::Sender<RegisterResponse>;
 
 #[tonic::async_trait]
 impl Workloads for WorkloadService {
-    type RegisterStream = ReceiverStream<Result<RegisterResponse, Status>>;
+    type RegisterStream = Responses<RegisterResponse>;
 
     async fn register(
         &self,
         request: Request<Streaming<RegisterRequest>>,
     ) -> Result<Response<Self::RegisterStream>, Status> {
         let caller = self.plane.caller(&peer(&request)?);
-        let (out, responses) = mpsc::channel(8);
+        let (out, responses) = outbox::channel(8);
         let service = self.clone();
         let requests = request.into_inner();
         tokio::spawn(async move {
@@ -61,10 +61,10 @@ impl Workloads for WorkloadService {
                 service.plane.lost(stream);
             }
             if let Err(status) = ended {
-                let _ = out.send(Err(status)).await;
+                let _ = out.send(Box::new(Err(status))).await;
             }
         });
-        Ok(Response::new(ReceiverStream::new(responses)))
+        Ok(Response::new(responses))
     }
 }
 
@@ -172,7 +172,7 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
 
 async fn send(out: &Out, response: RegisterResponse) -> Result<(), Status> {
     let gone = |_| Status::cancelled("the workload is gone");
-    out.send(Ok(response)).await.map_err(gone)
+    out.send(Box::new(Ok(response))).await.map_err(gone)
 }
 
 async fn sleep_until(at: Option<Instant>) {

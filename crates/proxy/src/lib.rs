@@ -19,7 +19,7 @@ mod io;
 pub mod lease;
 pub mod limits;
 pub mod listen;
-mod memory;
+pub mod memory;
 pub mod names;
 mod outward;
 mod readmit;

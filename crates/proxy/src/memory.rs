@@ -1,4 +1,5 @@
-//! What a sidecar gives back: heap that a burst left free, and the code that only its start needed.
+//! What a sidecar gives back: heap that a burst left free, and the code that only its start needed. The second goes for
+//! a control plane too.
 //!
 //! Most of a sidecar's resident memory is code, and most of that code runs once: reading settings, making a key and a
 //! certificate request, taking the first configuration. The kernel keeps such pages mapped until memory is short; on a
@@ -20,12 +21,17 @@ const LOOK: Duration = Duration::from_secs(10);
 /// Peaks below this leave nothing worth the trouble.
 const SMALL: usize = 8;
 
+/// Gives back what only the start needed. A control plane does no more: its proxies come and stay.
+pub async fn after_start() {
+    tokio::time::sleep(SETTLED).await;
+    give_back();
+}
+
 /// Runs as long as the process.
 pub(crate) async fn keep_small(shared: Arc<Shared>) {
     shared.until_ready(false).await;
-    tokio::time::sleep(SETTLED).await;
+    after_start().await;
     let mut peak = 0;
-    give_back();
     loop {
         tokio::time::sleep(LOOK).await;
         let now = shared

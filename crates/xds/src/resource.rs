@@ -1,6 +1,7 @@
 //! One resource as received, as offered, and as refused.
 
 use naka_wire::envoy::google::protobuf::Any;
+use std::sync::Arc;
 
 /// A resource as a client receives it.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,7 +20,7 @@ pub struct Resource {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Encoded {
     /// Version; equal versions mean equal content.
-    pub version: String,
+    pub version: Arc<str>,
     /// The message.
     pub any: Any,
 }

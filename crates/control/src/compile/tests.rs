@@ -371,7 +371,7 @@ fn versions_depend_on_content_and_on_nothing_else() {
         keys.iter()
             .map(|key| {
                 let compiled = compile(&world, key, &class());
-                compiled.resource.unwrap().version.clone()
+                compiled.resource.unwrap().version.to_string()
             })
             .collect()
     };

@@ -10,10 +10,12 @@ use crate::world::{Read, World};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-type Slot = (Key, Class);
+/// Shared by everything that points at an entry: with a thousand subscribers most of this cache is such pointers.
+type Slot = Arc<(Key, Class)>;
 
 #[derive(Debug)]
 struct Entry {
+    slot: Slot,
     compiled: Arc<Compiled>,
     holders: BTreeSet<SubscriberId>,
 }
@@ -55,11 +57,16 @@ impl Cache {
             .collect();
         let mut keys = Vec::new();
         for slot in stale {
-            let fresh = Arc::new(compile(&self.world, &slot.0, &slot.1));
+            let mut fresh = compile(&self.world, &slot.0, &slot.1);
             let Some(entry) = self.entries.get_mut(&slot) else {
                 continue;
             };
-            let old = std::mem::replace(&mut entry.compiled, fresh);
+            // Streams share these; equal ones stay the same ones.
+            fresh.name = Arc::clone(&entry.compiled.name);
+            if version(&entry.compiled) == version(&fresh) {
+                fresh.resource.clone_from(&entry.compiled.resource);
+            }
+            let old = std::mem::replace(&mut entry.compiled, Arc::new(fresh));
             let same =
                 version(&old) == version(&entry.compiled) && old.refers == entry.compiled.refers;
             if !same {
@@ -80,14 +87,17 @@ impl Cache {
         if let Some(entry) = self.entries.get_mut(&slot) {
             let compiled = Arc::clone(&entry.compiled);
             if entry.holders.insert(id) {
+                let slot = Arc::clone(&entry.slot);
                 self.held.entry(id).or_default().insert(slot);
             }
             return compiled;
         }
+        let slot = Arc::new(slot);
         let compiled = Arc::new(compile(&self.world, key, &slot.1));
         self.index(&slot, &compiled.reads);
-        self.held.entry(id).or_default().insert(slot.clone());
+        self.held.entry(id).or_default().insert(Arc::clone(&slot));
         let entry = Entry {
+            slot: Arc::clone(&slot),
             compiled: Arc::clone(&compiled),
             holders: [id].into(),
         };
@@ -100,6 +110,14 @@ impl Cache {
     pub fn get(&self, key: &Key, class: &Class) -> Option<&Arc<Compiled>> {
         let slot = (key.clone(), key.scope(class));
         self.entries.get(&slot).map(|entry| &entry.compiled)
+    }
+
+    /// A resource that this subscriber holds.
+    #[must_use]
+    pub fn held(&self, id: SubscriberId, key: &Key, class: &Class) -> Option<&Arc<Compiled>> {
+        let slot = (key.clone(), key.scope(class));
+        let entry = self.entries.get(&slot)?;
+        entry.holders.contains(&id).then_some(&entry.compiled)
     }
 
     /// Lets go of everything a subscriber holds but `keep`.
@@ -176,7 +194,7 @@ impl Cache {
             .collect();
         self.entries
             .iter()
-            .filter(|((key, _), _)| match key {
+            .filter(|(slot, _)| match &slot.0 {
                 Key::Endpoints(naka_types::name::ClusterName::Outbound { host, .. }) => {
                     hosts.contains(host.as_str())
                 }
@@ -190,8 +208,8 @@ impl Cache {
     #[must_use]
     pub fn held_by(&self, id: SubscriberId) -> BTreeMap<&'static str, usize> {
         let mut counts = BTreeMap::new();
-        for (key, _) in self.held.get(&id).into_iter().flatten() {
-            *counts.entry(key.type_url()).or_insert(0) += 1;
+        for slot in self.held.get(&id).into_iter().flatten() {
+            *counts.entry(slot.0.type_url()).or_insert(0) += 1;
         }
         counts
     }
@@ -200,7 +218,7 @@ impl Cache {
     #[must_use]
     pub fn holds_any(&self, id: SubscriberId, wanted: &impl Fn(&Key) -> bool) -> bool {
         let held = self.held.get(&id);
-        held.is_some_and(|held| held.iter().any(|(key, _)| wanted(key)))
+        held.is_some_and(|held| held.iter().any(|slot| wanted(&slot.0)))
     }
 
     /// All keys held by anybody, for tests.
@@ -216,5 +234,5 @@ fn version(compiled: &Compiled) -> Option<&str> {
     compiled
         .resource
         .as_ref()
-        .map(|resource| resource.version.as_str())
+        .map(|resource| &*resource.version)
 }

@@ -21,7 +21,7 @@ use naka_wire::type_url;
 use naka_xds::delta::server::{Change, Ledger, Notice};
 use naka_xds::order;
 use naka_xds::sotw::Sotw;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::Notify;
@@ -42,7 +42,6 @@ pub struct Session {
     notify: Arc<Notify>,
     ledger: Ledger,
     sotw: Sotw,
-    held: BTreeSet<Key>,
     /// Requests since the last plan that changed what is wanted.
     asked: bool,
 }
@@ -74,7 +73,6 @@ impl Session {
             notify,
             ledger: Ledger::limited(names),
             sotw: Sotw::new(),
-            held: BTreeSet::new(),
             asked: false,
         }
     }
@@ -93,6 +91,10 @@ impl Session {
         let span = slot.and_then(|slot| {
             too_many(&mut slot.refused, &notices);
             let (span, sent) = slot.in_flight.remove(&request.response_nonce)?;
+            if slot.in_flight.is_empty() {
+                // An empty map that held something keeps its memory.
+                slot.in_flight = BTreeMap::new();
+            }
             self.hub.phases.ack.record(sent.elapsed());
             for notice in &notices {
                 note(&mut slot.refused, notice);
@@ -191,8 +193,7 @@ impl Session {
             let cache = &inner.cache;
             marks
                 .keys()
-                .filter(|key| self.held.contains(*key))
-                .filter_map(|key| Some(change(key, cache.get(key, class)?)))
+                .filter_map(|key| Some(change(key, cache.held(self.id, key, class)?)))
                 .filter(|change| self.subscribed(change))
                 .collect()
         };
@@ -252,7 +253,6 @@ impl Session {
         inner.cache.retain(self.id, &held);
         changes.retain(|change| self.ledger.opened(change.type_url) && self.subscribed(change));
         self.removals(&held, ready, &mut changes);
-        self.held = held;
         changes
     }
 
@@ -263,7 +263,7 @@ impl Session {
             || self
                 .ledger
                 .of(change.type_url)
-                .is_some_and(|state| state.wildcard() || state.names().contains(&change.name))
+                .is_some_and(|state| state.wildcard() || state.names().contains(&*change.name))
     }
 
     /// An Envoy warms a cluster or a listener that changed until endpoints or routes come, even if they are the same.
@@ -319,13 +319,14 @@ impl Session {
                 continue;
             }
             let had = state.held().iter().filter(|(_, held)| held.sent.is_some());
-            let names = had.map(|(name, _)| name).chain(state.owed());
+            let owed = state.owed().iter().map(|name| name.as_str().into());
+            let names = had.map(|(name, _)| Arc::clone(name)).chain(owed);
             for name in names {
-                let wanted = Key::parse(type_url, name).is_some_and(|key| held.contains(&key));
+                let wanted = Key::parse(type_url, &name).is_some_and(|key| held.contains(&key));
                 if !wanted {
                     changes.push(Change {
                         type_url,
-                        name: name.clone(),
+                        name,
                         resource: None,
                     });
                 }
@@ -354,16 +355,13 @@ fn in_closure(url: &str) -> bool {
 fn change(key: &Key, compiled: &Compiled) -> Change {
     Change {
         type_url: key.type_url(),
-        name: key.name(),
+        name: Arc::clone(&compiled.name),
         resource: compiled.resource.clone(),
     }
 }
 
 /// What was asked for beyond all measure stands in status under the type.
-fn too_many(
-    refused: &mut std::collections::BTreeMap<(String, String), String>,
-    notices: &[Notice],
-) {
+fn too_many(refused: &mut BTreeMap<(String, String), String>, notices: &[Notice]) {
     for notice in notices {
         if let Notice::Ignored { type_url, names } = notice {
             let kind = type_url.rsplit('.').next().unwrap_or_default();
@@ -374,14 +372,14 @@ fn too_many(
     }
 }
 
-fn note(refused: &mut std::collections::BTreeMap<(String, String), String>, notice: &Notice) {
+fn note(refused: &mut BTreeMap<(String, String), String>, notice: &Notice) {
     match notice {
         Notice::Acked {
             type_url,
             resources,
         } => {
             for (name, _) in resources {
-                refused.remove(&(type_url.clone(), name.clone()));
+                refused.remove(&(type_url.clone(), name.to_string()));
             }
         }
         Notice::Nacked { type_url, rejects } => {

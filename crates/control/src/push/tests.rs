@@ -100,6 +100,11 @@ fn what_is_kept_equals_what_is_compiled_anew() {
                     .map(|resource| resource.as_ref().map(|resource| resource.version.clone()));
                 assert_eq!(versions[1], versions[2], "{:?} is stale", slot.0);
                 assert_eq!(kept.refers, fresh.refers, "{:?}", slot.0);
+                assert_eq!(kept.name, fresh.name);
+                if let (Some(old), Some(kept)) = (&old, &kept.resource) {
+                    // What streams hold of an equal resource is the same allocation, not a copy.
+                    assert_eq!(Arc::ptr_eq(old, kept), old.version == kept.version);
+                }
                 if versions[0] != versions[1] {
                     assert!(told.contains(&slot.0), "{:?} changed in silence", slot.0);
                 }

@@ -270,7 +270,7 @@ fn inline(text: &str) -> Option<DataSource> {
 
 fn encoded(name: &str, content: &str, secret: secret::Type) -> Encoded {
     Encoded {
-        version: Version::of(FORMAT, content.as_bytes()).to_string(),
+        version: Version::of(FORMAT, content.as_bytes()).to_string().into(),
         any: naka_wire::pack(&Secret {
             name: name.to_owned(),
             r#type: Some(secret),

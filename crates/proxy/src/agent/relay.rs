@@ -140,7 +140,7 @@ impl Relay {
                 continue;
             };
             let encoded = Some(Arc::new(Encoded {
-                version: resource.version,
+                version: resource.version.into(),
                 any: resource.any,
             }));
             let slot = Slot {
@@ -164,7 +164,7 @@ impl Relay {
                 Some(Resource {
                     type_url: (*url).to_owned(),
                     name: name.clone(),
-                    version: good.version.clone(),
+                    version: good.version.to_string(),
                     any: good.any.clone(),
                 })
             })
@@ -176,7 +176,7 @@ impl Relay {
         let of_type = self.slots.iter().filter(|((url, _), _)| *url == type_url);
         of_type
             .filter_map(|((_, name), slot)| {
-                Some((name.clone(), slot.good.as_ref()?.version.clone()))
+                Some((name.clone(), slot.good.as_ref()?.version.to_string()))
             })
             .collect()
     }
@@ -215,7 +215,7 @@ impl Relay {
             let key = (url, resource.name);
             open.insert(key.clone(), Some(resource.version.clone()));
             self.slots.entry(key).or_default().offered = Some(Arc::new(Encoded {
-                version: resource.version,
+                version: resource.version.into(),
                 any: resource.any,
             }));
         }
@@ -315,7 +315,7 @@ impl Relay {
                 Notice::Unsubscribed { names, .. } => self.unsubscribed(url, names, effects),
                 Notice::Acked { resources, .. } => {
                     for (name, version) in resources {
-                        self.acked((url, name), version.as_deref(), effects);
+                        self.acked((url, name.to_string()), version.as_deref(), effects);
                     }
                 }
                 Notice::Nacked { rejects, .. } => self.nacked(id, url, rejects),
@@ -379,7 +379,7 @@ impl Relay {
     fn keep(&mut self, key: &Key, version: Option<&str>, effects: &mut Vec<Effect>) {
         match (self.slots.get_mut(key), version) {
             (Some(slot), Some(version)) => {
-                let taken = slot.offered.as_ref().filter(|now| now.version == version);
+                let taken = slot.offered.as_ref().filter(|now| *now.version == *version);
                 let before = slot.good.as_ref().map(|good| &good.version);
                 if let Some(taken) = taken
                     && before != Some(&taken.version)
@@ -407,7 +407,7 @@ impl Relay {
             let refused = held.and_then(|held| Some(held.refused.as_ref()?.0.clone()));
             let key = (url, reject.name.clone());
             for pending in &mut self.pending {
-                let same = |open: &Option<String>| *open == refused;
+                let same = |open: &Option<String>| open.as_deref() == refused.as_deref();
                 if pending.open.get(&key).is_some_and(same) {
                     pending.open.remove(&key);
                     pending.rejects.push(reject.clone());
@@ -444,7 +444,7 @@ impl Relay {
         let change = |key: Key| Change {
             type_url: key.0,
             resource: slots.get(&key).and_then(|slot| slot.offered.clone()),
-            name: key.1,
+            name: key.1.into(),
         };
         let mut responses = Vec::new();
         for key in std::mem::take(&mut stream.alone) {
@@ -474,7 +474,9 @@ impl Relay {
             held.into_iter()
                 .flatten()
                 .filter(|(_, held)| held.sent.is_some())
-                .filter_map(|(name, _)| slots.get(&(known(url)?, name.clone()))?.offered.clone())
+                .filter_map(|(name, _)| {
+                    slots.get(&(known(url)?, name.to_string()))?.offered.clone()
+                })
                 .collect()
         };
         let (out, unsaid) = sotw.respond(responses, all);

@@ -7,6 +7,8 @@
 //! Invariants: a version the client holds, or was sent and did not refuse, is not sent again, except when the client
 //! subscribes to the name anew (the protocol demands an answer then); a refused version is not sent again either,
 //! until the content changes; an unknown nonce changes nothing.
+//!
+//! A control plane has a ledger per proxy, and most of them say the same: names and versions are the caller's, shared.
 
 use crate::order;
 use crate::reject;
@@ -25,6 +27,9 @@ const RESPONSE_BYTES: usize = 1 << 20;
 pub const NAMES: usize = 50_000;
 /// Longest name that is kept.
 pub const NAME_BYTES: usize = 1024;
+
+/// A name with its version; without one it is gone.
+pub type Named = (Arc<str>, Option<Arc<str>>);
 
 /// What a request meant.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,7 +67,7 @@ pub enum Notice {
         /// Type.
         type_url: String,
         /// Names and versions.
-        resources: Vec<(String, Option<String>)>,
+        resources: Vec<Named>,
     },
     /// The client refused these resources; the others of the response were acknowledged.
     Nacked {
@@ -79,7 +84,7 @@ pub struct Change {
     /// Type.
     pub type_url: &'static str,
     /// Name.
-    pub name: String,
+    pub name: Arc<str>,
     /// The resource; `None` when there must be none.
     pub resource: Option<Arc<Encoded>>,
 }
@@ -88,11 +93,9 @@ pub struct Change {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Held {
     /// Last version sent, or named by the client when it connected. `None`: sent as removed.
-    pub sent: Option<String>,
-    /// Version the client confirmed.
-    pub acked: Option<String>,
-    /// Version the client refused, and why.
-    pub refused: Option<(String, String)>,
+    pub sent: Option<Arc<str>>,
+    /// Version the client refused, and why. Rare, so it takes no room in the others.
+    pub refused: Option<Box<(Arc<str>, String)>>,
     /// Responses about this name without verdict.
     pub in_flight: u32,
 }
@@ -104,7 +107,7 @@ pub struct TypeState {
     wildcard: bool,
     answered: bool,
     names: BTreeSet<String>,
-    held: BTreeMap<String, Held>,
+    held: BTreeMap<Arc<str>, Held>,
     owed: BTreeSet<String>,
 }
 
@@ -126,9 +129,26 @@ impl TypeState {
     }
     /// What it was sent and holds.
     #[must_use]
-    pub fn held(&self) -> &BTreeMap<String, Held> {
+    pub fn held(&self) -> &BTreeMap<Arc<str>, Held> {
         &self.held
     }
+    /// What the client named when it connected and we have too is kept once, not once per client.
+    fn share(&mut self, name: Arc<str>, version: &Arc<str>) {
+        let Some((kept, held)) = self.held.get_key_value(&name) else {
+            return;
+        };
+        let sent = held.sent.as_ref();
+        if Arc::ptr_eq(kept, &name) && sent.is_some_and(|sent| Arc::ptr_eq(sent, version)) {
+            return;
+        }
+        // A map keeps its first key, so that one goes first.
+        let Some(mut held) = self.held.remove(&name) else {
+            return;
+        };
+        held.sent = Some(Arc::clone(version));
+        self.held.insert(name, held);
+    }
+
     /// Names the client must be answered about, whatever it holds.
     #[must_use]
     pub fn owed(&self) -> &BTreeSet<String> {
@@ -139,7 +159,7 @@ impl TypeState {
 #[derive(Debug)]
 struct Sent {
     type_url: String,
-    resources: Vec<(String, Option<String>)>,
+    resources: Vec<Named>,
 }
 
 /// The ledger of one stream.
@@ -220,11 +240,10 @@ impl Ledger {
             let versions = request.initial_resource_versions.iter();
             state.held.extend(versions.map(|(name, version)| {
                 let held = Held {
-                    sent: Some(version.clone()),
-                    acked: Some(version.clone()),
+                    sent: Some(version.as_str().into()),
                     ..Held::default()
                 };
-                (name.clone(), held)
+                (name.as_str().into(), held)
             }));
             notices.push(Notice::Opened {
                 type_url: type_url.clone(),
@@ -250,7 +269,7 @@ impl Ledger {
             }
             state.names.insert(name.clone());
             // A name asked for again is answered again, unless the client just said which version it has.
-            if !(first && state.held.contains_key(name)) {
+            if !(first && state.held.contains_key(name.as_str())) {
                 state.owed.insert(name.clone());
             }
             names.push(name.clone());
@@ -276,7 +295,7 @@ impl Ledger {
                 state.owed.remove(name);
                 if !state.wildcard {
                     // The client drops it by itself: nothing is to be removed over the wire.
-                    state.held.remove(name);
+                    state.held.remove(name.as_str());
                 }
                 gone.push(name.clone());
             }
@@ -295,6 +314,9 @@ impl Ledger {
         let Some(sent) = nonce.and_then(|nonce: u64| self.in_flight.remove(&nonce)) else {
             return;
         };
+        if self.in_flight.is_empty() {
+            self.in_flight = BTreeMap::new();
+        }
         let refused: BTreeMap<String, String> = match &request.error_detail {
             None => BTreeMap::new(),
             Some(status) => match reject::decode(status) {
@@ -302,7 +324,7 @@ impl Ledger {
                 None => sent
                     .resources
                     .iter()
-                    .map(|(name, _)| (name.clone(), status.message.clone()))
+                    .map(|(name, _)| (name.to_string(), status.message.clone()))
                     .collect(),
             },
         };
@@ -311,17 +333,14 @@ impl Ledger {
         };
         let (mut acked, mut rejects) = (Vec::new(), Vec::new());
         for (name, version) in sent.resources {
-            let reason = refused.get(&name);
+            let reason = refused.get(&*name);
             if let Some(held) = state.held.get_mut(&name) {
                 held.in_flight = held.in_flight.saturating_sub(1);
                 match (&version, reason) {
                     (Some(version), Some(reason)) => {
-                        held.refused = Some((version.clone(), reason.clone()));
+                        held.refused = Some(Box::new((Arc::clone(version), reason.clone())));
                     }
-                    (version, None) => {
-                        held.acked.clone_from(version);
-                        held.refused = None;
-                    }
+                    (_, None) => held.refused = None,
                     (None, Some(_)) => {}
                 }
                 if held.sent.is_none() && held.in_flight == 0 {
@@ -330,7 +349,7 @@ impl Ledger {
             }
             match reason {
                 Some(reason) => rejects.push(Reject {
-                    name,
+                    name: name.to_string(),
                     reason: reason.clone(),
                 }),
                 None => acked.push((name, version)),
@@ -367,11 +386,12 @@ impl Ledger {
         for change in additions.into_iter().chain(removals) {
             self.plan_one(change, &mut out);
         }
-        let mut responses = out.done();
-        for response in &mut responses {
-            self.dispatch(response);
-        }
-        responses
+        let done = out.done.into_iter();
+        done.map(|(mut response, named)| {
+            self.dispatch(&mut response, named);
+            response
+        })
+        .collect()
     }
 
     /// Empty responses for types of which the client wants everything while there is nothing: a stock client waits
@@ -392,7 +412,7 @@ impl Ledger {
                     type_url,
                     ..DeltaDiscoveryResponse::default()
                 };
-                self.dispatch(&mut response);
+                self.dispatch(&mut response, Vec::new());
                 response
             })
             .collect()
@@ -400,13 +420,19 @@ impl Ledger {
 
     fn plan_one(&mut self, change: Change, out: &mut Batches) {
         let state = self.types.entry(change.type_url.to_owned()).or_default();
-        let owed = state.owed.remove(&change.name);
+        let owed = state.owed.remove(&*change.name);
+        if state.owed.is_empty() {
+            // An empty set that held something keeps its memory.
+            state.owed = BTreeSet::new();
+        }
         let held = state.held.get(&change.name);
         match change.resource {
             Some(resource) => {
                 let has = held.is_some_and(|held| held.sent.as_ref() == Some(&resource.version));
                 if owed || !has {
                     out.add(change.type_url, change.name, &resource);
+                } else {
+                    state.share(change.name, &resource.version);
                 }
             }
             None => {
@@ -418,19 +444,13 @@ impl Ledger {
         }
     }
 
-    fn dispatch(&mut self, response: &mut DeltaDiscoveryResponse) {
+    fn dispatch(&mut self, response: &mut DeltaDiscoveryResponse, resources: Vec<Named>) {
         self.nonce += 1;
         response.nonce = self.nonce.to_string();
         let state = self.types.entry(response.type_url.clone()).or_default();
         state.answered = true;
-        let added = response
-            .resources
-            .iter()
-            .map(|r| (r.name.clone(), Some(r.version.clone())));
-        let removed = response.removed_resources.iter().map(|n| (n.clone(), None));
-        let resources: Vec<(String, Option<String>)> = added.chain(removed).collect();
         for (name, version) in &resources {
-            let held = state.held.entry(name.clone()).or_default();
+            let held = state.held.entry(Arc::clone(name)).or_default();
             held.sent.clone_from(version);
             held.in_flight += 1;
         }
@@ -448,7 +468,8 @@ impl Ledger {
 /// Gathers resources into responses: one type each, bounded in size.
 struct Batches<'a> {
     revision: &'a str,
-    done: Vec<DeltaDiscoveryResponse>,
+    /// With what each names.
+    done: Vec<(DeltaDiscoveryResponse, Vec<Named>)>,
     bytes: usize,
 }
 
@@ -461,8 +482,8 @@ impl<'a> Batches<'a> {
         }
     }
 
-    fn slot(&mut self, type_url: &str, removal: bool) -> &mut DeltaDiscoveryResponse {
-        let fits = self.done.last().is_some_and(|last| {
+    fn slot(&mut self, type_url: &str, removal: bool) -> &mut (DeltaDiscoveryResponse, Vec<Named>) {
+        let fits = self.done.last().is_some_and(|(last, _)| {
             last.type_url == type_url
                 && self.bytes < RESPONSE_BYTES
                 // A response that removes is apart from one that adds, unless nothing of another type lies between.
@@ -470,35 +491,35 @@ impl<'a> Batches<'a> {
         });
         if !fits {
             self.bytes = 0;
-            self.done.push(DeltaDiscoveryResponse {
+            let response = DeltaDiscoveryResponse {
                 system_version_info: self.revision.to_owned(),
                 type_url: type_url.to_owned(),
                 ..DeltaDiscoveryResponse::default()
-            });
+            };
+            self.done.push((response, Vec::new()));
         }
         self.done
             .last_mut()
             .expect("invariant: one was just pushed")
     }
 
-    fn add(&mut self, type_url: &str, name: String, resource: &Encoded) {
+    fn add(&mut self, type_url: &str, name: Arc<str>, resource: &Encoded) {
         let size = resource.any.value.len();
-        let response = self.slot(type_url, false);
+        let (response, named) = self.slot(type_url, false);
         response.resources.push(Resource {
-            name,
-            version: resource.version.clone(),
+            name: name.to_string(),
+            version: resource.version.to_string(),
             resource: Some(resource.any.clone()),
             ..Resource::default()
         });
+        named.push((name, Some(Arc::clone(&resource.version))));
         self.bytes += size;
     }
 
-    fn remove(&mut self, type_url: &str, name: String) {
-        self.slot(type_url, true).removed_resources.push(name);
-    }
-
-    fn done(self) -> Vec<DeltaDiscoveryResponse> {
-        self.done
+    fn remove(&mut self, type_url: &str, name: Arc<str>) {
+        let (response, named) = self.slot(type_url, true);
+        response.removed_resources.push(name.to_string());
+        named.push((name, None));
     }
 }
 

@@ -19,7 +19,7 @@ struct Server {
 
 fn encoded(name: &str, version: u32) -> Arc<Encoded> {
     Arc::new(Encoded {
-        version: version.to_string(),
+        version: version.to_string().into(),
         any: Any {
             type_url: name.to_owned(),
             value: Vec::new(),
@@ -52,16 +52,17 @@ impl Server {
                 if state.wildcard() || state.names().contains(name) {
                     changes.push(Change {
                         type_url: url,
-                        name: name.clone(),
+                        name: name.as_str().into(),
                         resource: Some(encoded(name, *version)),
                     });
                 }
             }
-            let held = state.held().keys().chain(state.owed());
-            for name in held.filter(|name| !self.world.contains_key(&(url, (*name).clone()))) {
+            let owed = state.owed().iter().map(|name| name.as_str().into());
+            let held = state.held().keys().cloned().chain(owed);
+            for name in held.filter(|name| !self.world.contains_key(&(url, name.to_string()))) {
                 changes.push(Change {
                     type_url: url,
-                    name: name.clone(),
+                    name,
                     resource: None,
                 });
             }
@@ -72,7 +73,7 @@ impl Server {
             let held = ledger.of(url).unwrap().held().iter();
             held.filter(|(_, held)| held.sent.is_some())
                 .filter_map(|(name, _)| {
-                    let key = (CLUSTER, name.clone());
+                    let key = (CLUSTER, name.to_string());
                     Some(encoded(name, *world.get(&key)?))
                 })
                 .collect()

@@ -385,7 +385,7 @@ impl<'a> Walk<'a> {
             let resource = Resource {
                 type_url: key.type_url().to_owned(),
                 name: key.name(),
-                version: encoded.version.clone(),
+                version: encoded.version.to_string(),
                 any: encoded.any.clone(),
             };
             match key {
