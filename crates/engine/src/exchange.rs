@@ -110,8 +110,11 @@ pub enum Outcome<'a> {
     WrongPeerIdentity,
     /// The endpoint refused the stream unprocessed (REFUSED_STREAM, or above the last stream of a GOAWAY).
     RefusedStream,
-    /// The connection closed before the request was sent, or a reused one closed before any byte of the response.
+    /// The connection closed before any byte of the request was written.
     NotProcessed,
+    /// A reused connection closed after bytes of the request were written and before any byte of a response. Most
+    /// likely it was closed for being idle, but that is no proof: its program may have died at work on the request.
+    Stale,
     /// The connection or stream broke later.
     Reset,
     /// The endpoint does not speak the protocol.
@@ -138,7 +141,9 @@ impl Outcome<'_> {
             Self::ConnectTimeout => Reason::ConnectTimeout,
             Self::TlsFailed => Reason::TlsFailed,
             Self::WrongPeerIdentity => Reason::WrongPeerIdentity,
-            Self::RefusedStream | Self::NotProcessed | Self::Reset => Reason::UpstreamReset,
+            Self::RefusedStream | Self::NotProcessed | Self::Stale | Self::Reset => {
+                Reason::UpstreamReset
+            }
             Self::ProtocolError => Reason::UpstreamProtocolError,
             Self::PerTryTimeout => Reason::PerTryTimeout,
             Self::Timeout => Reason::RequestTimeout,
@@ -400,7 +405,7 @@ impl Exchange {
             }
             Answered::External => {
                 self.external = true;
-                self.retry = retry::Rules::transport_only();
+                self.retry = retry::Rules::transport_only(request.method());
                 self.deadline = self.asked.timeout(None).map(|timeout| cx.now + timeout);
                 self.attempt(request, cx)
             }

@@ -1,8 +1,10 @@
 //! Why a try failed: which reason a caller is told, and whether the request may have been seen by anyone.
 //!
 //! The second question decides about retries (design decision 12): only a failure that proves the request was not
-//! processed is [`Seen::No`]. A connection that was reused and ended before any byte of an answer counts as proof:
-//! its peer had already begun to close it.
+//! processed is [`Seen::No`]. A connection that was reused and ended before any byte of an answer was most likely closed
+//! for being idle, but once a byte of the request was written that is no proof: the peer may have died at work on it,
+//! and the end of a connection looks the same (RFC 9112, section 9.3.1). So it is [`Seen::Hardly`]: good enough to
+//! repeat what is safe to repeat.
 
 use naka_engine::exchange::Outcome;
 use naka_types::reason::Reason;
@@ -14,8 +16,20 @@ use std::rc::Rc;
 pub(crate) enum Seen {
     /// Certainly not.
     No,
+    /// Most likely not: a reused connection ended before any byte of an answer.
+    Hardly,
     /// It may have.
     Maybe,
+}
+
+/// What a connection moved since a request was handed to it. Bytes of a shared connection may be another stream's: they
+/// can only weaken what is concluded.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Since {
+    /// Any byte towards the peer.
+    pub(crate) written: bool,
+    /// Any byte from it.
+    pub(crate) read: bool,
 }
 
 /// What kind of failure, as retry conditions tell them apart.
@@ -74,15 +88,16 @@ impl Fail {
             (Kind::Full, _, _) => Outcome::CircuitOpen,
             (Kind::Refused, _, _) => Outcome::RefusedStream,
             (Kind::Reset, _, Seen::No) => Outcome::NotProcessed,
+            (Kind::Reset, _, Seen::Hardly) => Outcome::Stale,
             (Kind::Reset, _, Seen::Maybe) => Outcome::Reset,
             (Kind::Protocol, _, _) => Outcome::ProtocolError,
             (Kind::Caller, _, _) => Outcome::ClientGone,
         }
     }
 
-    /// From hyper's error for a request that was sent, or was to be sent, on a connection. `fresh_bytes` tells
-    /// whether any byte of an answer came; `reused` whether the connection had served a request before.
-    pub(crate) fn sending(error: &hyper::Error, reused: bool, fresh_bytes: bool) -> Self {
+    /// From hyper's error for a request that was sent, or was to be sent, on a connection. `reused` tells whether the
+    /// connection had served a request before.
+    pub(crate) fn sending(error: &hyper::Error, reused: bool, since: Since) -> Self {
         let detail: Rc<str> = chain(error).into();
         let with = |kind, reason, seen| Self {
             kind,
@@ -95,7 +110,8 @@ impl Fail {
                 Some(h2::Reason::REFUSED_STREAM) => {
                     with(Kind::Refused, Reason::UpstreamReset, Seen::No)
                 }
-                Some(h2::Reason::NO_ERROR) if http2.is_go_away() => {
+                // Only of streams above the last that the peer says it took up; others end as the connection does.
+                Some(h2::Reason::NO_ERROR) if http2.is_go_away() && http2.is_remote() => {
                     with(Kind::Refused, Reason::UpstreamReset, Seen::No)
                 }
                 Some(
@@ -118,10 +134,10 @@ impl Fail {
         if error.is_user() {
             return with(Kind::Caller, Reason::ClientGone, Seen::Maybe);
         }
-        let seen = if reused && !fresh_bytes {
-            Seen::No
-        } else {
-            Seen::Maybe
+        let seen = match since {
+            Since { written: false, .. } => Seen::No,
+            Since { read: false, .. } if reused => Seen::Hardly,
+            Since { .. } => Seen::Maybe,
         };
         with(Kind::Reset, Reason::UpstreamReset, seen)
     }

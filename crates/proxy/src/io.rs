@@ -59,6 +59,11 @@ impl Moved {
         self.read.load(Relaxed)
     }
 
+    /// Bytes handed over for writing so far, before encryption. While it stands still, nothing can have reached the peer.
+    pub(crate) fn written(&self) -> u64 {
+        self.written.load(Relaxed)
+    }
+
     /// Coarse time of the last byte in either direction.
     pub(crate) fn last(&self) -> u32 {
         self.last.load(Relaxed)
@@ -148,6 +153,12 @@ impl Io {
         Arc::clone(&self.moved)
     }
 
+    /// TLS that fails may have sent a part before: that counts as written, so that nobody takes it for unsent.
+    fn count_written(&self, written: &io::Result<usize>) {
+        let unsure = usize::from(self.is_tls());
+        self.moved.add_written(*written.as_ref().unwrap_or(&unsure));
+    }
+
     /// Whether bytes are encrypted on the way.
     pub(crate) fn is_tls(&self) -> bool {
         matches!(self.kind, Kind::Accepted(_) | Kind::Dialled(_))
@@ -200,9 +211,9 @@ impl AsyncWrite for Io {
             Kind::Accepted(tls) => Pin::new(tls).poll_write(cx, buf),
             Kind::Dialled(tls) => Pin::new(tls).poll_write(cx, buf),
             Kind::Tunnel(tunnel) => Pin::new(tunnel).poll_write(cx, buf),
-        })?;
-        this.moved.add_written(written);
-        Poll::Ready(Ok(written))
+        });
+        this.count_written(&written);
+        Poll::Ready(written)
     }
 
     fn poll_write_vectored(
@@ -216,9 +227,9 @@ impl AsyncWrite for Io {
             Kind::Accepted(tls) => Pin::new(tls).poll_write_vectored(cx, bufs),
             Kind::Dialled(tls) => Pin::new(tls).poll_write_vectored(cx, bufs),
             Kind::Tunnel(tunnel) => Pin::new(tunnel).poll_write_vectored(cx, bufs),
-        })?;
-        this.moved.add_written(written);
-        Poll::Ready(Ok(written))
+        });
+        this.count_written(&written);
+        Poll::Ready(written)
     }
 
     fn is_write_vectored(&self) -> bool {

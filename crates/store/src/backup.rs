@@ -198,6 +198,13 @@ pub fn restore(
         .map_err(failed)?;
     let contents: Contents = serde_json::from_slice(&head)
         .map_err(|error| Error::Invalid(format!("{name}: its list of contents: {error}")))?;
+    // The caller makes a path of it.
+    if Path::new(&contents.mesh).file_name() != Some(contents.mesh.as_ref()) {
+        return Err(Error::Invalid(format!(
+            "{name}: {:?} is no name of a mesh",
+            contents.mesh
+        )));
+    }
     let dir = dir(&contents);
     let parent = dir.parent().unwrap_or(&dir);
     make_dir(parent)?;

@@ -37,8 +37,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 
-/// How often the program's sockets are looked at until it listens.
+/// How often the program's sockets are looked at until it listens: at first, and one that may never do it.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+const LOOK_AT_LEAST: Duration = Duration::from_millis(250);
 /// How often a program in proxy mode is looked at for connections around its proxy.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// Pause before a sidecar that died is started again.
@@ -98,6 +99,7 @@ pub(crate) async fn run(args: &args::Run, context: Option<&str>) -> Outcome {
         inbound_port: args.inbound_port,
         advertise: args.advertise_port,
         announced: Vec::new(),
+        began: Instant::now(),
         manager,
         repaired: false,
     };
@@ -105,6 +107,12 @@ pub(crate) async fn run(args: &args::Run, context: Option<&str>) -> Outcome {
         0 => Ok(()),
         code => Err(Exit::silent(code)),
     }
+}
+
+/// How long until the next look at a program that does not listen yet: a fiftieth of the time it has had. A look reads
+/// all of the kernel's table of sockets, and a program that only calls others would be looked at for ever.
+fn pace(had: Duration) -> Duration {
+    (had / 50).clamp(LOOK_EVERY, LOOK_AT_LEAST)
 }
 
 /// Waits for the sidecar, then starts the program.
@@ -340,6 +348,7 @@ struct Pair {
     inbound_port: Option<u16>,
     advertise: Option<SocketAddr>,
     announced: Vec<Port>,
+    began: Instant,
     manager: Manager,
     repaired: bool,
 }
@@ -373,7 +382,7 @@ impl Pair {
                     restart = None;
                     self.restart().await?;
                 }
-                () = tokio::time::sleep(LOOK_EVERY), if looking => self.look().await?,
+                () = tokio::time::sleep(pace(self.began.elapsed())), if looking => self.look().await?,
                 // The sidecar looks for the program's own ports on both loopback addresses.
                 port = self.hints.next() => if self.announced.iter().all(|own| own.port != port) {
                     self.hints.tell(port).await;
@@ -508,8 +517,18 @@ impl Pair {
 
 #[cfg(test)]
 mod tests {
-    use super::{code, port, published};
+    use super::{code, pace, port, published};
     use std::process::Command;
+    use std::time::Duration;
+
+    #[test]
+    fn a_program_that_never_listens_is_looked_at_less_often() {
+        let after = |ms| pace(Duration::from_millis(ms)).as_millis();
+        assert_eq!(
+            [0, 900, 5_000, 60_000, 86_400_000].map(after),
+            [20, 20, 100, 250, 250]
+        );
+    }
 
     #[test]
     fn exit_codes_are_the_programs() {

@@ -8,6 +8,7 @@
 use naka_api::{Mode, Object, codes};
 use naka_types::finding::Finding;
 use naka_types::name::ObjectRef;
+use rustix::fs::{Mode as FsMode, OFlags};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::Metadata;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -167,7 +168,13 @@ fn names_one(object: &str) -> bool {
 }
 
 fn bytes(path: &Path) -> Result<Vec<u8>, String> {
-    let file = std::fs::File::open(path).map_err(|error| error.to_string())?;
+    // Whatever stands there now: a pipe would keep everybody waiting until somebody writes into it.
+    let open = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, open, FsMode::empty()).map_err(|error| error.to_string())?;
+    let file = std::fs::File::from(file);
+    if !file.metadata().is_ok_and(|meta| meta.is_file()) {
+        return Err("not a file".to_owned());
+    }
     let mut bytes = Vec::new();
     file.take(MAX_FILE + 1)
         .read_to_end(&mut bytes)
@@ -182,4 +189,26 @@ fn hash(bytes: &[u8]) -> u64 {
     let mut hasher = DefaultHasher::new();
     bytes.hash(&mut hasher);
     hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{bytes, look};
+
+    #[test]
+    fn a_pipe_or_a_socket_is_passed_over_and_never_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let (pipe, file) = (dir.path().join("pipe.yaml"), dir.path().join("file.yaml"));
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, mode).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(dir.path().join("s.yaml")).unwrap();
+        std::fs::write(&file, "kind: x").unwrap();
+        assert_eq!(
+            look(dir.path()).unwrap().into_keys().collect::<Vec<_>>(),
+            [file.clone()]
+        );
+        // It took a file's place after the look.
+        assert_eq!(bytes(&pipe).unwrap_err(), "not a file");
+        assert_eq!(bytes(&file).unwrap(), b"kind: x", "the twin is a file");
+    }
 }

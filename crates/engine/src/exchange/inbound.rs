@@ -49,7 +49,7 @@ impl Exchange {
             return self.refuse(request, Reason::UnknownCluster, cx);
         };
         self.cluster = Some(cluster.clone());
-        self.retry = retry::Rules::transport_only();
+        self.retry = retry::Rules::transport_only(request.method());
         self.attempt(request, cx)
     }
 }

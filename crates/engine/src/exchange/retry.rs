@@ -23,6 +23,8 @@ pub(super) struct Rules {
     pub(super) retries: u32,
     explicit: bool,
     idempotent: bool,
+    /// What a program answers, or whether it breaks off, is none of our business.
+    transport_only: bool,
     pub(super) per_try: Option<Duration>,
     base: Duration,
     max: Duration,
@@ -44,14 +46,18 @@ impl Rules {
             base: policy.base,
             max: policy.max,
             again: asked.again,
+            transport_only: false,
         }
     }
 
-    /// For the own program and for addresses outside the mesh: only what was provably not processed, once.
-    pub(super) fn transport_only() -> Self {
+    /// For the own program and for addresses outside the mesh: what was provably not processed, and what is safe to
+    /// repeat if it most likely was not; once.
+    pub(super) fn transport_only(method: &Method) -> Self {
         let safe = RetryPolicy::default();
         Self {
             retries: 1,
+            idempotent: is_idempotent(method),
+            transport_only: true,
             base: safe.base,
             max: safe.max,
             ..Self::default()
@@ -63,8 +69,9 @@ impl Rules {
         outcome.is_unprocessed()
             || self.idempotent
                 && match outcome {
-                    Outcome::Reset => true,
-                    Outcome::Response(parts) => parts.status == 503,
+                    Outcome::Stale => true,
+                    Outcome::Reset => !self.transport_only,
+                    Outcome::Response(parts) => !self.transport_only && parts.status == 503,
                     _ => false,
                 }
     }
@@ -86,7 +93,9 @@ impl Rules {
                 | RetryOn::RESET_BEFORE_REQUEST
                 | RetryOn::CONNECT_FAILURE
                 | RetryOn::REFUSED_STREAM),
-            Outcome::Reset | Outcome::ProtocolError | Outcome::PerTryTimeout => on(anything),
+            Outcome::Stale | Outcome::Reset | Outcome::ProtocolError | Outcome::PerTryTimeout => {
+                on(anything)
+            }
             Outcome::Response(parts) => {
                 let status = parts.status.as_u16();
                 on(RetryOn::FIVE_XX) && (500..600).contains(&status)

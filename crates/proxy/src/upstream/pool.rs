@@ -11,7 +11,7 @@
 //! slot of it until it is closed (see [`super::room`]).
 
 use super::connect::{Secured, Sockets, To, connect};
-use crate::fail::Fail;
+use crate::fail::{Fail, Since};
 use crate::hash::QuickMap;
 use crate::http::body::ReqBody;
 use crate::io::{Io, Moved, coarse_seconds};
@@ -363,13 +363,19 @@ impl H2 {
     }
 }
 
+/// A handshake of HTTP carries no request.
+const NO_REQUEST: Since = Since {
+    written: false,
+    read: false,
+};
+
 async fn handshake1(io: Io, target: &Target) -> Result<H1, Fail> {
     let moved = io.moved();
     let (sender, connection) = http1::Builder::new()
         .max_buf_size(limits::HEADER_BYTES)
         .handshake::<_, ReqBody>(io)
         .await
-        .map_err(|error| Fail::sending(&error, false, false))?;
+        .map_err(|error| Fail::sending(&error, false, NO_REQUEST))?;
     tokio::task::spawn_local(async move {
         // What went wrong is told to the request that was under way, if any.
         let _ = connection.with_upgrades().await;
@@ -396,7 +402,7 @@ async fn handshake2(io: Io, target: &Target) -> Result<H2, Fail> {
         .keep_alive_interval(limits::H2_PING)
         .handshake::<_, ReqBody>(io)
         .await
-        .map_err(|error| Fail::sending(&error, false, false))?;
+        .map_err(|error| Fail::sending(&error, false, NO_REQUEST))?;
     tokio::task::spawn_local(async move {
         let _ = connection.await;
     });
@@ -428,7 +434,7 @@ impl Lease {
             Self::Alone(h1) => (Arc::clone(&h1.moved), h1.reused),
             Self::Stream(h2) => (Arc::clone(&h2.moved), h2.served.get()),
         };
-        let before = moved.read();
+        let before = (moved.written(), moved.read());
         let sent = match &mut self {
             Self::Alone(h1) => {
                 h1.left -= 1;
@@ -453,10 +459,13 @@ impl Lease {
         };
         match sent {
             (Ok(response), busy) => Ok((response, busy)),
-            // Bytes of a shared connection may be another stream's: no proof either way, so none is claimed.
             (Err(error), mut busy) => {
                 busy.discard();
-                Err(Fail::sending(&error, reused, moved.read() != before))
+                let since = Since {
+                    written: moved.written() != before.0,
+                    read: moved.read() != before.1,
+                };
+                Err(Fail::sending(&error, reused, since))
             }
         }
     }

@@ -10,4 +10,5 @@ mod mesh;
 mod pool;
 mod program;
 mod relay;
+mod replay;
 mod safety;

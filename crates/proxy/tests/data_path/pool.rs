@@ -40,7 +40,7 @@ fn with(mesh: &Mesh, snapshot: &Snapshot, edit: impl FnOnce(&mut ClusterSpec)) -
 }
 
 /// A destination of plain programs.
-fn plain(mesh: &Mesh, protocol: Protocol, to: &[SocketAddr]) -> Snapshot {
+pub(crate) fn plain(mesh: &Mesh, protocol: Protocol, to: &[SocketAddr]) -> Snapshot {
     let snapshot = mesh.outbound(protocol, to);
     let endpoints: Vec<_> = to.iter().map(|address| (*address, false)).collect();
     let mut builder = snapshot.edit();

@@ -20,6 +20,30 @@ fn to(dir: PathBuf) -> impl Fn(&crate::Contents) -> PathBuf {
     move |_| dir.clone()
 }
 
+#[test]
+fn a_name_that_leads_elsewhere_is_not_believed() {
+    let dir = written(1);
+    authority(dir.path());
+    for (name, sound) in [
+        ("m", true),
+        ("m.eu-1", true),
+        ("../m", false),
+        ("/m", false),
+        ("a/m", false),
+        ("m/", false),
+        ("..", false),
+        (".", false),
+        ("", false),
+    ] {
+        let out = tempfile::tempdir().unwrap();
+        let (file, homes) = (out.path().join("backup"), out.path().join("homes/mesh"));
+        backup(dir.path(), name, &file, &word("a")).unwrap();
+        let restored = restore(&file, &word("a"), |contents| homes.join(&contents.mesh));
+        assert_eq!(restored.is_ok(), sound, "{name:?}: {restored:?}");
+        assert_eq!(out.path().join("homes").exists(), sound, "{name:?}");
+    }
+}
+
 /// While four writers commit, backups are taken; each restores to exactly the state of its revision.
 #[test]
 fn a_backup_of_a_store_under_writes_is_the_state_of_its_revision() {

@@ -156,16 +156,12 @@ impl Redactor {
                 fields
                     .iter()
                     .map(|(name, value)| {
-                        let gone = speaks_of_a_secret(name)
-                            && !matches!(value, Value::Object(_) | Value::Bool(_) | Value::Null);
+                        let gone = speaks_of_a_secret(name);
                         let data = secret && matches!(name.as_str(), "data" | "stringData");
-                        let value = match value {
-                            Value::Object(inner) if data => inner
-                                .keys()
-                                .map(|key| (key.clone(), Value::from(GONE)))
-                                .collect(),
-                            _ if gone || data => Value::from(GONE),
-                            other => self.json(other),
+                        let value = if gone || data {
+                            emptied(value)
+                        } else {
+                            self.json(value)
                         };
                         (name.clone(), value)
                     })
@@ -204,6 +200,18 @@ impl Redactor {
         } else {
             GONE.to_owned()
         }
+    }
+}
+
+/// The shape of a secret: a password may stand one level deeper (`inlineString`), and its field's name tells nothing.
+fn emptied(value: &Value) -> Value {
+    match value {
+        Value::Object(fields) => fields
+            .iter()
+            .map(|(name, value)| (name.clone(), emptied(value)))
+            .collect(),
+        Value::Bool(_) | Value::Null => value.clone(),
+        _ => Value::from(GONE),
     }
 }
 
@@ -268,6 +276,12 @@ mod tests {
         assert_eq!(
             on.text(&format!("somebody logged {PLANT}")),
             "somebody logged [redacted]"
+        );
+        let deeper =
+            json!({"password": {"inlineString": PLANT}, "privateKey": [{"inline_bytes": PLANT}]});
+        assert_eq!(
+            on.json(&deeper),
+            json!({"password": {"inlineString": "[redacted]"}, "privateKey": "[redacted]"})
         );
         let secret =
             json!({"kind": "Secret", "data": {"tls.key": "YWJj"}, "metadata": {"name": "pair"}});
