@@ -29,6 +29,8 @@ const KEYS: &str = "default";
 const ROOTS: &str = "ROOTCA";
 const FORMAT: u32 = 1;
 const TICK: Duration = Duration::from_millis(500);
+/// How long the end waits for a save under way.
+const LAST_SAVE: Duration = Duration::from_millis(500);
 
 /// What the task is built from.
 #[derive(Debug)]
@@ -258,6 +260,24 @@ impl Middle {
                 tracing::warn!(%error, "the configuration could not be saved; a restart will need the control plane");
             }
         }));
+    }
+}
+
+impl Drop for Middle {
+    /// What came since the last tick is saved too: a program may live shorter than that, and the next one counts on it.
+    fn drop(&mut self) {
+        if !self.unsaved {
+            return;
+        }
+        let began = Instant::now();
+        while self.saving.as_ref().is_some_and(|task| !task.is_finished())
+            && began.elapsed() < LAST_SAVE
+        {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        if let Err(error) = saved::save_last_good(&self.params.run_dir, &self.params.relay.good()) {
+            tracing::warn!(%error, "the configuration could not be saved; a restart will need the control plane");
+        }
     }
 }
 
