@@ -36,7 +36,7 @@ check:
 
 bench-quick:
 	@scripts/setup.sh peers
-	cargo build --profile $(PROFILE) --locked -p naka-cli -p naka-testkit
+	cargo build --profile $(PROFILE) --locked --workspace --bins
 	NAKA_ENVOY=.venv/bin/envoy target/$(PROFILE)/naka-bench
 
 PREFIX ?= /usr/local
