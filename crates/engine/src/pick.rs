@@ -1,8 +1,8 @@
 //! Which endpoint of a cluster is called.
 //!
 //! All that does not change between two configurations is worked out when a cluster is built: who may be called
-//! (healthy ones; draining ones only while no healthy one exists; unhealthy ones and those of weight 0 never) and,
-//! for unequal weights, a schedule in which each appears in proportion, spread as evenly as possible. A pick is then
+//! (healthy ones; draining ones only while no healthy one exists; unhealthy or barred ones only below the panic
+//! threshold, which is 0 unless set; those of weight 0 never) and, for unequal weights, a schedule in which each appears in proportion, spread as evenly as possible. A pick is then
 //! an index (round robin), a draw (random), or two draws and a comparison (least request); none of them allocates.
 //!
 //! Invariant: a schedule holds every eligible endpoint at least once. Weights finer than one slot in 4096 are
@@ -46,16 +46,20 @@ pub(crate) struct Picks {
 }
 
 impl Picks {
-    pub(crate) fn of(endpoints: &[Arc<Endpoint>]) -> Self {
-        let of_health = |health| -> Vec<(u32, u32)> {
+    /// What may be picked of these as things stand, with this panic threshold in percent.
+    pub(crate) fn of(endpoints: &[Arc<Endpoint>], panic: u32) -> Self {
+        let those = |takes: &dyn Fn(&Endpoint) -> bool| -> Vec<(u32, u32)> {
             (0u32..)
                 .zip(endpoints)
-                .filter(|(_, e)| e.health == health && e.weight > 0)
+                .filter(|(_, e)| e.weight > 0 && takes(e))
                 .map(|(index, e)| (index, e.weight))
                 .collect()
         };
+        let of_health = |health| those(&|e| e.health == health && !e.state.is_barred());
         let mut weights = of_health(Health::Healthy);
-        if weights.is_empty() {
+        if weights.len() * 100 < endpoints.len() * usize::try_from(panic).unwrap_or(100) {
+            weights = those(&|_| true);
+        } else if weights.is_empty() {
             weights = of_health(Health::Draining);
         }
         Self {
@@ -112,7 +116,14 @@ pub fn pick<'a>(
     cursors: &mut Cursors,
     rng: &mut fastrand::Rng,
 ) -> Option<&'a Arc<Endpoint>> {
-    let Picks { schedule, eligible } = &cluster.picks;
+    let now;
+    // Rare: an endpoint was barred since this proxy knows the cluster.
+    let Picks { schedule, eligible } = if cluster.runtime.epoch() == 0 {
+        &cluster.picks
+    } else {
+        now = Picks::of(&cluster.endpoints, cluster.spec.panic_threshold);
+        &now
+    };
     let at = |slot: usize| {
         schedule
             .get(slot)

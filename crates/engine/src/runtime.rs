@@ -7,15 +7,17 @@
 //!
 //! Invariant: whatever is counted up is owned by a guard that counts down when it is dropped.
 
+mod availability;
 mod queue;
 
+pub use availability::Bar;
 pub use queue::{Offer, Waiter};
 
 use crate::limits;
 use crate::model::{ClusterId, Limits};
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 /// Finds state by identity.
@@ -86,12 +88,14 @@ pub struct ClusterRuntime {
     requests: Gauge,
     retries: Gauge,
     queue: queue::Queue,
+    epoch: AtomicU64,
 }
 
 /// Counts of one endpoint over all workers.
 #[derive(Debug, Default)]
 pub struct EndpointState {
     active: Gauge,
+    bars: AtomicU32,
 }
 
 impl EndpointState {

@@ -126,6 +126,8 @@ pub struct ClusterSpec {
     pub max_requests_per_connection: Option<u32>,
     /// Time after which an unused connection is closed.
     pub idle_timeout: Option<Duration>,
+    /// Percentage of healthy endpoints below which all are called, healthy or not (`minHealthPercent`).
+    pub panic_threshold: u32,
 }
 
 impl ClusterSpec {
@@ -147,6 +149,7 @@ impl ClusterSpec {
             service: ServiceMeta::default(),
             max_requests_per_connection: None,
             idle_timeout: None,
+            panic_threshold: 0,
         }
     }
 }
@@ -174,7 +177,7 @@ impl Cluster {
         endpoints: Vec<Arc<Endpoint>>,
         runtime: Arc<ClusterRuntime>,
     ) -> Self {
-        let picks = Picks::of(&endpoints);
+        let picks = Picks::of(&endpoints, spec.panic_threshold);
         Self {
             id,
             spec,

@@ -2,7 +2,7 @@
 
 use super::{Cursors, pick};
 use crate::model::{Cluster, ClusterSpec, Endpoint, Health, Limits, Policy};
-use crate::runtime::Registry;
+use crate::runtime::{Bar, Registry};
 use naka_types::protocol::Protocol;
 use proptest::prelude::{Strategy, prop, proptest};
 use std::collections::BTreeMap;
@@ -145,5 +145,42 @@ proptest! {
             let choices = if healthy > 0 { healthy } else { draining };
             assert!(choices == 1 || got.address != address(avoid));
         }
+    }
+
+    #[test]
+    fn a_barred_one_is_never_picked_while_another_exists(
+        barred in prop::collection::vec(prop::bool::ANY, 1..8), seed: u64,
+        policy in prop::sample::select(ALL.to_vec()), panic in prop::sample::select(vec![0u32, 50]),
+    ) {
+        let registry = Registry::default();
+        let all: Vec<_> = barred.iter().map(|_| (1, Health::Healthy)).collect();
+        let mut cluster = cluster(&registry, policy, &all);
+        let mut spec = ClusterSpec::clone(&cluster.spec);
+        spec.panic_threshold = panic;
+        cluster.spec = Arc::new(spec);
+        for (endpoint, barred) in cluster.endpoints.iter().zip(&barred) {
+            if *barred {
+                cluster.runtime.bar(&endpoint.state, Bar::Outlier);
+            }
+        }
+        let left = barred.iter().filter(|barred| !**barred).count();
+        let panics = left * 2 < barred.len() && panic > 0;
+        let (mut rng, mut cursors) = (fastrand::Rng::with_seed(seed), Cursors::new());
+        let mut seen = std::collections::BTreeSet::new();
+        for _ in 0..400 {
+            match pick(&cluster, None, &mut cursors, &mut rng) {
+                Some(got) => {
+                    assert!(panics || !got.state.is_barred());
+                    seen.insert(got.address);
+                }
+                None => assert!(left == 0 && !panics),
+            }
+        }
+        let want = if panics { barred.len() } else { left };
+        assert_eq!(seen.len(), want);
+        for endpoint in &*cluster.endpoints {
+            cluster.runtime.lift(&endpoint.state, Bar::Outlier);
+        }
+        assert_eq!(counts(&cluster, 400, seed).len(), barred.len(), "all are back");
     }
 }
