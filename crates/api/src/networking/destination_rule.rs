@@ -90,6 +90,20 @@ pub struct ConnectionPool {
     pub max_requests_per_connection: Option<u32>,
     /// Retries in flight, for the whole destination.
     pub max_retries: Option<u32>,
+    /// Which HTTP the destination is spoken to in.
+    pub http: HttpUpgrade,
+}
+
+/// `h2UpgradePolicy` and `useClientProtocol`, of which the latter wins where both are written, as in Istio.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum HttpUpgrade {
+    /// What the port declares; Istio's mesh-wide default is the same.
+    #[default]
+    Declared,
+    /// HTTP/2 whatever the caller speaks.
+    Http2,
+    /// What the caller speaks.
+    Client,
 }
 
 /// Ejection of failing endpoints.

@@ -2,7 +2,7 @@
 
 use super::{Built, Class, Dialect, Key, View, tls};
 use crate::world::{Read, Service};
-use naka_api::networking::destination_rule::{LoadBalancer, TlsMode, TrafficPolicy};
+use naka_api::networking::destination_rule::{HttpUpgrade, LoadBalancer, TlsMode, TrafficPolicy};
 use naka_types::host::Host;
 use naka_types::name::ClusterName;
 use naka_types::node::NAKA;
@@ -165,7 +165,7 @@ fn message(model: &Outbound<'_>) -> Cluster {
         }),
         transport_socket_matches: sockets(model),
         typed_extension_protocol_options: http_options(
-            model.protocol,
+            spoken(model.protocol, pool.http),
             pool.max_requests_per_connection,
         ),
         metadata: Some(metadata(model)),
@@ -196,13 +196,26 @@ fn grpc(model: &Outbound<'_>) -> Cluster {
     }
 }
 
+/// The protocol that a destination is spoken to in. An upgrade is of HTTP: bytes stay bytes.
+fn spoken(declared: Protocol, upgrade: HttpUpgrade) -> Protocol {
+    match (declared, upgrade) {
+        (Protocol::Tcp | Protocol::Tls, _) | (_, HttpUpgrade::Declared) => declared,
+        // gRPC is HTTP/2 already; as such its statuses are counted.
+        (Protocol::Grpc, HttpUpgrade::Http2) => declared,
+        (_, HttpUpgrade::Http2) => Protocol::Http2,
+        (_, HttpUpgrade::Client) => Protocol::Auto,
+    }
+}
+
 /// What an Envoy names as the protocol inside a TLS connection. Where nothing was declared it names none, so that
 /// the called side finds out from the first bytes.
 fn alpn(model: &Outbound<'_>) -> &'static [&'static str] {
     if model.dialect != Dialect::Envoy {
         return &["istio"];
     }
-    match model.protocol {
+    let pool = model.policy.connection_pool.as_ref();
+    let upgrade = pool.map_or(HttpUpgrade::Declared, |pool| pool.http);
+    match spoken(model.protocol, upgrade) {
         Protocol::Http => &["http/1.1"],
         Protocol::Http2 | Protocol::Grpc => &["h2"],
         Protocol::Tcp | Protocol::Tls => &["naka-tcp"],

@@ -1,7 +1,8 @@
 //! The typed DestinationRule from a checked tree.
 
 use super::{
-    ConnectionPool, DestinationRule, LoadBalancer, OutlierDetection, Subset, TlsMode, TrafficPolicy,
+    ConnectionPool, DestinationRule, HttpUpgrade, LoadBalancer, OutlierDetection, Subset, TlsMode,
+    TrafficPolicy,
 };
 use crate::codes;
 use crate::decode::Report;
@@ -168,6 +169,19 @@ fn connection_pool(node: &Node) -> ConnectionPool {
         max_requests: read::count(http("http2MaxRequests")),
         max_requests_per_connection: read::count(http("maxRequestsPerConnection")),
         max_retries: read::count(http("maxRetries")),
+        http: http_upgrade(node),
+    }
+}
+
+/// The caller's protocol wins over an upgrade, as in Istio.
+fn http_upgrade(node: &Node) -> HttpUpgrade {
+    let http = |key: &str| node.at(&["http", key]);
+    if http("useClientProtocol").and_then(Node::truth) == Some(true) {
+        return HttpUpgrade::Client;
+    }
+    match http("h2UpgradePolicy").and_then(Node::text) {
+        Some("UPGRADE") => HttpUpgrade::Http2,
+        _ => HttpUpgrade::Declared,
     }
 }
 

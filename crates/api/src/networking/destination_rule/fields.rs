@@ -82,14 +82,14 @@ const POOL_HTTP: &[Field] = &[
     f(
         "h2UpgradePolicy",
         Ty::Enum(&["DEFAULT", "DO_NOT_UPGRADE", "UPGRADE"]),
-        Default("\"DEFAULT\""),
-        "HTTP/1.1 requests over HTTP/2.",
+        Yes,
+        "`UPGRADE`: the destination is spoken to in HTTP/2 whatever its callers speak. `DEFAULT` is `DO_NOT_UPGRADE`: what the port declares.",
     ),
     f(
         "useClientProtocol",
         Ty::Bool,
-        NotYet,
-        "Same protocol as the caller.",
+        Yes,
+        "Each call keeps its caller's version of HTTP; h2UpgradePolicy is then without effect.",
     ),
     f(
         "maxConcurrentStreams",

@@ -51,6 +51,20 @@ spec:
     trafficPolicy: {tls: {mode: ISTIO_MUTUAL}, portLevelSettings: [{port: {number: 8080}, tls: {mode: DISABLE}}]}
 ";
 
+const POOL: &str = "apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: payment, namespace: default}
+spec:
+  host: payment
+  trafficPolicy:
+    connectionPool: {http: {h2UpgradePolicy: UPGRADE}}
+    portLevelSettings: [{port: {number: 8080}, connectionPool: {http: {h2UpgradePolicy: UPGRADE, useClientProtocol: true}}}]
+  subsets:
+  - name: v1
+    labels: {version: v1}
+    trafficPolicy: {connectionPool: {http: {useClientProtocol: true}}, portLevelSettings: [{port: {number: 8080}, connectionPool: {http: {h2UpgradePolicy: UPGRADE}}}]}
+";
+
 const POLICY: &str = "apiVersion: security.istio.io/v1
 kind: PeerAuthentication
 metadata: {name: p, namespace: default}
@@ -170,6 +184,35 @@ fn rows() -> Vec<Row> {
             RULE,
             "tls: {mode: DISABLE}}]}",
             "tls: {mode: ISTIO_MUTUAL}}]}",
+            to(8080, "v1"),
+            "",
+        ),
+        (
+            POOL,
+            "{http: {h2UpgradePolicy: UPGRADE}}\n",
+            "{}\n",
+            to(80, ""),
+            "",
+        ),
+        (
+            POOL,
+            "{http: {h2UpgradePolicy: UPGRADE}}\n",
+            "{http: {h2UpgradePolicy: DO_NOT_UPGRADE}}\n",
+            to(80, ""),
+            "",
+        ),
+        (POOL, ", useClientProtocol: true", "", to(8080, ""), ""),
+        (
+            POOL,
+            "{http: {useClientProtocol: true}}",
+            "{http: {useClientProtocol: false}}",
+            to(80, "v1"),
+            "",
+        ),
+        (
+            POOL,
+            "{http: {h2UpgradePolicy: UPGRADE}}}]}",
+            "{}}]}",
             to(8080, "v1"),
             "",
         ),
