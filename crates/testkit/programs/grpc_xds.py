@@ -1,14 +1,38 @@
 """A gRPC client without a proxy: dials xds:/// names and reads GRPC_XDS_BOOTSTRAP. Prints a line for each call.
 
 grpc_xds.py mtls|insecure|hold TIMES TARGET...
+grpc_xds.py mtls=HOST:PORT|hold=HOST:PORT|unproven=HOST:PORT TIMES TARGET...
+
+With an address the xDS server there is asked instead of the agent, by TLS; `unproven` shows it no certificate.
 """
+import json
+import os
 import sys
 import time
 
-import grpc
-import grpc.experimental
-
 how, times, targets = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
+
+
+def ask_directly(server, proven):
+    """Writes a bootstrap that leads to another xDS server with the keys of the one that was given."""
+    with open(os.environ["GRPC_XDS_BOOTSTRAP"]) as given:
+        bootstrap = json.load(given)
+    files = bootstrap["certificate_providers"]["default"]["config"]
+    tls = {"ca_certificate_file": files["ca_certificate_file"]}
+    if proven:
+        tls = files
+    bootstrap["xds_servers"][0].update(server_uri=server, channel_creds=[{"type": "tls", "config": tls}])
+    # gRPC takes the bootstrap itself, too; a file beside the agent's would have to be cleaned up.
+    del os.environ["GRPC_XDS_BOOTSTRAP"]
+    os.environ["GRPC_XDS_BOOTSTRAP_CONFIG"] = json.dumps(bootstrap)
+
+
+if "=" in how:
+    how, server = how.split("=")
+    ask_directly(server, how != "unproven")
+
+import grpc  # noqa: E402  its xDS client reads the environment
+import grpc.experimental  # noqa: E402
 
 
 def dial(target):

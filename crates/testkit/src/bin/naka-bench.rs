@@ -1,9 +1,11 @@
 //! A small first bench: CPU per request of Naka and of Envoy on the same path, alternating A B in one run.
 //!
 //! Work: HTTP/1.1 keep-alive, 16 connections, one hop in plaintext (explicit bind → static backend), and two hops
-//! (sidecar → sidecar over mutual TLS), and what capture costs over proxy variables. CPU is the operating system's count for the proxy process (utime + stime of
-//! `/proc/PID/stat`), divided by the requests the load saw answered. No pinning, one machine for all: good for a
-//! ratio, not for a headline. Writes `target/bench/report.json` with `"quick": true` and prints a table.
+//! (sidecar → sidecar over mutual TLS), and what capture costs over proxy variables. CPU is the scheduler's own count
+//! for the threads of the proxy process (nanoseconds of `/proc/PID/task/*/schedstat`; the ticks of `/proc/PID/stat`
+//! are too coarse for differences of a microsecond), divided by the requests the load saw answered. No pinning, one
+//! machine for all: good for a ratio, not for a headline. Writes `target/bench/report.json` with `"quick": true` and
+//! prints a table.
 #![expect(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -28,9 +30,13 @@ const REQUESTS: u64 = 20_000;
 const ROUNDS: usize = 5;
 /// A busy machine is no reason to give up.
 const LONG: Duration = Duration::from_secs(90);
-/// Log of a load from inside, in bytes, before it is measured, and while it is (about 10,000 calls).
-const WARM: usize = 200_000;
-const MEASURED: usize = 1_200_000;
+/// Log of a load from inside, in bytes, before it is measured, and of each of its windows (about 6,000 calls).
+const WARM: usize = 400_000;
+const WINDOW: usize = 720_000;
+/// Pairs of loads from inside, and windows of each pair: a pair has its own luck (which core, which addresses), a
+/// window what else the machine did.
+const PAIRS: usize = 4;
+const WINDOWS: usize = 5;
 
 fn main() -> ExitCode {
     match run() {
@@ -144,7 +150,7 @@ impl Pair {
 
 /// Sends `requests` over all connections and returns CPU µs per request of the path's proxies.
 fn drive(path: &Route, requests: u64) -> Result<f64> {
-    let before: u64 = path.proxies.iter().map(|p| cpu_ticks(*p)).sum();
+    let before: u64 = path.proxies.iter().map(|p| cpu_nanos(*p)).sum();
     let left = Arc::new(AtomicU64::new(requests));
     let threads: Vec<_> = (0..CONNECTIONS)
         .map(|_| {
@@ -172,42 +178,48 @@ fn drive(path: &Route, requests: u64) -> Result<f64> {
             .join()
             .map_err(|_| anyhow::anyhow!("a connection panicked"))??;
     }
-    let after: u64 = path.proxies.iter().map(|p| cpu_ticks(*p)).sum();
+    let after: u64 = path.proxies.iter().map(|p| cpu_nanos(*p)).sum();
     #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
-    Ok((after - before) as f64 * 1e6 / 100.0 / requests as f64)
+    Ok((after - before) as f64 / 1e3 / requests as f64)
 }
 
 /// CPU of the caller's sidecar per request, with the program in a network namespace of its own and with proxy
 /// variables: the same program and the same calls, both at the same time, so that what else the machine does weighs
-/// on both.
+/// on both. The difference is the median over all windows.
 fn capture_cost(mesh: &Mesh) -> Result<Value> {
     let (mut captured, mut told, mut differences, mut resident) =
         (Vec::new(), Vec::new(), Vec::new(), 0);
-    for round in 0..ROUNDS {
-        let by_proxy = Inside::start(mesh, "proxy", round);
-        let by_namespace = Inside::start(mesh, "namespace", round);
-        let from = [by_proxy.sample(WARM)?, by_namespace.sample(WARM)?];
-        let to = [
-            by_proxy.sample(from[0].log + MEASURED)?,
-            by_namespace.sample(from[1].log + MEASURED)?,
-        ];
-        resident = resident.max(to[1].resident);
-        let a = by_namespace.cost(&from[1], &to[1])?;
-        let b = by_proxy.cost(&from[0], &to[0])?;
-        captured.push(a);
-        told.push(b);
-        differences.push(a - b);
+    for pair in 0..PAIRS {
+        let by_proxy = Inside::start(mesh, "proxy", pair);
+        let by_namespace = Inside::start(mesh, "namespace", pair);
+        let mut from = [by_proxy.sample(WARM)?, by_namespace.sample(WARM)?];
+        for _ in 0..WINDOWS {
+            let to = [
+                by_proxy.sample(from[0].log + WINDOW)?,
+                by_namespace.sample(from[1].log + WINDOW)?,
+            ];
+            resident = resident.max(to[1].resident);
+            let a = by_namespace.cost(&from[1], &to[1])?;
+            let b = by_proxy.cost(&from[0], &to[0])?;
+            captured.push(a);
+            told.push(b);
+            differences.push(a - b);
+            from = to;
+        }
     }
     let (a, b, more) = (median(&captured), median(&told), median(&differences));
     println!(
-        "captured and by proxy variables, caller's sidecar: {a:.1} µs and {b:.1} µs CPU per request, {more:+.1} µs, ratio {:.2}; resident captured {:.1} MiB",
+        "captured and by proxy variables, caller's sidecar: {a:.1} µs and {b:.1} µs CPU per request, {more:+.1} µs (middle half of {} differences: {:+.1} to {:+.1}), ratio {:.2}; resident captured {:.1} MiB",
+        differences.len(),
+        quantile(&differences, 1),
+        quantile(&differences, 3),
         a / b,
         mebibytes(resident)
     );
     Ok(
         json!({"name": "captured over proxy variables, caller's sidecar", "measured": a, "peer": b, "ratio": a / b,
-        "difference": more, "unit": "µs CPU per request", "captured_samples": captured, "proxy_samples": told,
-        "naka_rss_bytes": resident}),
+        "difference": more, "differences": differences, "unit": "µs CPU per request", "captured_samples": captured,
+        "proxy_samples": told, "naka_rss_bytes": resident}),
     )
 }
 
@@ -233,9 +245,9 @@ impl<'a> Inside<'a> {
             "--url",
             "http://callee/",
             "--rate",
-            "1250",
+            "2000",
             "--for",
-            "16",
+            "24",
             "--connections",
             &connections,
         ];
@@ -256,7 +268,7 @@ impl<'a> Inside<'a> {
         let sidecar = self.mesh.sidecar_of(&self.program)?;
         Ok(Moment {
             log,
-            cpu: cpu_ticks(sidecar),
+            cpu: cpu_nanos(sidecar),
             resident: resident_bytes(sidecar),
         })
     }
@@ -272,30 +284,32 @@ impl<'a> Inside<'a> {
         let failed = calls.iter().find(|line| line.contains("\"error\""));
         ensure!(failed.is_none(), "a call failed: {failed:?}");
         #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
-        let cost = (to.cpu - from.cpu) as f64 * 1e6 / 100.0 / calls.len() as f64;
+        let cost = (to.cpu - from.cpu) as f64 / 1e3 / calls.len() as f64;
         Ok(cost)
     }
 }
 
-/// utime + stime in ticks of 10 ms (USER_HZ is 100 on every Linux that Rust supports).
-fn cpu_ticks(pid: u32) -> u64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let fields: Vec<&str> = stat
-        .rsplit(')')
-        .next()
-        .unwrap_or_default()
-        .split_whitespace()
-        .collect();
-    [11, 12]
-        .iter()
-        .filter_map(|i| fields.get(*i)?.parse::<u64>().ok())
-        .sum()
+/// Time on a processor of all threads there are (none of a proxy's ends while it is measured).
+fn cpu_nanos(pid: u32) -> u64 {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task"));
+    let threads = threads.into_iter().flatten().flatten();
+    let of = |thread: std::fs::DirEntry| {
+        let text = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
+        text.split(' ').next()?.parse::<u64>().ok()
+    };
+    threads.filter_map(of).sum()
 }
 
 fn median(samples: &[f64]) -> f64 {
+    quantile(samples, 2)
+}
+
+/// The value below which so many quarters of the samples lie.
+fn quantile(samples: &[f64], quarters: usize) -> f64 {
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or(0.0)
+    let at = sorted.len() * quarters / 4;
+    sorted.get(at).copied().unwrap_or(0.0)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]

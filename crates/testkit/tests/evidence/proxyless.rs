@@ -131,3 +131,52 @@ fn keys_of_a_grpc_program_are_renewed() {
     hold.signal(Signal::TERM);
     let _ = hold.wait(SOON);
 }
+
+/// The control plane's own state-of-the-world stream serves a stock gRPC client by mTLS, no agent in between: weights
+/// are in force and a change of them arrives, counted by the called programs. The twin: without a certificate the
+/// stream is refused, and nothing is ever called.
+#[test]
+fn a_grpc_program_reads_the_control_plane_itself() {
+    let calls = size().pick(100, 1000);
+    let mesh = Mesh::up();
+    let (_v1, _v2) = (ledger(&mesh, "v1"), ledger(&mesh, "v2"));
+    let shares = |v1, v2| {
+        let rules = split(v1, v2).replace("payment", "ledger");
+        mesh.apply(&format!("ledger-{v2}.yaml"), &rules);
+    };
+    let ports = std::fs::read(mesh.home().join("mesh/local/ports.json")).expect("ports");
+    let ports: serde_json::Value = serde_json::from_slice(&ports).expect("JSON");
+    let server = format!("localhost:{}", ports["xds"]);
+    let target = ["xds:///ledger"];
+    let times = calls.to_string();
+    let served = || ["ledger-v1", "ledger-v2"].map(|name| mesh.logged(name).len());
+
+    shares(0, 100);
+    let how = format!("mtls={server}");
+    let mut only = grpc(&mesh, "only", &how, &times, &target);
+    finish(&mut only);
+    assert_eq!(served(), [0, calls], "{}", only.err());
+    let calls_of = |name: &str| mesh.logged(name).into_iter();
+    let mut callers = calls_of("ledger-v2").map(|call| call["peer"].clone());
+    assert!(callers.all(|peer| peer == ORDER));
+
+    let hold = grpc(&mesh, "hold", &format!("hold={server}"), "0", &target);
+    let before = served();
+    wait::until("calls", ENVOY_SOON, || {
+        (served()[1] > before[1]).then_some(())
+    });
+    shares(100, 0);
+    wait::until("the change", ENVOY_SOON, || (served()[0] > 0).then_some(()));
+    hold.signal(Signal::TERM);
+
+    let before = served();
+    let how = format!("unproven={server}");
+    let mut unproven = grpc(&mesh, "unproven", &how, "1", &target);
+    finish(&mut unproven);
+    let out = unproven.out();
+    assert!(
+        out.ends_with(" DEADLINE_EXCEEDED\n") || out.ends_with(" UNAVAILABLE\n"),
+        "{out}"
+    );
+    assert_eq!(served()[1], before[1]);
+}
