@@ -374,16 +374,8 @@ fn given_before<'a>(
     snapshot: &'a Snapshot,
     actor: &'a str,
 ) -> impl Iterator<Item = ObjectRef> + 'a {
-    let readable = snapshot
-        .objects
-        .iter()
-        .map(|(key, object)| (key, &object.raw));
-    let unreadable = snapshot
-        .unreadable
-        .iter()
-        .map(|(key, value)| (key, value.as_ref()));
-    readable
-        .chain(unreadable)
+    snapshot
+        .values()
         .filter(move |(_, raw)| came_from(raw) == Some(actor))
         .map(|(key, _)| key.clone())
 }

@@ -5,6 +5,10 @@
 //! plane leaves out subscribers that are silent for 5 s and names them), the drain timeout, the control plane
 //! unreachable for 5 s. [`Core`] decides; [`crate::run`] performs.
 
+mod ceremony;
+
+pub(crate) use ceremony::{Ceremony, farewell, progress};
+
 use std::time::Duration;
 
 /// How long the control plane may be unreachable before its acknowledgements are not waited for any more.

@@ -8,6 +8,7 @@
 //! Why pieces: a log may be larger than memory, and a wrong passphrase is known after the first one.
 
 use crate::Error;
+use crate::log::fill;
 use crate::passphrase::{self, Cost, Passphrase, SALT};
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use std::io::{self, Read, Write};
@@ -195,20 +196,6 @@ impl<R: Read> Read for Opened<R> {
         self.at += given;
         Ok(given)
     }
-}
-
-/// Reads until `buffer` is full or the input ends; says how much came.
-fn fill(input: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match input.read(&mut buffer[filled..]) {
-            Ok(0) => break,
-            Ok(count) => filled += count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(filled)
 }
 
 #[cfg(test)]

@@ -33,6 +33,12 @@ impl Snapshot {
             .or_else(|| self.unreadable.get(object).map(AsRef::as_ref))
     }
 
+    /// The stored JSON of everything that is an object, also of what cannot be decoded.
+    pub fn values(&self) -> impl Iterator<Item = (&ObjectRef, &Value)> {
+        let readable = self.objects.iter().map(|(key, object)| (key, &object.raw));
+        readable.chain(self.unreadable.iter().map(|(key, raw)| (key, &**raw)))
+    }
+
     /// The records of a kind, by id.
     pub fn records_of<'a>(
         &'a self,

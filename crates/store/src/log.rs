@@ -186,7 +186,7 @@ fn word(bytes: &[u8]) -> u32 {
 }
 
 /// Reads until `buffer` is full or the input ends; says how much came.
-fn fill(input: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+pub(crate) fn fill(input: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {
         match input.read(&mut buffer[filled..]) {

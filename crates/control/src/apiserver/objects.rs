@@ -112,16 +112,8 @@ pub(crate) fn select<'a>(
     place: &'a Place,
     selector: &'a Selector,
 ) -> Vec<&'a Value> {
-    let readable = snapshot
-        .objects
-        .iter()
-        .map(|(key, object)| (key, &object.raw));
-    let unreadable = snapshot
-        .unreadable
-        .iter()
-        .map(|(key, value)| (key, value.as_ref()));
-    readable
-        .chain(unreadable)
+    snapshot
+        .values()
         .filter(|(key, value)| place.holds(key) && selector.matches(value))
         .map(|(_, value)| value)
         .collect()

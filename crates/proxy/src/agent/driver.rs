@@ -5,8 +5,8 @@
 
 use super::Agent;
 use super::envoy::{self, Health, ask, sum};
-use crate::admin::{Order, Subject};
-use crate::drain::{Core, Effect, Input};
+use crate::admin::Order;
+use crate::drain::{Ceremony, Effect, Input, farewell, progress};
 use crate::lease::open_ports;
 use crate::run::Addresses;
 use crate::run::bind::Kept;
@@ -14,7 +14,6 @@ use crate::settings::{Beside, Port, Role};
 use http::Method;
 use naka_wire::v1::RegisterResponse;
 use naka_wire::v1::register_request::State;
-use serde_json::json;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,8 +22,6 @@ use tokio::sync::{mpsc, oneshot, watch};
 const TICK: Duration = Duration::from_millis(50);
 /// How often it is told what an Envoy saw.
 const COUNT_EVERY: Duration = Duration::from_secs(2);
-/// How long the control plane may take to hear that we are gone.
-const FAREWELL: Duration = Duration::from_millis(300);
 /// What callers of an Envoy have open: requests, and connections of bytes.
 const IN_FLIGHT: &str = "/stats?filter=^(http.*downstream_rq_active|tcp.*downstream_cx_active)$";
 const IN_FLIGHT_INBOUND: &str =
@@ -40,9 +37,7 @@ pub(super) struct Driver {
     ports: Vec<Port>,
     /// Addresses of the program's ports, kept for the Envoy.
     reserved: Vec<socket2::Socket>,
-    core: Core,
-    began: Instant,
-    drained: Vec<oneshot::Sender<()>>,
+    drain: Ceremony,
     /// Whether what the Envoy has open is asked for.
     closing: bool,
     was_ready: bool,
@@ -66,9 +61,7 @@ impl Driver {
             kept,
             ports: Vec::new(),
             reserved: Vec::new(),
-            core: Core::new(timeout),
-            began: Instant::now(),
-            drained: Vec::new(),
+            drain: Ceremony::new(timeout),
             closing: false,
             was_ready: false,
             counted: Instant::now(),
@@ -98,12 +91,8 @@ impl Driver {
                     }
                     Some(Order::Drain(done)) => self.begin(done),
                 },
-                Some(answer) = self.answers.recv() => match answer.drain {
-                    Some(drain) => Input::Progress {
-                        complete: drain.complete,
-                        waiting_for: drain.waiting_for,
-                        dropped_silent: drain.dropped_silent,
-                    },
+                Some(answer) = self.answers.recv() => match progress(answer) {
+                    Some(input) => input,
                     None => continue,
                 },
                 Ok(()) = line.changed() => Input::Reachable(line.borrow_and_update().connected),
@@ -119,7 +108,7 @@ impl Driver {
         if self.closing {
             return Input::InFlight(self.in_flight().await);
         }
-        if !self.core.begun() {
+        if !self.drain.begun() {
             let ready = self.serves();
             match (ready, self.was_ready) {
                 (true, false) => self.agent.lease.state(State::Ready),
@@ -212,43 +201,26 @@ impl Driver {
         Ok(addresses)
     }
 
-    fn now(&self) -> Duration {
-        self.began.elapsed()
-    }
-
     fn begin(&mut self, done: oneshot::Sender<()>) -> Input {
-        self.drained.push(done);
-        if self.core.finished() {
-            self.finish();
-        }
-        let now = self.now();
-        if !self.core.begun() {
-            self.core.on(now, Input::InFlight(1));
-        }
         let line = self.agent.line.borrow().clone();
-        Input::Begin {
-            announced: !self.ports.is_empty() && line.registered,
-            reachable: line.connected,
-        }
+        let announced = !self.ports.is_empty() && line.registered;
+        self.drain.begin(done, announced, line.connected)
     }
 
     async fn advance(&mut self, input: Input) {
-        let now = self.now();
-        for effect in self.core.on(now, input) {
+        for effect in self.drain.on(input) {
             match effect {
                 Effect::Announce => {
-                    tracing::info!("draining: endpoints are announced, calls are still served");
                     self.agent.lease.state(State::Draining);
-                    self.report("announced", None);
+                    self.report("announced");
                 }
-                Effect::Close(why) => {
-                    tracing::info!(why = why.as_str(), "draining: no new connections");
+                Effect::Close(_) => {
                     self.close().await;
-                    self.report("closing", Some(why.as_str()));
+                    self.report("closing");
                 }
                 Effect::Finished => {
-                    tracing::info!("drained");
-                    self.finish();
+                    self.report("drained");
+                    self.drain.finish();
                 }
             }
         }
@@ -266,34 +238,14 @@ impl Driver {
         }
     }
 
-    fn report(&self, phase: &str, why: Option<&str>) {
-        let before = self.agent.drain_report();
-        let why = why.map_or_else(|| before["ended"].clone(), |why| json!(why));
-        self.agent.set_drain_report(json!({
-            "phase": phase,
-            "ended": why,
-            "waiting_for": self.core.waiting_for(),
-            "dropped_silent": self.core.dropped_silent(),
-            "elapsed_ms": u64::try_from(self.core.elapsed(self.now()).as_millis()).unwrap_or(u64::MAX),
-        }));
-    }
-
-    fn finish(&mut self) {
-        self.report("drained", None);
-        for done in self.drained.drain(..) {
-            // The asker may be gone.
-            let _ = done.send(());
-        }
+    fn report(&self, phase: &str) {
+        self.agent.set_drain_report(self.drain.report(phase));
     }
 
     /// Says goodbye.
     async fn end(mut self) {
         let connected = self.agent.line.borrow().connected;
-        self.agent.lease.state(State::Gone);
-        if connected {
-            while self.answers.try_recv().is_ok() {}
-            let _ = tokio::time::timeout(FAREWELL, self.answers.recv()).await;
-        }
+        farewell(&self.agent.lease, connected, &mut self.answers).await;
         self.stop.send_replace(true);
     }
 }

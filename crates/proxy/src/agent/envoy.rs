@@ -144,10 +144,11 @@ pub(super) async fn ask(
         .unwrap_or_else(|_| Err("no answer in time".to_owned()))
 }
 
-/// Sum of the gauges of a page of counters.
+/// Sum of the gauges of a page of counters, without the question itself: the admin page is a request, too.
 pub(super) fn sum(page: &str) -> u64 {
     let values = page
         .lines()
+        .filter(|line| !line.starts_with("http.admin."))
         .filter_map(|line| line.rsplit_once(": ")?.1.trim().parse::<u64>().ok());
     values.sum()
 }
@@ -346,7 +347,7 @@ mod tests {
 
     #[test]
     fn gauges_are_summed_and_everything_else_is_left_out() {
-        let page = "http.a.downstream_rq_active: 2\ntcp.b.downstream_cx_active: 1\nx: No recorded values\n";
+        let page = "http.admin.downstream_rq_active: 1\nhttp.a.downstream_rq_active: 2\ntcp.b.downstream_cx_active: 1\nx: No recorded values\n";
         assert_eq!(sum(page), 3);
         assert_eq!(sum(""), 0);
     }

@@ -7,7 +7,7 @@ use super::bind::{Bound, DnsSockets, Door, Kept};
 use super::{Addresses, Error, admin};
 use crate::admin::Order;
 use crate::dns::{self, Dns};
-use crate::drain::{Core, Effect, Input};
+use crate::drain::{Ceremony, Effect, Input, farewell, progress};
 use crate::listen;
 use crate::settings::{Port, Role};
 use crate::state::Shared;
@@ -20,7 +20,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::net::TcpListener;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
@@ -28,8 +28,6 @@ const RESOLV_CONF: &str = "/etc/resolv.conf";
 const TICK: Duration = Duration::from_millis(50);
 /// How often what was seen is reported.
 const SEEN_EVERY: Duration = Duration::from_secs(5);
-/// How long the control plane may take to hear that we are gone.
-const FAREWELL: Duration = Duration::from_millis(300);
 
 /// What a driver is built from.
 #[derive(Debug)]
@@ -57,9 +55,7 @@ pub(super) struct Driver {
     publish: Vec<(TcpListener, Option<u16>)>,
     ports: Vec<Port>,
     kept: Kept,
-    core: Core,
-    began: Instant,
-    drained: Vec<oneshot::Sender<()>>,
+    drain: Ceremony,
     closing: Option<oneshot::Receiver<()>>,
     probe: Option<AbortHandle>,
     /// A process of the program's own network namespace.
@@ -95,9 +91,7 @@ impl Driver {
             publish: bound.publish,
             ports: Vec::new(),
             kept: bound.kept,
-            core: Core::new(timeout),
-            began: Instant::now(),
-            drained: Vec::new(),
+            drain: Ceremony::new(timeout),
             closing: None,
             probe: None,
             inside: bound.inside,
@@ -263,10 +257,6 @@ impl Driver {
         }));
     }
 
-    fn now(&self) -> Duration {
-        self.began.elapsed()
-    }
-
     /// Runs until it is told to quit.
     pub(super) async fn run(mut self) {
         let mut tick = tokio::time::interval(TICK);
@@ -284,12 +274,8 @@ impl Driver {
                     }
                     Some(Order::Drain(done)) => self.begin(done),
                 },
-                Some(answer) = self.answers.recv() => match answer.drain {
-                    Some(drain) => Input::Progress {
-                        complete: drain.complete,
-                        waiting_for: drain.waiting_for,
-                        dropped_silent: drain.dropped_silent,
-                    },
+                Some(answer) = self.answers.recv() => match progress(answer) {
+                    Some(input) => input,
                     None => continue,
                 },
                 Ok(()) = line.changed() => Input::Reachable(line.borrow_and_update().connected),
@@ -297,7 +283,7 @@ impl Driver {
                     self.closing = None;
                     Input::InFlight(0)
                 },
-                _ = tick.tick(), if self.core.begun() => Input::Tick,
+                _ = tick.tick(), if self.drain.begun() => Input::Tick,
             };
             self.advance(input);
         }
@@ -305,60 +291,38 @@ impl Driver {
     }
 
     fn begin(&mut self, done: oneshot::Sender<()>) -> Input {
-        self.drained.push(done);
-        if self.core.finished() {
-            self.finish();
-        }
-        // Unknown until the workers say that nothing is left.
-        let now = self.now();
-        if !self.core.begun() {
-            self.core.on(now, Input::InFlight(1));
-        }
         let line = self.shared.line.borrow().clone();
-        Input::Begin {
-            announced: !self.ports.is_empty() && line.registered,
-            reachable: line.connected,
-        }
+        let announced = !self.ports.is_empty() && line.registered;
+        self.drain.begin(done, announced, line.connected)
     }
 
     fn advance(&mut self, input: Input) {
-        let now = self.now();
-        for effect in self.core.on(now, input) {
+        for effect in self.drain.on(input) {
             match effect {
                 Effect::Announce => {
-                    tracing::info!("draining: endpoints are announced, calls are still served");
                     if let Some(probe) = self.probe.take() {
                         probe.abort();
                     }
                     self.shared.lease.state(State::Draining);
-                    self.report("announced", None);
+                    self.report("announced");
                 }
-                Effect::Close(why) => {
-                    tracing::info!(why = why.as_str(), "draining: no new connections");
+                Effect::Close(_) => {
                     self.close();
-                    self.report("closing", Some(why.as_str()));
+                    self.report("closing");
                 }
                 Effect::Finished => {
-                    tracing::info!("drained");
-                    self.finish();
+                    self.report("drained");
+                    self.drain.finish();
                 }
             }
         }
-        if self.core.begun() && !self.core.dropped_silent().is_empty() {
-            tracing::warn!(silent = ?self.core.dropped_silent(), "proxies that did not acknowledge were left out");
+        if self.drain.begun() && !self.drain.dropped_silent().is_empty() {
+            tracing::warn!(silent = ?self.drain.dropped_silent(), "proxies that did not acknowledge were left out");
         }
     }
 
-    fn report(&self, phase: &str, why: Option<&str>) {
-        let before = self.shared.drain_report();
-        let why = why.map_or_else(|| before["ended"].clone(), |why| json!(why));
-        self.shared.set_drain_report(json!({
-            "phase": phase,
-            "ended": why,
-            "waiting_for": self.core.waiting_for(),
-            "dropped_silent": self.core.dropped_silent(),
-            "elapsed_ms": u64::try_from(self.core.elapsed(self.now()).as_millis()).unwrap_or(u64::MAX),
-        }));
+    fn report(&self, phase: &str) {
+        self.shared.set_drain_report(self.drain.report(phase));
     }
 
     /// No listener any more; workers end what is open after its present exchanges.
@@ -386,22 +350,10 @@ impl Driver {
         });
     }
 
-    fn finish(&mut self) {
-        self.report("drained", None);
-        for done in self.drained.drain(..) {
-            // The asker may be gone.
-            let _ = done.send(());
-        }
-    }
-
     /// Says goodbye, saves, and lets everything go.
     async fn end(mut self) {
         let connected = self.shared.line.borrow().connected;
-        self.shared.lease.state(State::Gone);
-        if connected {
-            while self.answers.try_recv().is_ok() {}
-            let _ = tokio::time::timeout(FAREWELL, self.answers.recv()).await;
-        }
+        farewell(&self.shared.lease, connected, &mut self.answers).await;
         self.shared.save_now().await;
         for worker in self.shared.workers.all() {
             worker.send(WorkerMsg::Stop).await;

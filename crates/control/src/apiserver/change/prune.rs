@@ -54,10 +54,8 @@ pub(super) fn drafts(
         mark(draft.after.as_mut(), set);
     }
     let given: BTreeSet<&ObjectRef> = puts.iter().filter_map(|put| put.object.as_ref()).collect();
-    let members = snapshot.objects.iter().map(|(key, o)| (key, &o.raw));
-    let unreadable = snapshot.unreadable.iter().map(|(key, raw)| (key, &**raw));
-    let gone: BTreeSet<&ObjectRef> = members
-        .chain(unreadable)
+    let gone: BTreeSet<&ObjectRef> = snapshot
+        .values()
         .filter(|(key, raw)| {
             annotation(raw, SET) == Some(set)
                 && annotation(raw, SOURCE).is_none()

@@ -100,7 +100,6 @@ type Row = (&'static str, &'static str, &'static str, Key, &'static str);
 fn rows() -> Vec<Row> {
     let endpoints = |port| Key::Endpoints(cluster("bank", port, ""));
     let host = || virtual_host("payment", 80);
-    let to = |port, subset| Key::Cluster(cluster("payment", port, subset));
     let inbound = || Key::Listener(INBOUND.to_owned());
     vec![
         (
@@ -159,6 +158,21 @@ fn rows() -> Vec<Row> {
         (ROUTE, "[x-secret]", "[x-none]", host(), "x-secret"),
         (ROUTE, "[x-other]", "[x-none]", host(), "x-other"),
         (ROUTE, ", backoff: 77s", "", host(), "seconds: 77"),
+        (POLICY, "app: order", "app: payment", inbound(), ""),
+        (
+            POLICY,
+            ", portLevelMtls: {8080: {mode: DISABLE}}",
+            "",
+            inbound(),
+            "",
+        ),
+    ]
+}
+
+/// Rows of DestinationRules.
+fn rule_rows() -> Vec<Row> {
+    let to = |port, subset| Key::Cluster(cluster("payment", port, subset));
+    vec![
         (
             RULE,
             "tls: {mode: DISABLE}\n",
@@ -216,20 +230,12 @@ fn rows() -> Vec<Row> {
             to(8080, "v1"),
             "",
         ),
-        (POLICY, "app: order", "app: payment", inbound(), ""),
-        (
-            POLICY,
-            ", portLevelMtls: {8080: {mode: DISABLE}}",
-            "",
-            inbound(),
-            "",
-        ),
     ]
 }
 
 #[test]
 fn every_field_shows_in_what_proxies_get() {
-    for (objects, written, without, key, word) in rows() {
+    for (objects, written, without, key, word) in rows().into_iter().chain(rule_rows()) {
         assert!(objects.contains(written), "{written}");
         let with = shown(objects, &key);
         let twin = shown(&objects.replacen(written, without, 1), &key);
