@@ -13,6 +13,10 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::Duration;
+
+/// How long a door that has no descriptor or memory left waits for some: nobody could be served sooner.
+const BREATHER: Duration = Duration::from_millis(100);
 
 /// Connections at a time: the proxy's workers, the watcher, and the next proxy while the last one ends.
 const CALLERS: usize = 64;
@@ -112,6 +116,10 @@ fn wait(
     match poll(&mut all, None) {
         Ok(_) => {}
         Err(rustix::io::Errno::INTR) => return Ok(vec![false; all.len()]),
+        Err(error) if passes(error) => {
+            std::thread::sleep(BREATHER);
+            return Ok(vec![false; all.len()]);
+        }
         Err(error) => return Err(error.into()),
     }
     Ok(all.iter().map(|one| !one.revents().is_empty()).collect())
@@ -124,6 +132,11 @@ fn take(user: Uid, listener: &OwnedFd, callers: &mut Vec<Caller>) -> io::Result<
         Err(
             rustix::io::Errno::AGAIN | rustix::io::Errno::INTR | rustix::io::Errno::CONNABORTED,
         ) => return Ok(()),
+        // The caller stays in the queue of the listener.
+        Err(error) if passes(error) => {
+            std::thread::sleep(BREATHER);
+            return Ok(());
+        }
         Err(error) => return Err(error.into()),
     };
     let known = socket_peercred(&socket).is_ok_and(|peer| peer.uid == user);
@@ -134,6 +147,15 @@ fn take(user: Uid, listener: &OwnedFd, callers: &mut Vec<Caller>) -> io::Result<
         });
     }
     Ok(())
+}
+
+/// Whether it is a want that may end: a door that ended for it would cut its program off for good.
+fn passes(error: rustix::io::Errno) -> bool {
+    use rustix::io::Errno;
+    matches!(
+        error,
+        Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM
+    )
 }
 
 struct Door<'a> {

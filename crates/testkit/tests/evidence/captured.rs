@@ -1,9 +1,10 @@
 //! A captured program and the life of its sidecar: an address that the program remembers still leads to the name.
 
+use crate::namespace::door_of;
 use naka_testkit::mesh::{Mesh, SOON, testprog};
 use naka_testkit::program::{Program, free_port};
 use naka_testkit::wait::until;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -132,4 +133,46 @@ fn an_address_that_a_program_remembers_outlives_its_sidecar() {
     let from = caller.out().lines().count();
     calls_of(&caller, from, "000");
     assert!(!codes(&caller, from + 1).contains(&"200".to_owned()));
+}
+
+/// A door that has no file descriptor left keeps its callers waiting and goes on once there is one. The twin is inside:
+/// as long as there is none, the next sidecar does not come up.
+#[test]
+fn a_door_outlives_a_want_of_descriptors() {
+    // Fewer than it has open (its listeners), more than it waits for (its callers).
+    const FEW: Option<u64> = Some(6);
+    let mesh = Mesh::up();
+    let _payment = mesh.serve("payment", "v1");
+    let caller = mesh.run(
+        "caller",
+        &["-s", "caller", "--capture", "namespace"],
+        &["sh", "-c", CALLER],
+    );
+    calls_of(&caller, 0, "200");
+    let door = i32::try_from(door_of(&caller)).ok().and_then(Pid::from_raw);
+    let allow = |current| {
+        let maximum = Some(1024);
+        let limit = Rlimit { current, maximum };
+        prlimit(door, Resource::Nofile, limit).expect("our own process")
+    };
+    replace_sidecar(&mesh, &caller, || {
+        allow(FEW);
+    });
+    let from = caller.out().lines().count();
+    until("a call that is lost", SOON, || {
+        codes(&caller, from)
+            .contains(&"000".to_owned())
+            .then_some(())
+    });
+    let before = allow(Some(1024));
+    assert_eq!(before.current, FEW);
+    let from = caller.out().lines().count();
+    calls_of(&caller, from + 1, "200");
+    assert_eq!(
+        door_of(&caller),
+        door.expect("a number")
+            .as_raw_nonzero()
+            .get()
+            .unsigned_abs()
+    );
 }

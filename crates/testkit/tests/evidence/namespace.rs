@@ -53,7 +53,7 @@ fn host_server(bind: &str) -> SocketAddr {
 }
 
 /// The process of `naka run` that made the namespace.
-fn door_of(run: &Program) -> u32 {
+pub(crate) fn door_of(run: &Program) -> u32 {
     let mut queue = vec![run.pid()];
     while let Some(pid) = queue.pop() {
         let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
