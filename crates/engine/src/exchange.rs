@@ -12,6 +12,7 @@
 //! Invariants: after `Reply`, `Relay` or `Done` an exchange gives only `Done`; a [`Permit`] counts every try; a retry
 //! never happens beyond its policy's number, the budget, or the deadline.
 
+mod affinity;
 mod attempt;
 mod dial;
 mod headers;
@@ -33,6 +34,7 @@ use crate::pick::Cursors;
 use crate::reply::LocalReply;
 use crate::runtime::{Permit, Slot};
 use crate::why::{Stage, Why};
+use http::HeaderValue;
 use naka_types::reason::Reason;
 use std::sync::Arc;
 use std::time::Duration;
@@ -255,6 +257,10 @@ pub struct Exchange {
     retry_slot: Option<Slot>,
     held: Option<Permit>,
     deadline: Option<Duration>,
+    /// A cookie made for this caller: the hash of its value, and what the response says.
+    cookie: Option<(u64, HeaderValue)>,
+    /// When the last try began.
+    started: Duration,
 }
 
 impl Default for Exchange {
@@ -281,6 +287,8 @@ impl Exchange {
             retry_slot: None,
             held: None,
             deadline: None,
+            cookie: None,
+            started: Duration::ZERO,
         }
     }
 

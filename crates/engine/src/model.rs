@@ -6,6 +6,7 @@
 //!
 //! Not here: counts and permits ([`crate::runtime`]).
 
+mod balance;
 mod cluster;
 mod condition;
 mod edits;
@@ -14,9 +15,10 @@ mod retry;
 mod route;
 mod snapshot;
 
+pub use balance::{Balance, Cookie, Group, HashKey, Policy, SlowStart, Utilization};
 pub use cluster::{
-    Cluster, ClusterId, ClusterSpec, Endpoint, Health, HttpVersion, Limits, PeerTls, Policy,
-    ServiceMeta, WorkloadMeta,
+    Cluster, ClusterId, ClusterSpec, Endpoint, Health, HttpVersion, Limits, PeerTls, ServiceMeta,
+    WorkloadMeta,
 };
 pub use condition::{HeaderCondition, HeaderRule, PathCondition, Subject, TextCondition, TextRule};
 pub use edits::HeaderEdits;

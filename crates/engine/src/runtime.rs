@@ -8,9 +8,11 @@
 //! Invariant: whatever is counted up is owned by a guard that counts down when it is dropped.
 
 mod availability;
+mod load;
 mod queue;
 
 pub use availability::Bar;
+pub use load::Load;
 pub use queue::{Offer, Waiter};
 
 use crate::limits;
@@ -96,9 +98,16 @@ pub struct ClusterRuntime {
 pub struct EndpointState {
     active: Gauge,
     bars: AtomicU32,
+    load: Load,
 }
 
 impl EndpointState {
+    /// What was observed of its load.
+    #[must_use]
+    pub fn load(&self) -> &Load {
+        &self.load
+    }
+
     /// Requests (or TCP connections) under way.
     #[must_use]
     pub fn active(&self) -> u32 {

@@ -1,9 +1,9 @@
 //! Drawing a destination, picking an endpoint, counting and starting a try.
 
-use super::{Cx, Effect, Exchange, PassThrough, Try, headers, wanted};
+use super::{Cx, Effect, Exchange, PassThrough, Try, affinity, headers, wanted};
 use crate::canonical::{Canonical, Direction};
-use crate::model::{Action, Cluster, ClusterId, Endpoint, Forward, Health};
-use crate::pick::pick;
+use crate::model::{Action, Cluster, ClusterId, Endpoint, Forward, HashKey};
+use crate::pick::{Wish, explain, pick};
 use crate::runtime::{Permit, Slot};
 use crate::why::{Stage, Why};
 use naka_types::reason::Reason;
@@ -50,12 +50,14 @@ pub(super) struct Chosen {
     pub(super) permit: Permit,
 }
 
-/// Picks an endpoint of a cluster and counts the request.
+/// Picks an endpoint of a cluster and counts the request. `key` gives the hash of what is called, for a cluster that
+/// wants one.
 pub(super) fn choose(
     id: ClusterId,
     name: &str,
     avoid: Option<SocketAddr>,
     retry: Option<Slot>,
+    key: impl FnOnce(&HashKey, &mut Cx<'_>) -> Option<u64>,
     cx: &mut Cx<'_>,
 ) -> Result<Chosen, Reason> {
     let Some(cluster) = cx.snapshot.cluster(id) else {
@@ -63,9 +65,20 @@ pub(super) fn choose(
         return Err(Reason::UnknownCluster);
     };
     let cluster = Arc::clone(cluster);
-    let picked = pick(&cluster, avoid, cx.cursors, cx.rng).map(Arc::clone);
-    cx.explain(|| explain_pick(&cluster, picked.as_deref(), avoid));
-    let endpoint = picked.ok_or(Reason::NoHealthyEndpoints)?;
+    let hash = match &cluster.spec.balance.hash {
+        None => None,
+        Some(wanted) => key(wanted, cx),
+    };
+    let wish = Wish {
+        avoid,
+        hash,
+        meant: affinity::meant(&cluster, cx.origin),
+        now: cx.now,
+    };
+    let picked = pick(&cluster, &wish, cx.cursors, cx.rng);
+    cx.explain(|| explain(&cluster, picked.as_ref(), &wish));
+    let picked = picked.ok_or(Reason::NoHealthyEndpoints)?;
+    let endpoint = Arc::clone(picked.endpoint);
     let permit = cluster
         .runtime
         .request(&endpoint.state, &cluster.spec.limits, retry)
@@ -75,45 +88,6 @@ pub(super) fn choose(
         endpoint,
         permit,
     })
-}
-
-fn explain_pick(cluster: &Cluster, picked: Option<&Endpoint>, avoid: Option<SocketAddr>) -> Why {
-    let considered: Vec<_> = cluster
-        .endpoints
-        .iter()
-        .map(|e| {
-            let health = match e.health {
-                Health::Healthy => "healthy",
-                Health::Draining => "draining",
-                Health::Unhealthy => "unhealthy",
-            };
-            let tried = if Some(e.address) == avoid {
-                ", just tried"
-            } else {
-                ""
-            };
-            format!(
-                "{} ({health}, weight {}, {} active{tried})",
-                e.address,
-                e.weight,
-                e.state.active()
-            )
-        })
-        .collect();
-    Why::new(
-        Stage::Endpoint,
-        picked.map_or_else(|| "none".to_owned(), |e| e.address.to_string()),
-        format!(
-            "{} of {}: {}",
-            cluster.spec.policy.as_str(),
-            cluster.name(),
-            if considered.is_empty() {
-                "no endpoints".to_owned()
-            } else {
-                considered.join(", ")
-            }
-        ),
-    )
 }
 
 impl Exchange {
@@ -138,7 +112,9 @@ impl Exchange {
             return self.refuse(request, Reason::Internal, cx);
         };
         let avoid = self.endpoint.as_ref().map(|e| e.address);
-        let chosen = match choose(id, &name, avoid, self.retry_slot.take(), cx) {
+        let retry = self.retry_slot.take();
+        let key = |key: &HashKey, cx: &mut Cx<'_>| self.key(key, request, cx);
+        let chosen = match choose(id, &name, avoid, retry, key, cx) {
             Ok(chosen) => chosen,
             Err(reason) => {
                 self.cluster = cx.snapshot.cluster(id).cloned();
@@ -147,6 +123,7 @@ impl Exchange {
         };
         self.cluster = Some(Arc::clone(&chosen.cluster));
         self.endpoint = Some(Arc::clone(&chosen.endpoint));
+        self.started = cx.now;
         if !matches!(cx.origin.direction, Direction::Inbound { .. }) {
             let left = self.deadline.map(|d| d.saturating_sub(cx.now));
             headers::mark_attempt(request, self.attempts, self.retry.per_try, left);

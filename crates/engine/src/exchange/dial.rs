@@ -4,7 +4,9 @@
 //! the program. A connection that could not be made is tried at other endpoints, up to three times, since not a byte
 //! has been passed on.
 
-use super::{Answered, Cx, Effect, Input, Need, Outcome, PassThrough, Try, attempt, inbound};
+use super::{
+    Answered, Cx, Effect, Input, Need, Outcome, PassThrough, Try, affinity, attempt, inbound,
+};
 use crate::canonical::Direction;
 use crate::model::{Action, Cluster, ClusterId, Endpoint, Route, VirtualHost};
 use crate::reply::LocalReply;
@@ -135,7 +137,7 @@ impl Dial {
             return Self::refuse(Reason::UnknownCluster, cx);
         };
         let avoid = self.endpoint.as_ref().map(|e| e.address);
-        match attempt::choose(id, &name, avoid, None, cx) {
+        match attempt::choose(id, &name, avoid, None, affinity::of_connection, cx) {
             Err(reason) => Self::refuse(reason, cx),
             Ok(chosen) => {
                 self.cluster = Some(Arc::clone(&chosen.cluster));

@@ -146,6 +146,7 @@ impl Exchange {
             outcome,
             replayable,
         } = tried;
+        self.learn(&outcome, cx);
         let again = self.again(request, &outcome, replayable, cx);
         if again.is_ok() {
             self.held = None;
@@ -223,6 +224,7 @@ impl Exchange {
     fn edit_response(&self, parts: &mut http::response::Parts, cx: &Cx<'_>) {
         let trusted = self.endpoint.as_ref().is_some_and(|e| e.mtls);
         headers::sanitise_response(&mut parts.headers, trusted, cx.origin);
+        self.mark_response(&mut parts.headers);
         if let Some(route) = &self.route {
             if let Some(destination) = self.destination(route) {
                 destination.response_headers.apply(&mut parts.headers);

@@ -1,6 +1,7 @@
 //! Clusters and their endpoints.
 
-use crate::pick::Picks;
+use super::balance::{Balance, Group, Policy};
+use crate::pick::Plan;
 use crate::runtime::{ClusterRuntime, EndpointState};
 use naka_types::labels::Labels;
 use naka_types::protocol::Protocol;
@@ -8,6 +9,7 @@ use naka_types::spiffe::SpiffeId;
 use naka_types::workload::Ulid;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Number of a cluster, stable for the life of a proxy (see [`crate::runtime::Registry::id`]).
@@ -19,30 +21,6 @@ impl ClusterId {
     #[must_use]
     pub fn index(self) -> usize {
         usize::try_from(self.0).unwrap_or(usize::MAX)
-    }
-}
-
-/// How an endpoint is chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Policy {
-    /// In turn, in proportion to the weights.
-    RoundRobin,
-    /// The less busy of two drawn in proportion to the weights (Istio's default).
-    #[default]
-    LeastRequest,
-    /// Drawn in proportion to the weights.
-    Random,
-}
-
-impl Policy {
-    /// The word of a DestinationRule.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::RoundRobin => "ROUND_ROBIN",
-            Self::LeastRequest => "LEAST_REQUEST",
-            Self::Random => "RANDOM",
-        }
     }
 }
 
@@ -112,6 +90,8 @@ pub struct ClusterSpec {
     pub protocol: Protocol,
     /// How an endpoint is chosen.
     pub policy: Policy,
+    /// What else decides which one.
+    pub balance: Balance,
     /// Circuit limits.
     pub limits: Limits,
     /// Longest time until a connection stands.
@@ -138,6 +118,7 @@ impl ClusterSpec {
             name: name.into(),
             protocol,
             policy: Policy::default(),
+            balance: Balance::default(),
             limits: Limits::default(),
             connect_timeout: Duration::from_secs(10),
             http: match protocol {
@@ -165,11 +146,18 @@ pub struct Cluster {
     pub endpoints: Box<[Arc<Endpoint>]>,
     /// Counts that outlive this snapshot.
     pub runtime: Arc<ClusterRuntime>,
-    pub(crate) picks: Picks,
+    /// How they are grouped by place; the sizes add up to the number of endpoints.
+    pub groups: Box<[Group]>,
+    /// What may be picked while this proxy has barred none of them.
+    pub(crate) plan: Plan,
+    /// Tells this value apart from every other cluster of this process.
+    pub(crate) version: u64,
 }
 
+static VERSIONS: AtomicU64 = AtomicU64::new(1);
+
 impl Cluster {
-    /// Makes a cluster and works out which endpoints may be picked, and how often.
+    /// Makes a cluster whose endpoints are all equally near.
     #[must_use]
     pub fn new(
         id: ClusterId,
@@ -177,13 +165,28 @@ impl Cluster {
         endpoints: Vec<Arc<Endpoint>>,
         runtime: Arc<ClusterRuntime>,
     ) -> Self {
-        let picks = Picks::of(&endpoints, spec.panic_threshold);
+        let all = Group::whole(endpoints.len());
+        Self::placed(id, spec, endpoints, vec![all], runtime)
+    }
+
+    /// Makes a cluster whose endpoints, in this order, stand in these groups, and works out which may be picked, and
+    /// how often. Endpoints beyond the last group are never picked.
+    #[must_use]
+    pub fn placed(
+        id: ClusterId,
+        spec: Arc<ClusterSpec>,
+        endpoints: Vec<Arc<Endpoint>>,
+        groups: Vec<Group>,
+        runtime: Arc<ClusterRuntime>,
+    ) -> Self {
         Self {
+            plan: Plan::of(&endpoints, &groups, &spec, None),
             id,
             spec,
             endpoints: endpoints.into(),
             runtime,
-            picks,
+            groups: groups.into(),
+            version: VERSIONS.fetch_add(1, Ordering::Relaxed),
         }
     }
 
@@ -204,6 +207,14 @@ pub enum Health {
     Draining,
     /// No.
     Unhealthy,
+}
+
+impl Health {
+    /// Whether nothing speaks against calling it.
+    #[must_use]
+    pub fn is_good(self) -> bool {
+        self == Self::Healthy
+    }
 }
 
 /// Who serves at an endpoint.

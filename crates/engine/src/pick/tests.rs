@@ -1,6 +1,10 @@
 //! Picks: fairness, health, weights, avoidance.
 
-use super::{Cursors, pick};
+mod hashing;
+mod load;
+mod places;
+
+use super::{Cursors, Wish};
 use crate::model::{Cluster, ClusterSpec, Endpoint, Health, Limits, Policy};
 use crate::runtime::{Bar, Registry};
 use naka_types::protocol::Protocol;
@@ -9,13 +13,34 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+fn pick<'a>(
+    cluster: &'a Cluster,
+    avoid: Option<SocketAddr>,
+    cursors: &mut Cursors,
+    rng: &mut fastrand::Rng,
+) -> Option<&'a Arc<Endpoint>> {
+    let wish = Wish {
+        avoid,
+        ..Wish::default()
+    };
+    super::pick(cluster, &wish, cursors, rng).map(|picked| picked.endpoint)
+}
+
 fn address(n: usize) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], u16::try_from(n + 1).unwrap()))
 }
 
 fn cluster(registry: &Registry, policy: Policy, endpoints: &[(u32, Health)]) -> Cluster {
+    cluster_of(registry, endpoints, |spec| spec.policy = policy)
+}
+
+fn cluster_of(
+    registry: &Registry,
+    endpoints: &[(u32, Health)],
+    change: impl FnOnce(&mut ClusterSpec),
+) -> Cluster {
     let mut spec = ClusterSpec::new("outbound|80||a", Protocol::Http);
-    spec.policy = policy;
+    change(&mut spec);
     let endpoints = endpoints
         .iter()
         .enumerate()
@@ -32,6 +57,13 @@ fn cluster(registry: &Registry, policy: Policy, endpoints: &[(u32, Health)]) -> 
         .collect();
     let runtime = registry.cluster(&spec.name);
     Cluster::new(registry.id(&spec.name), Arc::new(spec), endpoints, runtime)
+}
+
+/// Share of the calls that go to these.
+fn share(cluster: &Cluster, calls: usize, to: &[SocketAddr]) -> f64 {
+    let seen = counts(cluster, calls, 17);
+    let those: usize = to.iter().filter_map(|address| seen.get(address)).sum();
+    f64::from(u32::try_from(those).unwrap()) / f64::from(u32::try_from(calls).unwrap())
 }
 
 fn counts(cluster: &Cluster, calls: usize, seed: u64) -> BTreeMap<SocketAddr, usize> {

@@ -1,0 +1,325 @@
+//! Reports of load that programs put into their responses (ORCA, `endpoint-load-metrics`), and the weight they make.
+//!
+//! Three forms, as Envoy reads them: `endpoint-load-metrics: cpu_utilization:0.3,rps_fractional:100`, the same with
+//! `-json` and a JSON object, the same with `-bin` and base64 of the protobuf message `xds.data.orca.v3.
+//! OrcaLoadReport`. The weight is calls per second for each unit of utilisation; errors count as utilisation. A
+//! report that cannot be read, or comes in two forms at once, is none.
+
+use crate::model::Utilization;
+use http::{HeaderMap, HeaderValue};
+use serde_json::Value;
+
+const TEXT: &str = "endpoint-load-metrics";
+const JSON: &str = "endpoint-load-metrics-json";
+const BINARY: &str = "endpoint-load-metrics-bin";
+/// Longest report read.
+const MAX_BYTES: usize = 4096;
+
+/// What a report says, as far as it is asked after.
+#[derive(Debug, Default, PartialEq)]
+struct Report {
+    application: f64,
+    cpu: f64,
+    memory: f64,
+    rps: f64,
+    eps: f64,
+    /// The largest of the metrics that the configuration names.
+    named: f64,
+}
+
+/// The weight that a response's report makes.
+pub(crate) fn weight(headers: &HeaderMap, rules: &Utilization) -> Option<u32> {
+    let report = match (headers.get(TEXT), headers.get(JSON), headers.get(BINARY)) {
+        (None, None, None) => None,
+        (Some(_), None, None) => text(headers, rules),
+        (None, Some(json), None) => of_json(json, rules),
+        (None, None, Some(binary)) => of_binary(binary, rules),
+        _ => None,
+    }?;
+    report.weight(rules.penalty)
+}
+
+impl Report {
+    /// Takes a metric by the name it has in the text form.
+    fn set(&mut self, name: &str, value: f64, rules: &Utilization) -> bool {
+        if rules.metrics.iter().any(|wanted| **wanted == *name) {
+            self.named = self.named.max(value);
+        }
+        match name {
+            "application_utilization" => self.application = value,
+            "cpu_utilization" => self.cpu = value,
+            "mem_utilization" => self.memory = value,
+            "rps_fractional" => self.rps = value,
+            "eps" => self.eps = value,
+            _ => return name.starts_with("named_metrics.") || name.starts_with("utilization."),
+        }
+        true
+    }
+
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "it is positive, and one beyond the range counts as the largest"
+    )]
+    fn weight(&self, penalty: f64) -> Option<u32> {
+        let mut used = [self.named, self.application, self.cpu]
+            .into_iter()
+            .find(|used| *used > 0.0)
+            .unwrap_or(0.0);
+        if self.rps <= 0.0 {
+            return None;
+        }
+        used += penalty * self.eps / self.rps;
+        (used > 0.0).then(|| (self.rps / used).min(f64::from(u32::MAX)) as u32)
+    }
+}
+
+fn text(headers: &HeaderMap, rules: &Utilization) -> Option<Report> {
+    let mut report = Report::default();
+    for line in headers.get_all(TEXT) {
+        for pair in short(line)?.split(',') {
+            let (name, value) = pair.trim().split_once(':')?;
+            let value: f64 = value.trim().parse().ok()?;
+            if !value.is_finite() || !report.set(name.trim(), value, rules) {
+                return None;
+            }
+        }
+    }
+    Some(report)
+}
+
+fn short(value: &HeaderValue) -> Option<&str> {
+    value.to_str().ok().filter(|text| text.len() <= MAX_BYTES)
+}
+
+fn of_json(value: &HeaderValue, rules: &Utilization) -> Option<Report> {
+    let json: Value = serde_json::from_str(short(value)?).ok()?;
+    let mut report = Report::default();
+    for (name, value) in json.as_object()? {
+        // Both spellings of protobuf's JSON.
+        let name: String = name
+            .chars()
+            .flat_map(|c| {
+                let split = c.is_ascii_uppercase().then_some('_');
+                split.into_iter().chain([c.to_ascii_lowercase()])
+            })
+            .collect();
+        match value {
+            Value::Object(map) => {
+                for (key, value) in map {
+                    report.set(&format!("{name}.{key}"), value.as_f64()?, rules);
+                }
+            }
+            other => {
+                report.set(&name, other.as_f64()?, rules);
+            }
+        }
+    }
+    Some(report)
+}
+
+fn of_binary(value: &HeaderValue, rules: &Utilization) -> Option<Report> {
+    let bytes = base64(short(value)?.as_bytes())?;
+    let mut report = Report::default();
+    for field in fields(&bytes)? {
+        match field {
+            (1, Field::Double(v)) => report.cpu = v,
+            (2, Field::Double(v)) => report.memory = v,
+            (6, Field::Double(v)) => report.rps = v,
+            (7, Field::Double(v)) => report.eps = v,
+            (9, Field::Double(v)) => report.application = v,
+            (4 | 5 | 8, Field::Bytes(entry)) => {
+                let (mut key, mut number) = ("", 0.0);
+                for field in fields(entry)? {
+                    match field {
+                        (1, Field::Bytes(text)) => key = std::str::from_utf8(text).ok()?,
+                        (2, Field::Double(v)) => number = v,
+                        _ => {}
+                    }
+                }
+                let map = match field.0 {
+                    4 => "request_cost",
+                    5 => "utilization",
+                    _ => "named_metrics",
+                };
+                report.set(&format!("{map}.{key}"), number, rules);
+            }
+            _ => {}
+        }
+    }
+    for (name, value) in [
+        ("cpu_utilization", report.cpu),
+        ("mem_utilization", report.memory),
+        ("application_utilization", report.application),
+    ] {
+        report.set(name, value, rules);
+    }
+    Some(report)
+}
+
+/// A field of a protobuf message, as far as the report has such.
+enum Field<'a> {
+    Double(f64),
+    Bytes(&'a [u8]),
+    Other,
+}
+
+fn fields(mut bytes: &[u8]) -> Option<Vec<(u64, Field<'_>)>> {
+    let mut all = Vec::new();
+    while !bytes.is_empty() {
+        let tag = varint(&mut bytes)?;
+        let field = match tag & 7 {
+            0 => {
+                varint(&mut bytes)?;
+                Field::Other
+            }
+            1 => {
+                let (head, rest) = bytes.split_first_chunk::<8>()?;
+                bytes = rest;
+                Field::Double(f64::from_le_bytes(*head)).finite()?
+            }
+            2 => {
+                let length = usize::try_from(varint(&mut bytes)?).ok()?;
+                let (head, rest) = bytes.split_at_checked(length)?;
+                bytes = rest;
+                Field::Bytes(head)
+            }
+            5 => {
+                bytes = bytes.get(4..)?;
+                Field::Other
+            }
+            _ => return None,
+        };
+        all.push((tag >> 3, field));
+    }
+    Some(all)
+}
+
+impl Field<'_> {
+    fn finite(self) -> Option<Self> {
+        match self {
+            Self::Double(value) if !value.is_finite() => None,
+            other => Some(other),
+        }
+    }
+}
+
+fn varint(bytes: &mut &[u8]) -> Option<u64> {
+    let mut value = 0u64;
+    for shift in (0..64).step_by(7) {
+        let (first, rest) = bytes.split_first()?;
+        *bytes = rest;
+        value |= u64::from(first & 0x7f) << shift;
+        if first & 0x80 == 0 {
+            return Some(value);
+        }
+    }
+    None
+}
+
+/// Base64 with or without padding.
+fn base64(text: &[u8]) -> Option<Vec<u8>> {
+    let text = text.trim_ascii();
+    let text = text
+        .strip_suffix(b"==")
+        .or(text.strip_suffix(b"="))
+        .unwrap_or(text);
+    let mut bytes = Vec::with_capacity(text.len() * 3 / 4);
+    let (mut bits, mut held) = (0u32, 0u32);
+    for byte in text {
+        let value = match byte {
+            b'A'..=b'Z' => byte - b'A',
+            b'a'..=b'z' => byte - b'a' + 26,
+            b'0'..=b'9' => byte - b'0' + 52,
+            b'+' => 62,
+            b'/' => 63,
+            _ => return None,
+        };
+        bits = bits << 6 | u32::from(value);
+        held += 6;
+        if held >= 8 {
+            held -= 8;
+            bytes.push(u8::try_from(bits >> held & 0xff).ok()?);
+        }
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::weight;
+    use crate::model::Utilization;
+    use http::{HeaderMap, HeaderValue};
+
+    fn of(pairs: &[(&'static str, &str)]) -> Option<u32> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(*name, HeaderValue::from_str(value).unwrap());
+        }
+        let rules = Utilization {
+            metrics: Box::new(["named_metrics.queue".into()]),
+            ..Utilization::default()
+        };
+        weight(&headers, &rules)
+    }
+
+    #[test]
+    fn the_three_forms_say_the_same() {
+        let text = "endpoint-load-metrics";
+        let json = "endpoint-load-metrics-json";
+        let binary = "endpoint-load-metrics-bin";
+        assert_eq!(
+            of(&[(text, "cpu_utilization:0.5,rps_fractional:100")]),
+            Some(200)
+        );
+        assert_eq!(
+            of(&[(json, r#"{"cpu_utilization":0.5,"rpsFractional":100}"#)]),
+            Some(200)
+        );
+        // Fields 1 (cpu 0.5) and 6 (rps 100).
+        assert_eq!(of(&[(binary, "CQAAAAAAAOA/MQAAAAAAAFlA")]), Some(200));
+    }
+
+    #[test]
+    fn what_counts_as_utilisation() {
+        let text = "endpoint-load-metrics";
+        let rps = "rps_fractional:100";
+        for (report, want) in [
+            (
+                "application_utilization:0.25,cpu_utilization:0.5",
+                Some(400),
+            ),
+            (
+                "named_metrics.queue:0.8,application_utilization:0.25",
+                Some(125),
+            ),
+            ("named_metrics.other:0.8,cpu_utilization:0.5", Some(200)),
+            ("cpu_utilization:0.5,eps:50", Some(100)),
+            ("mem_utilization:0.5", None),
+            ("cpu_utilization:0", None),
+            ("cpu_utilization:nan", None),
+            ("cpu_utilization", None),
+            ("colour:1", None),
+        ] {
+            assert_eq!(of(&[(text, &format!("{report},{rps}"))]), want, "{report}");
+        }
+        assert_eq!(
+            of(&[(text, "cpu_utilization:0.5")]),
+            None,
+            "no calls, no weight"
+        );
+        assert_eq!(of(&[]), None);
+        let two = [
+            (text, "cpu_utilization:0.5,rps_fractional:1"),
+            ("endpoint-load-metrics-json", "{}"),
+        ];
+        assert_eq!(of(&two), None, "two forms at once");
+        for broken in ["?", "CQ", "////"] {
+            assert_eq!(
+                of(&[("endpoint-load-metrics-bin", broken)]),
+                None,
+                "{broken}"
+            );
+        }
+    }
+}

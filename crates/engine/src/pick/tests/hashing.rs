@@ -1,0 +1,116 @@
+//! Consistent hashing: one key, one endpoint; few keys move; the layout is Envoy's.
+
+use super::{address, cluster_of};
+use crate::model::{Cluster, Health, Policy};
+use crate::pick::{Cursors, Wish, pick};
+use crate::runtime::{Bar, Registry};
+use std::net::SocketAddr;
+use xxhash_rust::xxh64::xxh64;
+
+const RING: Policy = Policy::RingHash { minimum: 1024 };
+const MAGLEV: Policy = Policy::Maglev { table: 65_537 };
+const KEYS: u64 = 4000;
+
+fn to(cluster: &Cluster, cursors: &mut Cursors, key: u64, avoid: Option<SocketAddr>) -> SocketAddr {
+    let mut rng = fastrand::Rng::with_seed(key);
+    let wish = Wish {
+        hash: Some(xxh64(format!("user-{key}").as_bytes(), 0)),
+        avoid,
+        ..Wish::default()
+    };
+    pick(cluster, &wish, cursors, &mut rng)
+        .unwrap()
+        .endpoint
+        .address
+}
+
+fn hashing(registry: &Registry, policy: Policy, weights: &[u32]) -> Cluster {
+    let endpoints: Vec<_> = weights.iter().map(|w| (*w, Health::Healthy)).collect();
+    cluster_of(registry, &endpoints, |spec| spec.policy = policy)
+}
+
+#[test]
+fn a_key_stays_where_it_is_and_keys_spread_by_weight() {
+    let registry = Registry::default();
+    let cursors = &mut Cursors::new();
+    for (policy, slack) in [(RING, 0.06), (MAGLEV, 0.03)] {
+        let cluster = hashing(&registry, policy, &[1, 1, 2]);
+        let mut counts = [0u32; 3];
+        for key in 0..KEYS {
+            let first = to(&cluster, cursors, key, None);
+            assert_eq!(to(&cluster, cursors, key, None), first);
+            counts[usize::from(first.port()) - 1] += 1;
+        }
+        for (count, want) in counts.iter().zip([0.25, 0.25, 0.5]) {
+            let seen = f64::from(*count) / 4000.0;
+            assert!((seen - want).abs() < slack, "{policy:?}: {counts:?}");
+        }
+    }
+}
+
+#[test]
+fn only_the_keys_of_a_lost_endpoint_move() {
+    let registry = Registry::default();
+    let cursors = &mut Cursors::new();
+    // As in Envoy a ring keeps its size: those that stay get more points each, and a few keys with them.
+    for (policy, most_others) in [(RING, 320), (MAGLEV, 60)] {
+        let cluster = hashing(&registry, policy, &[1; 10]);
+        let before: Vec<_> = (0..KEYS)
+            .map(|key| to(&cluster, cursors, key, None))
+            .collect();
+        cluster
+            .runtime
+            .bar(&cluster.endpoints[3].state, Bar::Outlier);
+        let mut moved = 0;
+        for (key, before) in (0..KEYS).zip(&before) {
+            let after = to(&cluster, cursors, key, None);
+            assert_ne!(after, address(3));
+            moved += u32::from(after != *before && *before != address(3));
+        }
+        assert!(
+            moved <= most_others,
+            "{policy:?}: {moved} of {KEYS} moved for nothing"
+        );
+        cluster
+            .runtime
+            .lift(&cluster.endpoints[3].state, Bar::Outlier);
+        let after: Vec<_> = (0..KEYS)
+            .map(|key| to(&cluster, cursors, key, None))
+            .collect();
+        assert_eq!(after, before, "and come back");
+    }
+}
+
+#[test]
+fn a_retry_goes_elsewhere_and_always_to_the_same_place() {
+    let registry = Registry::default();
+    let cursors = &mut Cursors::new();
+    for policy in [RING, MAGLEV] {
+        let cluster = hashing(&registry, policy, &[1, 1, 1]);
+        for key in 0..200 {
+            let first = to(&cluster, cursors, key, None);
+            let second = to(&cluster, cursors, key, Some(first));
+            assert_ne!(first, second);
+            assert_eq!(to(&cluster, cursors, key, Some(first)), second);
+        }
+    }
+}
+
+#[test]
+fn without_a_key_calls_spread() {
+    let registry = Registry::default();
+    for policy in [RING, MAGLEV] {
+        let cluster = hashing(&registry, policy, &[1, 1, 1]);
+        let seen = super::counts(&cluster, 3000, 7);
+        assert!(seen.values().all(|count| *count > 700), "{seen:?}");
+    }
+}
+
+#[test]
+fn a_table_that_is_no_prime_ends_and_picks_nobody() {
+    let registry = Registry::default();
+    let cluster = hashing(&registry, Policy::Maglev { table: 1000 }, &[1, 1]);
+    let (mut cursors, mut rng) = (Cursors::new(), fastrand::Rng::with_seed(1));
+    // Whatever comes of it, it comes.
+    let _ = pick(&cluster, &Wish::default(), &mut cursors, &mut rng);
+}
