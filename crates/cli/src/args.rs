@@ -9,6 +9,8 @@ pub(crate) use operate::*;
 pub(crate) use run::*;
 
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
+use naka_types::host::Host;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -157,7 +159,7 @@ pub(crate) struct Up {
     #[arg(long, value_name = "DOMAIN")]
     pub(crate) trust_domain: Option<String>,
     /// Address that other machines reach this one by, remembered; without one the mesh serves this machine only
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = advertised)]
     pub(crate) advertise: Option<String>,
     /// Directory of YAML that is watched and owns the objects it holds
     #[arg(long, value_name = "DIR")]
@@ -385,10 +387,60 @@ fn duration(text: &str) -> Result<Duration, String> {
     naka_types::duration::parse(text).map_err(|error| error.to_string())
 }
 
+/// Reads an address that others reach us by: a name or an IP address, with a port or without; empty forgets it.
+fn advertised(text: &str) -> Result<String, String> {
+    let bare = text.trim_matches(['[', ']']);
+    let host = match text.rsplit_once(':') {
+        Some((host, port)) if bare.parse::<IpAddr>().is_err() => {
+            let port = port.parse::<u16>().ok().filter(|port| *port > 0);
+            port.map(|_| host.trim_matches(['[', ']']))
+                .ok_or("what follows the last colon is no port")?
+        }
+        _ => bare,
+    };
+    let fits = text.is_empty() || host != "*" && Host::parse(host).is_ok();
+    if fits {
+        Ok(text.to_owned())
+    } else {
+        Err(
+            "want NAME, IP, NAME:PORT or IP:PORT, such as mesh.example.com or [2001:db8::1]:15012"
+                .to_owned(),
+        )
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{Args, Command};
+    use super::{Args, Command, advertised};
     use clap::{CommandFactory, Parser};
+
+    #[test]
+    fn an_address_for_others_is_one() {
+        for good in [
+            "",
+            "10.0.0.5",
+            "10.0.0.5:15012",
+            "mesh",
+            "mesh.example.com:443",
+            "2001:db8::1",
+            "[2001:db8::1]:15012",
+            "[::1]",
+        ] {
+            assert_eq!(advertised(good).as_deref(), Ok(good));
+        }
+        for bad in [
+            "a b",
+            "mesh:x",
+            "mesh:0",
+            ":15012",
+            "*",
+            "http://mesh",
+            "mesh:70000",
+            "a\"b",
+        ] {
+            assert!(advertised(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn the_command_line_is_consistent() {

@@ -1,6 +1,6 @@
 //! Options of the commands that secure and operate a mesh: tokens, the log, the processes themselves.
 
-use super::{Output, duration};
+use super::{Output, advertised, duration};
 use clap::{Args as Group, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -149,7 +149,7 @@ pub(crate) struct Control {
     #[arg(long, value_name = "DOMAIN")]
     pub(crate) trust_domain: Option<String>,
     /// Address that other machines reach this one by; remembered, and forgotten when it is empty
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = advertised)]
     pub(crate) advertise: Option<String>,
     /// The control plane of the whole machine: xDS on 15012, API on 15080, metrics on 15014 instead of free ports
     #[arg(long)]
@@ -327,7 +327,7 @@ pub(crate) struct InstallSystemd {
     #[arg(long)]
     pub(crate) print: bool,
     /// Address that other machines reach the control plane by
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = advertised)]
     pub(crate) advertise: Option<String>,
     /// Write below this directory instead of / and leave systemd alone, for images
     #[arg(long, value_name = "DIR")]
