@@ -22,6 +22,11 @@ mod namespace;
 mod notify;
 mod out;
 
+/// Requests explained without a network, for the referee of the tests.
+pub mod explain {
+    pub use crate::cmd::explain::objects::{Implied, Question};
+}
+
 use crate::args::{Args, Command, ProxyCommand};
 use crate::exit::{DONE, Exit, Outcome, USAGE};
 use clap::Parser;

@@ -10,6 +10,7 @@ pub mod http1;
 pub mod machines;
 pub mod mesh;
 pub mod program;
+pub mod referee;
 pub mod relay;
 pub mod user;
 pub mod wait;

@@ -133,7 +133,7 @@ pub fn page(proofs: &Proofs) -> String {
     let mut out = String::from(
         "# Fields\n\n\
          Every field of every kind that Naka reads, and what it does today. **Enforced** names the case (`cases/…`, run by \
-         `cargo test -p naka-cli --lib cases`, which also takes the field out and sees another verdict) or the test \
+         `make referee`, which also takes the field out and sees another verdict) or the test \
          (`file#test`) that shows it. **Used, unproven** does what its page says, but nothing named here shows it. **Not yet**: \
          the field is read, checked and kept, and each use is reported by `naka check`, by `naka apply` and in the object's \
          status (W900); where leaving it out would let more through, the part that holds it is out of force (E901).\n\n\

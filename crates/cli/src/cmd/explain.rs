@@ -3,8 +3,7 @@
 //! A request takes the walk a real one takes: objects → the control plane's compile → the proxy's intake → the engine,
 //! on the live state or on files, and no network either way. What is printed is the engine's own trail.
 
-#[cfg(test)]
-mod cases;
+pub(crate) mod objects;
 mod request;
 mod world;
 

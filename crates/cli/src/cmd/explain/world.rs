@@ -1,5 +1,6 @@
 //! The world a request is explained on: the running mesh's, or one made of files.
 
+use super::objects::Implied;
 use crate::client::Client;
 use crate::exit::Outcome;
 use crate::{manifests, out};
@@ -89,41 +90,52 @@ pub(crate) fn of_files(files: &[PathBuf], namespace: &str, asked: &str) -> Outco
     })
 }
 
-/// The world that these objects and a request for `asked` imply.
-pub(crate) fn of_objects(objects: Vec<Object>, namespace: &str, asked: &str) -> World {
-    let mut hosts: BTreeMap<Host, BTreeSet<u16>> = BTreeMap::new();
-    let mut subsets: BTreeMap<Host, Vec<Labels>> = BTreeMap::new();
+/// Services that these objects and a request for `asked` speak of.
+pub(super) fn implied(objects: &[Object], namespace: &str, asked: &str) -> BTreeMap<Host, Implied> {
+    let mut all: BTreeMap<Host, Implied> = BTreeMap::new();
+    let mut called = |host: &Host, port: u16| {
+        all.entry(host.clone()).or_default().ports.insert(port);
+    };
     if let Ok(host) = Host::resolve(asked, namespace) {
-        hosts.entry(host).or_default().insert(80);
+        called(&host, 80);
     }
-    for object in &objects {
-        match &object.spec {
-            Spec::VirtualService(spec) => {
-                let routes = spec.http.iter().filter_map(|http| match &http.action {
-                    Action::Route(destinations) => Some(destinations),
-                    Action::Redirect(_) | Action::Direct(_) => None,
-                });
-                for target in routes.flatten().map(|weighted| &weighted.destination) {
-                    hosts
-                        .entry(target.host.clone())
-                        .or_default()
-                        .insert(target.port.unwrap_or(80));
-                }
-                for host in spec.hosts.iter().filter(|host| !host.is_wildcard()) {
-                    hosts.entry(host.clone()).or_default().insert(80);
-                }
+    for object in objects {
+        if let Spec::VirtualService(spec) = &object.spec {
+            let routes = spec.http.iter().filter_map(|http| match &http.action {
+                Action::Route(destinations) => Some(destinations),
+                Action::Redirect(_) | Action::Direct(_) => None,
+            });
+            for target in routes.flatten().map(|weighted| &weighted.destination) {
+                called(&target.host, target.port.unwrap_or(80));
             }
-            Spec::DestinationRule(spec) if !spec.host.is_wildcard() => {
-                hosts.entry(spec.host.clone()).or_default();
-                let labels = spec.subsets.iter().map(|subset| subset.labels.clone());
-                subsets.entry(spec.host.clone()).or_default().extend(labels);
+            for host in spec.hosts.iter().filter(|host| !host.is_wildcard()) {
+                called(host, 80);
             }
-            _ => {}
         }
     }
+    for object in objects {
+        if let Spec::DestinationRule(spec) = &object.spec
+            && !spec.host.is_wildcard()
+        {
+            let labels = spec.subsets.iter().map(|subset| subset.labels.clone());
+            let one = all.entry(spec.host.clone()).or_default();
+            one.subsets.extend(labels);
+        }
+    }
+    all
+}
+
+/// The world that these objects and a request for `asked` imply. Endpoints that the objects declare are taken as they
+/// are; a service without any gets one for each of its subsets.
+pub(crate) fn of_objects(objects: Vec<Object>, namespace: &str, asked: &str) -> World {
+    let implied = implied(&objects, namespace, asked);
     let mut world = joined(objects, naka_types::spiffe::DEFAULT_TRUST_DOMAIN);
     let mut number = 0_u32;
-    for (host, mut ports) in hosts {
+    for (host, Implied { mut ports, subsets }) in implied {
+        let known = world.endpoints.get(&host);
+        if known.is_some_and(|ports| !ports.is_empty()) {
+            continue;
+        }
         let Some((name, namespace)) = host.service().map(|(n, ns)| (n.to_owned(), ns.to_owned()))
         else {
             continue;
@@ -151,7 +163,7 @@ pub(crate) fn of_objects(objects: Vec<Object>, namespace: &str, asked: &str) -> 
             };
             world.services.insert(host.clone(), Arc::new(made));
         }
-        let mut labels = subsets.remove(&host).unwrap_or_default();
+        let mut labels = subsets;
         if labels.is_empty() {
             labels.push(Labels::new());
         }

@@ -2,7 +2,9 @@
 
 use super::helper::dns;
 use crate::compile::{listener, tls};
-use naka_wire::envoy::config::core::v3::{Http2ProtocolOptions, HttpProtocolOptions as Common};
+use naka_wire::envoy::config::core::v3::{
+    CidrRange, Http2ProtocolOptions, HttpProtocolOptions as Common,
+};
 use naka_wire::envoy::config::listener::v3::Filter;
 use naka_wire::envoy::config::route::v3::RouteConfiguration;
 use naka_wire::envoy::extensions::filters::http::dynamic_forward_proxy::v3::{
@@ -12,8 +14,8 @@ use naka_wire::envoy::extensions::filters::http::router::v3::Router;
 use naka_wire::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager, HttpFilter, Rds,
     http_connection_manager::{
-        ForwardClientCertDetails, PathWithEscapedSlashesAction, RouteSpecifier,
-        ServerHeaderTransformation, SetCurrentClientCertDetails, UpgradeConfig,
+        ForwardClientCertDetails, InternalAddressConfig, PathWithEscapedSlashesAction,
+        RouteSpecifier, ServerHeaderTransformation, SetCurrentClientCertDetails, UpgradeConfig,
     },
     http_filter,
 };
@@ -55,6 +57,7 @@ pub(super) fn filter(stat_prefix: &str, place: Place, routes: Routes) -> Filter 
     let flag = |value| Some(BoolValue { value });
     let number = |value| Some(UInt32Value { value });
     let forward = place == Place::ForwardProxy;
+    let own = matches!(place, Place::ForwardProxy | Place::Outbound);
     let upgrade = |kind: &str| UpgradeConfig {
         upgrade_type: kind.to_owned(),
         ..UpgradeConfig::default()
@@ -84,8 +87,10 @@ pub(super) fn filter(stat_prefix: &str, place: Place, routes: Routes) -> Filter 
         }),
         // Calls may be as long as routes allow; a silent stream is not a broken one.
         stream_idle_timeout: Some(time::to_wire(Duration::ZERO)),
-        use_remote_address: flag(place == Place::Edge),
+        use_remote_address: flag(place != Place::Inbound),
+        xff_num_trusted_hops: u32::from(own),
         skip_xff_append: place != Place::Edge,
+        internal_address_config: own.then(own_program),
         server_header_transformation: ServerHeaderTransformation::PassThrough as i32,
         forward_client_cert_details: match place {
             Place::Inbound => ForwardClientCertDetails::SanitizeSet,
@@ -112,6 +117,20 @@ pub(super) fn filter(stat_prefix: &str, place: Place, routes: Routes) -> Filter 
         "envoy.filters.network.http_connection_manager",
         naka_wire::pack(&manager),
     )
+}
+
+/// The workload's own program may set timeouts and retries of its calls by header, as in Istio. An Envoy believes such
+/// headers of internal addresses only, and no address is internal unless said. What the program says of its own callers
+/// (`x-forwarded-proto`, `x-forwarded-for`) stays: the program is a trusted hop.
+fn own_program() -> InternalAddressConfig {
+    let range = |prefix: &str, bits| CidrRange {
+        address_prefix: prefix.to_owned(),
+        prefix_len: Some(UInt32Value { value: bits }),
+    };
+    InternalAddressConfig {
+        unix_sockets: true,
+        cidr_ranges: vec![range("127.0.0.0", 8), range("::1", 128)],
+    }
 }
 
 fn filters(forward: bool) -> Vec<HttpFilter> {

@@ -47,9 +47,12 @@ pub(super) fn routes(view: &View<'_>, name: &str, class: &Class) -> Option<Built
 
 /// What an Envoy adds to answers and our own proxies do not.
 const SERVICE_TIME: &str = "x-envoy-upstream-service-time";
+/// What an Envoy adds to requests and our own proxies do not.
+const MARKS: [&str; 2] = ["x-envoy-internal", "x-envoy-external-address"];
 
 fn configuration(name: &str, virtual_hosts: Vec<VirtualHost>) -> RouteConfiguration {
     RouteConfiguration {
+        request_headers_to_remove: MARKS.map(str::to_owned).to_vec(),
         response_headers_to_remove: vec![SERVICE_TIME.to_owned()],
         name: name.to_owned(),
         virtual_hosts,
@@ -82,7 +85,7 @@ fn edge(view: &View<'_>, name: &str, class: &Class) -> Option<Built> {
     let mut config = configuration(name, messages);
     // Strangers neither read nor write the mesh's own headers.
     let own = [header::REASON, header::KEEP, header::WORKLOAD].map(str::to_owned);
-    config.request_headers_to_remove = own.to_vec();
+    config.request_headers_to_remove.extend(own.clone());
     config.response_headers_to_remove.extend(own);
     Some(Built::new(&(name, &hosts), naka_wire::pack(&config)).referring(refers))
 }

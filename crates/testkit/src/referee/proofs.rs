@@ -1,14 +1,16 @@
 //! Which field is proven by which case: without the field, or with another value, some request of the case gets
 //! another verdict.
 //!
-//! `cases/proofs-by-case.txt` is the list, made by `NAKA_WRITE_DOCS=1 cargo test -p naka-cli --lib proofs`; the page
+//! `cases/proofs-by-case.txt` is the list, made by `NAKA_WRITE_DOCS=1 cargo test -p naka-testkit --lib proofs`; the page
 //! `docs/reference/fields.md` names the cases from it. A change of value must decode without a new error: an object that
 //! is refused shows that a field is checked, not that it does something.
 
-use super::{Case, Decoded, Explained, files, read, root};
+use super::case::{Case, File, paths, root};
+use super::explained;
+use super::seen::Who;
 use naka_api::schema::Now;
 use naka_api::schema::flat::{Row, rows};
-use naka_api::{Kind, Mode, Object};
+use naka_api::{Decoded, Kind, Mode, Object};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -115,10 +117,11 @@ fn decoded(case: &Case, raw: &Value, before: usize) -> Option<Object> {
     object.filter(|_| errors <= before)
 }
 
-fn notices(case: &Case, all: &Decoded) -> bool {
-    case.requests.iter().any(|wanted| {
-        let outcomes: Vec<Explained> = wanted.outcomes(case, all);
-        wanted.verdict.differs(&outcomes).is_some()
+fn notices(file: &File, all: &Decoded) -> bool {
+    let asked = file.case.requests.iter().filter(|wanted| wanted.explain);
+    asked.into_iter().any(|wanted| {
+        let seen = explained::ask(file, wanted, &all.objects);
+        seen.is_ok_and(|seen| wanted.verdict.differs(Who::Explain, &seen).is_some())
     })
 }
 
@@ -130,10 +133,11 @@ fn enforced(kind: Kind) -> impl Iterator<Item = (Kind, String)> {
 
 /// Of the fields asked about, those that a case proves.
 fn proven(
-    case: &Case,
+    file: &File,
     all: &Decoded,
     wanted: &BTreeSet<(Kind, String)>,
 ) -> BTreeSet<(Kind, String)> {
+    let case = &file.case;
     let mut found = BTreeSet::new();
     for (index, object) in all.objects.iter().enumerate() {
         let kind = object.kind;
@@ -159,7 +163,7 @@ fn proven(
                 };
                 let mut all = all.clone();
                 all.objects[index] = object;
-                notices(case, &all)
+                notices(file, &all)
             });
             if noticed {
                 found.insert(key);
@@ -187,22 +191,19 @@ fn listed(text: &str) -> BTreeMap<String, BTreeSet<(Kind, String)>> {
 /// Looks through all cases for everything they prove: minutes, so only when the list is written.
 fn search() -> String {
     let mut known: BTreeMap<(Kind, String), String> = BTreeMap::new();
-    for path in files() {
-        let (case, all) = read(&path);
-        let name = path
-            .strip_prefix(root())
-            .unwrap_or(&path)
-            .display()
-            .to_string();
+    for path in paths().expect("cases") {
+        let file = File::read(&path).expect("a case");
+        let all = file.decode(&file.manifests);
+        let name = &file.name;
         let wanted = all.objects.iter().flat_map(|object| enforced(object.kind));
         let wanted = wanted.filter(|key| !known.contains_key(key)).collect();
-        for key in proven(&case, &all, &wanted) {
+        for key in proven(&file, &all, &wanted) {
             known.insert(key, format!("cases/{name}"));
         }
     }
     let mut text = String::from(
         "# Fields and the case that proves each: with the field taken out or changed, a request of the case gets another\n\
-         # verdict. Made by NAKA_WRITE_DOCS=1 cargo test -p naka-cli --lib proofs; do not edit.\n",
+         # verdict. Made by NAKA_WRITE_DOCS=1 cargo test -p naka-testkit --lib proofs; do not edit.\n",
     );
     for ((kind, path), name) in &known {
         let _ = writeln!(text, "{kind} {path} {name}");
@@ -220,9 +221,10 @@ fn every_case_proves_the_fields_it_is_named_for() {
     let count: usize = listed.values().map(BTreeSet::len).sum();
     assert!(count >= 36, "{count} fields");
     for (name, wanted) in listed {
-        let (case, all) = read(&root().join("..").join(&name));
+        let file = File::read(&root().join("..").join(&name)).expect("a case");
+        let all = file.decode(&file.manifests);
         let unproven: Vec<_> = wanted
-            .difference(&proven(&case, &all, &wanted))
+            .difference(&proven(&file, &all, &wanted))
             .cloned()
             .collect();
         assert!(unproven.is_empty(), "{name} does not prove {unproven:?}");

@@ -1,0 +1,31 @@
+//! `naka-referee [FILTER]`: the cases whose names hold FILTER, through explain, Naka and Envoy; exit 1 on a difference.
+//!
+//! `NAKA_ENVOY` names the Envoy, `NAKA_REFEREE_LANES` how many meshes run beside each other.
+#![expect(
+    clippy::print_stdout,
+    reason = "a program of the tests, whose output is its purpose"
+)]
+
+use naka_testkit::referee::run::{Options, run};
+use std::process::ExitCode;
+
+fn main() -> anyhow::Result<ExitCode> {
+    let lanes = std::env::var("NAKA_REFEREE_LANES").ok();
+    let options = Options {
+        filter: std::env::args().nth(1).unwrap_or_default(),
+        lanes: lanes.and_then(|text| text.parse().ok()).unwrap_or(3),
+        envoy: std::env::var_os("NAKA_ENVOY").unwrap_or_default().into(),
+    };
+    let started = std::time::Instant::now();
+    let report = run(&options, &|line| println!("{line}"))?;
+    for (took, name) in report.slowest.iter().take(5) {
+        println!("{:7.2} s  {name}", took.as_secs_f64());
+    }
+    println!(
+        "{:.0} s, {} verdicts met at a later look",
+        started.elapsed().as_secs_f64(),
+        report.later
+    );
+    println!("{}", report.line());
+    Ok(ExitCode::from(u8::from(!report.wrong.is_empty())))
+}

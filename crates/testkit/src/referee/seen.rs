@@ -1,0 +1,283 @@
+//! What came of a request, in one form whoever was asked, and how it is held against a verdict.
+//!
+//! Shares are judged by Chernoff's bound: a share that is right fails with a probability of at most [`ERROR`] per
+//! request of a case.
+
+use super::case::Verdict;
+use naka_types::reason::Reason;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// Probability that a right share is called wrong.
+const ERROR: f64 = 1e-7;
+
+/// Who was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Who {
+    /// `naka explain`, without a network.
+    Explain,
+    /// Naka's proxies.
+    Naka,
+    /// A stock Envoy.
+    Envoy,
+}
+
+impl std::fmt::Display for Who {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Explain => "explain",
+            Self::Naka => "naka",
+            Self::Envoy => "envoy",
+        })
+    }
+}
+
+/// Where an Envoy answers by itself with another status than Naka's reason has: reason, Envoy's status. All others
+/// are the same.
+pub const ENVOY_STATUS: &[(Reason, u16)] = &[];
+
+/// A request as it reached an endpoint.
+#[derive(Debug, Clone, Default)]
+pub struct Arrival {
+    /// Clusters that the endpoint is a member of.
+    pub clusters: BTreeSet<String>,
+    /// Name of the endpoint, where it has one.
+    pub endpoint: String,
+    /// Method.
+    pub method: String,
+    /// Path and query.
+    pub target: String,
+    /// Host.
+    pub authority: String,
+    /// Headers; values of one name joined by commas.
+    pub headers: BTreeMap<String, String>,
+    /// Time that the caller's proxy gives it (the shorter one of whole call and try).
+    pub time: Option<Duration>,
+}
+
+/// What came of a request once.
+#[derive(Debug, Clone, Default)]
+pub struct Seen {
+    /// It left the mesh (explain only: who else can know).
+    pub outside: bool,
+    /// Status of the answer; 0: none came.
+    pub status: u16,
+    /// Reason of a proxy's own answer, where the proxy says one.
+    pub reason: Option<String>,
+    /// Headers of the answer.
+    pub headers: BTreeMap<String, String>,
+    /// Body of the answer; `None`: not looked at.
+    pub body: Option<String>,
+    /// The tries that reached an endpoint.
+    pub arrivals: Vec<Arrival>,
+    /// How long the answer took; `None`: not looked at.
+    pub took: Option<Duration>,
+    /// What else helps a reader of a failure.
+    pub trail: String,
+}
+
+fn headers_differ(
+    wanted: &BTreeMap<String, Option<String>>,
+    got: &BTreeMap<String, String>,
+) -> Option<String> {
+    wanted.iter().find_map(|(name, value)| {
+        let is = got.get(&name.to_ascii_lowercase()).map(String::as_str);
+        (is != value.as_deref()).then(|| format!("header {name} is {is:?}, not {value:?}"))
+    })
+}
+
+/// Whether `hits` of `all` can be chance when the share is `share`.
+fn plausible(hits: usize, all: usize, share: f64) -> bool {
+    #[expect(clippy::cast_precision_loss, reason = "counts are small")]
+    let (n, is) = (all as f64, hits as f64 / all.max(1) as f64);
+    let part = |p: f64, q: f64| if p == 0.0 { 0.0 } else { p * (p / q).ln() };
+    let distance = part(is, share) + part(1.0 - is, 1.0 - share);
+    n * distance <= (2.0 / ERROR).ln()
+}
+
+impl Verdict {
+    /// What is not as it should be.
+    #[must_use]
+    pub fn differs(&self, who: Who, all: &[Seen]) -> Option<String> {
+        let arrivals = || all.iter().flat_map(|one| &one.arrivals);
+        if !self.shares.is_empty() {
+            return self.shares_differ(all).or_else(|| self.each(who, all));
+        }
+        let free = self.to.is_empty() && !self.at.is_empty();
+        let astray = arrivals().find(|one| !free && self.to.is_disjoint(&one.clusters));
+        let missed = |cluster: &&String| !arrivals().any(|one| one.clusters.contains(*cluster));
+        if let Some(astray) = astray {
+            return Some(format!("goes to {:?} {}", astray.clusters, astray.endpoint));
+        }
+        // A connection that was refused reached nobody.
+        let refused = who != Who::Explain && self.never_arrives();
+        if let Some(missed) = self.to.iter().find(missed).filter(|_| !refused) {
+            let status: BTreeSet<u16> = all.iter().map(|one| one.status).collect();
+            return Some(format!("never goes to {missed}; answered with {status:?}"));
+        }
+        if who != Who::Explain && !self.at.is_empty() {
+            let at: BTreeSet<String> = arrivals().map(|one| one.endpoint.clone()).collect();
+            if at != self.at {
+                return Some(format!("goes to endpoints {at:?}"));
+            }
+        }
+        self.each(who, all)
+    }
+
+    fn never_arrives(&self) -> bool {
+        let reply = self.reply.as_deref().unwrap_or_default();
+        reply.ends_with("connect-failed")
+    }
+
+    fn each(&self, who: Who, all: &[Seen]) -> Option<String> {
+        all.iter().find_map(|one| self.one_differs(who, one))
+    }
+
+    fn shares_differ(&self, all: &[Seen]) -> Option<String> {
+        let last = || all.iter().filter_map(|one| one.arrivals.last());
+        let count = last().count();
+        for (name, percent) in &self.shares {
+            let hits = last()
+                .filter(|one| one.endpoint == *name || one.clusters.contains(name))
+                .count();
+            if !plausible(hits, count, percent / 100.0) {
+                return Some(format!("{name} gets {hits} of {count}, not {percent} %"));
+            }
+        }
+        let known = |one: &super::seen::Arrival| {
+            self.shares
+                .keys()
+                .any(|name| one.endpoint == *name || one.clusters.contains(name))
+        };
+        let astray = last().find(|one| !known(one));
+        astray.map(|one| format!("goes to {:?} {}", one.clusters, one.endpoint))
+    }
+
+    fn one_differs(&self, who: Who, one: &Seen) -> Option<String> {
+        let nowhere = self.to.is_empty() && self.at.is_empty() && self.shares.is_empty();
+        if self.reply.is_none() && nowhere {
+            return Some(format!("is answered with {}", said(one)));
+        }
+        if let Some(wanted) = &self.reply
+            && !replied(who, wanted, one)
+        {
+            return Some(format!("is answered with {}", said(one)));
+        }
+        if let Some(last) = one.arrivals.last() {
+            for (field, is) in [
+                ("target", &last.target),
+                ("authority", &last.authority),
+                ("method", &last.method),
+            ] {
+                let wanted = &self.sends[field];
+                if !wanted.is_null() && wanted != is {
+                    return Some(format!("{field} is {is}"));
+                }
+            }
+            let wanted: BTreeMap<String, Option<String>> =
+                serde_json::from_value(self.sends["headers"].clone()).unwrap_or_default();
+            if let Some(why) = headers_differ(&wanted, &last.headers) {
+                return Some(why);
+            }
+            if let Some(why) = self.time_differs(who, last) {
+                return Some(why);
+            }
+        }
+        let counted = who == Who::Explain || !self.never_arrives();
+        if self
+            .tries
+            .is_some_and(|tries| counted && tries != one.arrivals.len())
+        {
+            return Some(format!("is tried {} times", one.arrivals.len()));
+        }
+        if let (Some(wanted), Some(is)) = (&self.answer_body, &one.body)
+            && wanted != is
+        {
+            return Some(format!("the body is {is:?}"));
+        }
+        if let Some(took) = one.took
+            && (self.within.is_some_and(|most| took > most)
+                || self.after.is_some_and(|least| took < least))
+        {
+            return Some(format!("took {took:?}"));
+        }
+        headers_differ(&self.answer_headers, &one.headers)
+    }
+
+    /// The time of a call shows upstream as the shorter one of whole call and try; explain knows both.
+    fn time_differs(&self, who: Who, last: &Arrival) -> Option<String> {
+        let show = |time: Option<Duration>| {
+            time.map_or("none".to_owned(), |t| {
+                naka_types::duration::Show(t).to_string()
+            })
+        };
+        if who == Who::Explain {
+            let is = |name: &str| last.headers.get(name).cloned().unwrap_or("none".to_owned());
+            return [
+                (TIMEOUT, &self.timeout),
+                (PER_TRY_TIMEOUT, &self.per_try_timeout),
+            ]
+            .into_iter()
+            .find_map(|(name, wanted)| {
+                let is = is(name);
+                (wanted.as_ref()? != &is).then(|| format!("{name} is {is}"))
+            });
+        }
+        let per_try = self.per_try_timeout.as_ref().filter(|time| *time != "none");
+        let wanted = per_try.or(self.timeout.as_ref())?;
+        let is = show(last.time);
+        (*wanted != is).then(|| format!("the endpoint is given {is}"))
+    }
+}
+
+/// Names under which explain's times travel among the headers of an arrival; no header can have them.
+pub const TIMEOUT: &str = "(timeout)";
+/// As [`TIMEOUT`], for each try.
+pub const PER_TRY_TIMEOUT: &str = "(per-try timeout)";
+
+fn said(one: &Seen) -> String {
+    if one.outside {
+        return "outside".to_owned();
+    }
+    match &one.reason {
+        Some(reason) => format!("{} {reason}", one.status),
+        None => one.status.to_string(),
+    }
+}
+
+fn replied(who: Who, wanted: &str, one: &Seen) -> bool {
+    if wanted == "outside" {
+        return one.outside || (who != Who::Explain && one.arrivals.is_empty());
+    }
+    let (status, reason) = wanted.split_once(' ').unwrap_or((wanted, ""));
+    if who != Who::Envoy {
+        return said(one) == wanted;
+    }
+    let mapped = ENVOY_STATUS
+        .iter()
+        .find(|(known, _)| known.code() == reason)
+        .map(|(_, status)| status.to_string());
+    mapped.as_deref().unwrap_or(status) == one.status.to_string()
+}
+
+/// Reads a JSON object of headers.
+#[must_use]
+pub fn headers(value: &Value) -> BTreeMap<String, String> {
+    serde_json::from_value(value.clone()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::plausible;
+
+    #[test]
+    fn shares_have_bounds() {
+        assert!(plausible(100, 1000, 0.1));
+        assert!(plausible(140, 1000, 0.1));
+        assert!(!plausible(200, 1000, 0.1));
+        assert!(!plausible(20, 1000, 0.1));
+        assert!(plausible(0, 400, 0.0));
+        assert!(!plausible(1, 400, 0.0));
+    }
+}
