@@ -18,6 +18,7 @@ mod dial;
 mod headers;
 mod inbound;
 mod matching;
+mod observe;
 mod redirect;
 mod retry;
 mod rewrite;
@@ -261,6 +262,8 @@ pub struct Exchange {
     cookie: Option<(u64, HeaderValue)>,
     /// When the last try began.
     started: Duration,
+    barred: bool,
+    let_through: bool,
 }
 
 impl Default for Exchange {
@@ -289,6 +292,8 @@ impl Exchange {
             deadline: None,
             cookie: None,
             started: Duration::ZERO,
+            barred: false,
+            let_through: false,
         }
     }
 

@@ -10,12 +10,13 @@
 //! Invariants: the common request gets its `Try` at the first step; a [`model::Snapshot`] is immutable; what lives
 //! longer than a snapshot (counts, permits) is in [`runtime`]; nothing panics on outside input.
 //!
-//! Not here: health checks, outlier ejection, pools (the proxy's), decoding of xDS (`proxy::intake`).
+//! Not here: pools and the sending of health checks (the proxy's), decoding of xDS (`proxy::intake`).
 
 pub mod canonical;
 pub mod exchange;
 pub mod limits;
 pub mod model;
+pub mod outlier;
 pub mod pick;
 pub mod reply;
 pub mod runtime;

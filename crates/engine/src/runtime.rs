@@ -17,6 +17,7 @@ pub use queue::{Offer, Waiter};
 
 use crate::limits;
 use crate::model::{ClusterId, Limits};
+use crate::outlier::Tally;
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -91,6 +92,8 @@ pub struct ClusterRuntime {
     retries: Gauge,
     queue: queue::Queue,
     epoch: AtomicU64,
+    /// Held while it is decided whether one more endpoint may be ejected.
+    pub(crate) ejecting: Mutex<()>,
 }
 
 /// Counts of one endpoint over all workers.
@@ -99,6 +102,7 @@ pub struct EndpointState {
     active: Gauge,
     bars: AtomicU32,
     load: Load,
+    pub(crate) tally: Tally,
 }
 
 impl EndpointState {

@@ -10,14 +10,21 @@ use hyper_util::rt::TokioIo;
 use naka_engine::runtime::Slot;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
+use std::time::Instant;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 /// Seconds since the process began, good to a second; advanced by every worker's sweep.
 static COARSE_SECONDS: AtomicU32 = AtomicU32::new(0);
+
+/// When this process began, as far as its clocks are concerned.
+pub(crate) fn process_start() -> Instant {
+    static START: OnceLock<Instant> = OnceLock::new();
+    *START.get_or_init(Instant::now)
+}
 
 /// The coarse time.
 pub(crate) fn coarse_seconds() -> u32 {

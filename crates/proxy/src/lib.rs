@@ -24,6 +24,7 @@ pub mod names;
 mod outward;
 mod readmit;
 mod record;
+pub mod recovery;
 pub mod rotation;
 pub mod run;
 pub mod saved;

@@ -10,6 +10,7 @@ use crate::upstream::pool::Busy;
 use crate::worker::{Conn, Entrance, Own, Peer, Worker};
 use http::{HeaderMap, HeaderValue, Method, Uri, Version};
 use naka_engine::model::{Cluster, ClusterId, Endpoint, Inbound, VirtualHost};
+use naka_engine::outlier;
 use naka_engine::runtime::Permit;
 use naka_telemetry::{
     Direction, Exchange as Counted, Labels, Record, Reporter, RequestHandle, Security, Service,
@@ -59,6 +60,8 @@ pub(crate) struct Open {
     pub(crate) upstream: Option<SocketAddr>,
     pub(crate) attempts: u32,
     pub(crate) busy: Option<Busy>,
+    /// Where outlier detection wants to know whether the response broke off.
+    pub(crate) watched: Option<(Arc<Cluster>, Arc<Endpoint>)>,
     pub(crate) received: u64,
     pub(crate) tunnel_sent: u64,
     pub(crate) started: Instant,
@@ -119,6 +122,7 @@ impl Finish {
             upstream: None,
             attempts: 0,
             busy: None,
+            watched: None,
             received: 0,
             tunnel_sent: 0,
             started: Instant::now(),
@@ -154,7 +158,15 @@ impl Finish {
                     busy.finished();
                 }
             }
-            End::UpstreamBroke => open.reason = Some(Reason::UpstreamReset),
+            End::UpstreamBroke => {
+                open.reason = Some(Reason::UpstreamReset);
+                if let Some((cluster, endpoint)) = &open.watched {
+                    let worker = &open.conn.worker;
+                    if outlier::observe(cluster, endpoint, outlier::Seen::Broken, worker.now()) {
+                        worker.own.barred.notify_one();
+                    }
+                }
+            }
             End::Late => open.reason = Some(Reason::RequestTimeout),
         }
         open.tell();
@@ -169,7 +181,10 @@ impl Drop for Finish {
             } else {
                 Reason::ClientGone
             };
-            open.reason = open.reason.or(Some(gone));
+            open.reason = match open.reason {
+                None | Some(Reason::UnhealthyEndpoint) => Some(gone),
+                told => told,
+            };
             open.tell();
         }
     }

@@ -15,6 +15,7 @@ use crate::control_client::{self, Line};
 use crate::lease::Lease;
 use crate::names::{Called, Filter};
 use crate::outward;
+use crate::recovery;
 use crate::rotation::Feed;
 use crate::saved;
 use crate::settings::{AccessLog, Capture, Role, Settings};
@@ -215,7 +216,9 @@ pub async fn start(settings: Settings) -> Result<Running, Error> {
     let (wants, asked) = mpsc::channel(WANTS);
     let capture = settings.capture.as_ref();
     let vips = capture.map(|_| Arc::new(Vips::load(&settings.run_dir)));
-    let (workers, access) = spawn_workers(&settings, &metrics, &book, &wants, vips.as_ref())?;
+    let own = Arc::new(own(&settings));
+    let barred = Arc::clone(&own.barred);
+    let (workers, access) = spawn_workers(&settings, &metrics, &book, &wants, vips.as_ref(), own)?;
     let seen = workers.all().iter().map(WorkerHandle::seen).collect();
     let workers = Arc::new(workers);
     let (orders, ordered) = mpsc::channel(ORDERS);
@@ -229,6 +232,7 @@ pub async fn start(settings: Settings) -> Result<Running, Error> {
         orders,
         started,
         seen,
+        barred: Arc::clone(&barred),
     }));
 
     let (commands, commanded) = mpsc::channel(COMMANDS);
@@ -256,6 +260,8 @@ pub async fn start(settings: Settings) -> Result<Running, Error> {
     tasks.spawn(publisher.run());
     tasks.spawn(main.run());
     tasks.spawn(control_client::run(line));
+    let of_now = Arc::clone(&shared);
+    tasks.spawn(recovery::readmit(move || of_now.snapshot(), barred));
     let (ended, stopped) = watch::channel(false);
     let driver = Driver::new(DriverParams {
         shared: Arc::clone(&shared),
@@ -336,9 +342,9 @@ fn spawn_workers(
     book: &Book,
     wants: &mpsc::Sender<worker::Want>,
     vips: Option<&Arc<Vips>>,
+    own: Arc<Own>,
 ) -> Result<(Workers, Option<AccessLogWriter>), Error> {
     let access = access_log(settings)?;
-    let own = Arc::new(own(settings));
     let count = settings.workers.unwrap_or_else(|| match settings.role {
         Role::Sidecar => 1,
         Role::Gateway => std::thread::available_parallelism().map_or(1, usize::from),
@@ -405,6 +411,7 @@ fn own(settings: &Settings) -> Own {
             .outbound
             .as_ref()
             .and_then(|outbound| outbound.credential.clone()),
+        barred: Arc::default(),
     }
 }
 

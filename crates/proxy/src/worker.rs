@@ -23,7 +23,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread::JoinHandle;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 pub(crate) use state::{Conn, Peer, Phase, Worker};
 
@@ -146,6 +146,8 @@ pub struct Own {
     pub uid: u32,
     /// `user:password` that other uids must show.
     pub credential: Option<String>,
+    /// Rung when an endpoint was barred: the main thread sees to its return.
+    pub barred: Arc<Notify>,
 }
 
 /// What a worker is built from.

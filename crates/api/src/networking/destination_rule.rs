@@ -46,7 +46,7 @@ pub struct TrafficPolicy {
     pub load_balancer: Option<LoadBalancer>,
     /// Limits.
     pub connection_pool: Option<ConnectionPool>,
-    /// Ejection of failing endpoints. Read, not enforced yet (W900).
+    /// Ejection of failing endpoints.
     pub outlier_detection: Option<OutlierDetection>,
     /// TLS towards the destination.
     pub tls: Option<TlsMode>,
@@ -107,7 +107,7 @@ pub enum HttpUpgrade {
 }
 
 /// Ejection of failing endpoints.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct OutlierDetection {
     /// Errors of 5xx kind in a row; default 5; 0 = off.
     pub consecutive_5xx: Option<u32>,
@@ -123,8 +123,10 @@ pub struct OutlierDetection {
     pub base_ejection: Option<Duration>,
     /// Largest ejected share in percent; default 10.
     pub max_ejection_percent: Option<u32>,
-    /// Below this healthy share in percent nothing is ejected; default 0.
+    /// Below this healthy share in percent all endpoints are called; default 0.
     pub min_health_percent: Option<u32>,
+    /// Statuses that are errors, instead of 5xx.
+    pub statuses: Vec<u16>,
 }
 
 impl DestinationRule {

@@ -2,7 +2,9 @@
 
 use super::{Built, Class, Dialect, Key, View, tls};
 use crate::world::{Read, Service};
-use naka_api::networking::destination_rule::{HttpUpgrade, LoadBalancer, TlsMode, TrafficPolicy};
+use naka_api::networking::destination_rule::{
+    HttpUpgrade, LoadBalancer, OutlierDetection, TlsMode, TrafficPolicy,
+};
 use naka_types::host::Host;
 use naka_types::name::ClusterName;
 use naka_types::node::NAKA;
@@ -30,6 +32,8 @@ use naka_wire::envoy::r#type::v3::Percent;
 use naka_wire::google::protobuf::UInt32Value;
 use naka_wire::{time, values};
 use std::time::Duration;
+
+mod outlier;
 
 /// Share of the requests under way that may be retries, in percent.
 const RETRY_PERCENT: f64 = 20.0;
@@ -100,8 +104,6 @@ pub(crate) fn outbound(view: &View<'_>, name: &ClusterName, class: &Class) -> Op
         rule.effective(subset_name, *port)
     });
     policy.ports.clear();
-    // Not enforced yet, so a change of it changes nothing.
-    policy.outlier_detection = None;
     let model = Outbound {
         name: name.to_string(),
         sni: format!("outbound_.{port}_.{subset}_.{host}"),
@@ -167,13 +169,15 @@ fn message(model: &Outbound<'_>) -> Cluster {
         typed_extension_protocol_options: http_options(
             spoken(model.protocol, pool.http),
             pool.max_requests_per_connection,
+            model.policy.outlier_detection.as_ref(),
         ),
         metadata: Some(metadata(model)),
-        // Our own proxies never call what is known to be broken; Envoy does once half of a cluster is.
-        common_lb_config: (model.dialect == Dialect::Envoy).then(|| cluster::CommonLbConfig {
-            healthy_panic_threshold: Some(Percent { value: 0.0 }),
-            ..cluster::CommonLbConfig::default()
-        }),
+        common_lb_config: outlier::panic(model.policy.outlier_detection.as_ref(), model.dialect),
+        outlier_detection: model
+            .policy
+            .outlier_detection
+            .as_ref()
+            .map(outlier::detection),
         ..Cluster::default()
     }
 }
@@ -248,6 +252,7 @@ fn sockets(model: &Outbound<'_>) -> Vec<cluster::TransportSocketMatch> {
 fn http_options(
     protocol: Protocol,
     per_connection: Option<u32>,
+    outlier: Option<&OutlierDetection>,
 ) -> std::collections::HashMap<String, naka_wire::google::protobuf::Any> {
     let explicit = |config| {
         UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
@@ -277,6 +282,7 @@ fn http_options(
     let options = HttpProtocolOptions {
         common_http_protocol_options: common,
         upstream_protocol_options: Some(upstream),
+        outlier_detection: outlier.and_then(outlier::statuses),
         ..HttpProtocolOptions::default()
     };
     [(HTTP_OPTIONS.to_owned(), naka_wire::pack(&options))].into()
@@ -324,7 +330,7 @@ pub(crate) fn inbound(port: u16, protocol: Option<Protocol>) -> Built {
             ..ClusterLoadAssignment::default()
         }),
         typed_extension_protocol_options: protocol
-            .map(|protocol| http_options(protocol, None))
+            .map(|protocol| http_options(protocol, None, None))
             .unwrap_or_default(),
         ..Cluster::default()
     };

@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 mod fields;
+mod resilience;
 
 /// Objects from YAML, `created` seconds apart in the order written.
 pub(crate) fn snapshot(yaml: &str) -> Snapshot {

@@ -48,6 +48,8 @@ pub(super) struct Chosen {
     pub(super) cluster: Arc<Cluster>,
     pub(super) endpoint: Arc<Endpoint>,
     pub(super) permit: Permit,
+    /// Whether the endpoint is known to be broken and called for want of better ones.
+    pub(super) panic: bool,
 }
 
 /// Picks an endpoint of a cluster and counts the request. `key` gives the hash of what is called, for a cluster that
@@ -78,7 +80,7 @@ pub(super) fn choose(
     let picked = pick(&cluster, &wish, cx.cursors, cx.rng);
     cx.explain(|| explain(&cluster, picked.as_ref(), &wish));
     let picked = picked.ok_or(Reason::NoHealthyEndpoints)?;
-    let endpoint = Arc::clone(picked.endpoint);
+    let (endpoint, panic) = (Arc::clone(picked.endpoint), picked.panic);
     let permit = cluster
         .runtime
         .request(&endpoint.state, &cluster.spec.limits, retry)
@@ -87,6 +89,7 @@ pub(super) fn choose(
         cluster,
         endpoint,
         permit,
+        panic,
     })
 }
 
@@ -124,6 +127,7 @@ impl Exchange {
         self.cluster = Some(Arc::clone(&chosen.cluster));
         self.endpoint = Some(Arc::clone(&chosen.endpoint));
         self.started = cx.now;
+        self.let_through = chosen.panic;
         if !matches!(cx.origin.direction, Direction::Inbound { .. }) {
             let left = self.deadline.map(|d| d.saturating_sub(cx.now));
             headers::mark_attempt(request, self.attempts, self.retry.per_try, left);

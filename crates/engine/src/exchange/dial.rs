@@ -21,10 +21,11 @@ const TRIES: u32 = 3;
 pub struct Dial {
     route: Option<Arc<Route>>,
     target: Option<(ClusterId, Arc<str>)>,
-    cluster: Option<Arc<Cluster>>,
-    endpoint: Option<Arc<Endpoint>>,
+    pub(super) cluster: Option<Arc<Cluster>>,
+    pub(super) endpoint: Option<Arc<Endpoint>>,
     tries: u32,
     over: bool,
+    pub(super) barred: bool,
 }
 
 impl Dial {
@@ -34,7 +35,8 @@ impl Dial {
         Self::default()
     }
 
-    /// One step. Report a connection that stands by not stepping any more; report one that failed with `Tried`.
+    /// One step. Report a connection that stands with [`Dial::connected`] and no further step, one that failed with
+    /// `Tried`.
     pub fn step(&mut self, input: Input<'_>, cx: &mut Cx<'_>) -> Effect {
         if self.over {
             return Effect::Done;
@@ -157,6 +159,7 @@ impl Dial {
     }
 
     fn tried(&mut self, outcome: &Outcome<'_>, cx: &mut Cx<'_>) -> Effect {
+        self.observe(outcome, cx);
         if outcome.is_unprocessed() && self.tries < TRIES && self.target.is_some() {
             return self.attempt(cx);
         }

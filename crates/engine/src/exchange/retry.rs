@@ -147,6 +147,7 @@ impl Exchange {
             replayable,
         } = tried;
         self.learn(&outcome, cx);
+        self.observe(request, &outcome, cx);
         let again = self.again(request, &outcome, replayable, cx);
         if again.is_ok() {
             self.held = None;
@@ -231,5 +232,6 @@ impl Exchange {
             }
             route.response_headers.apply(&mut parts.headers);
         }
+        self.warn(&mut parts.headers, cx.origin.direction);
     }
 }

@@ -1,6 +1,7 @@
 //! Clusters and their endpoints.
 
 use super::balance::{Balance, Group, Policy};
+use crate::outlier::Outlier;
 use crate::pick::Plan;
 use crate::runtime::{ClusterRuntime, EndpointState};
 use naka_types::labels::Labels;
@@ -108,6 +109,8 @@ pub struct ClusterSpec {
     pub idle_timeout: Option<Duration>,
     /// Percentage of healthy endpoints below which all are called, healthy or not (`minHealthPercent`).
     pub panic_threshold: u32,
+    /// Ejection of failing endpoints.
+    pub outlier: Option<Box<Outlier>>,
 }
 
 impl ClusterSpec {
@@ -131,6 +134,7 @@ impl ClusterSpec {
             max_requests_per_connection: None,
             idle_timeout: None,
             panic_threshold: 0,
+            outlier: None,
         }
     }
 }

@@ -261,6 +261,9 @@ impl Run {
             },
         );
         self.finish.permit = self.engine.held();
+        if self.engine.has_barred() {
+            worker.own.barred.notify_one();
+        }
         effect
     }
 
@@ -335,6 +338,9 @@ impl Run {
                 Some(worker.handles.endpoint(&conn, &cluster, &endpoint, grpc))
             }
         };
+        if spec.outlier.is_some() {
+            finish.watched = Some((Arc::clone(&cluster), Arc::clone(&endpoint)));
+        }
         let now = worker.now();
         let left = attempt
             .deadline
@@ -497,6 +503,9 @@ impl Run {
         let mut finish = self.finish;
         finish.status = head.status.as_u16();
         finish.grpc_status = grpc_status(&head.headers);
+        if self.engine.let_through() {
+            finish.reason = Some(Reason::UnhealthyEndpoint);
+        }
         finish.busy = Some(busy);
         if let Some(body) = &finish.body {
             body.stop_keeping();

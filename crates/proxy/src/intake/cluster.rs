@@ -22,6 +22,8 @@ use naka_wire::{time, values};
 use std::sync::Arc;
 use std::time::Duration;
 
+mod outlier;
+
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 const TLS_SOCKET: &str = "envoy.transport_sockets.tls";
 const RAW_SOCKET: &str = "envoy.transport_sockets.raw_buffer";
@@ -83,6 +85,8 @@ pub fn cluster(wire: &pb::Cluster) -> Result<Taken<Part>, Error> {
             .ok_or_else(|| Error::at("connect_timeout", "not a positive duration"))?,
     };
     spec.limits = limits(wire);
+    spec.outlier = outlier::outlier(wire)?;
+    spec.panic_threshold = outlier::panic(wire)?;
     spec.tls = sockets(wire)?;
     spec.service = service(wire.metadata.as_ref());
     http_options(wire, &mut spec)?;
@@ -241,6 +245,9 @@ fn http_options(wire: &pb::Cluster, spec: &mut ClusterSpec) -> Result<(), Error>
         }
         None => spec.http,
     };
+    if let (Some(outlier), Some(wanted)) = (&mut spec.outlier, &options.outlier_detection) {
+        outlier.statuses = outlier::statuses(wanted)?;
+    }
     if let Some(common) = &options.common_http_protocol_options {
         spec.max_requests_per_connection = common
             .max_requests_per_connection

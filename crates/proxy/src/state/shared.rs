@@ -10,6 +10,7 @@ use crate::seen::{self, Seen};
 use crate::settings::{Role, Settings};
 use crate::worker::Workers;
 use naka_engine::model::{Health, Snapshot};
+use naka_engine::runtime::Bar;
 use naka_telemetry::{Metrics, name};
 use naka_wire::v1;
 use naka_wire::v1::register_request::State;
@@ -69,6 +70,8 @@ pub struct Shared {
     pub started: Instant,
     /// What the workers see, and (last) what was reported to be made around us.
     seen: Vec<Arc<Seen>>,
+    /// Rung when somebody is to look who may be called again.
+    barred: Arc<Notify>,
     progress: Mutex<Progress>,
     /// Asks the configuration's owner to save what is not saved yet, and says that it has.
     stopping: Notify,
@@ -98,6 +101,8 @@ pub struct SharedParams {
     pub started: Instant,
     /// What the workers see.
     pub seen: Vec<Arc<Seen>>,
+    /// Rung when somebody is to look who may be called again.
+    pub barred: Arc<Notify>,
 }
 
 impl Shared {
@@ -114,6 +119,7 @@ impl Shared {
             orders: params.orders,
             started: params.started,
             seen: params.seen.into_iter().chain([Arc::default()]).collect(),
+            barred: params.barred,
             progress: Mutex::default(),
             stopping: Notify::new(),
             saved: Notify::new(),
@@ -181,6 +187,7 @@ impl Shared {
 
     pub(crate) fn in_force(&self, snapshot: Arc<Snapshot>) {
         self.progress().snapshot = snapshot;
+        self.barred.notify_one();
         self.bell();
     }
 
@@ -414,6 +421,10 @@ pub fn describe_clusters(snapshot: &Snapshot) -> String {
                 Health::Unhealthy => "unhealthy",
             };
             let at = endpoint.address;
+            let bars = Bar::ALL.iter().filter(|bar| endpoint.state.has(**bar));
+            for bar in bars {
+                let _ = writeln!(out, "{name}::{at}::barred::{}", bar.as_str());
+            }
             let _ = writeln!(out, "{name}::{at}::health_flags::{health}");
             let _ = writeln!(out, "{name}::{at}::weight::{}", endpoint.weight);
             let _ = writeln!(out, "{name}::{at}::mtls::{}", endpoint.mtls);

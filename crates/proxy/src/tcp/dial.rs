@@ -137,7 +137,10 @@ pub(crate) async fn dial(conn: &Rc<Conn>, origin: &Origin) -> Result<Dialled, Fa
                 Input::TimerFired
             }
             Effect::Try(attempt) => match call(conn, origin, &attempt).await {
-                Ok(io) => return Ok(standing(conn, origin, io, attempt)),
+                Ok(io) => {
+                    engine.connected(worker.now());
+                    return Ok(standing(conn, origin, io, attempt));
+                }
                 Err(fail) => {
                     drop(attempt);
                     detail = fail.detail.to_string();
@@ -160,7 +163,7 @@ pub(crate) async fn dial(conn: &Rc<Conn>, origin: &Origin) -> Result<Dialled, Fa
 
 fn step(worker: &Worker, engine: &mut Dial, input: Input<'_>, origin: &Origin) -> Effect {
     let snapshot = worker.snapshot();
-    engine.step(
+    let effect = engine.step(
         input,
         &mut Cx {
             snapshot: &snapshot,
@@ -170,7 +173,11 @@ fn step(worker: &Worker, engine: &mut Dial, input: Input<'_>, origin: &Origin) -
             cursors: &mut worker.cursors.borrow_mut(),
             why: None,
         },
-    )
+    );
+    if engine.has_barred() {
+        worker.own.barred.notify_one();
+    }
+    effect
 }
 
 async fn call(conn: &Rc<Conn>, origin: &Origin, attempt: &Try) -> Result<Io, Fail> {

@@ -28,7 +28,7 @@ use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 /// Peers whose labels are remembered; beyond it the cache starts afresh.
@@ -66,7 +66,6 @@ pub(crate) struct Worker {
     peers: RefCell<HashMap<Ulid, Arc<Workload>>>,
     /// Peers asked after, each with what waits for the answer.
     asked: RefCell<HashMap<Ulid, Vec<Late>>>,
-    started: Instant,
 }
 
 #[derive(Default)]
@@ -124,7 +123,6 @@ impl Worker {
             next_config: Cell::new(1),
             peers: RefCell::default(),
             asked: RefCell::default(),
-            started: Instant::now(),
         });
         if let Some(set) = params.tls {
             worker.set_tls(set);
@@ -137,9 +135,9 @@ impl Worker {
         Arc::clone(&self.snapshot.borrow())
     }
 
-    /// Monotonic time as the engine counts it.
+    /// Monotonic time as the engine counts it, the same on every thread.
     pub(crate) fn now(&self) -> Duration {
-        self.started.elapsed()
+        crate::io::process_start().elapsed()
     }
 
     pub(crate) fn set_snapshot(&self, snapshot: Arc<Snapshot>) {

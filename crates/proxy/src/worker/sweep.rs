@@ -5,9 +5,9 @@
 //! to be good to a second only.
 
 use super::state::Worker;
-use crate::io::{coarse_seconds, set_coarse_seconds};
+use crate::io::{coarse_seconds, process_start, set_coarse_seconds};
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const EVERY: Duration = Duration::from_secs(1);
 
@@ -23,9 +23,4 @@ pub(crate) async fn run(worker: Rc<Worker>) {
         worker.close_overdue(coarse_seconds());
         worker.pools.sweep();
     }
-}
-
-fn process_start() -> Instant {
-    static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
-    *START.get_or_init(Instant::now)
 }

@@ -7,6 +7,7 @@ mod captured;
 mod framing;
 mod late;
 mod mesh;
+mod outlier;
 mod pool;
 mod program;
 mod relay;

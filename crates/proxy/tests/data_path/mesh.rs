@@ -219,6 +219,7 @@ impl Mesh {
             service_host: Some(format!("{account}.shop.svc.cluster.local").into()),
             uid: rustix::process::getuid().as_raw(),
             credential: None,
+            barred: Arc::default(),
         };
         edit(&mut own);
         let (snapshot, names, own) = (Arc::new(snapshot), Arc::new(names), Arc::new(own));

@@ -19,12 +19,16 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
-fn name() -> String {
+pub(crate) fn name() -> String {
     format!("outbound|80||{HOST}")
 }
 
 /// The same configuration with other settings of the destination.
-fn with(mesh: &Mesh, snapshot: &Snapshot, edit: impl FnOnce(&mut ClusterSpec)) -> Snapshot {
+pub(crate) fn with(
+    mesh: &Mesh,
+    snapshot: &Snapshot,
+    edit: impl FnOnce(&mut ClusterSpec),
+) -> Snapshot {
     let old = snapshot.cluster(mesh.registry.id(&name())).unwrap();
     let mut spec = ClusterSpec::clone(&old.spec);
     edit(&mut spec);

@@ -1,8 +1,7 @@
 //! The typed DestinationRule from a checked tree.
 
 use super::{
-    ConnectionPool, DestinationRule, HttpUpgrade, LoadBalancer, OutlierDetection, Subset, TlsMode,
-    TrafficPolicy,
+    ConnectionPool, DestinationRule, HttpUpgrade, LoadBalancer, Subset, TlsMode, TrafficPolicy,
 };
 use crate::codes;
 use crate::decode::Report;
@@ -10,6 +9,8 @@ use crate::decode::meta::labels;
 use crate::networking::read;
 use crate::tree::Node;
 use std::collections::BTreeSet;
+
+mod outlier;
 
 /// Builds; `None` without a host.
 pub(crate) fn build(report: &mut Report, spec: &Node, namespace: &str) -> Option<DestinationRule> {
@@ -106,7 +107,9 @@ fn blocks(report: &mut Report, node: &Node, at: &str) -> TrafficPolicy {
             .get("loadBalancer")
             .and_then(|block| load_balancer(report, block, &format!("{at}.loadBalancer"))),
         connection_pool: node.get("connectionPool").map(connection_pool),
-        outlier_detection: node.get("outlierDetection").map(outlier_detection),
+        outlier_detection: node
+            .get("outlierDetection")
+            .map(|block| outlier::build(report, block, &format!("{at}.outlierDetection"))),
         tls: node
             .get("tls")
             .and_then(|block| tls(report, block, &format!("{at}.tls"))),
@@ -182,21 +185,5 @@ fn http_upgrade(node: &Node) -> HttpUpgrade {
     match http("h2UpgradePolicy").and_then(Node::text) {
         Some("UPGRADE") => HttpUpgrade::Http2,
         _ => HttpUpgrade::Declared,
-    }
-}
-
-fn outlier_detection(node: &Node) -> OutlierDetection {
-    OutlierDetection {
-        consecutive_5xx: read::count(node.get("consecutive5xxErrors")),
-        consecutive_gateway: read::count(node.get("consecutiveGatewayErrors")),
-        consecutive_local: read::count(node.get("consecutiveLocalOriginFailures")),
-        split_local: node
-            .get("splitExternalLocalOriginErrors")
-            .and_then(Node::truth)
-            .unwrap_or(false),
-        interval: read::duration(node.get("interval")),
-        base_ejection: read::duration(node.get("baseEjectionTime")),
-        max_ejection_percent: read::count(node.get("maxEjectionPercent")),
-        min_health_percent: read::count(node.get("minHealthPercent")),
     }
 }

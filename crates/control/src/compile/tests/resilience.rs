@@ -1,0 +1,182 @@
+//! What a DestinationRule says of failures: with a field both dialects get what it means, without it they do not.
+
+use super::{Key, class, cluster, compile, member, snapshot, world};
+use crate::compile::{Class, Dialect};
+use crate::registry::Health;
+use naka_wire::envoy::config::cluster::v3::Cluster;
+use naka_wire::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
+
+fn rule(policy: &str) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: payment, namespace: default}}\n\
+         spec: {{host: payment, trafficPolicy: {{{policy}}}}}\n"
+    )
+}
+
+fn compiled(policy: &str, dialect: Dialect) -> Cluster {
+    let members = vec![
+        member(1, "order", "v1", Health::Healthy),
+        member(2, "payment", "v1", Health::Healthy),
+    ];
+    let class = Class { dialect, ..class() };
+    let key = Key::Cluster(cluster("payment", 80, ""));
+    super::message(&compile(
+        &world(&snapshot(&rule(policy)), members),
+        &key,
+        &class,
+    ))
+}
+
+/// A cluster in words, what is packed in it too.
+fn shown(policy: &str, dialect: Dialect) -> String {
+    let cluster = compiled(policy, dialect);
+    let http = cluster.typed_extension_protocol_options.values().next();
+    let http = http.map(|any| naka_wire::unpack::<HttpProtocolOptions>(any).unwrap());
+    let plain = Cluster {
+        typed_extension_protocol_options: Default::default(),
+        ..cluster
+    };
+    format!("{plain:?} {http:?}")
+}
+
+/// Block, a field in it, words that only the field brings.
+const ROWS: &[(&str, &str, &[&str])] = &[
+    (
+        "outlierDetection",
+        "consecutive5xxErrors: 7",
+        &["consecutive_5xx: Some(UInt32Value { value: 7 })"],
+    ),
+    (
+        "outlierDetection",
+        "consecutive5xxErrors: 0",
+        &["enforcing_consecutive_5xx: Some(UInt32Value { value: 0 })"],
+    ),
+    (
+        "outlierDetection",
+        "consecutiveGatewayErrors: 3",
+        &[
+            "consecutive_gateway_failure: Some(UInt32Value { value: 3 })",
+            "enforcing_consecutive_gateway_failure: Some(UInt32Value { value: 100 })",
+        ],
+    ),
+    (
+        "outlierDetection",
+        "splitExternalLocalOriginErrors: true",
+        &["split_external_local_origin_errors: true"],
+    ),
+    (
+        "outlierDetection",
+        "splitExternalLocalOriginErrors: true, consecutiveLocalOriginFailures: 9",
+        &["consecutive_local_origin_failure: Some(UInt32Value { value: 9 })"],
+    ),
+    (
+        "outlierDetection",
+        "interval: 77s",
+        &["interval: Some(Duration { seconds: 77"],
+    ),
+    (
+        "outlierDetection",
+        "baseEjectionTime: 78s",
+        &["base_ejection_time: Some(Duration { seconds: 78"],
+    ),
+    (
+        "outlierDetection",
+        "maxEjectionPercent: 42",
+        &[
+            "max_ejection_percent: Some(UInt32Value { value: 42 })",
+            "always_eject_one_host: None",
+        ],
+    ),
+    (
+        "outlierDetection",
+        "minHealthPercent: 33",
+        &["healthy_panic_threshold: Some(Percent { value: 33.0 })"],
+    ),
+    (
+        "outlierDetection",
+        "outlierDetectionHttpErrorCodes: [429]",
+        &["error_matcher: Some(MatchPredicate { rule: Some(HttpResponseHeadersMatch("],
+    ),
+    (
+        "outlierDetection",
+        "outlierDetectionHttpErrorCodes: [503, 429]",
+        &[
+            "error_matcher: Some(MatchPredicate { rule: Some(OrMatch(",
+            "Exact(\"429\")",
+            "Exact(\"503\")",
+        ],
+    ),
+];
+
+#[test]
+fn every_field_of_resilience_shows_in_what_proxies_get() {
+    for dialect in [Dialect::Naka, Dialect::Envoy] {
+        for (block, field, words) in ROWS {
+            let with = shown(&format!("{block}: {{{field}}}"), dialect);
+            let without = shown(&format!("{block}: {{}}"), dialect);
+            for word in *words {
+                assert!(
+                    with.contains(word),
+                    "{dialect:?} {field}: no {word} in {with}"
+                );
+                assert!(
+                    !without.contains(word),
+                    "{dialect:?} {field}: {word} in {without}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_not_written_is_as_in_istio() {
+    let none = compiled("", Dialect::Naka);
+    assert_eq!(
+        (none.outlier_detection, none.common_lb_config),
+        (None, None)
+    );
+    // An Envoy is told not to panic.
+    let envoy = compiled("", Dialect::Envoy).common_lb_config.unwrap();
+    assert_eq!(envoy.healthy_panic_threshold.unwrap().value, 0.0);
+    let empty = compiled("outlierDetection: {}", Dialect::Naka).outlier_detection;
+    let empty = empty.unwrap();
+    assert_eq!((empty.consecutive_5xx, empty.interval), (None, None));
+    assert!(empty.always_eject_one_host.unwrap().value);
+    assert_eq!(empty.enforcing_success_rate.unwrap().value, 0);
+    // Local failures have a threshold only where they are kept apart.
+    let local = compiled(
+        "outlierDetection: {consecutiveLocalOriginFailures: 9}",
+        Dialect::Naka,
+    );
+    assert_eq!(
+        local
+            .outlier_detection
+            .unwrap()
+            .consecutive_local_origin_failure,
+        None
+    );
+    // The old spelling means the same.
+    assert_eq!(
+        compiled("circuitBreaker: {consecutiveErrors: 4}", Dialect::Naka),
+        compiled("outlierDetection: {consecutive5xxErrors: 4}", Dialect::Naka)
+    );
+}
+
+#[test]
+fn a_rule_with_what_cannot_be_meant_is_refused() {
+    for wrong in [
+        "interval: 0s",
+        "baseEjectionTime: 0s",
+        "maxEjectionPercent: 101",
+        "outlierDetectionHttpErrorCodes: [99]",
+        "outlierDetectionHttpErrorCodes: [600]",
+        "consecutive5xxErrors: -1",
+    ] {
+        let text = rule(&format!("outlierDetection: {{{wrong}}}"));
+        let decoded = naka_api::decode_yaml("t", text.as_bytes(), naka_api::Mode::Compat);
+        let errors: Vec<_> = decoded.findings.iter().filter(|f| f.is_error()).collect();
+        assert_eq!(errors.len(), 1, "{wrong}: {errors:?}");
+        assert!(errors[0].field.contains("outlierDetection."), "{errors:?}");
+        assert!(decoded.objects.is_empty(), "{wrong}");
+    }
+}
