@@ -90,7 +90,10 @@ impl Plan {
         now: Option<Duration>,
     ) -> Self {
         let weights = Weights::of(endpoints, &spec.balance, spec.policy, now);
-        let usable = |health| move |e: &Endpoint| e.health == health && !e.state.is_barred();
+        // Bars come and go while a cluster's own plan stays; it is used while there are none.
+        let bars = now.is_some();
+        let usable =
+            |health| move |e: &Endpoint| e.health == health && !(bars && e.state.is_barred());
         let mut health = Health::Healthy;
         if !endpoints.iter().any(|e| e.weight > 0 && usable(health)(e)) {
             health = Health::Draining;
@@ -100,7 +103,7 @@ impl Plan {
             .iter()
             .map(|group| {
                 let end = (first + group.size).min(endpoints.len());
-                let count = Count::of(endpoints, first..end, &weights, health);
+                let count = Count::of(endpoints, first..end, &weights, (health, bars));
                 first = end;
                 count
             })
@@ -196,7 +199,7 @@ impl Count {
         endpoints: &[Arc<Endpoint>],
         range: std::ops::Range<usize>,
         weights: &Weights,
-        health: Health,
+        (health, bars): (Health, bool),
     ) -> Self {
         let first = range.start;
         let mut count = Self {
@@ -216,7 +219,7 @@ impl Count {
             if endpoint.health != Health::Draining || health == Health::Draining {
                 count.size += 1;
             }
-            if endpoint.health == health && !endpoint.state.is_barred() {
+            if endpoint.health == health && !(bars && endpoint.state.is_barred()) {
                 count.available.push(one);
             }
         }
