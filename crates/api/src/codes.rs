@@ -72,6 +72,10 @@ codes! {
     E342: "Strict mode: W342 as an error.", "`image: istio/proxyv2:1.19.0`", "Remove the container.";
     E350: "An expression that Prometheus refuses: `on(…)` or `ignoring(…)` between a scalar and a vector. The rule is not in force, the others of its group are.",
         "`time() - on(instance) expiry`", "Remove the matching; an expiry is `(expiry - time()) / 86400 < 7`.";
+    E370: "An expression that cannot be taken: a word that is none, values of different types compared, too deep or too dear. The part that holds it (the route, the rule) is not in force.",
+        "`naka.dev/match.big: request.headers['x-amount'] > 100000`", "Correct it at the column named; a number is made of a text by `int(…)`.";
+    E371: "A condition for a route that the object does not have. The object is not in force: which route was to be narrowed is unknown.",
+        "`naka.dev/match.bulk` while the route is named `big`", "Write the route's `name` after `naka.dev/match.`.";
     E901: "A field that exists but is not enforced yet, and leaving it out would let more through or change the meaning. The part that holds it is not in force.",
         "`match[].sourceLabels`", "Remove the field or the part until it is supported.";
     E902: "Objects that the control plane compiled are refused by the proxy's own check (seen by `naka explain`, which runs both). Traffic keeps the last good configuration.",

@@ -235,6 +235,7 @@ fn decode_node(
     if kind == Kind::DestinationRule {
         networking::destination_rule::aliases::rewrite(&mut report, &mut node);
     }
+    let annotations = node.at(&["metadata", "annotations"]).cloned();
     // Checked by `kind_of` and `meta`; what is left is the kind's own.
     for header in ["apiVersion", "kind", "metadata"] {
         node.take(header);
@@ -245,7 +246,8 @@ fn decode_node(
     }
     crate::schema::rules::check(&mut report, &node, kind);
     crate::kept::check(&mut report, &node, kind);
-    let spec = build(&mut report, &node, kind, &meta.namespace);
+    let spec = build(&mut report, &node, kind, &meta.namespace)
+        .and_then(|spec| annotated(&mut report, annotations.as_ref(), spec));
     report.finish(&meta);
     let object = spec.filter(|_| report.object_sound()).map(|spec| Object {
         kind,
@@ -320,6 +322,19 @@ fn build(report: &mut Report, node: &Node, kind: Kind, namespace: &str) -> Optio
         Kind::PrometheusRule => Spec::Kept,
         Kind::Trigger | Kind::KnativeService => Spec::Kept,
     })
+}
+
+/// What annotations add to a spec; `None` when nothing is left of it.
+fn annotated(report: &mut Report, annotations: Option<&Node>, mut spec: Spec) -> Option<Spec> {
+    if let Spec::VirtualService(routes) = &mut spec {
+        let any = !routes.http.is_empty();
+        networking::virtual_service::conditions::attach(report, annotations, routes);
+        // As without conditions: an object without any route would answer 404 to everything.
+        if any && routes.http.is_empty() {
+            return None;
+        }
+    }
+    Some(spec)
 }
 
 fn kind_of(report: &mut Report, node: &Node) -> Option<Kind> {

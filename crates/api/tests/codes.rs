@@ -32,6 +32,22 @@ use Mode::{Compat, Strict};
 
 const CASES: &[Case] = &[
     (
+        "E370",
+        Compat,
+        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata:\n  name: v\n  annotations:\n    naka.dev/match.big: request.headers['x-amount'] > 100000\nspec:\n  hosts: [pay]\n  http:\n  - {name: big, route: [{destination: {host: pay}}]}\n  - route: [{destination: {host: pay}}]\n",
+        "metadata.annotations[\"naka.dev/match.big\"]",
+        6,
+        "column 29: a string is compared with a int",
+    ),
+    (
+        "E371",
+        Compat,
+        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata:\n  name: v\n  annotations:\n    naka.dev/match.bulk: 'true'\nspec:\n  hosts: [pay]\n  http:\n  - {name: big, route: [{destination: {host: pay}}]}\n",
+        "metadata.annotations[\"naka.dev/match.bulk\"]",
+        6,
+        "no route in force is named \"bulk\"",
+    ),
+    (
         "W120",
         Compat,
         "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: a}\nspec:\n  action: ALLOW\n  rules:\n  - to:\n    - operation:\n        paths: [/a/*/b]\n",

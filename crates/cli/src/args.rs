@@ -355,6 +355,12 @@ pub(crate) struct Explain {
     /// Decide on these files instead of the running mesh
     #[arg(short = 'f', long = "filename", value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
+    /// Body of the request
+    #[arg(short = 'd', long, value_name = "TEXT")]
+    pub(crate) body: Option<String>,
+    /// Moment at which it is decided, for example 2026-11-26T10:00:00+05:30; now unless given
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    pub(crate) at: Option<Duration>,
     /// How a try ends: a status, connect-failed or reset; 200 unless given
     #[arg(long = "answer", value_name = "ANSWER")]
     pub(crate) answers: Vec<String>,
@@ -407,6 +413,14 @@ fn advertised(text: &str) -> Result<String, String> {
                 .to_owned(),
         )
     }
+}
+
+/// Reads a moment, as the time since 1970.
+fn moment(text: &str) -> Result<Duration, String> {
+    let moment: jiff::Timestamp = text
+        .parse()
+        .map_err(|_| format!("{text:?} is not a moment such as 2026-11-26T10:00:00+05:30"))?;
+    Duration::try_from(moment.as_duration()).map_err(|_| "a moment before 1970".to_owned())
 }
 
 #[cfg(test)]

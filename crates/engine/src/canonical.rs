@@ -72,6 +72,17 @@ pub struct Origin {
     pub destination: Option<(Arc<str>, u16)>,
     /// The caller's address.
     pub address: Option<IpAddr>,
+    /// The verified caller of the own program; who this proxy itself is stands in [`crate::exchange::Cx::around`].
+    pub source: Option<Source>,
+}
+
+/// Who calls, as far as the mesh knows it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Source {
+    /// SPIFFE id, empty when it is not known.
+    pub identity: Arc<str>,
+    /// Name of the workload, empty when it is not known.
+    pub workload: Arc<str>,
 }
 
 impl Origin {
@@ -85,6 +96,7 @@ impl Origin {
             default_port,
             destination: None,
             address: None,
+            source: None,
         }
     }
 
@@ -98,6 +110,7 @@ impl Origin {
             default_port: port,
             destination: None,
             address: None,
+            source: None,
         }
     }
 
@@ -111,6 +124,7 @@ impl Origin {
             default_port: port,
             destination: None,
             address,
+            source: None,
         }
     }
 }

@@ -14,6 +14,7 @@
 
 mod affinity;
 mod attempt;
+mod attributes;
 mod dial;
 mod headers;
 mod inbound;
@@ -23,6 +24,7 @@ mod redirect;
 mod retry;
 mod rewrite;
 
+pub use attributes::Around;
 pub use dial::Dial;
 pub use headers::xfcc;
 pub use matching::first_failing;
@@ -35,6 +37,7 @@ use crate::pick::Cursors;
 use crate::reply::LocalReply;
 use crate::runtime::{Permit, Slot};
 use crate::why::{Stage, Why};
+use bytes::Bytes;
 use http::HeaderValue;
 use naka_types::reason::Reason;
 use std::sync::Arc;
@@ -51,6 +54,8 @@ pub struct Cx<'a> {
     pub now: Duration,
     /// Chance.
     pub rng: &'a mut fastrand::Rng,
+    /// What is known besides the request.
+    pub around: &'a Around,
     /// This worker's round-robin positions.
     pub cursors: &'a mut Cursors,
     /// Trail of an explanation, if one is wanted.
@@ -74,6 +79,8 @@ pub enum Input<'a> {
     Answer(Answered),
     /// A try ended.
     Tried(Tried<'a>),
+    /// The body that was needed; none when it is too long, broke off or did not come in time.
+    Body(Option<Bytes>),
     /// The back-off is over.
     TimerFired,
 }
@@ -198,6 +205,11 @@ pub enum Need {
         /// Service port.
         port: u16,
     },
+    /// The whole body, if it is not longer; then step with [`Input::Body`]. It is still to be sent.
+    Body {
+        /// Most bytes.
+        limit: usize,
+    },
     /// Time before the next try.
     Backoff(Duration),
 }
@@ -237,6 +249,7 @@ pub struct PassThrough {
 enum State {
     New,
     WaitingForHost,
+    WaitingForBody,
     Trying,
     BackingOff,
     Over,
@@ -264,6 +277,7 @@ pub struct Exchange {
     started: Duration,
     barred: bool,
     let_through: bool,
+    body: attributes::Read,
 }
 
 impl Default for Exchange {
@@ -294,6 +308,7 @@ impl Exchange {
             started: Duration::ZERO,
             barred: false,
             let_through: false,
+            body: attributes::Read::default(),
         }
     }
 
@@ -303,6 +318,7 @@ impl Exchange {
             (State::Over, _) => return Effect::Done,
             (State::New, Input::Begin) => self.begin(request, cx),
             (State::WaitingForHost, Input::Answer(answer)) => self.answered(request, answer, cx),
+            (State::WaitingForBody, Input::Body(body)) => self.body_came(request, body, cx),
             (State::Trying, Input::Tried(tried)) => self.tried(request, tried, cx),
             (State::BackingOff, Input::TimerFired) => {
                 if self.deadline.is_some_and(|deadline| cx.now >= deadline) {
@@ -315,6 +331,7 @@ impl Exchange {
         };
         self.state = match &effect {
             Effect::Need(Need::VirtualHost { .. }) => State::WaitingForHost,
+            Effect::Need(Need::Body { .. }) => State::WaitingForBody,
             Effect::Need(Need::Backoff(_)) => State::BackingOff,
             Effect::Try(_) | Effect::PassThrough(_) => State::Trying,
             Effect::Reply(_) | Effect::Relay | Effect::Done => State::Over,
@@ -431,10 +448,12 @@ impl Exchange {
         vhost: Arc<VirtualHost>,
         cx: &mut Cx<'_>,
     ) -> Effect {
-        let found = matching::find(&vhost.routes, request, cx);
+        let found = matching::find(&vhost, request, &self.body, cx);
         self.vhost = Some(vhost);
-        let Some(route) = found else {
-            return self.refuse(request, Reason::NoRoute, cx);
+        let route = match found {
+            matching::Found::Route(route) => route,
+            matching::Found::Nothing => return self.refuse(request, Reason::NoRoute, cx),
+            matching::Found::AfterBody => return attributes::need_body(),
         };
         let action = Arc::clone(&route);
         self.route = Some(route);

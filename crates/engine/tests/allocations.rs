@@ -7,7 +7,7 @@
 )]
 
 use naka_engine::canonical::{Canonical, Origin};
-use naka_engine::exchange::{Cx, Effect, Exchange, Input, Outcome, Tried};
+use naka_engine::exchange::{Around, Cx, Effect, Exchange, Input, Outcome, Tried};
 use naka_engine::model::{
     Action, Cluster, ClusterSpec, Endpoint, Forward, Health, Match, PathCondition, Route,
     SnapshotBuilder, VirtualHost, WeightedCluster,
@@ -115,6 +115,7 @@ fn the_common_request_allocates_only_header_values() {
             snapshot: &snapshot,
             origin: &origin,
             now: Duration::ZERO,
+            around: &Around::default(),
             rng: &mut rng,
             cursors: &mut cursors,
             why: None,

@@ -304,3 +304,47 @@ pub fn is_secret_header(name: &str) -> bool {
     .iter()
     .any(|word| name.contains(word))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Phase, TABLE, Trust};
+    use std::fmt::Write as _;
+
+    /// The rows of `docs/reference/expressions.md`.
+    #[test]
+    fn the_page_has_every_attribute() {
+        let mut rows = String::new();
+        for row in TABLE {
+            let known = match row.phase {
+                Phase::Connection => "connection",
+                Phase::Head => "head",
+                Phase::Body => "body",
+            };
+            let of = match row.trust {
+                Trust::Verified => "mesh",
+                Trust::Claimed => "caller",
+            };
+            let _ = writeln!(
+                rows,
+                "| `{}` | {} | {known} | {} | {of} | {} |",
+                row.name, row.ty, row.cost, row.doc
+            );
+        }
+        let path = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../docs/reference/expressions.md"
+        );
+        let page = std::fs::read_to_string(path).unwrap();
+        if std::env::var_os("NAKA_WRITE_DOCS").is_some() && !page.contains(&rows) {
+            let (head, rest) = page.split_once("|---|---|---|---|---|---|\n").unwrap();
+            let (_, tail) = rest.split_once("\n\n").unwrap();
+            let new = format!("{head}|---|---|---|---|---|---|\n{rows}\n{tail}");
+            std::fs::write(path, new).unwrap();
+            return;
+        }
+        assert!(
+            page.contains(&rows),
+            "NAKA_WRITE_DOCS=1 writes them:\n{rows}"
+        );
+    }
+}

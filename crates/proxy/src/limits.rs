@@ -24,6 +24,8 @@ pub const PASSTHROUGH_CONNECT: Duration = Duration::from_secs(10);
 pub const CONFIG_WAIT: Duration = Duration::from_secs(1);
 /// How long the first bytes of a connection of unknown protocol are awaited before the other side is asked as well.
 pub const SNIFF_GRACE: Duration = Duration::from_millis(10);
+/// Time that choosing a route may wait for a body; afterwards the body is unknown.
+pub const BODY_WAIT: Duration = Duration::from_secs(10);
 /// Request body kept for a second try; longer bodies are sent once.
 pub const REPLAY_BYTES: usize = 64 * 1024;
 /// Idle HTTP/1 connections kept per endpoint and worker.

@@ -9,11 +9,12 @@ use std::process::Command;
 const ARROWS: &[(&str, &[&str])] = &[
     ("types", &[]),
     ("wire", &[]),
-    ("api", &["types"]),
+    ("expr", &[]),
+    ("api", &["types", "expr"]),
     ("store", &["types", "api"]),
     ("xds", &["types", "wire"]),
     ("identity", &["types", "wire"]),
-    ("engine", &["types"]),
+    ("engine", &["types", "expr"]),
     ("telemetry", &["types", "wire"]),
     (
         "control",
@@ -29,7 +30,15 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     (
         "proxy",
-        &["types", "wire", "xds", "identity", "engine", "telemetry"],
+        &[
+            "types",
+            "wire",
+            "xds",
+            "identity",
+            "expr",
+            "engine",
+            "telemetry",
+        ],
     ),
     ("cli", &["*"]),
     ("testkit", &["*"]),

@@ -13,6 +13,9 @@ pub const CAPABILITY_DRAIN_ACK: &str = "drain-ack";
 /// Capability: holds a filter of all host names visible to it.
 pub const CAPABILITY_NAME_FILTER: &str = "name-filter";
 
+/// Key of our own condition in a route's `typed_per_filter_config`.
+pub const CONDITION: &str = "naka.dev/condition";
+
 /// Kind of proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Role {

@@ -62,6 +62,25 @@ impl Report {
         self.findings.push(finding);
     }
 
+    /// As [`Report::error`], for a field outside of the parts that it puts out of force; none of them: the object.
+    pub(crate) fn error_in(
+        &mut self,
+        parts: &[String],
+        code: Code,
+        field: &str,
+        place: Place,
+        message: String,
+        fix: String,
+    ) {
+        let outside = self.part_of(field).to_owned();
+        let was = self.broken.contains(&outside);
+        self.error(code, field, place, message, fix);
+        if !parts.is_empty() && !was {
+            self.broken.remove(&outside);
+        }
+        self.broken.extend(parts.iter().cloned());
+    }
+
     /// E007 at a value.
     pub(crate) fn invalid(&mut self, field: &str, node: &Node, message: String, fix: String) {
         self.error(codes::E007, field, node.place, message, fix);

@@ -55,11 +55,8 @@ pub(super) fn check(out: &mut Vec<Finding>, object: &Object, service: &VirtualSe
 }
 
 fn takes_all(route: &HttpRoute) -> bool {
-    route.matches.is_empty()
-        || route
-            .matches
-            .iter()
-            .any(|condition| condition.is_catch_all() && condition.gateways.is_empty())
+    let all = |condition: &HttpMatch| condition.is_catch_all() && condition.gateways.is_empty();
+    route.when.is_none() && (route.matches.is_empty() || route.matches.iter().any(all))
 }
 
 fn cut_off(
@@ -203,7 +200,8 @@ fn shadowed(out: &mut Vec<Finding>, object: &Object, routes: &[HttpRoute]) {
     let all: Vec<Vec<HttpMatch>> = routes.iter().take(COMPARED).map(conditions).collect();
     for later in 1..all.len() {
         let by = |condition: &HttpMatch| {
-            (0..later).find(|earlier| all[*earlier].iter().any(|first| covers(first, condition)))
+            let mut plain = (0..later).filter(|earlier| routes[*earlier].when.is_none());
+            plain.find(|earlier| all[*earlier].iter().any(|first| covers(first, condition)))
         };
         let found: Option<Vec<usize>> = all[later].iter().map(by).collect();
         if let Some(first) = found.and_then(|found| found.into_iter().min()) {

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 mod build;
+pub(crate) mod conditions;
 pub(crate) mod fields;
 
 pub(crate) use build::build;
@@ -60,6 +61,8 @@ pub struct HttpRoute {
     pub retries: Option<Retries>,
     /// Header edits.
     pub headers: Headers,
+    /// An expression that must hold as well, from the annotation `naka.dev/match.<name>`.
+    pub when: Option<String>,
 }
 
 impl HttpRoute {

@@ -68,6 +68,7 @@ pub fn not_expressed(world: &World, class: &Class) -> Vec<String> {
         "metrics: an Envoy counts under its own names, on its admin pages, not as istio_*".to_owned(),
         "paths: an Envoy keeps the digits of an escape as they were written (%2f), our own proxies write them large (%2F)".to_owned(),
     ];
+    words.extend(conditions(world));
     if class.role == Role::Gateway {
         return words;
     }
@@ -87,6 +88,24 @@ pub fn not_expressed(world: &World, class: &Class) -> Vec<String> {
         }
     }
     words
+}
+
+/// Routes that an Envoy does not get because it cannot ask their expressions.
+fn conditions(world: &World) -> BTreeSet<String> {
+    let bound = world.routes.values().chain(world.gateway_routes.values());
+    let objects = bound.flat_map(|all| all.iter());
+    let routes = objects.filter_map(|object| Some((object, object.virtual_service()?)));
+    routes
+        .flat_map(|(object, spec)| spec.http.iter().map(move |route| (object, route)))
+        .filter(|(_, route)| route.when.is_some())
+        .map(|(object, route)| {
+            format!(
+                "conditions: an Envoy does not ask expressions; route {} of {} is not sent, so its requests go on to the routes after it",
+                route.label(),
+                object.reference()
+            )
+        })
+        .collect()
 }
 
 /// Compiles a resource for an Envoy.

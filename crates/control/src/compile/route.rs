@@ -4,7 +4,7 @@
 //! A destination that does not exist keeps its cluster name, so that its requests get 503 with the reason
 //! `unknown-cluster` instead of another route; the finding goes into the object's status.
 
-use super::{Class, View};
+use super::{Class, Dialect, View};
 use naka_api::networking::virtual_service::{
     Action, Destination, GatewayRef, Headers, HttpMatch, HttpRoute, Redirect, RedirectPort,
     Retries, Rewrite, VirtualService,
@@ -45,6 +45,8 @@ pub(crate) struct Model {
     timeout: Option<Duration>,
     retries: Option<Retries>,
     headers: Headers,
+    /// An expression that must hold as well.
+    when: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -92,6 +94,7 @@ pub(crate) fn default(at: &Place<'_, '_>, host: &Host) -> Model {
         timeout: None,
         retries: None,
         headers: Headers::default(),
+        when: None,
     }
 }
 
@@ -114,6 +117,10 @@ fn model(
     route: &HttpRoute,
     gateway: &GatewayRef,
 ) -> Option<Model> {
+    // Only our own proxies know expressions; without its condition the route would take more than was meant.
+    if route.when.is_some() && at.class.dialect != Dialect::Naka {
+        return None;
+    }
     let here = |wanted: &&HttpMatch| {
         wanted.port.is_none_or(|port| port == at.port)
             && (wanted.gateways.is_empty() || wanted.gateways.contains(gateway))
@@ -157,6 +164,7 @@ fn model(
         timeout: route.timeout,
         retries: route.retries.clone(),
         headers: route.headers.clone(),
+        when: route.when.clone(),
     })
 }
 

@@ -56,7 +56,7 @@ impl Dial {
                 None => Self::refuse(Reason::UnknownHost, cx),
             },
             Input::Tried(tried) => self.tried(&tried.outcome, cx),
-            Input::TimerFired => Self::refuse(Reason::Internal, cx),
+            Input::TimerFired | Input::Body(_) => Self::refuse(Reason::Internal, cx),
         };
         self.over = matches!(effect, Effect::Reply(_) | Effect::Done | Effect::Relay);
         effect

@@ -1,45 +1,95 @@
 //! Which route matches: the first whose conditions all hold.
+//!
+//! An expression is asked last, and only of a route whose other conditions hold. If it needs the body, choosing stops
+//! there until the body came ([`Found::AfterBody`]), because a later route must not win before an earlier one is known.
 
 use super::Cx;
+use super::attributes::{Attributes, Read};
 use crate::canonical::{Canonical, Origin};
-use crate::model::{Match, QueryCondition, Route, Subject};
+use crate::model::{Match, QueryCondition, Route, Subject, VirtualHost};
 use crate::why::{Stage, Why};
+use naka_expr::Missing;
 use std::borrow::Cow;
 use std::sync::Arc;
 
+/// What choosing came to.
+pub(super) enum Found {
+    /// The first route that matches.
+    Route(Arc<Route>),
+    /// None matches.
+    Nothing,
+    /// The body decides.
+    AfterBody,
+}
+
 /// The first route that matches.
 pub(super) fn find(
-    routes: &[Arc<Route>],
+    vhost: &VirtualHost,
     request: &Canonical,
+    body: &Read,
     cx: &mut Cx<'_>,
-) -> Option<Arc<Route>> {
-    let mut found = None;
-    for route in routes {
-        if cx.why.is_none() {
-            if holds(&route.matches, request, cx.origin) {
-                found = Some(route);
-                break;
+) -> Found {
+    for route in &vhost.routes {
+        if cx.why.is_some() {
+            match explained(route, vhost, request, body, cx) {
+                Ok(true) => return Found::Route(Arc::clone(route)),
+                Ok(false) => {}
+                Err(Missing::Body) => return Found::AfterBody,
+                Err(Missing::Unknown) => {}
             }
             continue;
         }
-        let failing = first_failing(&route.matches, request, cx.origin);
-        let (decision, because) = match &failing {
-            None => (
-                format!("{} matches", route.name),
-                "all its conditions hold".to_owned(),
-            ),
-            Some(condition) => (
-                format!("{} does not match", route.name),
-                format!("not so: {condition}"),
-            ),
+        if !holds(&route.matches, request, cx.origin) {
+            continue;
+        }
+        let Some(when) = &route.matches.when else {
+            return Found::Route(Arc::clone(route));
         };
-        cx.explain(|| Why::new(Stage::Route, decision, because));
-        if failing.is_none() {
-            found = Some(route);
-            break;
+        match when.truth(&Attributes::new(vhost, request, body, cx)) {
+            Ok(true) => return Found::Route(Arc::clone(route)),
+            Err(Missing::Body) => return Found::AfterBody,
+            Ok(false) | Err(Missing::Unknown) => {}
         }
     }
-    found.cloned()
+    Found::Nothing
+}
+
+/// Whether a route matches, with the reason on the trail.
+fn explained(
+    route: &Route,
+    vhost: &VirtualHost,
+    request: &Canonical,
+    body: &Read,
+    cx: &mut Cx<'_>,
+) -> Result<bool, Missing> {
+    let failing = first_failing(&route.matches, request, cx.origin);
+    let (truth, because) = match (failing, &route.matches.when) {
+        (Some(condition), _) => (Ok(false), format!("not so: {condition}")),
+        (None, None) => (Ok(true), "all its conditions hold".to_owned()),
+        (None, Some(when)) => {
+            let attributes = Attributes::new(vhost, request, body, cx);
+            let truth = when.truth(&attributes);
+            let facts: Vec<String> = when
+                .facts(&attributes)
+                .into_iter()
+                .map(|(name, value)| format!("{name} is {value}"))
+                .collect();
+            let is = match truth {
+                Ok(true) => "so",
+                Ok(false) => "not so",
+                Err(Missing::Unknown) => "unknown, which satisfies nothing",
+                Err(Missing::Body) => "the body decides",
+            };
+            (truth, format!("{is}: {when} ({})", facts.join(", ")))
+        }
+    };
+    let decision = match truth {
+        Ok(true) => "matches",
+        Err(Missing::Body) => "waits",
+        Ok(false) | Err(Missing::Unknown) => "does not match",
+    };
+    cx.explain(|| Why::new(Stage::Route, format!("{} {decision}", route.name), because));
+    truth
 }
 
 fn holds(conditions: &Match, request: &Canonical, origin: &Origin) -> bool {
@@ -113,7 +163,7 @@ pub fn first_failing(conditions: &Match, request: &Canonical, origin: &Origin) -
 }
 
 /// The value a header condition sees; several values count as one joined by commas.
-fn value_of<'a>(
+pub(super) fn value_of<'a>(
     subject: &Subject,
     request: &'a Canonical,
     origin: &Origin,

@@ -1,11 +1,12 @@
 //! The state machine, driven from tables as the proxy and `naka explain` drive it.
 
+mod expressions;
 mod headers;
 mod matching;
 mod retry;
 mod routing;
 
-use super::{Cx, Effect, Exchange, Input, Outcome, Tried};
+use super::{Around, Cx, Effect, Exchange, Input, Outcome, Tried};
 use crate::canonical::{Canonical, Origin};
 use crate::model::{
     Action, Cluster, ClusterSpec, Endpoint, Forward, Health, Inbound, Match, MtlsMode, Route,
@@ -31,6 +32,7 @@ pub(super) struct World {
     snapshot: Snapshot,
     pub(super) origin: Origin,
     pub(super) now: Duration,
+    pub(super) around: Around,
     rng: fastrand::Rng,
     cursors: Cursors,
     pub(super) trail: Option<Vec<Why>>,
@@ -44,6 +46,7 @@ impl World {
             snapshot: Snapshot::default(),
             origin: Origin::outbound(80),
             now: Duration::from_secs(100),
+            around: Around::default(),
             rng: fastrand::Rng::with_seed(42),
             cursors: Cursors::new(),
             trail: None,
@@ -140,6 +143,7 @@ impl World {
             snapshot: &self.snapshot,
             origin: &self.origin,
             now: self.now,
+            around: &self.around,
             rng: &mut self.rng,
             cursors: &mut self.cursors,
             why: self.trail.as_mut(),

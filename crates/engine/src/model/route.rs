@@ -6,6 +6,7 @@ use super::{
 };
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
+use naka_expr::Expression;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,6 +55,8 @@ pub struct Match {
     pub method: Option<TextCondition>,
     /// Authority; the port is looked at only if the condition has one.
     pub authority: Option<TextCondition>,
+    /// An expression that must be satisfied as well; it is asked last.
+    pub when: Option<Arc<Expression>>,
 }
 
 impl Match {
@@ -72,6 +75,7 @@ impl Match {
             && self.query.is_empty()
             && self.method.is_none()
             && self.authority.is_none()
+            && self.when.is_none()
     }
 }
 

@@ -254,9 +254,9 @@ fn a_body_is_needed_only_where_it_decides() {
 #[test]
 fn what_is_wrong_is_said_with_its_column() {
     let deep = format!("{}true{}", "(".repeat(40), ")".repeat(40));
-    let wide = vec!["true"; 200].join(" && ");
+    let wide = ["true"; 200].join(" && ");
     let long = format!("'{}' == ''", "x".repeat(5000));
-    let dear = vec!["request.body.a == 1"; 11].join(" && ");
+    let dear = ["request.body.a == 1"; 11].join(" && ");
     for (source, column, says) in [
         ("", 1, "ends too early"),
         ("request.method =", 16, "unexpected '='"),
@@ -302,7 +302,7 @@ fn what_is_wrong_is_said_with_its_column() {
             "takes one argument",
         ),
         ("[1, 2] == [1, 2]", 1, "a list stands only"),
-        ("request.method in 'GET'", 19, "\"in\" looks in"),
+        ("request.method in 'GET'", 16, "\"in\" looks in"),
         ("1 == 1 1", 8, "unexpected 1"),
         ("request.method == 'GET' and true", 25, "unexpected and"),
         ("a & b", 3, "unexpected '&'"),

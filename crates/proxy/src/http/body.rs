@@ -74,6 +74,36 @@ impl Source {
         inner.whole && inner.keep && !inner.failed
     }
 
+    /// Reads ahead: the whole body, if it is not longer than `limit`. What was read is kept for the first try,
+    /// whatever comes of it. Cancel-safe.
+    pub(crate) async fn whole(&self, limit: usize) -> Option<Bytes> {
+        std::future::poll_fn(|cx| {
+            let mut inner = self.0.borrow_mut();
+            while !inner.ended {
+                let read: usize = inner.kept.iter().map(Bytes::len).sum();
+                if read > limit {
+                    return Poll::Ready(None);
+                }
+                match std::task::ready!(inner.read(cx)) {
+                    Some(Ok(frame)) => {
+                        if let Ok(data) = frame.into_data() {
+                            inner.kept_bytes += data.len();
+                            inner.kept.push(data);
+                        }
+                    }
+                    Some(Err(_)) => return Poll::Ready(None),
+                    None => {}
+                }
+            }
+            let read: usize = inner.kept.iter().map(Bytes::len).sum();
+            Poll::Ready((read <= limit).then(|| match inner.kept.as_slice() {
+                [only] => only.clone(),
+                parts => parts.concat().into(),
+            }))
+        })
+        .await
+    }
+
     /// No further try will come.
     pub(crate) fn stop_keeping(&self) {
         self.0.borrow_mut().keep = false;
@@ -97,18 +127,8 @@ impl Source {
 }
 
 impl Inner {
-    fn poll(
-        &mut self,
-        at: &mut usize,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        if let Some(bytes) = self.kept.get(*at) {
-            *at += 1;
-            return Poll::Ready(Some(Ok(Frame::data(bytes.clone()))));
-        }
-        if self.ended {
-            return Poll::Ready(self.trailers.clone().map(|t| Ok(Frame::trailers(t))));
-        }
+    /// The next frame of the caller, counted.
+    fn read(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let frame = match std::task::ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
             Some(Ok(frame)) => frame,
             Some(Err(error)) => {
@@ -122,6 +142,32 @@ impl Inner {
         };
         if let Some(data) = frame.data_ref() {
             self.bytes += data.len() as u64;
+        } else if let Some(trailers) = frame.trailers_ref() {
+            self.ended = true;
+            if self.keep {
+                self.trailers = Some(trailers.clone());
+            }
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    fn poll(
+        &mut self,
+        at: &mut usize,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        if let Some(bytes) = self.kept.get(*at) {
+            *at += 1;
+            return Poll::Ready(Some(Ok(Frame::data(bytes.clone()))));
+        }
+        if self.ended {
+            return Poll::Ready(self.trailers.clone().map(|t| Ok(Frame::trailers(t))));
+        }
+        let frame = match std::task::ready!(self.read(cx)) {
+            Some(Ok(frame)) => frame,
+            other => return Poll::Ready(other),
+        };
+        if let Some(data) = frame.data_ref() {
             if self.keep && self.kept_bytes + data.len() <= REPLAY_BYTES {
                 self.kept_bytes += data.len();
                 self.kept.push(data.clone());
@@ -129,11 +175,6 @@ impl Inner {
             } else {
                 self.keep = false;
                 self.whole = false;
-            }
-        } else if let Some(trailers) = frame.trailers_ref() {
-            self.ended = true;
-            if self.keep {
-                self.trailers = Some(trailers.clone());
             }
         }
         Poll::Ready(Some(Ok(frame)))

@@ -15,6 +15,7 @@ use crate::tls::Carry;
 use crate::upstream::connect::To;
 use crate::upstream::pool::{Busy, Key, Lease, Target};
 use crate::worker::Entrance;
+use bytes::Bytes;
 use http::header::{CONNECTION, EXPECT, TE, UPGRADE};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
@@ -112,6 +113,7 @@ struct Run {
 enum Next {
     Begin,
     Answer(Answered),
+    Body(Option<Bytes>),
     Timer,
     Failed(Outcome<'static>),
     Response,
@@ -181,6 +183,13 @@ impl Run {
                 Effect::Need(Need::VirtualHost { host, port }) => {
                     Next::Answer(Box::pin(self.obtain(&host, port)).await)
                 }
+                Effect::Need(Need::Body { limit }) => {
+                    let body = self.whole_body(limit).await;
+                    if self.body.as_ref().is_some_and(|body| body.failed()) {
+                        return self.gone();
+                    }
+                    Next::Body(body)
+                }
                 Effect::Need(Need::Backoff(pause)) => {
                     answer = None;
                     Box::pin(tokio::time::sleep(pause)).await;
@@ -223,6 +232,7 @@ impl Run {
         let input = match (next, answer) {
             (Next::Begin, _) => Input::Begin,
             (Next::Answer(answered), _) => Input::Answer(answered),
+            (Next::Body(body), _) => Input::Body(body),
             (Next::Timer, _) => Input::TimerFired,
             (Next::Failed(outcome), _) => {
                 // Dropped before the step: a failed try is not under way.
@@ -255,6 +265,7 @@ impl Run {
                 snapshot: &snapshot,
                 origin: &self.scope.origin,
                 now: worker.now(),
+                around: &worker.around.borrow(),
                 rng: &mut worker.rng.borrow_mut(),
                 cursors: &mut worker.cursors.borrow_mut(),
                 why: None,
@@ -278,6 +289,17 @@ impl Run {
             },
             answered => answered,
         }
+    }
+
+    /// The body, if it comes whole and in time.
+    async fn whole_body(&self, limit: usize) -> Option<Bytes> {
+        let Some(source) = &self.body else {
+            return Some(Bytes::new());
+        };
+        let reading = Box::pin(source.whole(limit));
+        tokio::time::timeout(limits::BODY_WAIT, reading)
+            .await
+            .ok()?
     }
 
     /// How the request travels on.

@@ -16,7 +16,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use naka_engine::canonical::{Caller, Origin};
+use naka_engine::canonical::{Caller, Origin, Source};
 use naka_engine::model::{Inbound, MtlsMode};
 use naka_types::protocol::Protocol;
 use naka_types::reason::Reason;
@@ -312,6 +312,14 @@ fn inbound_origin(conn: &Conn, port: u16, tls: bool, leaf: Option<Leaf>) -> Orig
     };
     let mut origin = Origin::inbound(port, caller, tls);
     origin.address = Some(conn.remote.ip());
+    origin.source = conn.peer.get().map(|peer| Source {
+        identity: Arc::clone(&peer.text),
+        // Not known before the peer's record came: unknown, which satisfies nothing.
+        workload: peer
+            .id
+            .and_then(|id| conn.worker.workload_of(id))
+            .map_or_else(Arc::default, |known| known.workload.as_str().into()),
+    });
     origin
 }
 

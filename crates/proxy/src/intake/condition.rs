@@ -8,11 +8,15 @@ use naka_engine::model::{
     HeaderCondition, HeaderRule, Match, PathCondition, Pattern, QueryCondition, Subject,
     TextCondition, TextRule,
 };
+use naka_expr::{Expression, Place, Use};
 use naka_wire::envoy::config::route::v3::{
     HeaderMatcher, QueryParameterMatcher, RouteMatch, header_matcher::HeaderMatchSpecifier,
     query_parameter_matcher::QueryParameterMatchSpecifier, route_match::PathSpecifier,
 };
 use naka_wire::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
+use naka_wire::google::protobuf::Any;
+use naka_wire::v1::Condition;
+use std::sync::Arc;
 
 /// All conditions of a route.
 ///
@@ -71,6 +75,18 @@ pub fn matches(wire: &RouteMatch) -> Result<Match, Error> {
         })
         .collect::<Result<_, _>>()?;
     Ok(found)
+}
+
+/// An expression that narrows a route.
+///
+/// # Errors
+/// [`Error`] when it is none that this proxy knows.
+pub fn expression(wire: &Any) -> Result<Arc<Expression>, Error> {
+    let condition: Condition =
+        naka_wire::unpack(wire).map_err(|error| Error::at("condition", error))?;
+    Expression::compile(&condition.cel, Use::Condition, Place::Route)
+        .map(Arc::new)
+        .map_err(|error| Error::at("condition.cel", error))
 }
 
 /// Conditions that narrow a route and that we do not have. Without them the route would take more than was meant.

@@ -8,6 +8,7 @@ use naka_engine::model::{
     Route, VirtualHost, WeightedCluster,
 };
 use naka_types::name::VirtualHostName;
+use naka_types::node::CONDITION;
 use naka_wire::envoy::config::core::v3::data_source::Specifier;
 use naka_wire::envoy::config::route::v3 as pb;
 use naka_wire::envoy::config::route::v3::{
@@ -100,7 +101,9 @@ fn sound_domain(domain: &str) -> bool {
 fn route(wire: &pb::Route, ids: Ids<'_>) -> Result<Route, Error> {
     for (present, field) in [
         (
-            !wire.typed_per_filter_config.is_empty(),
+            wire.typed_per_filter_config
+                .keys()
+                .any(|key| key != CONDITION),
             "typed_per_filter_config",
         ),
         (!wire.route_specifiers.is_empty(), "route_specifiers"),
@@ -113,7 +116,13 @@ fn route(wire: &pb::Route, ids: Ids<'_>) -> Result<Route, Error> {
         .r#match
         .as_ref()
         .ok_or_else(|| Error::at("match", "it is missing"))?;
-    let matches = condition::matches(wanted).map_err(|e| e.within("match"))?;
+    let mut matches = condition::matches(wanted).map_err(|e| e.within("match"))?;
+    matches.when = wire
+        .typed_per_filter_config
+        .get(CONDITION)
+        .map(condition::expression)
+        .transpose()
+        .map_err(|e| e.within("typed_per_filter_config"))?;
     let action = match &wire.action {
         Some(route_pb::Action::Route(action)) => {
             Action::Forward(forward(action, ids).map_err(|e| e.within("route"))?)

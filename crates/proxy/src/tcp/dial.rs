@@ -132,6 +132,8 @@ pub(crate) async fn dial(conn: &Rc<Conn>, origin: &Origin) -> Result<Dialled, Fa
             Effect::Need(Need::VirtualHost { host, port }) => {
                 Input::Answer(answer(worker, &host, port).await)
             }
+            // Bytes have no body; the engine never asks for one here.
+            Effect::Need(Need::Body { .. }) => Input::Body(None),
             Effect::Need(Need::Backoff(pause)) => {
                 tokio::time::sleep(pause).await;
                 Input::TimerFired
@@ -169,6 +171,7 @@ fn step(worker: &Worker, engine: &mut Dial, input: Input<'_>, origin: &Origin) -
             snapshot: &snapshot,
             origin,
             now: worker.now(),
+            around: &worker.around.borrow(),
             rng: &mut worker.rng.borrow_mut(),
             cursors: &mut worker.cursors.borrow_mut(),
             why: None,

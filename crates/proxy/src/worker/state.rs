@@ -15,6 +15,7 @@ use crate::tls::{Carry, TlsSet};
 use crate::upstream::connect::{Secured, Sockets};
 use crate::upstream::pool::Pools;
 use crate::vip::Vips;
+use naka_engine::exchange::Around;
 use naka_engine::model::{ClusterId, PeerTls, Snapshot};
 use naka_engine::pick::Cursors;
 use naka_telemetry::{Lines, Shard, Workload};
@@ -28,7 +29,7 @@ use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 /// Peers whose labels are remembered; beyond it the cache starts afresh.
@@ -66,6 +67,8 @@ pub(crate) struct Worker {
     peers: RefCell<HashMap<Ulid, Arc<Workload>>>,
     /// Peers asked after, each with what waits for the answer.
     asked: RefCell<HashMap<Ulid, Vec<Late>>>,
+    /// For attributes of expressions; the sweep keeps the calendar right.
+    pub(crate) around: RefCell<Around>,
 }
 
 #[derive(Default)]
@@ -123,7 +126,10 @@ impl Worker {
             next_config: Cell::new(1),
             peers: RefCell::default(),
             asked: RefCell::default(),
+            around: RefCell::default(),
         });
+        worker.around.borrow_mut().own.workload = worker.own.workload.workload.as_str().into();
+        worker.set_calendar();
         if let Some(set) = params.tls {
             worker.set_tls(set);
         }
@@ -140,6 +146,13 @@ impl Worker {
         crate::io::process_start().elapsed()
     }
 
+    /// Compares the monotonic clock with the calendar, which may be set.
+    pub(crate) fn set_calendar(&self) {
+        let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let epoch = since_1970.unwrap_or_default().saturating_sub(self.now());
+        self.around.borrow_mut().epoch = epoch;
+    }
+
     pub(crate) fn set_snapshot(&self, snapshot: Arc<Snapshot>) {
         self.handles.forget();
         *self.snapshot.borrow_mut() = snapshot;
@@ -154,6 +167,7 @@ impl Worker {
                 principal,
                 ..Workload::clone(&self.me.borrow())
             };
+            self.around.borrow_mut().own.identity = me.principal.as_str().into();
             *self.me.borrow_mut() = Arc::new(me);
             self.handles.forget();
         }

@@ -21,6 +21,7 @@ pub(crate) async fn run(worker: Rc<Worker>) {
         let seconds = u32::try_from(origin.elapsed().as_secs()).unwrap_or(u32::MAX);
         set_coarse_seconds(seconds);
         worker.close_overdue(coarse_seconds());
+        worker.set_calendar();
         worker.pools.sweep();
     }
 }

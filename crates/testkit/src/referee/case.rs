@@ -119,6 +119,10 @@ pub struct Wanted {
     /// Body of the request.
     #[serde(default)]
     pub body: String,
+    /// Moment of the decision; proxies have a clock of their own, so only explain is asked.
+    pub moment: Option<String>,
+    /// Service that calls; the lanes' callers have names of their own, so only explain is asked.
+    pub from: Option<String>,
     /// Namespace of the caller, if not the case's.
     pub namespace: Option<String>,
     /// How the tries end, in order: a status, `connect-failed`, `reset`; after the last as the endpoint does.

@@ -27,12 +27,21 @@ impl Wanted {
     /// The request as it would be typed.
     #[must_use]
     pub fn question(&self, file: &File) -> Question {
+        let mut options = Vec::new();
+        let body = (!self.body.is_empty()).then_some(&self.body);
+        for (option, value) in [
+            ("--body", body),
+            ("--at", self.moment.as_ref()),
+            ("--from", self.from.as_ref()),
+        ] {
+            options.extend(value.map(|value| format!("{option}={value}")));
+        }
         Question {
             request: self.request.clone(),
             headers: self.headers.clone(),
             answers: self.answers.clone(),
             namespace: file.namespace(self).to_owned(),
-            options: Vec::new(),
+            options,
         }
     }
 }

@@ -386,7 +386,7 @@ impl Plan {
             .answers
             .iter()
             .any(|answer| answer == "connect-failed");
-        if refused {
+        if refused || wanted.moment.is_some() || wanted.from.is_some() {
             return None;
         }
         Some(Self {

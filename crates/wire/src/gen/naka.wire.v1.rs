@@ -245,6 +245,79 @@ impl ::prost::Name for WorkloadRecord {
         "type.googleapis.com/naka.wire.v1.WorkloadRecord".into()
     }
 }
+/// A condition of a route, in `typed_per_filter_config` under `naka.dev/condition`: a proxy that does not know it
+/// refuses the route instead of taking more requests than was meant.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Condition {
+    /// An expression, in the language of `naka-expr`.
+    #[prost(string, tag = "1")]
+    pub cel: ::prost::alloc::string::String,
+}
+impl ::prost::Name for Condition {
+    const NAME: &'static str = "Condition";
+    const PACKAGE: &'static str = "naka.wire.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "naka.wire.v1.Condition".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/naka.wire.v1.Condition".into()
+    }
+}
+/// Token buckets that a request must find a token in, in this order.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RateLimit {
+    #[prost(message, repeated, tag = "1")]
+    pub rules: ::prost::alloc::vec::Vec<RateLimitRule>,
+}
+impl ::prost::Name for RateLimit {
+    const NAME: &'static str = "RateLimit";
+    const PACKAGE: &'static str = "naka.wire.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "naka.wire.v1.RateLimit".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/naka.wire.v1.RateLimit".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RateLimitRule {
+    /// Object and rule: buckets of equal names are the same bucket.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// Condition; empty: every request.
+    #[prost(string, tag = "2")]
+    pub when: ::prost::alloc::string::String,
+    /// Values that each have a bucket of their own.
+    #[prost(string, repeated, tag = "3")]
+    pub keys: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Tokens that come in each interval.
+    #[prost(uint64, tag = "4")]
+    pub tokens: u64,
+    #[prost(uint64, tag = "5")]
+    pub interval_ns: u64,
+    /// Most tokens a bucket holds.
+    #[prost(uint64, tag = "6")]
+    pub burst: u64,
+    /// Most buckets, when there are keys.
+    #[prost(uint32, tag = "7")]
+    pub buckets: u32,
+    /// Counted, not refused.
+    #[prost(bool, tag = "8")]
+    pub dry_run: bool,
+    /// Whether answers say how much is left.
+    #[prost(bool, tag = "9")]
+    pub headers: bool,
+}
+impl ::prost::Name for RateLimitRule {
+    const NAME: &'static str = "RateLimitRule";
+    const PACKAGE: &'static str = "naka.wire.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "naka.wire.v1.RateLimitRule".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/naka.wire.v1.RateLimitRule".into()
+    }
+}
 /// Generated client implementations.
 pub mod workloads_client {
     #![allow(

@@ -181,6 +181,7 @@ fn route(
         timeout: read::duration(node.get("timeout")),
         retries,
         headers,
+        when: None,
     })
 }
 

@@ -2,11 +2,14 @@
 
 use crate::args;
 use crate::exit::{Exit, Outcome};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
 use naka_control::compile::{Class, Key, compile};
 use naka_control::world::World;
-use naka_engine::canonical::{Canonical, Origin};
-use naka_engine::exchange::{Answered, Cx, Effect, Exchange, Input, Need, Outcome as Ended, Tried};
+use naka_engine::canonical::{Canonical, Origin, Source};
+use naka_engine::exchange::{
+    Answered, Around, Cx, Effect, Exchange, Input, Need, Outcome as Ended, Tried,
+};
 use naka_engine::pick::Cursors;
 use naka_engine::why::{Stage, Why};
 use naka_proxy::state::book::Book;
@@ -18,7 +21,8 @@ use naka_wire::type_url;
 use naka_xds::Resource;
 use std::collections::BTreeSet;
 use std::str::FromStr;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 /// No request needs more steps; a loop here would be a fault of ours.
 const MAX_STEPS: usize = 32;
@@ -34,6 +38,9 @@ pub(crate) struct Asked {
     headers: HeaderMap,
     from: String,
     namespace: String,
+    body: Option<String>,
+    /// Time since 1970.
+    at: Duration,
     /// How the tries end, one after the other; after the last one every try is answered with 200.
     answers: Vec<Answer>,
 }
@@ -138,6 +145,11 @@ impl Asked {
             headers,
             from: args.from.clone().unwrap_or_default(),
             namespace: args.namespace.clone(),
+            body: args.body.clone(),
+            at: args.at.unwrap_or_else(|| {
+                let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+                now.unwrap_or_default()
+            }),
             answers: args
                 .answers
                 .iter()
@@ -275,12 +287,14 @@ impl<'a> Walk<'a> {
         let mut response = http::Response::new(()).into_parts().0;
         let mut input = Input::Begin;
         let mut answers = self.asked.answers.iter();
+        let around = self.around();
         for _ in 0..MAX_STEPS {
             let snapshot = self.book.snapshot();
             let mut cx = Cx {
                 snapshot: &snapshot,
                 origin: self.origin,
                 now: Duration::ZERO,
+                around: &around,
                 rng: &mut rng,
                 cursors: &mut cursors,
                 why: Some(&mut explained.trail),
@@ -289,6 +303,7 @@ impl<'a> Walk<'a> {
                 Effect::Need(Need::VirtualHost { host, port }) => {
                     Input::Answer(self.fetch(&host, port, explained))
                 }
+                Effect::Need(Need::Body { limit }) => Input::Body(self.body(limit)),
                 Effect::Need(Need::Backoff(_)) => Input::TimerFired,
                 Effect::Try(to_try) => {
                     explained.verdict = self.verdict(&request, &to_try);
@@ -450,6 +465,29 @@ impl<'a> Walk<'a> {
             endpoint.address,
             to_try.cluster.name()
         )
+    }
+
+    /// What is known besides the request: the caller, if it was named, and the calendar.
+    fn around(&self) -> Around {
+        let named = !self.asked.from.is_empty();
+        let own = Source {
+            identity: if named {
+                self.identity().into()
+            } else {
+                Arc::default()
+            },
+            workload: self.asked.from.as_str().into(),
+        };
+        Around {
+            own,
+            epoch: self.asked.at,
+        }
+    }
+
+    /// The body, as a proxy would have read it.
+    fn body(&self, limit: usize) -> Option<Bytes> {
+        let body = self.asked.body.clone().unwrap_or_default();
+        (body.len() <= limit).then(|| body.into())
     }
 
     fn identity(&self) -> String {

@@ -4,6 +4,7 @@ use super::{Model, ModelAction, Share};
 use naka_api::networking::virtual_service::{
     HeaderOps, HttpMatch, Redirect, Retries, Rewrite, StringMatch,
 };
+use naka_types::node::CONDITION;
 use naka_wire::envoy::config::core::v3::{
     DataSource, HeaderValue, HeaderValueOption, Metadata, data_source,
     header_value_option::HeaderAppendAction,
@@ -17,7 +18,8 @@ use naka_wire::envoy::config::route::v3::{
 use naka_wire::envoy::r#type::matcher::v3::{
     RegexMatchAndSubstitute, RegexMatcher, StringMatcher, string_matcher::MatchPattern,
 };
-use naka_wire::google::protobuf::{BoolValue, UInt32Value};
+use naka_wire::google::protobuf::{Any, BoolValue, UInt32Value};
+use naka_wire::v1::Condition;
 use naka_wire::{time, values};
 use std::time::Duration;
 
@@ -73,8 +75,17 @@ fn message(model: &Model, wanted: &HttpMatch) -> Route {
         response_headers_to_add: additions(response),
         response_headers_to_remove: response.remove.clone(),
         action: Some(action),
+        typed_per_filter_config: model.when.iter().map(|when| own_condition(when)).collect(),
         ..Route::default()
     }
+}
+
+/// An expression, where a proxy that does not know it refuses the whole route.
+fn own_condition(cel: &str) -> (String, Any) {
+    let condition = Condition {
+        cel: cel.to_owned(),
+    };
+    (CONDITION.to_owned(), naka_wire::pack(&condition))
 }
 
 fn origin((namespace, name): &(String, String)) -> Metadata {
