@@ -10,6 +10,7 @@ mod balance;
 mod cluster;
 mod condition;
 mod edits;
+mod keeping;
 mod pattern;
 mod retry;
 mod route;
@@ -22,6 +23,7 @@ pub use cluster::{
 };
 pub use condition::{HeaderCondition, HeaderRule, PathCondition, Subject, TextCondition, TextRule};
 pub use edits::HeaderEdits;
+pub use keeping::{Budget, Keeping, Pings, Probes};
 pub use pattern::Pattern;
 pub use retry::{RetryOn, RetryPolicy};
 pub use route::{

@@ -10,18 +10,19 @@
 mod availability;
 mod load;
 mod queue;
+mod recent;
 
 pub use availability::Bar;
 pub use load::Load;
 pub use queue::{Offer, Waiter};
 
-use crate::limits;
 use crate::model::{ClusterId, Limits};
 use crate::outlier::Tally;
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 /// Finds state by identity.
 #[derive(Debug, Default)]
@@ -91,6 +92,7 @@ pub struct ClusterRuntime {
     requests: Gauge,
     retries: Gauge,
     queue: queue::Queue,
+    recent: recent::Recent,
     epoch: AtomicU64,
     /// Held while it is decided whether one more endpoint may be ejected.
     pub(crate) ejecting: Mutex<()>,
@@ -158,13 +160,21 @@ impl ClusterRuntime {
         self.slot(Count::Connections, limits.connections)
     }
 
-    /// A slot for a retry: at most 20 % of the requests under way (but always 3), and at most the limit.
-    pub(crate) fn retry(self: &Arc<Self>, limits: &Limits) -> Option<Slot> {
-        let share = u64::from(self.requests()) * u64::from(limits::RETRY_BUDGET_PERCENT) / 100;
-        let budget = u32::try_from(share)
-            .unwrap_or(u32::MAX)
-            .max(limits::MIN_CONCURRENT_RETRIES);
-        self.slot(Count::Retries, budget.min(limits.retries))
+    /// A slot for a retry: at most the budget's share of the requests, and at most the limit.
+    pub(crate) fn retry(self: &Arc<Self>, limits: &Limits, now: Duration) -> Option<Slot> {
+        let budget = &limits.budget;
+        let recent = budget
+            .window
+            .map_or(0, |window| self.recent.count(window, now));
+        let allowed = budget.of(self.requests().max(recent));
+        self.slot(Count::Retries, allowed.min(limits.retries))
+    }
+
+    /// Takes note of when a request began, where the retry budget wants to know.
+    pub(crate) fn began(&self, limits: &Limits, now: Duration) {
+        if let Some(window) = limits.budget.window {
+            self.recent.add(window, now);
+        }
     }
 
     /// Counts a request to an endpoint; `None` at the limit.
@@ -262,6 +272,7 @@ mod tests {
     use super::{Permit, Registry};
     use crate::model::Limits;
     use std::sync::Arc;
+    use std::time::Duration;
 
     fn limits(n: u32) -> Limits {
         Limits {
@@ -269,6 +280,7 @@ mod tests {
             pending: n,
             requests: n,
             retries: u32::MAX,
+            ..Limits::default()
         }
     }
 
@@ -324,7 +336,7 @@ mod tests {
             match rng.u8(0..4) {
                 0 | 1 => active.extend(cluster.request(&endpoint, &none, None)),
                 2 => {
-                    if let Some(slot) = cluster.retry(&none) {
+                    if let Some(slot) = cluster.retry(&none, Duration::ZERO) {
                         retries.push(slot);
                         let bound = (cluster.requests() / 5).max(3);
                         assert!(cluster.retries() <= bound);
@@ -340,6 +352,40 @@ mod tests {
             }
         }
         assert!(reached > 3, "the budget must grow with the load");
+    }
+
+    #[test]
+    fn a_retry_budget_is_a_share_with_a_least() {
+        use crate::model::Budget;
+        let budget = |share, least| Budget {
+            share,
+            least,
+            window: None,
+        };
+        for (budget, requests, want) in [
+            (Budget::default(), 0, 3),
+            (Budget::default(), 100, 20),
+            (budget(2_550, 0), 100, 25),
+            (budget(0, 0), 1_000, 0),
+            (budget(0, 7), 1_000, 7),
+            (budget(10_000, 0), u32::MAX, u32::MAX),
+        ] {
+            assert_eq!(budget.of(requests), want, "{budget:?} {requests}");
+        }
+        // Requests that ended within the window still count.
+        let (registry, second) = (Registry::default(), Duration::from_secs(1));
+        let mut limits = Limits::default();
+        (limits.budget.least, limits.budget.window) = (0, Some(second));
+        let cluster = registry.cluster("a");
+        for _ in 0..10 {
+            cluster.began(&limits, second * 10);
+        }
+        let held: Vec<_> = (0..5)
+            .filter_map(|_| cluster.retry(&limits, second * 10))
+            .collect();
+        assert_eq!(held.len(), 2);
+        drop(held);
+        assert!(cluster.retry(&limits, second * 20).is_none());
     }
 
     #[test]

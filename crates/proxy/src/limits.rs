@@ -48,6 +48,8 @@ pub const H2_CONNECTION_WINDOW: u32 = 1024 * 1024;
 pub const H2_SEND_BUFFER: usize = 64 * 1024;
 /// An HTTP/2 connection with requests under way is asked for a sign of life this often.
 pub const H2_PING: Duration = Duration::from_secs(30);
+/// Longest wait for that sign.
+pub const H2_PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// A connection without a byte in either direction for this long is closed (Envoy's default).
 pub const CONNECTION_IDLE: Duration = Duration::from_secs(3600);
 /// Connections of one worker; more wait in the listen queue.

@@ -48,6 +48,8 @@ pub struct TrafficPolicy {
     pub connection_pool: Option<ConnectionPool>,
     /// Ejection of failing endpoints.
     pub outlier_detection: Option<OutlierDetection>,
+    /// How many requests may be retries.
+    pub retry_budget: Option<RetryBudget>,
     /// TLS towards the destination.
     pub tls: Option<TlsMode>,
     /// Settings of single ports, by port number.
@@ -90,6 +92,18 @@ pub struct ConnectionPool {
     pub max_requests_per_connection: Option<u32>,
     /// Retries in flight, for the whole destination.
     pub max_retries: Option<u32>,
+    /// TCP keep-alive probes.
+    pub tcp_keepalive: Option<TcpKeepalive>,
+    /// Longest life of a connection.
+    pub max_connection_duration: Option<Duration>,
+    /// Closes connections of bytes on which nothing moves; 0 = never.
+    pub tcp_idle: Option<Duration>,
+    /// Closes connections without a request; 0 = never.
+    pub http_idle: Option<Duration>,
+    /// Streams of one HTTP/2 connection.
+    pub max_streams: Option<u32>,
+    /// HTTP/2 pings.
+    pub http2_keepalive: Option<Http2Keepalive>,
     /// Which HTTP the destination is spoken to in.
     pub http: HttpUpgrade,
 }
@@ -104,6 +118,37 @@ pub enum HttpUpgrade {
     Http2,
     /// What the caller speaks.
     Client,
+}
+
+/// TCP keep-alive; `None` = the system's number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TcpKeepalive {
+    /// Unanswered probes.
+    pub probes: Option<u32>,
+    /// Silence before the first, in seconds.
+    pub time: Option<u32>,
+    /// Between two, in seconds.
+    pub interval: Option<u32>,
+}
+
+/// HTTP/2 pings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Http2Keepalive {
+    /// Between two.
+    pub interval: Duration,
+    /// Longest wait for the answer.
+    pub timeout: Duration,
+}
+
+/// How many requests may be retries.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct RetryBudget {
+    /// Percent of the requests.
+    pub percent: Option<f64>,
+    /// How long a request counts after it began.
+    pub interval: Option<Duration>,
+    /// Retries that are always allowed.
+    pub least: Option<u32>,
 }
 
 /// Ejection of failing endpoints.
@@ -158,6 +203,7 @@ impl DestinationRule {
             outlier_detection: own
                 .and_then(|p| p.outlier_detection.clone())
                 .or_else(|| base.outlier_detection.clone()),
+            retry_budget: own.and_then(|p| p.retry_budget).or(base.retry_budget),
             tls: own.and_then(|p| p.tls).or(base.tls),
             ports: Vec::new(),
         }

@@ -3,20 +3,16 @@
 use super::{Built, Class, Dialect, Key, View, tls};
 use crate::world::{Read, Service};
 use naka_api::networking::destination_rule::{
-    HttpUpgrade, LoadBalancer, OutlierDetection, TlsMode, TrafficPolicy,
+    ConnectionPool, HttpUpgrade, LoadBalancer, OutlierDetection, TlsMode, TrafficPolicy,
 };
 use naka_types::host::Host;
 use naka_types::name::ClusterName;
 use naka_types::node::NAKA;
 use naka_types::protocol::Protocol;
 use naka_types::spiffe::SpiffeId;
-use naka_wire::envoy::config::cluster::v3::{
-    CircuitBreakers, Cluster, circuit_breakers::Thresholds,
-    circuit_breakers::thresholds::RetryBudget, cluster,
-};
+use naka_wire::envoy::config::cluster::v3::{CircuitBreakers, Cluster, cluster};
 use naka_wire::envoy::config::core::v3::{
-    Address, Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions as Common, Metadata,
-    SocketAddress, address, socket_address,
+    Address, Http1ProtocolOptions, Metadata, SocketAddress, address, socket_address,
 };
 use naka_wire::envoy::config::endpoint::v3::{
     ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint,
@@ -28,15 +24,12 @@ use naka_wire::envoy::extensions::upstreams::http::v3::{
         explicit_http_config::ProtocolConfig,
     },
 };
-use naka_wire::envoy::r#type::v3::Percent;
-use naka_wire::google::protobuf::UInt32Value;
 use naka_wire::{time, values};
 use std::time::Duration;
 
 mod outlier;
+mod pool;
 
-/// Share of the requests under way that may be retries, in percent.
-const RETRY_PERCENT: f64 = 20.0;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
@@ -82,6 +75,18 @@ pub(crate) fn target<'a>(view: &View<'a>, name: &ClusterName, class: &Class) -> 
     })
 }
 
+/// The limits of a destination.
+pub(crate) fn pool(view: &View<'_>, name: &ClusterName, class: &Class) -> ConnectionPool {
+    let (Some(target), ClusterName::Outbound { port, subset, .. }) =
+        (target(view, name, class), name)
+    else {
+        return ConnectionPool::default();
+    };
+    let subset = (!subset.is_empty()).then_some(subset.as_str());
+    let policy = target.rule.map(|rule| rule.effective(subset, *port));
+    policy.and_then(|p| p.connection_pool).unwrap_or_default()
+}
+
 /// `outbound|<port>|<subset>|<host>`.
 pub(crate) fn outbound(view: &View<'_>, name: &ClusterName, class: &Class) -> Option<Built> {
     let ClusterName::Outbound { port, subset, .. } = name else {
@@ -122,31 +127,11 @@ fn message(model: &Outbound<'_>) -> Cluster {
         return grpc(model);
     }
     let pool = model.policy.connection_pool.clone().unwrap_or_default();
+    let keepalive = pool::keepalive(&pool);
     let lb = match model.policy.load_balancer.unwrap_or_default() {
         LoadBalancer::RoundRobin => cluster::LbPolicy::RoundRobin,
         LoadBalancer::LeastRequest => cluster::LbPolicy::LeastRequest,
         LoadBalancer::Random => cluster::LbPolicy::Random,
-    };
-    // Istio reads 0 as not set.
-    let threshold = |limit: Option<u32>| {
-        let value = limit.filter(|limit| *limit > 0)?;
-        Some(UInt32Value { value })
-    };
-    let limits = Thresholds {
-        max_connections: threshold(pool.max_connections),
-        max_pending_requests: threshold(pool.max_pending_requests),
-        max_requests: threshold(pool.max_requests),
-        max_retries: threshold(pool.max_retries),
-        // Our own proxies have the budget without being told.
-        retry_budget: (model.dialect == Dialect::Envoy && pool.max_retries.is_none()).then(|| {
-            RetryBudget {
-                budget_percent: Some(Percent {
-                    value: RETRY_PERCENT,
-                }),
-                ..RetryBudget::default()
-            }
-        }),
-        ..Thresholds::default()
     };
     Cluster {
         name: model.name.clone(),
@@ -162,15 +147,19 @@ fn message(model: &Outbound<'_>) -> Cluster {
         )),
         lb_policy: lb as i32,
         circuit_breakers: Some(CircuitBreakers {
-            thresholds: vec![limits],
+            thresholds: vec![pool::limits(&model.policy, model.dialect)],
             ..CircuitBreakers::default()
         }),
         transport_socket_matches: sockets(model),
         typed_extension_protocol_options: http_options(
             spoken(model.protocol, pool.http),
-            pool.max_requests_per_connection,
-            model.policy.outlier_detection.as_ref(),
+            &Http {
+                pool,
+                outlier: model.policy.outlier_detection.as_ref(),
+                dialect: model.dialect,
+            },
         ),
+        upstream_connection_options: keepalive,
         metadata: Some(metadata(model)),
         common_lb_config: outlier::panic(model.policy.outlier_detection.as_ref(), model.dialect),
         outlier_detection: model
@@ -249,40 +238,48 @@ fn sockets(model: &Outbound<'_>) -> Vec<cluster::TransportSocketMatch> {
     vec![mutual, plain]
 }
 
+/// What decides how HTTP is spoken on connections to a destination.
+#[derive(Default)]
+struct Http<'a> {
+    pool: ConnectionPool,
+    outlier: Option<&'a OutlierDetection>,
+    dialect: Dialect,
+}
+
 fn http_options(
     protocol: Protocol,
-    per_connection: Option<u32>,
-    outlier: Option<&OutlierDetection>,
+    http: &Http<'_>,
 ) -> std::collections::HashMap<String, naka_wire::google::protobuf::Any> {
     let explicit = |config| {
         UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
             protocol_config: Some(config),
         })
     };
+    let bytes = matches!(protocol, Protocol::Tcp | Protocol::Tls);
+    let common = pool::common(&http.pool, bytes);
     let upstream = match protocol {
-        Protocol::Tcp | Protocol::Tls => return std::collections::HashMap::new(),
-        Protocol::Http => explicit(ProtocolConfig::HttpProtocolOptions(
-            Http1ProtocolOptions::default(),
-        )),
+        // An Envoy has what holds for bytes in its listener.
+        Protocol::Tcp | Protocol::Tls if common.is_none() || http.dialect == Dialect::Envoy => {
+            return std::collections::HashMap::new();
+        }
+        Protocol::Tcp | Protocol::Tls | Protocol::Http => explicit(
+            ProtocolConfig::HttpProtocolOptions(Http1ProtocolOptions::default()),
+        ),
         Protocol::Http2 | Protocol::Grpc => explicit(ProtocolConfig::Http2ProtocolOptions(
-            Http2ProtocolOptions::default(),
+            pool::http2(&http.pool),
         )),
         Protocol::Auto => {
             UpstreamProtocolOptions::UseDownstreamProtocolConfig(UseDownstreamHttpConfig {
                 http_protocol_options: Some(Http1ProtocolOptions::default()),
-                http2_protocol_options: Some(Http2ProtocolOptions::default()),
+                http2_protocol_options: Some(pool::http2(&http.pool)),
                 ..UseDownstreamHttpConfig::default()
             })
         }
     };
-    let common = per_connection.map(|value| Common {
-        max_requests_per_connection: Some(UInt32Value { value }),
-        ..Common::default()
-    });
     let options = HttpProtocolOptions {
         common_http_protocol_options: common,
         upstream_protocol_options: Some(upstream),
-        outlier_detection: outlier.and_then(outlier::statuses),
+        outlier_detection: http.outlier.and_then(outlier::statuses),
         ..HttpProtocolOptions::default()
     };
     [(HTTP_OPTIONS.to_owned(), naka_wire::pack(&options))].into()
@@ -330,7 +327,7 @@ pub(crate) fn inbound(port: u16, protocol: Option<Protocol>) -> Built {
             ..ClusterLoadAssignment::default()
         }),
         typed_extension_protocol_options: protocol
-            .map(|protocol| http_options(protocol, None, None))
+            .map(|protocol| http_options(protocol, &Http::default()))
             .unwrap_or_default(),
         ..Cluster::default()
     };

@@ -4,6 +4,7 @@ use super::cluster::socket_address;
 use super::{Built, Class, INBOUND, Key, View, tls};
 use crate::registry::Registration;
 use crate::world::Read;
+use naka_api::networking::destination_rule::ConnectionPool;
 use naka_api::security::peer_authentication::{MtlsMode, PeerAuthentication};
 use naka_types::host::{Host, ROOT_NAMESPACE};
 use naka_types::name::ClusterName;
@@ -167,7 +168,7 @@ fn metadata(chain: &Chain) -> Metadata {
 
 fn filter(chain: &Chain, cluster: &str) -> Filter {
     match chain.protocol {
-        Protocol::Tcp | Protocol::Tls => tcp(cluster),
+        Protocol::Tcp | Protocol::Tls => tcp(cluster, &ConnectionPool::default()),
         _ => {
             let everything = VirtualHost {
                 name: format!("inbound|http|{}", chain.port),
@@ -181,9 +182,11 @@ fn filter(chain: &Chain, cluster: &str) -> Filter {
 }
 
 /// Bytes as they come, to a cluster.
-pub(crate) fn tcp(cluster: &str) -> Filter {
+pub(crate) fn tcp(cluster: &str, ends: &ConnectionPool) -> Filter {
     let proxy = TcpProxy {
         stat_prefix: cluster.to_owned(),
+        idle_timeout: ends.tcp_idle.map(time::to_wire),
+        max_downstream_connection_duration: ends.max_connection_duration.map(time::to_wire),
         cluster_specifier: Some(tcp_proxy::ClusterSpecifier::Cluster(cluster.to_owned())),
         ..TcpProxy::default()
     };

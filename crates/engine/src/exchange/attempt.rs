@@ -85,6 +85,7 @@ pub(super) fn choose(
         .runtime
         .request(&endpoint.state, &cluster.spec.limits, retry)
         .ok_or(Reason::CircuitOpen)?;
+    cluster.runtime.began(&cluster.spec.limits, cx.now);
     Ok(Chosen {
         cluster,
         endpoint,

@@ -210,7 +210,7 @@ impl Exchange {
         if let Some(cluster) = &self.cluster
             && (!free || cluster.spec.limits.retries != u32::MAX)
         {
-            let slot = cluster.runtime.retry(&cluster.spec.limits);
+            let slot = cluster.runtime.retry(&cluster.spec.limits, cx.now);
             self.retry_slot = Some(slot.ok_or(Some("the retry budget is used up"))?);
         }
         cx.explain(|| {

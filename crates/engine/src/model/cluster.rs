@@ -1,6 +1,7 @@
 //! Clusters and their endpoints.
 
 use super::balance::{Balance, Group, Policy};
+use super::keeping::{Budget, Keeping};
 use crate::outlier::Outlier;
 use crate::pick::Plan;
 use crate::runtime::{ClusterRuntime, EndpointState};
@@ -36,6 +37,8 @@ pub struct Limits {
     pub requests: u32,
     /// Retries under way; holds together with the retry budget, the smaller counts.
     pub retries: u32,
+    /// Retry budget.
+    pub budget: Budget,
 }
 
 impl Default for Limits {
@@ -46,6 +49,7 @@ impl Default for Limits {
             pending: u32::MAX,
             requests: u32::MAX,
             retries: u32::MAX,
+            budget: Budget::default(),
         }
     }
 }
@@ -103,10 +107,8 @@ pub struct ClusterSpec {
     pub tls: Option<PeerTls>,
     /// For metrics.
     pub service: ServiceMeta,
-    /// Requests after which a connection is replaced.
-    pub max_requests_per_connection: Option<u32>,
-    /// Time after which an unused connection is closed.
-    pub idle_timeout: Option<Duration>,
+    /// How connections are kept.
+    pub keeping: Keeping,
     /// Percentage of healthy endpoints below which all are called, healthy or not (`minHealthPercent`).
     pub panic_threshold: u32,
     /// Ejection of failing endpoints.
@@ -131,8 +133,7 @@ impl ClusterSpec {
             },
             tls: None,
             service: ServiceMeta::default(),
-            max_requests_per_connection: None,
-            idle_timeout: None,
+            keeping: Keeping::default(),
             panic_threshold: 0,
             outlier: None,
         }

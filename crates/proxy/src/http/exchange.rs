@@ -326,10 +326,15 @@ impl Run {
             },
             _ => (0, None),
         };
-        let usual = if secured.is_some() {
-            limits::MESH_IDLE
-        } else {
-            limits::H1_IDLE_PROGRAM
+        let to = match self.scope.origin.direction {
+            Direction::Inbound { .. } => To::Program,
+            Direction::Outbound | Direction::Gateway => To::Anyone,
+        };
+        // Programs close what rests, and what crosses on the way is lost: whatever is written, they get little rest.
+        let keep = match (to, secured.is_some(), spec.keeping.idle) {
+            (To::Anyone, _, Some(wanted)) => wanted,
+            (To::Anyone, true, None) => limits::MESH_IDLE,
+            (_, _, wanted) => limits::H1_IDLE_PROGRAM.min(wanted.unwrap_or(Duration::MAX)),
         };
         let target = Target {
             key: Key {
@@ -338,13 +343,10 @@ impl Run {
                 tls,
                 carry,
             },
-            to: match self.scope.origin.direction {
-                Direction::Inbound { .. } => To::Program,
-                Direction::Outbound | Direction::Gateway => To::Anyone,
-            },
+            to,
             limit: spec.connect_timeout,
             secured,
-            keep: spec.idle_timeout.map_or(usual, |wanted| wanted.min(usual)),
+            keep,
             cluster: Some(Arc::clone(&cluster)),
         };
         let grpc = self.request.is_grpc();

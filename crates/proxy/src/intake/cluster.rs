@@ -2,7 +2,7 @@
 
 use super::endpoint::{self, Member};
 use super::{Error, Taken};
-use naka_engine::model::{ClusterSpec, HttpVersion, Limits, PeerTls, Policy, ServiceMeta};
+use naka_engine::model::{ClusterSpec, HttpVersion, PeerTls, Policy, ServiceMeta};
 use naka_types::node::NAKA;
 use naka_types::protocol::Protocol;
 use naka_types::spiffe::SpiffeId;
@@ -17,12 +17,13 @@ use naka_wire::envoy::extensions::upstreams::http::v3::{
     http_protocol_options::{UpstreamProtocolOptions, explicit_http_config::ProtocolConfig},
 };
 use naka_wire::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
-use naka_wire::google::protobuf::{UInt32Value, value::Kind};
+use naka_wire::google::protobuf::value::Kind;
 use naka_wire::{time, values};
 use std::sync::Arc;
 use std::time::Duration;
 
 mod outlier;
+mod pool;
 
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 const TLS_SOCKET: &str = "envoy.transport_sockets.tls";
@@ -84,7 +85,8 @@ pub fn cluster(wire: &pb::Cluster) -> Result<Taken<Part>, Error> {
             .filter(|timeout| !timeout.is_zero())
             .ok_or_else(|| Error::at("connect_timeout", "not a positive duration"))?,
     };
-    spec.limits = limits(wire);
+    spec.limits = pool::limits(wire)?;
+    spec.keeping.probes = pool::probes(wire);
     spec.outlier = outlier::outlier(wire)?;
     spec.panic_threshold = outlier::panic(wire)?;
     spec.tls = sockets(wire)?;
@@ -120,24 +122,6 @@ fn service(metadata: Option<&Metadata>) -> ServiceMeta {
         host: text("host"),
         name: text("name"),
         namespace: text("namespace"),
-    }
-}
-
-/// Absent limits mean none, as Istio sets them; Envoy's own default of 1024 is for nobody's mesh.
-fn limits(wire: &pb::Cluster) -> Limits {
-    let Some(thresholds) = wire
-        .circuit_breakers
-        .as_ref()
-        .and_then(|breakers| breakers.thresholds.iter().find(|t| t.priority == 0))
-    else {
-        return Limits::default();
-    };
-    let value = |limit: &Option<UInt32Value>| limit.as_ref().map_or(u32::MAX, |v| v.value);
-    Limits {
-        connections: value(&thresholds.max_connections),
-        pending: value(&thresholds.max_pending_requests),
-        requests: value(&thresholds.max_requests),
-        retries: value(&thresholds.max_retries),
     }
 }
 
@@ -248,17 +232,6 @@ fn http_options(wire: &pb::Cluster, spec: &mut ClusterSpec) -> Result<(), Error>
     if let (Some(outlier), Some(wanted)) = (&mut spec.outlier, &options.outlier_detection) {
         outlier.statuses = outlier::statuses(wanted)?;
     }
-    if let Some(common) = &options.common_http_protocol_options {
-        spec.max_requests_per_connection = common
-            .max_requests_per_connection
-            .as_ref()
-            .map(|limit| limit.value)
-            .filter(|limit| *limit > 0);
-        spec.idle_timeout = common
-            .idle_timeout
-            .as_ref()
-            .and_then(time::from_wire)
-            .filter(|timeout| !timeout.is_zero());
-    }
+    pool::keeping(&options, &mut spec.keeping)?;
     Ok(())
 }

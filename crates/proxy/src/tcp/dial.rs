@@ -13,7 +13,7 @@ use crate::upstream::connect::{To, connect};
 use crate::worker::{Conn, Worker};
 use naka_engine::canonical::{Direction, Origin};
 use naka_engine::exchange::{Answered, Cx, Dial, Effect, Input, Need, PassThrough, Tried, Try};
-use naka_engine::model::VirtualHost;
+use naka_engine::model::{Keeping, VirtualHost};
 use naka_engine::runtime::Permit;
 use naka_telemetry::TcpHandle;
 use naka_types::host::Host;
@@ -30,6 +30,8 @@ pub(crate) struct Dialled {
     pub(crate) handle: TcpHandle,
     pub(crate) permit: Option<Permit>,
     pub(crate) attempts: u32,
+    /// How long it may last.
+    pub(crate) keeping: Keeping,
 }
 
 /// Why none stands.
@@ -207,6 +209,7 @@ async fn call(conn: &Rc<Conn>, origin: &Origin, attempt: &Try) -> Result<Io, Fai
         attempt.endpoint.address,
         spec.connect_timeout,
         secured.as_ref(),
+        spec.keeping.probes.as_ref(),
     )
     .await?;
     Ok(io.counted(Some(slot)))
@@ -227,6 +230,7 @@ fn standing(conn: &Conn, origin: &Origin, io: Io, attempt: Try) -> Dialled {
         io,
         address: attempt.endpoint.address,
         cluster: Arc::clone(attempt.cluster.name()),
+        keeping: attempt.cluster.spec.keeping,
         handle,
         attempts: attempt.attempt,
         permit: Some(attempt.permit),
@@ -285,6 +289,7 @@ async fn first_of(
             address,
             limits::PASSTHROUGH_CONNECT,
             None,
+            None,
         )
         .await
         {
@@ -296,6 +301,7 @@ async fn first_of(
                     handle,
                     permit: None,
                     attempts: tried,
+                    keeping: Keeping::default(),
                 });
             }
             Err(error) => last = fail(error.reason, error.detail.to_string()),

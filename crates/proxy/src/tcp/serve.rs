@@ -8,7 +8,7 @@ use super::copy::{self, Side};
 use super::dial::{self, Dialled};
 use crate::detect::{self, Speaks};
 use crate::http::serve::{First, Scope, http, refuse};
-use crate::io::Io;
+use crate::io::{Io, Moved};
 use crate::limits::SNIFF_GRACE;
 use crate::seen::count;
 use crate::tls::Agreed;
@@ -16,7 +16,7 @@ use crate::vip;
 use crate::worker::{Conn, Phase};
 use bytes::Bytes;
 use naka_engine::canonical::Origin;
-use naka_engine::model::{Action, Snapshot, VirtualHost};
+use naka_engine::model::{Action, Keeping, Snapshot, VirtualHost};
 use naka_telemetry::Record;
 use naka_types::protocol::Protocol;
 use naka_types::reason::Reason;
@@ -296,14 +296,26 @@ pub(crate) async fn relay(conn: Rc<Conn>, io: Io, dialled: Dialled) {
     });
     handle.opened();
     let _permit = dialled.permit;
+    let moved = dialled.io.moved();
+    let (read, written) = (moved.read(), moved.written());
+    let ends = lasts(dialled.keeping, &moved);
     let relaying = copy::both(io, dialled.io);
+    let mut over = None;
     let total = tokio::select! {
         total = relaying => total,
         () = conn.reaches(Phase::Closing) => copy::Total::default(),
+        reason = ends => {
+            over = Some(reason);
+            copy::Total {
+                sent: moved.written() - written,
+                received: moved.read() - read,
+                broken: None,
+            }
+        }
     };
     handle.moved(total.received, total.sent);
     let reason = match total.broken {
-        None => None,
+        None => over,
         Some(Side::Upstream) => Some(Reason::UpstreamReset),
         Some(Side::Downstream) => Some(Reason::ClientGone),
     };
@@ -324,6 +336,38 @@ pub(crate) async fn relay(conn: Rc<Conn>, io: Io, dialled: Dialled) {
             attempts: dialled.attempts,
             ..Record::default()
         });
+    }
+}
+
+/// Resolves when a connection of bytes has lasted as long as it may, or nothing has moved on it for too long.
+async fn lasts(keeping: Keeping, moved: &Moved) -> Reason {
+    let longest = async {
+        match keeping.longest {
+            Some(longest) => tokio::time::sleep(longest).await,
+            None => std::future::pending().await,
+        }
+    };
+    let silence = async {
+        let Some(idle) = keeping.idle else {
+            return std::future::pending().await;
+        };
+        let mut before = moved.read() + moved.written();
+        // Looked at four times within the limit, so that moving a byte costs nothing.
+        let (mut silent, look) = (Duration::ZERO, (idle / 4).max(Duration::from_millis(1)));
+        while silent < idle {
+            tokio::time::sleep(look).await;
+            let now = moved.read() + moved.written();
+            silent = if now == before {
+                silent + look
+            } else {
+                Duration::ZERO
+            };
+            before = now;
+        }
+    };
+    tokio::select! {
+        () = longest => Reason::MaxConnectionDuration,
+        () = silence => Reason::IdleTimeout,
     }
 }
 

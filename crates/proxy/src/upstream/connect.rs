@@ -10,9 +10,11 @@ use crate::fail::{Fail, chain};
 use crate::io::Io;
 use crate::limits::TLS_HANDSHAKE;
 use crate::outward;
+use naka_engine::model::Probes;
 use naka_types::reason::Reason;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
+use socket2::{SockRef, TcpKeepalive};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -73,8 +75,13 @@ pub(crate) async fn connect(
     address: SocketAddr,
     limit: Duration,
     secured: Option<&Secured>,
+    probes: Option<&Probes>,
 ) -> Result<Io, Fail> {
     let stream = tcp(sockets, to, address, limit).await?;
+    if let Some(probes) = probes {
+        // Without them a dead peer is found out later.
+        let _ = keep_alive(&stream, probes);
+    }
     match secured {
         None => Ok(Io::plain(stream)),
         Some(secured) => tls(stream, secured).await,
@@ -101,6 +108,22 @@ async fn tcp(
     // Only slower without it.
     let _ = stream.set_nodelay(true);
     Ok(stream)
+}
+
+fn keep_alive(stream: &TcpStream, probes: &Probes) -> io::Result<()> {
+    let mut wanted = TcpKeepalive::new();
+    if let Some(after) = probes.after {
+        wanted = wanted.with_time(after);
+    }
+    if let Some(every) = probes.every {
+        wanted = wanted.with_interval(every);
+    }
+    if let Some(count) = probes.count {
+        wanted = wanted.with_retries(count);
+    }
+    let socket = SockRef::from(stream);
+    socket.set_keepalive(true)?;
+    socket.set_tcp_keepalive(&wanted)
 }
 
 async fn tls(stream: TcpStream, secured: &Secured) -> Result<Io, Fail> {

@@ -27,7 +27,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 /// Which connections may serve a request.
@@ -77,6 +77,8 @@ pub(crate) struct H1 {
     keep: u32,
     /// Requests it may still serve.
     left: u32,
+    /// When it takes no more.
+    until: Option<Instant>,
     /// Whose connection it is.
     counts: Option<Arc<ClusterRuntime>>,
 }
@@ -91,7 +93,14 @@ pub(crate) struct H2 {
     since: Cell<u32>,
     keep: u32,
     left: Cell<u32>,
+    until: Option<Instant>,
+    /// Streams it may carry at a time.
+    streams: usize,
     counts: Option<Arc<ClusterRuntime>>,
+}
+
+fn is_over(until: Option<Instant>) -> bool {
+    until.is_some_and(|until| Instant::now() >= until)
 }
 
 #[derive(Debug, Default)]
@@ -173,13 +182,15 @@ impl Pools {
     fn shared(&self, key: Key) -> Option<Rc<H2>> {
         let mut slots = self.slots.borrow_mut();
         let slot = slots.get_mut(&key)?;
-        if slot.shared.iter().any(|c| c.sender.is_closed()) {
-            slot.shared.retain(|c| !c.sender.is_closed());
+        // One too old ends with its streams; no new ones begin on it.
+        let gone = |c: &Rc<H2>| c.sender.is_closed() || is_over(c.until);
+        if slot.shared.iter().any(gone) {
+            slot.shared.retain(|c| !gone(c));
         }
         let at = slot
             .shared
             .iter()
-            .position(|c| c.active.get() < limits::H2_STREAMS_PER_CONNECTION)?;
+            .position(|c| c.active.get() < c.streams)?;
         let shared = Rc::clone(&slot.shared[at]);
         shared.active.set(shared.active.get() + 1);
         shared.left.set(shared.left.get() - 1);
@@ -195,7 +206,7 @@ impl Pools {
         let slot = slots.get_mut(&key)?;
         while let Some(idle) = slot.idle.pop_back() {
             let age = coarse_seconds().saturating_sub(idle.since);
-            if !idle.sender.is_closed() && age <= idle.keep {
+            if !idle.sender.is_closed() && age <= idle.keep && !is_over(idle.until) {
                 return Some(idle);
             }
         }
@@ -272,6 +283,7 @@ impl Pools {
             target.key.address,
             target.limit,
             target.secured.as_ref(),
+            target.probes(),
         )
         .await
     }
@@ -285,7 +297,7 @@ impl Pools {
     }
 
     fn put_back(&self, key: Key, mut h1: H1) {
-        if h1.sender.is_closed() || h1.keep == 0 || h1.left == 0 {
+        if h1.sender.is_closed() || h1.keep == 0 || h1.left == 0 || is_over(h1.until) {
             return;
         }
         // Closed where it is of no use to who waits longest; that gives the slot back, which calls the one who waits.
@@ -320,10 +332,12 @@ impl Pools {
         let now = coarse_seconds();
         let mut slots = self.slots.borrow_mut();
         slots.retain(|_, slot| {
-            slot.idle
-                .retain(|c| !c.sender.is_closed() && now.saturating_sub(c.since) <= c.keep);
+            slot.idle.retain(|c| {
+                !c.sender.is_closed() && now.saturating_sub(c.since) <= c.keep && !is_over(c.until)
+            });
             slot.shared.retain(|c| {
                 !c.sender.is_closed()
+                    && !is_over(c.until)
                     && (c.active.get() > 0 || now.saturating_sub(c.since.get()) <= c.keep)
             });
             !slot.idle.is_empty()
@@ -387,19 +401,21 @@ async fn handshake1(io: Io, target: &Target) -> Result<H1, Fail> {
         since: coarse_seconds(),
         keep: seconds(target.keep),
         left: target.requests(),
+        until: target.until(),
         counts: target.counts(),
     })
 }
 
 async fn handshake2(io: Io, target: &Target) -> Result<H2, Fail> {
-    let moved = io.moved();
+    let (moved, pings) = (io.moved(), target.pings());
     let (sender, connection) = http2::Builder::new(Local)
         .timer(hyper_util::rt::TokioTimer::new())
         .initial_stream_window_size(limits::H2_STREAM_WINDOW)
         .initial_connection_window_size(limits::H2_CONNECTION_WINDOW)
         .max_send_buf_size(limits::H2_SEND_BUFFER)
         .max_header_list_size(u32::try_from(limits::HEADER_BYTES).unwrap_or(u32::MAX))
-        .keep_alive_interval(limits::H2_PING)
+        .keep_alive_interval(pings.every)
+        .keep_alive_timeout(pings.timeout)
         .handshake::<_, ReqBody>(io)
         .await
         .map_err(|error| Fail::sending(&error, false, NO_REQUEST))?;
@@ -414,12 +430,16 @@ async fn handshake2(io: Io, target: &Target) -> Result<H2, Fail> {
         since: Cell::new(coarse_seconds()),
         keep: seconds(target.keep),
         left: Cell::new(target.requests()),
+        until: target.until(),
+        streams: target.streams(),
         counts: target.counts(),
     })
 }
 
+/// Whole seconds, rounded up: a rest that is wanted is some rest.
 fn seconds(duration: Duration) -> u32 {
-    u32::try_from(duration.as_secs()).unwrap_or(u32::MAX)
+    let up = duration.saturating_add(Duration::from_nanos(999_999_999));
+    u32::try_from(up.as_secs()).unwrap_or(u32::MAX)
 }
 
 impl Lease {

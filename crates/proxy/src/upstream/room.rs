@@ -8,10 +8,13 @@
 
 use super::pool::{Key, Lease, Pools, Target};
 use crate::fail::Fail;
+use crate::limits;
+use naka_engine::model::{Pings, Probes};
 use naka_engine::runtime::{ClusterRuntime, Offer, Slot as Counted, Waiter};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 impl Target {
     /// Whether others wait for a connection of this destination.
@@ -40,8 +43,38 @@ impl Target {
     pub(super) fn requests(&self) -> u32 {
         let cluster = self.cluster.as_ref();
         cluster
-            .and_then(|c| c.spec.max_requests_per_connection)
+            .and_then(|c| c.spec.keeping.requests)
             .unwrap_or(u32::MAX)
+    }
+
+    /// Streams that one connection may carry at a time.
+    pub(super) fn streams(&self) -> usize {
+        let wanted = self.cluster.as_ref().and_then(|c| c.spec.keeping.streams);
+        wanted
+            .and_then(|streams| usize::try_from(streams).ok())
+            .map_or(limits::H2_STREAMS_PER_CONNECTION, |streams| {
+                streams.min(limits::H2_STREAMS_PER_CONNECTION)
+            })
+    }
+
+    /// When a connection made now takes no more requests.
+    pub(super) fn until(&self) -> Option<Instant> {
+        let longest = self.cluster.as_ref()?.spec.keeping.longest?;
+        Some(Instant::now() + longest)
+    }
+
+    /// TCP keep-alive.
+    pub(super) fn probes(&self) -> Option<&Probes> {
+        self.cluster.as_ref()?.spec.keeping.probes.as_ref()
+    }
+
+    /// HTTP/2 pings.
+    pub(super) fn pings(&self) -> Pings {
+        let wanted = self.cluster.as_ref().and_then(|c| c.spec.keeping.pings);
+        wanted.unwrap_or(Pings {
+            every: limits::H2_PING,
+            timeout: limits::H2_PING_TIMEOUT,
+        })
     }
 
     /// Whose connections are counted.

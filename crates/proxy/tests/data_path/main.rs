@@ -5,6 +5,7 @@
 mod broken;
 mod captured;
 mod framing;
+mod keeping;
 mod late;
 mod mesh;
 mod outlier;

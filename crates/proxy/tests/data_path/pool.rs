@@ -52,21 +52,21 @@ pub(crate) fn plain(mesh: &Mesh, protocol: Protocol, to: &[SocketAddr]) -> Snaps
     builder.build()
 }
 
-fn counts(mesh: &Mesh) -> Arc<ClusterRuntime> {
+pub(crate) fn counts(mesh: &Mesh) -> Arc<ClusterRuntime> {
     mesh.registry.cluster(&name())
 }
 
 /// A program whose answers wait until they are let go.
 #[derive(Clone)]
-struct Gate {
+pub(crate) struct Gate {
     seen: Arc<Mutex<Vec<String>>>,
-    inside: Arc<AtomicUsize>,
+    pub(crate) inside: Arc<AtomicUsize>,
     most: Arc<AtomicUsize>,
-    go: Arc<Semaphore>,
+    pub(crate) go: Arc<Semaphore>,
 }
 
 impl Gate {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             seen: Arc::default(),
             inside: Arc::default(),
@@ -87,19 +87,19 @@ impl Gate {
         Response::new(full("done"))
     }
 
-    async fn program(&self) -> Program {
+    pub(crate) async fn program(&self) -> Program {
         let gate = self.clone();
         program(move |request| gate.clone().answer(request)).await
     }
 }
 
 /// A request of its own connection, under way.
-fn ask(outbound: SocketAddr, path: &str) -> JoinHandle<Got> {
+pub(crate) fn ask(outbound: SocketAddr, path: &str) -> JoinHandle<Got> {
     let uri = format!("http://web{path}");
     tokio::spawn(async move { get(outbound, &uri).await })
 }
 
-async fn all(asked: Vec<JoinHandle<Got>>) -> Vec<(u16, String)> {
+pub(crate) async fn all(asked: Vec<JoinHandle<Got>>) -> Vec<(u16, String)> {
     let mut answers = Vec::new();
     for one in asked {
         let got = within(one).await.unwrap();
@@ -357,7 +357,7 @@ async fn a_connection_serves_as_many_requests_as_it_may() {
             let mesh = Mesh::new();
             let snapshot = plain(&mesh, protocol, &[program.address]);
             let snapshot = with(&mesh, &snapshot, |spec| {
-                spec.max_requests_per_connection = limit;
+                spec.keeping.requests = limit;
             });
             let caller = mesh.proxy("shopper", snapshot, &[HOST]);
             let outbound = caller.open(Entrance::Outbound);

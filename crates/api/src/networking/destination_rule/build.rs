@@ -1,8 +1,6 @@
 //! The typed DestinationRule from a checked tree.
 
-use super::{
-    ConnectionPool, DestinationRule, HttpUpgrade, LoadBalancer, Subset, TlsMode, TrafficPolicy,
-};
+use super::{DestinationRule, LoadBalancer, Subset, TlsMode, TrafficPolicy};
 use crate::codes;
 use crate::decode::Report;
 use crate::decode::meta::labels;
@@ -11,6 +9,7 @@ use crate::tree::Node;
 use std::collections::BTreeSet;
 
 mod outlier;
+mod pool;
 
 /// Builds; `None` without a host.
 pub(crate) fn build(report: &mut Report, spec: &Node, namespace: &str) -> Option<DestinationRule> {
@@ -106,13 +105,16 @@ fn blocks(report: &mut Report, node: &Node, at: &str) -> TrafficPolicy {
         load_balancer: node
             .get("loadBalancer")
             .and_then(|block| load_balancer(report, block, &format!("{at}.loadBalancer"))),
-        connection_pool: node.get("connectionPool").map(connection_pool),
+        connection_pool: node
+            .get("connectionPool")
+            .map(|block| pool::build(report, block, &format!("{at}.connectionPool"))),
         outlier_detection: node
             .get("outlierDetection")
             .map(|block| outlier::build(report, block, &format!("{at}.outlierDetection"))),
         tls: node
             .get("tls")
             .and_then(|block| tls(report, block, &format!("{at}.tls"))),
+        retry_budget: node.get("retryBudget").map(pool::retry_budget),
         ports: Vec::new(),
     }
 }
@@ -159,31 +161,5 @@ fn tls(report: &mut Report, node: &Node, at: &str) -> Option<TlsMode> {
             None
         }
         _ => Some(TlsMode::Disable),
-    }
-}
-
-fn connection_pool(node: &Node) -> ConnectionPool {
-    let tcp = |key: &str| node.at(&["tcp", key]);
-    let http = |key: &str| node.at(&["http", key]);
-    ConnectionPool {
-        max_connections: read::count(tcp("maxConnections")),
-        connect_timeout: read::duration(tcp("connectTimeout")),
-        max_pending_requests: read::count(http("http1MaxPendingRequests")),
-        max_requests: read::count(http("http2MaxRequests")),
-        max_requests_per_connection: read::count(http("maxRequestsPerConnection")),
-        max_retries: read::count(http("maxRetries")),
-        http: http_upgrade(node),
-    }
-}
-
-/// The caller's protocol wins over an upgrade, as in Istio.
-fn http_upgrade(node: &Node) -> HttpUpgrade {
-    let http = |key: &str| node.at(&["http", key]);
-    if http("useClientProtocol").and_then(Node::truth) == Some(true) {
-        return HttpUpgrade::Client;
-    }
-    match http("h2UpgradePolicy").and_then(Node::text) {
-        Some("UPGRADE") => HttpUpgrade::Http2,
-        _ => HttpUpgrade::Declared,
     }
 }

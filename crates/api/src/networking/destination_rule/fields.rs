@@ -9,9 +9,24 @@ const fn f(name: &'static str, ty: Ty, now: Now, doc: &'static str) -> Field {
 }
 
 const KEEPALIVE: Ty = Ty::Object(&[
-    f("probes", COUNT, Yes, "Probes."),
-    f("time", Ty::Duration, Yes, "Idle time."),
-    f("interval", Ty::Duration, Yes, "Between probes."),
+    f(
+        "probes",
+        COUNT,
+        Yes,
+        "Unanswered probes after which the connection is given up; the system's 9 if not set.",
+    ),
+    f(
+        "time",
+        Ty::Duration,
+        Yes,
+        "Silence before the first probe, in whole seconds; the system's 2h if not set.",
+    ),
+    f(
+        "interval",
+        Ty::Duration,
+        Yes,
+        "Between probes, in whole seconds; the system's 75s if not set.",
+    ),
 ]);
 
 const POOL_TCP: &[Field] = &[
@@ -27,18 +42,23 @@ const POOL_TCP: &[Field] = &[
         Yes,
         "Limit for a TCP connect; default 10s.",
     ),
-    f("tcpKeepalive", KEEPALIVE, NotYet, "Keep-alive probes."),
+    f(
+        "tcpKeepalive",
+        KEEPALIVE,
+        Yes,
+        "Keep-alive probes on connections to the destination.",
+    ),
     f(
         "maxConnectionDuration",
         Ty::Duration,
-        NotYet,
-        "Longest life of a connection.",
+        Yes,
+        "Age at which a connection takes no more requests, and at which one of bytes is closed; no limit if not set.",
     ),
     f(
         "idleTimeout",
         Ty::Duration,
-        NotYet,
-        "Closes idle TCP connections.",
+        Yes,
+        "Closes connections of bytes on which nothing moves; default 1h; 0s = never. Also for HTTP, where http.idleTimeout is not set.",
     ),
     f(
         "tcpNoDelay",
@@ -76,8 +96,8 @@ const POOL_HTTP: &[Field] = &[
     f(
         "idleTimeout",
         Ty::Duration,
-        NotYet,
-        "Closes idle HTTP connections.",
+        Yes,
+        "Closes connections that have had no request for so long, to the second; 0s = never. Without it connections inside the mesh rest 90s, others 4s.",
     ),
     f(
         "h2UpgradePolicy",
@@ -94,16 +114,21 @@ const POOL_HTTP: &[Field] = &[
     f(
         "maxConcurrentStreams",
         COUNT,
-        NotYet,
-        "Streams of one HTTP/2 connection.",
+        Yes,
+        "Streams of one HTTP/2 connection to the destination; one more opens another connection.",
     ),
     f(
         "http2KeepAlive",
         Ty::Object(&[
             f("interval", Ty::Duration, Yes, "Between pings."),
-            f("timeout", Ty::Duration, Yes, "Wait for the answer."),
+            f(
+                "timeout",
+                Ty::Duration,
+                Yes,
+                "Longest wait for the answer; default 20s.",
+            ),
         ]),
-        NotYet,
+        Yes,
         "HTTP/2 pings.",
     ),
     f(
@@ -436,15 +461,25 @@ const POLICY: Ty = Ty::Object(&[
         Ty::Object(&[
             f(
                 "percent",
-                Ty::Number,
+                Ty::Percent,
                 Yes,
-                "Share of the requests in flight.",
+                "Share of the requests in flight that may be retries; default 20.",
             ),
-            f("budgetInterval", Ty::Duration, Yes, "Over which time."),
-            f("minRetryConcurrency", COUNT, Yes, "Retries always allowed."),
+            f(
+                "budgetInterval",
+                Ty::Duration,
+                Yes,
+                "How long a request counts after it began, also when it has ended; default: while it is in flight.",
+            ),
+            f(
+                "minRetryConcurrency",
+                COUNT,
+                Yes,
+                "Retries that may be in flight whatever the load; default 3.",
+            ),
         ]),
-        NotYet,
-        "Budget of retries; today always 20 %.",
+        Yes,
+        "Budget of retries, instead of maxRetries; without it 20 % and 3.",
     ),
     f(
         "circuitBreaker",

@@ -2,10 +2,11 @@
 
 use super::manager::{Place, Routes, filter};
 use super::{HTTP_PROXY, INBOUND, gateway_routes, route};
-use crate::compile::cluster::socket_address;
+use crate::compile::cluster::{pool, socket_address};
 use crate::compile::listener::{Chain, chains, tcp, whole};
 use crate::compile::{Built, Class, Key, View, gateway, roots, tls};
 use crate::world::Read;
+use naka_api::networking::destination_rule::ConnectionPool;
 use naka_api::security::peer_authentication::MtlsMode;
 use naka_types::header;
 use naka_types::name::ClusterName;
@@ -32,20 +33,23 @@ pub(super) fn listener(view: &View<'_>, name: &str, class: &Class) -> Option<Bui
     if name == HTTP_PROXY {
         let bind = class.binds.http_proxy?;
         let manager = filter(HTTP_PROXY, Place::ForwardProxy, named(HTTP_PROXY));
-        return Some(outbound(name, bind, manager, Key::Routes(name.to_owned())));
+        let (routes, ends) = (Key::Routes(name.to_owned()), ConnectionPool::default());
+        return Some(outbound(name, bind, manager, routes, &ends));
     }
     let mut upstreams = class.binds.upstreams.iter();
     match upstreams.find(|upstream| upstream.listener() == name) {
         Some(upstream) => {
             let (cluster, protocol) = route::destination(view, upstream, class);
             let bytes = matches!(protocol, Protocol::Tcp | Protocol::Tls | Protocol::Auto);
+            let mut ends = ConnectionPool::default();
             let (filter, refers) = if bytes {
-                (tcp(&cluster.to_string()), Key::Cluster(cluster))
+                ends = pool(view, &cluster, class);
+                (tcp(&cluster.to_string(), &ends), Key::Cluster(cluster))
             } else {
                 let manager = filter(name, Place::Outbound, named(name));
                 (manager, Key::Routes(name.to_owned()))
             };
-            Some(outbound(name, upstream.bind, filter, refers))
+            Some(outbound(name, upstream.bind, filter, refers, &ends))
         }
         None => inbound(view, name, class),
     }
@@ -55,7 +59,14 @@ fn named(routes: &str) -> Routes {
     Routes::Named(routes.to_owned())
 }
 
-fn outbound(name: &str, bind: SocketAddr, filter: Filter, refers: Key) -> Built {
+/// `ends` is what the filter says of the end of its connections.
+fn outbound(
+    name: &str,
+    bind: SocketAddr,
+    filter: Filter,
+    refers: Key,
+    ends: &ConnectionPool,
+) -> Built {
     let message = Listener {
         name: name.to_owned(),
         address: Some(socket_address(&bind.ip().to_string(), bind.port())),
@@ -66,7 +77,7 @@ fn outbound(name: &str, bind: SocketAddr, filter: Filter, refers: Key) -> Built 
         traffic_direction: TrafficDirection::Outbound as i32,
         ..Listener::default()
     };
-    Built::new(&(name, bind, &refers), naka_wire::pack(&message)).referring(vec![refers])
+    Built::new(&(name, bind, &refers, ends), naka_wire::pack(&message)).referring(vec![refers])
 }
 
 fn edge(view: &View<'_>, name: &str, class: &Class) -> Option<Built> {
@@ -78,7 +89,8 @@ fn edge(view: &View<'_>, name: &str, class: &Class) -> Option<Built> {
     let bind = class.binds.gateway_ports.get(&port).unwrap_or(&everywhere);
     let routes = gateway_routes(port);
     let manager = filter(name, Place::Edge, named(&routes));
-    Some(outbound(name, *bind, manager, Key::Routes(routes)))
+    let ends = ConnectionPool::default();
+    Some(outbound(name, *bind, manager, Key::Routes(routes), &ends))
 }
 
 fn inbound(view: &View<'_>, name: &str, class: &Class) -> Option<Built> {
@@ -139,7 +151,7 @@ fn message(chain: &Chain, transport: Option<&str>, trust_domain: Option<&str>) -
         &["h2", "http/1.1"]
     };
     let filter = if bytes {
-        tcp(&cluster)
+        tcp(&cluster, &ConnectionPool::default())
     } else {
         let everything = VirtualHost {
             name: format!("inbound|http|{}", chain.port),

@@ -106,6 +106,76 @@ const ROWS: &[(&str, &str, &[&str])] = &[
             "Exact(\"503\")",
         ],
     ),
+    (
+        "connectionPool",
+        "tcp: {tcpKeepalive: {probes: 4}}",
+        &["keepalive_probes: Some(UInt32Value { value: 4 })"],
+    ),
+    (
+        "connectionPool",
+        "tcp: {tcpKeepalive: {time: 77s}}",
+        &["keepalive_time: Some(UInt32Value { value: 77 })"],
+    ),
+    (
+        "connectionPool",
+        "tcp: {tcpKeepalive: {interval: 5s}}",
+        &["keepalive_interval: Some(UInt32Value { value: 5 })"],
+    ),
+    (
+        "connectionPool",
+        "tcp: {tcpKeepalive: {}}",
+        &[
+            "tcp_keepalive: Some(TcpKeepalive { keepalive_probes: None, keepalive_time: None, keepalive_interval: None",
+        ],
+    ),
+    (
+        "connectionPool",
+        "tcp: {maxConnectionDuration: 79s}",
+        &["max_connection_duration: Some(Duration { seconds: 79"],
+    ),
+    (
+        "connectionPool",
+        "tcp: {idleTimeout: 80s}",
+        &["idle_timeout: Some(Duration { seconds: 80"],
+    ),
+    (
+        "connectionPool",
+        "http: {idleTimeout: 81s}, tcp: {idleTimeout: 5s}",
+        &["idle_timeout: Some(Duration { seconds: 81"],
+    ),
+    (
+        "connectionPool",
+        "http: {h2UpgradePolicy: UPGRADE, maxConcurrentStreams: 6}",
+        &["max_concurrent_streams: Some(UInt32Value { value: 6 })"],
+    ),
+    (
+        "connectionPool",
+        "http: {h2UpgradePolicy: UPGRADE, http2KeepAlive: {interval: 82s}}",
+        &[
+            "interval: Some(Duration { seconds: 82",
+            "timeout: Some(Duration { seconds: 20",
+        ],
+    ),
+    (
+        "connectionPool",
+        "http: {h2UpgradePolicy: UPGRADE, http2KeepAlive: {interval: 9s, timeout: 83s}}",
+        &["timeout: Some(Duration { seconds: 83"],
+    ),
+    (
+        "retryBudget",
+        "percent: 35.5",
+        &["budget_percent: Some(Percent { value: 35.5 })"],
+    ),
+    (
+        "retryBudget",
+        "budgetInterval: 84s",
+        &["budget_interval: Some(Duration { seconds: 84"],
+    ),
+    (
+        "retryBudget",
+        "minRetryConcurrency: 11",
+        &["min_retry_concurrency: Some(UInt32Value { value: 11 })"],
+    ),
 ];
 
 #[test]
@@ -163,6 +233,27 @@ fn what_is_not_written_is_as_in_istio() {
 }
 
 #[test]
+fn a_budget_takes_the_place_of_a_limit_of_retries() {
+    let thresholds = |policy: &str, dialect| {
+        let breakers = compiled(policy, dialect).circuit_breakers.unwrap();
+        let one = breakers.thresholds.into_iter().next().unwrap();
+        let percent = one.retry_budget.map(|b| b.budget_percent.unwrap().value);
+        (one.max_retries.map(|limit| limit.value), percent)
+    };
+    let limit = "connectionPool: {http: {maxRetries: 3}}";
+    let both = "connectionPool: {http: {maxRetries: 3}}, retryBudget: {percent: 50}";
+    for (policy, naka, envoy) in [
+        ("", (None, None), (None, Some(20.0))),
+        (limit, (Some(3), None), (Some(3), None)),
+        (both, (None, Some(50.0)), (None, Some(50.0))),
+        ("retryBudget: {}", (None, Some(20.0)), (None, Some(20.0))),
+    ] {
+        assert_eq!(thresholds(policy, Dialect::Naka), naka, "{policy}");
+        assert_eq!(thresholds(policy, Dialect::Envoy), envoy, "{policy}");
+    }
+}
+
+#[test]
 fn a_rule_with_what_cannot_be_meant_is_refused() {
     for wrong in [
         "interval: 0s",
@@ -177,6 +268,32 @@ fn a_rule_with_what_cannot_be_meant_is_refused() {
         let errors: Vec<_> = decoded.findings.iter().filter(|f| f.is_error()).collect();
         assert_eq!(errors.len(), 1, "{wrong}: {errors:?}");
         assert!(errors[0].field.contains("outlierDetection."), "{errors:?}");
+        assert!(decoded.objects.is_empty(), "{wrong}");
+    }
+    for (wrong, field) in [
+        (
+            "connectionPool: {tcp: {connectTimeout: 0s}}",
+            "connectTimeout",
+        ),
+        (
+            "connectionPool: {tcp: {maxConnectionDuration: 0s}}",
+            "maxConnectionDuration",
+        ),
+        (
+            "connectionPool: {tcp: {tcpKeepalive: {time: 10ms}}}",
+            "tcpKeepalive.time",
+        ),
+        (
+            "connectionPool: {http: {http2KeepAlive: {interval: 0s}}}",
+            "http2KeepAlive.interval",
+        ),
+        ("retryBudget: {percent: 101}", "retryBudget.percent"),
+    ] {
+        let text = rule(wrong);
+        let decoded = naka_api::decode_yaml("t", text.as_bytes(), naka_api::Mode::Compat);
+        let errors: Vec<_> = decoded.findings.iter().filter(|f| f.is_error()).collect();
+        assert_eq!(errors.len(), 1, "{wrong}: {errors:?}");
+        assert!(errors[0].field.ends_with(field), "{errors:?}");
         assert!(decoded.objects.is_empty(), "{wrong}");
     }
 }
