@@ -352,6 +352,9 @@ pub(crate) struct Explain {
     /// Namespace of the caller
     #[arg(short, long, value_name = "NS", default_value = "default")]
     pub(crate) namespace: String,
+    /// Ask a gateway with this label instead of a sidecar: `istio=ingressgateway`
+    #[arg(long, value_name = "K=V")]
+    pub(crate) gateway: Vec<String>,
     /// Decide on these files instead of the running mesh
     #[arg(short = 'f', long = "filename", value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,

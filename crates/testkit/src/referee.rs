@@ -10,6 +10,7 @@
 //! Not here: what a case looks like to its writer (`docs/tasks/case.md`).
 
 pub mod case;
+pub mod certs;
 pub mod client;
 pub mod explained;
 pub mod lane;

@@ -3,11 +3,13 @@
 //! Words are checked: a misspelt one is an error, never an expectation that nobody looks at. The head never holds what
 //! a manifest can say.
 
+use super::certs::Certs;
 use anyhow::{Context, Result, bail};
 use naka_api::{Decoded, Mode};
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 /// Directories below `cases/` that hold no cases.
@@ -34,6 +36,9 @@ pub struct Case {
     /// Servers that no service of the mesh stands before; manifests name them as `${NAME.address}` and `${NAME.port}`.
     #[serde(default)]
     pub servers: BTreeMap<String, Server>,
+    /// Certificates to be made; manifests name them as `${NAME.crt}` and `${NAME.key}`.
+    #[serde(default)]
+    pub certs: BTreeMap<String, Certificate>,
     /// `not expressible: FEATURE`, a line of `cases/not-expressible.txt`: an Envoy cannot do this.
     pub envoy: Option<String>,
     /// What is asked.
@@ -50,6 +55,30 @@ pub struct Caller {
     /// `gateway`: requests come from outside, to a gateway with the labels `istio: ingressgateway`.
     #[serde(default)]
     pub via: Via,
+}
+
+/// A certificate to be made.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Certificate {
+    /// DNS names.
+    pub names: Vec<String>,
+    /// `ca` unless given, or `stranger`.
+    pub authority: Option<String>,
+}
+
+/// How a client does TLS.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tls {
+    /// Name it asks for, if not the address's; empty: none.
+    pub sni: Option<String>,
+    /// Certificate that it shows.
+    pub cert: Option<String>,
+    /// The only version it speaks: `1.2`, `1.3`.
+    pub version: Option<String>,
+    /// Protocols it offers.
+    pub alpn: Vec<String>,
 }
 
 /// Which way requests come in.
@@ -88,6 +117,12 @@ pub struct Server {
     pub refused: bool,
     /// Breaks the connection instead of answering.
     pub reset: bool,
+    /// Speaks bytes, not HTTP: says `greeting`, then sends each line back.
+    pub tcp: bool,
+    /// What it says first.
+    pub greeting: String,
+    /// Its certificate; without one it speaks no TLS.
+    pub cert: Option<String>,
 }
 
 impl Default for Server {
@@ -103,6 +138,9 @@ impl Default for Server {
             body: String::new(),
             refused: false,
             reset: false,
+            tcp: false,
+            greeting: String::new(),
+            cert: None,
         }
     }
 }
@@ -123,6 +161,16 @@ pub struct Wanted {
     pub moment: Option<String>,
     /// Service that calls; the lanes' callers have names of their own, so only explain is asked.
     pub from: Option<String>,
+    /// TLS of the client, for `https` and `tls`.
+    pub tls: Option<Tls>,
+    /// `2`: HTTP/2 without asking.
+    pub http: Option<String>,
+    /// Bytes sent before everything else.
+    #[serde(default)]
+    pub preamble: String,
+    /// Of `tcp` and `tls`: the client waits until the server has spoken.
+    #[serde(default)]
+    pub server_first: bool,
     /// Namespace of the caller, if not the case's.
     pub namespace: Option<String>,
     /// How the tries end, in order: a status, `connect-failed`, `reset`; after the last as the endpoint does.
@@ -160,6 +208,10 @@ pub struct Verdict {
     pub answer_headers: BTreeMap<String, Option<String>>,
     /// Body of the answer.
     pub answer_body: Option<String>,
+    /// Certificate that is shown to the client.
+    pub certificate: Option<String>,
+    /// Protocol agreed upon in TLS.
+    pub alpn: Option<String>,
     /// Time for the whole call; `none`.
     pub timeout: Option<String>,
     /// Time for each try; `none`.
@@ -172,6 +224,37 @@ pub struct Verdict {
     /// The answer takes at least this long.
     #[serde(default, deserialize_with = "optional_time")]
     pub after: Option<std::time::Duration>,
+}
+
+impl Wanted {
+    /// Its method.
+    #[must_use]
+    pub fn method(&self) -> &str {
+        self.request
+            .split_once(' ')
+            .map_or("GET", |(method, _)| method)
+    }
+
+    /// Its address.
+    ///
+    /// # Errors
+    /// When it has none.
+    pub fn uri(&self) -> Result<http::Uri> {
+        let url = self.request.rsplit(' ').next().unwrap_or_default();
+        url.parse().with_context(|| self.request.clone())
+    }
+
+    /// Whether `naka explain` has something to say of it.
+    #[must_use]
+    pub fn explained(&self, via: Via) -> bool {
+        let scheme = self.uri().ok();
+        let scheme = scheme.as_ref().and_then(http::Uri::scheme_str);
+        self.explain
+            && match via {
+                Via::Sidecar => scheme == Some("http"),
+                Via::Gateway => matches!(scheme, Some("http" | "https")),
+            }
+    }
 }
 
 fn yes() -> bool {
@@ -269,13 +352,17 @@ impl File {
         })
     }
 
-    /// Its manifests with the addresses of its servers in place.
+    /// Its manifests with certificates and the addresses of its servers in place.
     #[must_use]
     pub fn filled(
         &self,
-        address: impl Fn(&str) -> Option<std::net::SocketAddr>,
+        certs: &Certs,
+        address: impl Fn(&str) -> Option<SocketAddr>,
     ) -> Vec<(String, String)> {
         let mut all = self.manifests.clone();
+        for (_, text) in &mut all {
+            *text = certs.fill(text);
+        }
         for name in self.case.servers.keys() {
             let Some(at) = address(name) else { continue };
             for (_, text) in &mut all {
@@ -285,6 +372,16 @@ impl File {
             }
         }
         all
+    }
+
+    /// The objects of its manifests where no server runs.
+    ///
+    /// # Errors
+    /// When its certificates cannot be made.
+    pub fn objects(&self) -> Result<Decoded> {
+        let nobody = SocketAddr::from(([127, 0, 0, 1], 9));
+        let certs = Certs::new(&self.case)?;
+        Ok(self.decode(&self.filled(&certs, |_| Some(nobody))))
     }
 
     /// The objects of manifests.

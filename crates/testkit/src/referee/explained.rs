@@ -3,7 +3,7 @@
 //! A request with several possible clusters is asked often enough that every one with a weight of 5 % or more is seen,
 //! so `to:` is the exact set of them.
 
-use super::case::{File, Wanted};
+use super::case::{File, Via, Wanted};
 use super::seen::{self, Arrival, Seen, Who};
 use naka_api::Object;
 use naka_cli::explain::Question;
@@ -11,6 +11,8 @@ use serde_json::Value;
 
 /// Often enough for a share of 5 %: it is missed with a probability of 10⁻⁹.
 pub const DRAWS: usize = 400;
+/// Label of the gateways of cases.
+pub const GATEWAY: &str = "istio=ingressgateway";
 /// Draws of a request that may go to one place only.
 const FEW: usize = 4;
 
@@ -27,7 +29,10 @@ impl Wanted {
     /// The request as it would be typed.
     #[must_use]
     pub fn question(&self, file: &File) -> Question {
-        let mut options = Vec::new();
+        let mut options: Vec<String> = match file.case.caller.via {
+            Via::Sidecar => Vec::new(),
+            Via::Gateway => ["--gateway", GATEWAY].map(str::to_owned).into(),
+        };
         let body = (!self.body.is_empty()).then_some(&self.body);
         for (option, value) in [
             ("--body", body),
@@ -107,7 +112,7 @@ pub fn judge(file: &File, objects: &[Object]) -> Vec<String> {
     let mut wrong = Vec::new();
     let mut asked: Vec<Option<Vec<Seen>>> = Vec::new();
     for wanted in &file.case.requests {
-        if !wanted.explain {
+        if !wanted.explained(file.case.caller.via) {
             asked.push(None);
             continue;
         }
@@ -156,7 +161,7 @@ mod tests {
                     continue;
                 }
             };
-            let objects = file.decode(&file.manifests).objects;
+            let objects = file.objects().expect("objects").objects;
             let found = super::judge(&file, &objects);
             wrong.extend(found.into_iter().map(|why| format!("{}: {why}", file.name)));
         }

@@ -5,7 +5,9 @@
 //! in the same route configuration of an Envoy as all its routes.
 
 use super::case::{Caller, File, Via, Wanted};
-use super::client::{Call, Door, send};
+use super::certs::Certs;
+use super::client::{Door, send};
+use super::explained::GATEWAY;
 use super::seen::{Seen, Who};
 use super::topology::{self, Set};
 use super::upstream::Upstreams;
@@ -23,7 +25,7 @@ const KEPT: usize = 4;
 /// Envoys start slowly on a busy machine.
 const START: Duration = Duration::from_secs(60);
 /// Ports of Gateway objects that a gateway's caller can reach.
-const GATEWAY_PORTS: &[u16] = &[80, 443, 8080, 8443];
+const GATEWAY_PORTS: &[u16] = &[80, 443, 5432, 8080, 8443, 9000, 15443];
 const MARK_HOST: &str = "mark.referee.svc.cluster.local";
 const MARK_SERVICE: &str = "{apiVersion: v1, kind: Service, metadata: {name: mark, namespace: referee}, spec: {selector: {referee: mark}, ports: [{name: http, port: 80}]}}\n";
 
@@ -98,7 +100,7 @@ impl Lane {
         for who in who {
             let mut all = Vec::new();
             for wanted in &file.case.requests {
-                all.push(self.ask(file, wanted, *who)?);
+                all.push(self.ask(file, wanted, *who, &set.certs)?);
             }
             outcome.seen.insert(*who, all);
         }
@@ -109,22 +111,24 @@ impl Lane {
     ///
     /// # Errors
     /// When the mesh fails.
-    pub fn ask(&mut self, file: &File, wanted: &Wanted, who: Who) -> Result<Option<Vec<Seen>>> {
+    pub fn ask(
+        &mut self,
+        file: &File,
+        wanted: &Wanted,
+        who: Who,
+        certs: &Certs,
+    ) -> Result<Option<Vec<Seen>>> {
         let Some(plan) = Plan::of(wanted) else {
             return Ok(None);
         };
         let kind = Kind::of(file, wanted);
         let at = self.caller(&kind, who)?;
-        let uri: http::Uri = wanted
-            .request
-            .rsplit(' ')
-            .next()
-            .unwrap_or_default()
-            .parse()?;
+        let uri = wanted.uri()?;
+        let tls = matches!(uri.scheme_str(), Some("https" | "tls"));
         let caller = &self.callers[at];
         let port = match kind.caller.via {
             Via::Sidecar => 0,
-            Via::Gateway => uri.port_u16().unwrap_or(80),
+            Via::Gateway => uri.port_u16().unwrap_or(if tls { 443 } else { 80 }),
         };
         let door = caller
             .doors
@@ -135,13 +139,9 @@ impl Lane {
         for draw in 0..wanted.draws() {
             let number = NUMBER.fetch_add(1, Ordering::Relaxed).to_string();
             self.upstreams.expect(&number, &plan.answers);
-            let call = Call {
-                request: &wanted.request,
-                headers: &wanted.headers,
-                body: &wanted.body,
-                number: Some(&number),
-            };
-            let mut seen = self.runtime.block_on(send(door, &call))?;
+            let sent = send(door, wanted, &number, certs);
+            let mut seen = self.runtime.block_on(sent)?;
+            seen.silent = kind.caller.via == Via::Gateway;
             seen.arrivals = self.upstreams.take(&number);
             for arrival in &seen.arrivals {
                 missing.retain(|cluster| !arrival.clusters.contains(*cluster));
@@ -187,7 +187,7 @@ impl Lane {
             return Ok(());
         }
         for at in 0..self.callers.len() {
-            self.marked(at, &mark)?;
+            self.marked(at, &mark, &set.certs)?;
         }
         Ok(())
     }
@@ -213,7 +213,7 @@ impl Lane {
     }
 
     /// Waits until a caller's proxy answers with the mark.
-    fn marked(&self, at: usize, mark: &str) -> Result<()> {
+    fn marked(&self, at: usize, mark: &str, certs: &Certs) -> Result<()> {
         let caller = &self.callers[at];
         if caller.kind.caller.via == Via::Gateway {
             return Ok(());
@@ -221,17 +221,11 @@ impl Lane {
         let Some(door) = caller.doors.get(&0) else {
             return Ok(());
         };
-        let none = BTreeMap::new();
-        let request = format!("GET http://{MARK_HOST}/");
-        let call = Call {
-            request: &request,
-            headers: &none,
-            body: "",
-            number: None,
-        };
+        let call: Wanted =
+            serde_saphyr::from_str(&format!("{{request: GET http://{MARK_HOST}/}}"))?;
         let end = Instant::now() + SOON;
         loop {
-            let seen = self.runtime.block_on(send(door, &call))?;
+            let seen = self.runtime.block_on(send(door, &call, "", certs))?;
             if seen.body.as_deref() == Some(mark) {
                 return Ok(());
             }
@@ -324,10 +318,11 @@ impl Lane {
 
     fn gateway(&self, kind: &Kind, who: Who) -> Result<Running> {
         let name = format!("gateway-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
-        let mut arguments: Vec<String> = ["proxy", "gateway"].map(str::to_owned).into();
+        let service = format!("edge-{who}");
+        let arguments = ["proxy", "gateway", "-s", &service, "-l", GATEWAY];
+        let mut arguments = arguments.map(str::to_owned).to_vec();
         if who == Who::Envoy {
-            arguments.extend(["--proxy", "envoy", "-s", "referee-edge"].map(str::to_owned));
-            arguments.extend(["-l", "istio=ingressgateway"].map(str::to_owned));
+            arguments.extend(["--proxy", "envoy"].map(str::to_owned));
         }
         let mut doors = BTreeMap::new();
         for port in GATEWAY_PORTS {
@@ -343,14 +338,11 @@ impl Lane {
         let mut command = self.mesh.command(&arguments);
         let program = Program::start(&name, self.mesh.home(), &mut command)?;
         let end = Instant::now() + START;
-        while !doors
-            .values()
-            .any(|door| std::net::TcpStream::connect(door.address).is_ok())
-        {
+        while !self.joined(&service) {
             if Instant::now() > end {
                 bail!("no gateway of {who}: {}", program.err());
             }
-            std::thread::sleep(Duration::from_millis(10));
+            std::thread::sleep(Duration::from_millis(20));
         }
         Ok(Running {
             kind: kind.clone(),
@@ -358,6 +350,17 @@ impl Lane {
             doors,
             program,
         })
+    }
+
+    /// Whether a proxy of this service has its configuration.
+    fn joined(&self, service: &str) -> bool {
+        let listed = self
+            .mesh
+            .naka(["get", "proxies", "-A", "-o", "json"])
+            .stdout;
+        let listed: serde_json::Value = serde_json::from_slice(&listed).unwrap_or_default();
+        let mut items = listed["items"].as_array().into_iter().flatten();
+        items.any(|one| one["service"] == service && one["state"] == "programmed")
     }
 }
 

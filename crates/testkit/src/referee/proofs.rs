@@ -118,8 +118,12 @@ fn decoded(case: &Case, raw: &Value, before: usize) -> Option<Object> {
 }
 
 fn notices(file: &File, all: &Decoded) -> bool {
-    let asked = file.case.requests.iter().filter(|wanted| wanted.explain);
-    asked.into_iter().any(|wanted| {
+    let via = file.case.caller.via;
+    let mut asked = file.case.requests.iter();
+    asked.any(|wanted| {
+        if !wanted.explained(via) {
+            return false;
+        }
         let seen = explained::ask(file, wanted, &all.objects);
         seen.is_ok_and(|seen| wanted.verdict.differs(Who::Explain, &seen).is_some())
     })
@@ -193,7 +197,7 @@ fn search() -> String {
     let mut known: BTreeMap<(Kind, String), String> = BTreeMap::new();
     for path in paths().expect("cases") {
         let file = File::read(&path).expect("a case");
-        let all = file.decode(&file.manifests);
+        let all = file.objects().expect("objects");
         let name = &file.name;
         let wanted = all.objects.iter().flat_map(|object| enforced(object.kind));
         let wanted = wanted.filter(|key| !known.contains_key(key)).collect();
@@ -222,7 +226,7 @@ fn every_case_proves_the_fields_it_is_named_for() {
     assert!(count >= 36, "{count} fields");
     for (name, wanted) in listed {
         let file = File::read(&root().join("..").join(&name)).expect("a case");
-        let all = file.decode(&file.manifests);
+        let all = file.objects().expect("objects");
         let unproven: Vec<_> = wanted
             .difference(&proven(&file, &all, &wanted))
             .cloned()

@@ -16,7 +16,12 @@ const LIST: &str = "not-expressible.txt";
 /// More of the cases may not be out of an Envoy's reach.
 const MOST_PERCENT: usize = 15;
 /// A verdict that is not met is looked at again after this: a proxy may take a change a moment after it said so.
-const SETTLE: [Duration; 2] = [Duration::from_millis(150), Duration::from_millis(1500)];
+const SETTLE: [Duration; 4] = [
+    Duration::from_millis(50),
+    Duration::from_millis(150),
+    Duration::from_millis(400),
+    Duration::from_millis(1500),
+];
 
 /// What is to be done.
 #[derive(Debug)]
@@ -62,6 +67,8 @@ impl Report {
 #[derive(Debug, Default)]
 struct Judged {
     wrong: Vec<(Who, String)>,
+    /// Whether explain had something to say of it.
+    explained: bool,
     not_expressible: bool,
     later: usize,
 }
@@ -145,7 +152,11 @@ fn note(report: &mut Report, file: &File, judged: Result<Judged>, say: &(dyn Fn(
                 .into_iter()
                 .enumerate()
             {
-                let skipped = who == Who::Envoy && judged.not_expressible;
+                let skipped = match who {
+                    Who::Explain => !judged.explained,
+                    Who::Naka => false,
+                    Who::Envoy => judged.not_expressible,
+                };
                 let right = !judged.wrong.iter().any(|(wrong, _)| *wrong == who);
                 report.right[at] += usize::from(right && !skipped);
             }
@@ -173,6 +184,12 @@ fn judge(lane: &mut Lane, file: &File, features: &BTreeSet<&str>) -> Result<Judg
             judged.not_expressible = true;
         }
     }
+    let via = file.case.caller.via;
+    judged.explained = file
+        .case
+        .requests
+        .iter()
+        .any(|wanted| wanted.explained(via));
     let (set, outcome) = lane.run(file, &who)?;
     let explained = explained::judge(file, &set.objects);
     judged
@@ -187,7 +204,9 @@ fn judge(lane: &mut Lane, file: &File, features: &BTreeSet<&str>) -> Result<Judg
                     break;
                 }
                 std::thread::sleep(pause);
-                let again = lane.ask(file, wanted, *who)?.unwrap_or_default();
+                let again = lane
+                    .ask(file, wanted, *who, &set.certs)?
+                    .unwrap_or_default();
                 why = wanted.verdict.differs(*who, &again);
                 judged.later += usize::from(why.is_none());
             }

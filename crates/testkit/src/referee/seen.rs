@@ -5,7 +5,7 @@
 
 use super::case::Verdict;
 use naka_types::reason::Reason;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -52,6 +52,12 @@ pub struct Arrival {
     pub authority: String,
     /// Headers; values of one name joined by commas.
     pub headers: BTreeMap<String, String>,
+    /// Whether it came by TLS.
+    pub tls: bool,
+    /// Name that the caller's TLS asked for.
+    pub sni: Option<String>,
+    /// Certificate that the caller showed.
+    pub cert: Option<String>,
     /// Time that the caller's proxy gives it (the shorter one of whole call and try).
     pub time: Option<Duration>,
 }
@@ -69,6 +75,12 @@ pub struct Seen {
     pub headers: BTreeMap<String, String>,
     /// Body of the answer; `None`: not looked at.
     pub body: Option<String>,
+    /// Whether the proxy keeps its reasons to itself, as gateways do.
+    pub silent: bool,
+    /// Certificate that the client was shown.
+    pub certificate: Option<String>,
+    /// Protocol agreed upon in TLS.
+    pub alpn: Option<String>,
     /// The tries that reached an endpoint.
     pub arrivals: Vec<Arrival>,
     /// How long the answer took; `None`: not looked at.
@@ -165,15 +177,8 @@ impl Verdict {
             return Some(format!("is answered with {}", said(one)));
         }
         if let Some(last) = one.arrivals.last() {
-            for (field, is) in [
-                ("target", &last.target),
-                ("authority", &last.authority),
-                ("method", &last.method),
-            ] {
-                let wanted = &self.sends[field];
-                if !wanted.is_null() && wanted != is {
-                    return Some(format!("{field} is {is}"));
-                }
+            if let Some(why) = self.sends_differ(who, last) {
+                return Some(why);
             }
             let wanted: BTreeMap<String, Option<String>> =
                 serde_json::from_value(self.sends["headers"].clone()).unwrap_or_default();
@@ -196,6 +201,14 @@ impl Verdict {
         {
             return Some(format!("the body is {is:?}"));
         }
+        for (field, wanted, is) in [
+            ("certificate", &self.certificate, &one.certificate),
+            ("protocol", &self.alpn, &one.alpn),
+        ] {
+            if who != Who::Explain && wanted.is_some() && wanted != is {
+                return Some(format!("the {field} is {is:?}"));
+            }
+        }
         if let Some(took) = one.took
             && (self.within.is_some_and(|most| took > most)
                 || self.after.is_some_and(|least| took < least))
@@ -203,6 +216,29 @@ impl Verdict {
             return Some(format!("took {took:?}"));
         }
         headers_differ(&self.answer_headers, &one.headers)
+    }
+
+    fn sends_differ(&self, who: Who, last: &Arrival) -> Option<String> {
+        for (field, is) in [("target", &last.target), ("authority", &last.authority)] {
+            let wanted = &self.sends[field];
+            if !wanted.is_null() && wanted != is {
+                return Some(format!("{field} is {is}"));
+            }
+        }
+        if who == Who::Explain {
+            return None;
+        }
+        let all = [
+            ("method", json!(last.method)),
+            ("tls", json!(last.tls)),
+            ("sni", json!(last.sni)),
+            ("cert", json!(last.cert)),
+        ];
+        let wrong = all.into_iter().find(|(field, is)| {
+            let wanted = self.sends.get(field);
+            wanted.is_some_and(|wanted| wanted != is)
+        });
+        wrong.map(|(field, is)| format!("{field} is {is}"))
     }
 
     /// The time of a call shows upstream as the shorter one of whole call and try; explain knows both.
@@ -250,9 +286,15 @@ fn replied(who: Who, wanted: &str, one: &Seen) -> bool {
     if wanted == "outside" {
         return one.outside || (who != Who::Explain && one.arrivals.is_empty());
     }
+    if wanted == "closed" {
+        return one.status == 0;
+    }
     let (status, reason) = wanted.split_once(' ').unwrap_or((wanted, ""));
-    if who != Who::Envoy {
+    if who != Who::Envoy && !one.silent {
         return said(one) == wanted;
+    }
+    if who != Who::Envoy {
+        return status == one.status.to_string();
     }
     let mapped = ENVOY_STATUS
         .iter()

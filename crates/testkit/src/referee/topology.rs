@@ -6,15 +6,18 @@
 //! WorkloadEntry objects at ports of this process, called in plaintext.
 
 use super::case::{File, Server};
+use super::certs::Certs;
 use super::upstream::{Endpoint, Upstreams};
 use anyhow::{Result, anyhow};
 use naka_api::{Object, Spec};
 use naka_cli::explain::Implied;
 use naka_types::host::Host;
 use naka_types::labels::Labels;
+use naka_types::protocol::Protocol;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 /// Label by which made services find made endpoints.
 const LABEL: &str = "referee";
@@ -22,6 +25,8 @@ const LABEL: &str = "referee";
 /// A case that can be asked: its objects and its running endpoints.
 #[derive(Debug)]
 pub struct Set {
+    /// Its certificates.
+    pub certs: Arc<Certs>,
     /// Manifests with everything that was made.
     pub text: String,
     /// The objects of `text`.
@@ -34,6 +39,8 @@ pub struct Set {
 struct Service {
     host: Host,
     ports: BTreeMap<u16, String>,
+    /// Ports at which bytes are spoken.
+    bytes: BTreeSet<u16>,
     selector: Labels,
     declared: bool,
     subsets: BTreeMap<String, Labels>,
@@ -48,10 +55,10 @@ fn yaml(value: &Value) -> String {
 fn implied(file: &File, objects: &[Object]) -> Result<BTreeMap<Host, Implied>> {
     let mut all: BTreeMap<Host, Implied> = BTreeMap::new();
     for wanted in &file.case.requests {
-        let found = wanted
-            .question(file)
-            .services(objects)
-            .map_err(|e| anyhow!(e))?;
+        let mut question = wanted.question(file);
+        let uri = wanted.uri()?;
+        question.request = format!("GET http://{}/", uri.host().unwrap_or_default());
+        let found = question.services(objects).map_err(|e| anyhow!(e))?;
         for (host, one) in found {
             let known = all.entry(host).or_default();
             known.ports.extend(one.ports);
@@ -102,7 +109,12 @@ fn services(file: &File, objects: &[Object]) -> Result<Vec<Service>> {
                 [(LABEL.to_owned(), name.to_owned())].into(),
             ),
         };
+        let ports_declared = declared.into_iter().flat_map(|spec| &spec.ports);
+        let bytes = ports_declared
+            .filter(|port| matches!(port.protocol, Protocol::Tcp | Protocol::Tls))
+            .map(|port| port.port);
         all.push(Service {
+            bytes: bytes.collect(),
             subsets: subsets.collect(),
             declared: declared.is_some(),
             ports,
@@ -169,17 +181,18 @@ impl Service {
 /// # Errors
 /// When a request of it cannot be read or a port is not to be had.
 pub fn set(file: &File, upstreams: &Upstreams) -> Result<Set> {
+    let certs = Arc::new(Certs::new(&file.case)?);
     let mut endpoints = Vec::new();
     for (name, server) in &file.case.servers {
         let mut server = server.clone();
         server.name.clone_from(name);
-        endpoints.push(upstreams.open(&server, BTreeSet::new())?);
+        endpoints.push(upstreams.open(&server, BTreeSet::new(), &certs)?);
     }
     let address = |wanted: &str| {
         let found = endpoints.iter().find(|one| one.name == wanted);
         found.map(|one| one.address)
     };
-    let manifests = file.filled(address);
+    let manifests = file.filled(&certs, address);
     let objects = file.decode(&manifests).objects;
     let mut made = String::new();
     for service in services(file, &objects)? {
@@ -195,7 +208,10 @@ pub fn set(file: &File, upstreams: &Upstreams) -> Result<Set> {
             labels.extend(server.labels.clone());
             let mut ports = BTreeMap::new();
             for (number, port) in &service.ports {
-                let endpoint = upstreams.open(&server, service.clusters(*number, &labels))?;
+                let clusters = service.clusters(*number, &labels);
+                let mut server = server.clone();
+                server.tcp |= service.bytes.contains(number);
+                let endpoint = upstreams.open(&server, clusters, &certs)?;
                 ports.insert(port.clone(), endpoint.address.port());
                 endpoints.push(endpoint);
             }
@@ -222,6 +238,7 @@ pub fn set(file: &File, upstreams: &Upstreams) -> Result<Set> {
     all.push(("made".to_owned(), made));
     let objects = file.decode(&all).objects;
     Ok(Set {
+        certs,
         text,
         objects,
         endpoints,

@@ -1,10 +1,12 @@
-//! The called side: scripted servers in this process, any number of them, HTTP/1.1 and HTTP/2 with prior knowledge.
+//! The called side: scripted servers in this process, any number of them: HTTP/1.1, HTTP/2 with prior knowledge or by
+//! ALPN, or bytes; with TLS where they have a certificate.
 //!
 //! A request of a case carries its number in a header, and what the case wants its tries to end with is looked up by
 //! that number, so many cases can use the servers at once. What arrives is kept by the same number. Mirrored copies
 //! (their host ends in `-shadow`) are kept apart and use up no answer.
 
 use super::case::Server;
+use super::certs::Certs;
 use super::seen::Arrival;
 use anyhow::Result;
 use bytes::Bytes;
@@ -17,8 +19,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
 
 /// Header with the number of a request.
 pub const NUMBER: &str = "x-referee";
@@ -59,8 +63,9 @@ impl Drop for Endpoint {
 }
 
 /// What a server needs to answer.
-#[derive(Debug)]
 struct Served {
+    tls: Option<TlsAcceptor>,
+    certs: Arc<Certs>,
     server: Server,
     clusters: BTreeSet<String>,
     book: Arc<Mutex<Book>>,
@@ -84,14 +89,22 @@ impl Upstreams {
     ///
     /// # Errors
     /// When there is no port.
-    pub fn open(&self, server: &Server, clusters: BTreeSet<String>) -> Result<Endpoint> {
+    pub fn open(
+        &self,
+        server: &Server,
+        clusters: BTreeSet<String>,
+        certs: &Arc<Certs>,
+    ) -> Result<Endpoint> {
         let listener = std::net::TcpListener::bind(("127.0.0.1", 0))?;
         let address = listener.local_addr()?;
         let task = if server.refused {
             None
         } else {
             listener.set_nonblocking(true)?;
+            let tls = server.cert.as_ref().map(|name| certs.server(name));
             let served = Arc::new(Served {
+                tls: tls.transpose()?.map(|c| TlsAcceptor::from(Arc::new(c))),
+                certs: Arc::clone(certs),
                 server: server.clone(),
                 clusters,
                 book: Arc::clone(&self.book),
@@ -145,11 +158,43 @@ async fn accept(listener: TcpListener, served: Arc<Served>) {
     }
 }
 
+/// What a connection says of its caller.
+#[derive(Debug, Clone, Default)]
+struct Caller {
+    tls: bool,
+    sni: Option<String>,
+    cert: Option<String>,
+}
+
 async fn connection(stream: TcpStream, served: Arc<Served>) {
     let _ = stream.set_nodelay(true);
-    let service = service_fn(move |request| {
-        let served = Arc::clone(&served);
-        async move { served.answer(request).await }
+    let Some(tls) = &served.tls else {
+        return speak(stream, Caller::default(), &served).await;
+    };
+    let Ok(stream) = tls.accept(stream).await else {
+        return;
+    };
+    let (_, connection) = stream.get_ref();
+    let shown = connection.peer_certificates().and_then(<[_]>::first);
+    let caller = Caller {
+        tls: true,
+        sni: connection.server_name().map(str::to_owned),
+        cert: shown.map(|shown| served.certs.name(shown)),
+    };
+    speak(stream, caller, &served).await;
+}
+
+async fn speak<S>(stream: S, caller: Caller, served: &Arc<Served>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    if served.server.tcp {
+        let _ = served.lines(stream, &caller).await;
+        return;
+    }
+    let service = service_fn(|request| {
+        let (served, caller) = (Arc::clone(served), caller.clone());
+        async move { served.answer(request, &caller).await }
     });
     let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
     let _ = builder
@@ -170,9 +215,48 @@ impl std::fmt::Display for Broken {
 impl std::error::Error for Broken {}
 
 impl Served {
-    async fn answer(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Broken> {
+    /// Says its greeting, then sends back each line without the number that it begins with.
+    async fn lines<S>(&self, stream: S, caller: &Caller) -> std::io::Result<()>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let mut stream = BufReader::new(stream);
+        stream.write_all(self.server.greeting.as_bytes()).await?;
+        stream.flush().await?;
+        if self.server.reset {
+            return Ok(());
+        }
+        let mut line = String::new();
+        while stream.read_line(&mut line).await? > 0 {
+            let (number, rest) = line.split_once(' ').unwrap_or(("", &line));
+            let arrival = Arrival {
+                clusters: self.clusters.clone(),
+                endpoint: self.server.name.clone(),
+                tls: caller.tls,
+                sni: caller.sni.clone(),
+                cert: caller.cert.clone(),
+                ..Arrival::default()
+            };
+            {
+                let mut book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
+                let tries = book.arrivals.entry(number.to_owned()).or_default();
+                tries.push(arrival);
+            }
+            let answer = format!("{}{rest}", self.server.body);
+            stream.write_all(answer.as_bytes()).await?;
+            stream.flush().await?;
+            line.clear();
+        }
+        Ok(())
+    }
+
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        caller: &Caller,
+    ) -> Result<Response<Full<Bytes>>, Broken> {
         let (parts, body) = request.into_parts();
-        let arrival = self.arrival(&parts);
+        let arrival = self.arrival(&parts, caller);
         let number = arrival.headers.get(NUMBER).cloned().unwrap_or_default();
         let shadow = arrival.authority.split(':').next().unwrap_or_default();
         let answer = {
@@ -212,7 +296,7 @@ impl Served {
         response.body(body).map_err(|_| Broken)
     }
 
-    fn arrival(&self, parts: &http::request::Parts) -> Arrival {
+    fn arrival(&self, parts: &http::request::Parts, caller: &Caller) -> Arrival {
         let headers = joined(&parts.headers);
         let host = headers.get("host").cloned();
         let named = parts.uri.authority().map(ToString::to_string);
@@ -227,6 +311,9 @@ impl Served {
                 .map_or_else(String::new, ToString::to_string),
             authority: named.or(host).unwrap_or_default(),
             headers,
+            tls: caller.tls,
+            sni: caller.sni.clone(),
+            cert: caller.cert.clone(),
             time: expected.map(Duration::from_millis),
         }
     }

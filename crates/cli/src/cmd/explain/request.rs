@@ -4,7 +4,7 @@ use crate::args;
 use crate::exit::{Exit, Outcome};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
-use naka_control::compile::{Class, Key, compile};
+use naka_control::compile::{Class, Key, compile, roots};
 use naka_control::world::World;
 use naka_engine::canonical::{Canonical, Origin, Source};
 use naka_engine::exchange::{
@@ -15,7 +15,9 @@ use naka_engine::why::{Stage, Why};
 use naka_proxy::state::book::Book;
 use naka_types::finding::Finding;
 use naka_types::host::Host;
+use naka_types::labels::Labels;
 use naka_types::name::VirtualHostName;
+use naka_types::node::Role;
 use naka_types::reason::Reason;
 use naka_wire::type_url;
 use naka_xds::Resource;
@@ -41,6 +43,8 @@ pub(crate) struct Asked {
     body: Option<String>,
     /// Time since 1970.
     at: Duration,
+    /// Labels of the gateway that is asked; none: a sidecar is.
+    gateway: Labels,
     /// How the tries end, one after the other; after the last one every try is answered with 200.
     answers: Vec<Answer>,
 }
@@ -119,13 +123,14 @@ impl Asked {
         let uri: http::Uri = url
             .parse()
             .map_err(|error: http::uri::InvalidUri| wrong(&error))?;
-        if uri.scheme_str() != Some("http") {
+        let tls = uri.scheme_str() == Some("https");
+        if uri.scheme_str() != Some("http") && (!tls || args.gateway.is_empty()) {
             return Err(wrong(
                 &"programs call the mesh by http://, the sidecars encrypt",
             ));
         }
         let host = uri.host().unwrap_or_default().to_owned();
-        let port = uri.port_u16().unwrap_or(80);
+        let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
         let mut headers = HeaderMap::new();
         for text in &args.headers {
             let (name, value) = text
@@ -150,6 +155,10 @@ impl Asked {
                 let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
                 now.unwrap_or_default()
             }),
+            gateway: crate::cmd::token::labels(&args.gateway)?
+                .iter()
+                .map(|(key, value)| (key.clone(), crate::cmd::apply::show(value)))
+                .collect(),
             answers: args
                 .answers
                 .iter()
@@ -217,7 +226,10 @@ pub(crate) fn explain(world: &World, asked: &Asked) -> Explained {
         sent: Vec::new(),
         got: None,
     };
-    let origin = Origin::outbound(80);
+    let origin = match asked.gateway.is_empty() {
+        true => Origin::outbound(80),
+        false => Origin::gateway(asked.port, asked.uri.scheme_str() == Some("https"), None),
+    };
     let mut builder = Request::builder()
         .method(asked.method.clone())
         .uri(asked.uri.clone());
@@ -273,7 +285,12 @@ impl<'a> Walk<'a> {
             asked,
             origin,
             class: Class {
+                role: match asked.gateway.is_empty() {
+                    true => Role::Sidecar,
+                    false => Role::Gateway,
+                },
                 namespace: asked.namespace.clone(),
+                labels: asked.gateway.clone(),
                 ..Class::default()
             },
             book: Book::new(&asked.namespace),
@@ -288,6 +305,10 @@ impl<'a> Walk<'a> {
         let mut input = Input::Begin;
         let mut answers = self.asked.answers.iter();
         let around = self.around();
+        if self.class.role == Role::Gateway {
+            let listeners = roots::listeners(self.world, &self.class);
+            self.load(listeners.into_iter().collect(), explained);
+        }
         for _ in 0..MAX_STEPS {
             let snapshot = self.book.snapshot();
             let mut cx = Cx {
@@ -381,12 +402,29 @@ impl<'a> Walk<'a> {
             host: host.as_str().to_owned(),
             port,
         };
-        let key = Key::VirtualHost(name.clone());
-        let mut wanted = vec![key.clone()];
+        if !self.load(vec![Key::VirtualHost(name)], explained) {
+            let known = self.world.services.contains_key(&host);
+            let because = if known {
+                format!("{host} has no port {port}")
+            } else {
+                format!("{host} is no service of the mesh")
+            };
+            explained
+                .trail
+                .push(Why::new(Stage::Host, "outside the mesh", because));
+            return if known {
+                Answered::Failed(Reason::UnknownHost)
+            } else {
+                Answered::External
+            };
+        }
+        Answered::Ready
+    }
+
+    /// Gives the proxy these resources with everything they refer to; `false` if there is none of them.
+    fn load(&mut self, mut wanted: Vec<Key>, explained: &mut Explained) -> bool {
         let mut seen: BTreeSet<Key> = BTreeSet::new();
-        let mut clusters = Vec::new();
-        let mut endpoints = Vec::new();
-        let mut hosts = Vec::new();
+        let mut all: Vec<Resource> = Vec::new();
         while let Some(key) = wanted.pop() {
             if !seen.insert(key.clone()) {
                 continue;
@@ -404,34 +442,25 @@ impl<'a> Walk<'a> {
                 any: encoded.any.clone(),
             };
             match key {
-                Key::Cluster(_) => clusters.push(resource),
-                Key::Endpoints(_) => endpoints.push(resource),
-                Key::VirtualHost(_) => hosts.push(resource),
+                Key::Cluster(_) | Key::Endpoints(_) | Key::VirtualHost(_) | Key::Listener(_) => {
+                    all.push(resource)
+                }
                 _ => {}
             }
         }
-        if hosts.is_empty() {
-            let known = self.world.services.contains_key(&host);
-            let because = if known {
-                format!("{host} has no port {port}")
-            } else {
-                format!("{host} is no service of the mesh")
-            };
-            explained
-                .trail
-                .push(Why::new(Stage::Host, "outside the mesh", because));
-            return if known {
-                Answered::Failed(Reason::UnknownHost)
-            } else {
-                Answered::External
-            };
-        }
-        for (kind, resources) in [
-            (type_url::CLUSTER, &clusters),
-            (type_url::ENDPOINT, &endpoints),
-            (type_url::VIRTUAL_HOST, &hosts),
+        let roots = [type_url::LISTENER, type_url::VIRTUAL_HOST];
+        let found = all
+            .iter()
+            .any(|resource| roots.contains(&resource.type_url.as_str()));
+        for kind in [
+            type_url::CLUSTER,
+            type_url::ENDPOINT,
+            type_url::LISTENER,
+            type_url::VIRTUAL_HOST,
         ] {
-            for reject in self.book.apply(kind, resources, &[]) {
+            let of = all.iter().filter(|resource| resource.type_url == kind);
+            let of: Vec<Resource> = of.cloned().collect();
+            for reject in self.book.apply(kind, &of, &[]) {
                 let finding = Finding::new(
                     naka_api::codes::E902.id,
                     format!("the proxy refuses {}: {}", reject.name, reject.reason),
@@ -440,7 +469,7 @@ impl<'a> Walk<'a> {
             }
         }
         self.book.settle();
-        Answered::Ready
+        found
     }
 
     fn verdict(&self, request: &Canonical, to_try: &naka_engine::exchange::Try) -> String {
