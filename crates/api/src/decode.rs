@@ -300,9 +300,14 @@ fn build(report: &mut Report, node: &Node, kind: Kind, namespace: &str) -> Optio
         Kind::VirtualService => {
             Spec::VirtualService(networking::virtual_service::build(report, spec, namespace)?)
         }
-        Kind::DestinationRule => Spec::DestinationRule(networking::destination_rule::build(
-            report, spec, namespace,
-        )?),
+        Kind::DestinationRule => {
+            Spec::DestinationRule(Box::new(networking::destination_rule::build(
+                report,
+                spec,
+                node.at(&["metadata", "annotations"]),
+                namespace,
+            )?))
+        }
         Kind::Gateway => Spec::Gateway(networking::gateway::build(report, spec, namespace)),
         Kind::PeerAuthentication => {
             Spec::PeerAuthentication(security::peer_authentication::build(report, spec))

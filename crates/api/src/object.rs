@@ -51,7 +51,7 @@ pub enum Spec {
     /// VirtualService.
     VirtualService(VirtualService),
     /// DestinationRule.
-    DestinationRule(DestinationRule),
+    DestinationRule(Box<DestinationRule>),
     /// Gateway.
     Gateway(Gateway),
     /// PeerAuthentication.

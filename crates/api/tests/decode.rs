@@ -1,7 +1,7 @@
 //! What comes out: which parts stay in force, how names resolve, what is kept.
 
 use naka_api::core::service::TargetPort;
-use naka_api::networking::destination_rule::{LoadBalancer, TlsMode};
+use naka_api::networking::destination_rule::{LoadBalancer, TlsMode, balancer::Algorithm};
 use naka_api::networking::virtual_service::{Action, GatewayRef, RedirectPort, StringMatch};
 use naka_api::security::peer_authentication::MtlsMode;
 use naka_api::{Decoded, Kind, Mode, Object, decode_json, decode_yaml, diff};
@@ -302,7 +302,7 @@ fn everything_a_route_can_say() {
 #[test]
 fn policies_replace_and_do_not_merge() {
     let object = one(
-        "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: d}\nspec:\n  host: pay\n  trafficPolicy:\n    loadBalancer: {simple: ROUND_ROBIN}\n    connectionPool: {tcp: {maxConnections: 7, connectTimeout: 2s}}\n    tls: {mode: DISABLE}\n    portLevelSettings: [{port: {number: 9}, tls: {mode: ISTIO_MUTUAL}}]\n  subsets:\n  - {name: a, labels: {version: v1}, trafficPolicy: {connectionPool: {http: {http2MaxRequests: 3}}}}\n  - {name: b, trafficPolicy: {portLevelSettings: [{port: {number: 80}, loadBalancer: {simple: RANDOM}}]}}\n  - {name: c, trafficPolicy: {loadBalancer: {simple: PASSTHROUGH}}}\n",
+        "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: d}\nspec:\n  host: pay\n  trafficPolicy:\n    loadBalancer: {simple: ROUND_ROBIN}\n    connectionPool: {tcp: {maxConnections: 7, connectTimeout: 2s}}\n    tls: {mode: DISABLE}\n    portLevelSettings: [{port: {number: 9}, tls: {mode: ISTIO_MUTUAL}}]\n  subsets:\n  - {name: a, labels: {version: v1}, trafficPolicy: {connectionPool: {http: {http2MaxRequests: 3}}}}\n  - {name: b, trafficPolicy: {portLevelSettings: [{port: {number: 80}, loadBalancer: {simple: RANDOM}}]}}\n  - {name: c, trafficPolicy: {loadBalancer: {consistentHash: {}}}}\n",
     );
     let rule = object.destination_rule().unwrap();
     assert_eq!(
@@ -325,12 +325,12 @@ fn policies_replace_and_do_not_merge() {
     );
     assert_eq!(
         (a.load_balancer, a.tls),
-        (Some(LoadBalancer::RoundRobin), Some(TlsMode::Disable))
+        (Some(picked(Algorithm::RoundRobin)), Some(TlsMode::Disable))
     );
     let b = rule.effective(Some("b"), 80);
     assert_eq!(
         (b.load_balancer, b.tls, b.connection_pool),
-        (Some(LoadBalancer::Random), None, None)
+        (Some(picked(Algorithm::Random)), None, None)
     );
     assert_eq!(rule.effective(None, 9).tls, Some(TlsMode::IstioMutual));
     assert_eq!(rule.effective(None, 9).load_balancer, None);
@@ -599,4 +599,11 @@ fn kinds_have_one_row_each() {
         Mode::Compat,
     );
     assert!(object.is_some() && findings.is_empty());
+}
+
+fn picked(algorithm: Algorithm) -> Box<LoadBalancer> {
+    Box::new(LoadBalancer {
+        algorithm,
+        ..LoadBalancer::default()
+    })
 }

@@ -317,8 +317,11 @@ fn aliases_take_effect() {
         (Some(5), Some(50))
     );
     assert_eq!(
-        rule.policy.load_balancer,
-        Some(naka_api::networking::destination_rule::LoadBalancer::LeastRequest)
+        rule.policy
+            .load_balancer
+            .as_ref()
+            .map(|lb| lb.algorithm.clone()),
+        Some(naka_api::networking::destination_rule::balancer::Algorithm::LeastRequest)
     );
     // What the user wrote stays as it is.
     assert!(

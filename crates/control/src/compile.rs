@@ -139,6 +139,13 @@ impl Key {
                 },
                 _ => none,
             },
+            // What is near to an Envoy is worked out for it; our own proxies do so themselves.
+            Self::Endpoints(_) if dialect == Dialect::Envoy => Class {
+                namespace: class.namespace.clone(),
+                workload_id: class.workload_id.clone(),
+                dialect,
+                ..none
+            },
             Self::Cluster(_) | Self::Endpoints(_) | Self::VirtualHost(_) => Class {
                 namespace: class.namespace.clone(),
                 dialect,

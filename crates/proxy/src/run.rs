@@ -19,7 +19,7 @@ use crate::recovery;
 use crate::rotation::Feed;
 use crate::saved;
 use crate::settings::{AccessLog, Capture, Role, Settings};
-use crate::state::book::Book;
+use crate::state::book::{Book, Near};
 use crate::state::{Main, MainParams, Shared, SharedParams};
 use crate::vip::Vips;
 use crate::worker::{self, Own, WorkerHandle, WorkerParams, Workers};
@@ -280,7 +280,14 @@ pub async fn start(settings: Settings) -> Result<Running, Error> {
 
 /// What the last run left: configuration in force, the state of the xDS client that goes with it, names called.
 fn recall(settings: &Settings, known: bool) -> (Book, Client, Called) {
-    let mut book = Book::new(&settings.namespace);
+    let service = settings
+        .service
+        .as_ref()
+        .map_or_else(String::new, |service| {
+            Host::of_service(service, &settings.namespace).to_string()
+        });
+    let near = Near::new(settings.labels.clone(), &service);
+    let mut book = Book::new(&settings.namespace).called_by(near);
     // Without the identity it belonged to, an old configuration would be somebody else's.
     let resources = if known {
         saved::load_last_good(&settings.run_dir).unwrap_or_else(|error| {

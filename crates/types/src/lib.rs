@@ -10,6 +10,7 @@ pub mod finding;
 pub mod header;
 pub mod host;
 pub mod labels;
+pub mod locality;
 pub mod name;
 pub mod node;
 pub mod protocol;

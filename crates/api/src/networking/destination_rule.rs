@@ -8,9 +8,11 @@ use naka_types::labels::Labels;
 use std::time::Duration;
 
 pub(crate) mod aliases;
+pub mod balancer;
 mod build;
 pub(crate) mod fields;
 
+pub use balancer::LoadBalancer;
 pub(crate) use build::build;
 
 /// The sound part of a DestinationRule.
@@ -43,7 +45,7 @@ pub struct Subset {
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct TrafficPolicy {
     /// How an endpoint is picked.
-    pub load_balancer: Option<LoadBalancer>,
+    pub load_balancer: Option<Box<LoadBalancer>>,
     /// Limits.
     pub connection_pool: Option<ConnectionPool>,
     /// Ejection of failing endpoints.
@@ -54,18 +56,6 @@ pub struct TrafficPolicy {
     pub tls: Option<TlsMode>,
     /// Settings of single ports, by port number.
     pub ports: Vec<(u16, TrafficPolicy)>,
-}
-
-/// How an endpoint is picked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum LoadBalancer {
-    /// One after the other.
-    RoundRobin,
-    /// The less busy of two at random: the default, as in Istio.
-    #[default]
-    LeastRequest,
-    /// At random.
-    Random,
 }
 
 /// TLS towards the destination.
@@ -196,7 +186,9 @@ impl DestinationRule {
         }
         let base = &self.policy;
         TrafficPolicy {
-            load_balancer: own.and_then(|p| p.load_balancer).or(base.load_balancer),
+            load_balancer: own
+                .and_then(|p| p.load_balancer.clone())
+                .or_else(|| base.load_balancer.clone()),
             connection_pool: own
                 .and_then(|p| p.connection_pool.clone())
                 .or_else(|| base.connection_pool.clone()),

@@ -3,7 +3,7 @@
 use super::{Built, Class, Dialect, Key, View, tls};
 use crate::world::{Read, Service};
 use naka_api::networking::destination_rule::{
-    ConnectionPool, HttpUpgrade, LoadBalancer, OutlierDetection, TlsMode, TrafficPolicy,
+    ConnectionPool, HttpUpgrade, OutlierDetection, TlsMode, TrafficPolicy,
 };
 use naka_types::host::Host;
 use naka_types::name::ClusterName;
@@ -27,6 +27,7 @@ use naka_wire::envoy::extensions::upstreams::http::v3::{
 use naka_wire::{time, values};
 use std::time::Duration;
 
+pub(crate) mod balance;
 mod outlier;
 mod pool;
 
@@ -128,12 +129,7 @@ fn message(model: &Outbound<'_>) -> Cluster {
     }
     let pool = model.policy.connection_pool.clone().unwrap_or_default();
     let keepalive = pool::keepalive(&pool);
-    let lb = match model.policy.load_balancer.unwrap_or_default() {
-        LoadBalancer::RoundRobin => cluster::LbPolicy::RoundRobin,
-        LoadBalancer::LeastRequest => cluster::LbPolicy::LeastRequest,
-        LoadBalancer::Random => cluster::LbPolicy::Random,
-    };
-    Cluster {
+    let mut cluster = Cluster {
         name: model.name.clone(),
         cluster_discovery_type: Some(cluster::ClusterDiscoveryType::Type(
             cluster::DiscoveryType::Eds as i32,
@@ -145,7 +141,6 @@ fn message(model: &Outbound<'_>) -> Cluster {
         connect_timeout: Some(time::to_wire(
             pool.connect_timeout.unwrap_or(CONNECT_TIMEOUT),
         )),
-        lb_policy: lb as i32,
         circuit_breakers: Some(CircuitBreakers {
             thresholds: vec![pool::limits(&model.policy, model.dialect)],
             ..CircuitBreakers::default()
@@ -168,7 +163,9 @@ fn message(model: &Outbound<'_>) -> Cluster {
             .as_ref()
             .map(outlier::detection),
         ..Cluster::default()
-    }
+    };
+    balance::apply(&mut cluster, &model.policy, model.dialect);
+    cluster
 }
 
 /// What a gRPC client takes: more would be ignored or refused.

@@ -69,6 +69,7 @@ pub fn not_expressed(world: &World, class: &Class) -> Vec<String> {
         "paths: an Envoy keeps the digits of an escape as they were written (%2f), our own proxies write them large (%2F)".to_owned(),
     ];
     words.extend(conditions(world));
+    words.extend(cluster::balance::not_expressed(world));
     if class.role == Role::Gateway {
         return words;
     }

@@ -2,7 +2,8 @@
 
 use super::endpoint::{self, Member};
 use super::{Error, Taken};
-use naka_engine::model::{ClusterSpec, HttpVersion, PeerTls, Policy, ServiceMeta};
+use naka_engine::model::{ClusterSpec, HttpVersion, PeerTls, ServiceMeta};
+use naka_types::locality::Nearness;
 use naka_types::node::NAKA;
 use naka_types::protocol::Protocol;
 use naka_types::spiffe::SpiffeId;
@@ -22,6 +23,7 @@ use naka_wire::{time, values};
 use std::sync::Arc;
 use std::time::Duration;
 
+mod balance;
 mod outlier;
 mod pool;
 
@@ -35,6 +37,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Part {
     /// Everything but the endpoints.
     pub spec: Arc<ClusterSpec>,
+    /// What makes endpoints near, where the proxy ranks them itself.
+    pub near: Option<Nearness>,
     /// Its own endpoints; `None` when they come apart from it.
     pub members: Option<Vec<Member>>,
 }
@@ -68,17 +72,7 @@ pub fn cluster(wire: &pb::Cluster) -> Result<Taken<Part>, Error> {
     };
     let protocol = protocol(wire.metadata.as_ref());
     let mut spec = ClusterSpec::new(&wire.name, protocol);
-    spec.policy = match wire.lb_policy() {
-        cluster::LbPolicy::RoundRobin => Policy::RoundRobin,
-        cluster::LbPolicy::LeastRequest => Policy::LeastRequest,
-        cluster::LbPolicy::Random => Policy::Random,
-        other => {
-            return Err(Error::at(
-                "lb_policy",
-                format!("{} is not supported", other.as_str_name()),
-            ));
-        }
-    };
+    balance::read(wire, &mut spec)?;
     spec.connect_timeout = match &wire.connect_timeout {
         None => CONNECT_TIMEOUT,
         Some(wire) => time::from_wire(wire)
@@ -94,6 +88,7 @@ pub fn cluster(wire: &pb::Cluster) -> Result<Taken<Part>, Error> {
     http_options(wire, &mut spec)?;
     Ok(Taken {
         model: Part {
+            near: balance::near(wire),
             spec: Arc::new(spec),
             members,
         },

@@ -2,10 +2,13 @@
 
 use super::{Error, Taken};
 use naka_engine::model::{Health, WorkloadMeta};
+use naka_types::locality::Locality;
 use naka_types::node::NAKA;
 use naka_types::workload::Ulid;
 use naka_wire::envoy::config::core::v3::{HealthStatus, Metadata};
-use naka_wire::envoy::config::endpoint::v3::{ClusterLoadAssignment, LbEndpoint, lb_endpoint};
+use naka_wire::envoy::config::endpoint::v3::{
+    ClusterLoadAssignment, LbEndpoint, LocalityLbEndpoints, lb_endpoint,
+};
 use naka_wire::values;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -23,6 +26,19 @@ pub struct Member {
     pub mtls: bool,
     /// Who serves.
     pub workload: Arc<WorkloadMeta>,
+    /// Where it stands, as it was sent.
+    pub stand: Stand,
+}
+
+/// Where an endpoint stands.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Stand {
+    /// How near: 0 is called first.
+    pub priority: u32,
+    /// Its place.
+    pub place: Arc<Locality>,
+    /// Share of its place and priority; 0 takes no load where shares decide.
+    pub weight: u32,
 }
 
 /// The endpoints of a cluster. One that cannot be dialled is left out.
@@ -31,15 +47,13 @@ pub fn members(wire: &ClusterLoadAssignment) -> Taken<Vec<Member>> {
     let mut model = Vec::new();
     let mut left_out = Vec::new();
     for (l, locality) in wire.endpoints.iter().enumerate() {
-        if locality.priority != 0 {
-            left_out.push(Error::at(
-                format!("endpoints[{l}].priority"),
-                "only priority 0 is supported",
-            ));
-            continue;
-        }
+        let stand = Stand {
+            priority: locality.priority,
+            place: Arc::new(place(locality)),
+            weight: locality.load_balancing_weight.map_or(0, |w| w.value),
+        };
         for (e, endpoint) in locality.lb_endpoints.iter().enumerate() {
-            match member(endpoint) {
+            match member(endpoint, &stand) {
                 Ok(member) => model.push(member),
                 Err(error) => {
                     left_out.push(error.within(&format!("endpoints[{l}].lb_endpoints[{e}]")));
@@ -50,7 +64,18 @@ pub fn members(wire: &ClusterLoadAssignment) -> Taken<Vec<Member>> {
     Taken { model, left_out }
 }
 
-fn member(wire: &LbEndpoint) -> Result<Member, Error> {
+fn place(wire: &LocalityLbEndpoints) -> Locality {
+    let Some(place) = &wire.locality else {
+        return Locality::default();
+    };
+    Locality {
+        region: place.region.clone(),
+        zone: place.zone.clone(),
+        subzone: place.sub_zone.clone(),
+    }
+}
+
+fn member(wire: &LbEndpoint, stand: &Stand) -> Result<Member, Error> {
     let Some(lb_endpoint::HostIdentifier::Endpoint(endpoint)) = &wire.host_identifier else {
         return Err(Error::at("endpoint", "it is missing"));
     };
@@ -77,6 +102,7 @@ fn member(wire: &LbEndpoint) -> Result<Member, Error> {
         health,
         mtls,
         workload: Arc::new(workload(metadata)),
+        stand: stand.clone(),
     })
 }
 

@@ -8,6 +8,7 @@ use crate::intake::{self, cluster, endpoint, listener, route};
 use crate::names::Filter;
 use naka_engine::model::{Cluster, Endpoint, Inbound, Snapshot, SnapshotBuilder, VirtualHost};
 use naka_engine::runtime::Registry;
+use naka_types::locality::Locality;
 use naka_types::name::{ClusterName, VirtualHostName};
 use naka_wire::envoy::config::core::v3::data_source::Specifier;
 use naka_wire::envoy::extensions::transport_sockets::tls::v3::{Secret, secret};
@@ -16,6 +17,10 @@ use naka_wire::{type_url, unpack};
 use naka_xds::{Reject, Resource};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
+mod near;
+
+pub use near::Near;
 
 /// Name of the secret with the trust bundle.
 pub const ROOT_CA: &str = "ROOTCA";
@@ -46,6 +51,7 @@ pub struct Book {
     hosts: BTreeMap<String, Arc<VirtualHost>>,
     listeners: BTreeMap<String, listener::Part>,
     workloads: BTreeMap<String, Arc<WorkloadRecord>>,
+    near: Near,
     snapshot: Arc<Snapshot>,
     touched: BTreeSet<String>,
     stale: bool,
@@ -65,11 +71,19 @@ impl Book {
             hosts: BTreeMap::new(),
             listeners: BTreeMap::new(),
             workloads: BTreeMap::new(),
+            near: Near::default(),
             snapshot: Arc::new(SnapshotBuilder::new(namespace).build()),
             touched: BTreeSet::new(),
             stale: false,
             change: Change::default(),
         }
+    }
+
+    /// Says who calls, which decides what is near.
+    #[must_use]
+    pub fn called_by(mut self, near: Near) -> Self {
+        self.near = near;
+        self
     }
 
     /// Takes what an update brings and takes away; returns what it refuses.
@@ -248,7 +262,8 @@ impl Book {
                 }
             }
         }
-        let touched = std::mem::take(&mut self.touched);
+        let mut touched = std::mem::take(&mut self.touched);
+        self.touch_zoned(&mut touched);
         for (name, part) in &self.clusters {
             let id = self.registry.id(name);
             let kept = self
@@ -262,6 +277,38 @@ impl Book {
             next.put_cluster(cluster);
         }
         next.build()
+    }
+
+    /// How many of our own service run where, as far as its endpoints are held.
+    fn siblings(&self) -> BTreeMap<Locality, u64> {
+        let mut siblings = BTreeMap::new();
+        let own = self
+            .clusters
+            .iter()
+            .find(|(_, part)| self.near.is_own(part));
+        for member in own
+            .and_then(|(name, _)| self.members.get(name))
+            .into_iter()
+            .flatten()
+        {
+            *siblings.entry((*member.stand.place).clone()).or_default() += 1;
+        }
+        siblings
+    }
+
+    /// Where our own service runs decides the shares of zones: they are worked out anew when that changed.
+    fn touch_zoned(&self, touched: &mut BTreeSet<String>) {
+        let zoned =
+            |part: &cluster::Part| part.near.as_ref().is_some_and(|n| n.zone_aware.is_some());
+        let part = |name: &String| self.clusters.get(name);
+        if touched
+            .iter()
+            .filter_map(part)
+            .any(|part| self.near.is_own(part))
+        {
+            let all = self.clusters.iter().filter(|(_, part)| zoned(part));
+            touched.extend(all.map(|(name, _)| name.clone()));
+        }
     }
 
     fn inbound(&self, declared: &listener::Declared) -> Inbound {
@@ -281,8 +328,9 @@ impl Book {
             Some(own) => own.as_slice(),
             None => self.members.get(&**name).map_or(&[][..], Vec::as_slice),
         };
+        let (members, groups) = self.near.groups(part, members, || self.siblings());
         let endpoints = members
-            .iter()
+            .into_iter()
             .map(|member| {
                 Arc::new(Endpoint {
                     address: member.address,
@@ -295,10 +343,11 @@ impl Book {
                 })
             })
             .collect();
-        Cluster::new(
+        Cluster::placed(
             self.registry.id(name),
             Arc::clone(&part.spec),
             endpoints,
+            groups,
             self.registry.cluster(name),
         )
     }

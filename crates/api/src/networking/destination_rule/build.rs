@@ -1,6 +1,6 @@
 //! The typed DestinationRule from a checked tree.
 
-use super::{DestinationRule, LoadBalancer, Subset, TlsMode, TrafficPolicy};
+use super::{DestinationRule, Subset, TlsMode, TrafficPolicy, balancer};
 use crate::codes;
 use crate::decode::Report;
 use crate::decode::meta::labels;
@@ -12,9 +12,20 @@ mod outlier;
 mod pool;
 
 /// Builds; `None` without a host.
-pub(crate) fn build(report: &mut Report, spec: &Node, namespace: &str) -> Option<DestinationRule> {
+pub(crate) fn build(
+    report: &mut Report,
+    spec: &Node,
+    annotations: Option<&Node>,
+    namespace: &str,
+) -> Option<DestinationRule> {
     let host = read::host(report, spec.get("host"), "spec.host", namespace, true);
-    let policy = policy(report, spec.get("trafficPolicy"), "spec.trafficPolicy");
+    let mut policy = policy(report, spec.get("trafficPolicy"), "spec.trafficPolicy");
+    balancer::annotate(
+        report,
+        annotations,
+        balancer::ANNOTATION,
+        &mut policy.load_balancer,
+    );
     let mut subsets = Vec::new();
     let mut names = BTreeSet::new();
     for (index, node) in spec
@@ -25,7 +36,7 @@ pub(crate) fn build(report: &mut Report, spec: &Node, namespace: &str) -> Option
         .enumerate()
     {
         let at = format!("spec.subsets[{index}]");
-        let policy = self::policy(
+        let mut policy = self::policy(
             report,
             node.get("trafficPolicy"),
             &format!("{at}.trafficPolicy"),
@@ -33,6 +44,8 @@ pub(crate) fn build(report: &mut Report, spec: &Node, namespace: &str) -> Option
         let Some(name) = read::text(node.get("name")) else {
             continue;
         };
+        let key = format!("{}.{name}", balancer::ANNOTATION);
+        balancer::annotate(report, annotations, &key, &mut policy.load_balancer);
         // The name is a part of cluster names and of the server name in TLS.
         if name.len() > 63
             || !name
@@ -104,7 +117,7 @@ fn blocks(report: &mut Report, node: &Node, at: &str) -> TrafficPolicy {
     TrafficPolicy {
         load_balancer: node
             .get("loadBalancer")
-            .and_then(|block| load_balancer(report, block, &format!("{at}.loadBalancer"))),
+            .and_then(|block| balancer::build(report, block, &format!("{at}.loadBalancer"))),
         connection_pool: node
             .get("connectionPool")
             .map(|block| pool::build(report, block, &format!("{at}.connectionPool"))),
@@ -116,33 +129,6 @@ fn blocks(report: &mut Report, node: &Node, at: &str) -> TrafficPolicy {
             .and_then(|block| tls(report, block, &format!("{at}.tls"))),
         retry_budget: node.get("retryBudget").map(pool::retry_budget),
         ports: Vec::new(),
-    }
-}
-
-fn load_balancer(report: &mut Report, node: &Node, at: &str) -> Option<LoadBalancer> {
-    let simple = node.get("simple");
-    if node.get("consistentHash").is_some() && simple.is_some() {
-        report.invalid(
-            at,
-            node,
-            "simple and consistentHash exclude each other".to_owned(),
-            "keep one of them".to_owned(),
-        );
-    }
-    match simple?.text()? {
-        "ROUND_ROBIN" => Some(LoadBalancer::RoundRobin),
-        "RANDOM" => Some(LoadBalancer::Random),
-        "PASSTHROUGH" => {
-            report.error(
-                codes::E901,
-                &format!("{at}.simple"),
-                simple?.place,
-                "PASSTHROUGH is not enforced yet, and another balancer would call other addresses than the program chose".to_owned(),
-                "write ROUND_ROBIN, LEAST_REQUEST or RANDOM".to_owned(),
-            );
-            None
-        }
-        _ => Some(LoadBalancer::LeastRequest),
     }
 }
 

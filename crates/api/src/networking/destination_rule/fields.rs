@@ -2,6 +2,7 @@
 
 use crate::schema::{COUNT, Field, Now, PORT, STRINGS, TEXTS, Ty};
 
+use super::balancer::fields::LOAD_BALANCER;
 use Now::{Alias, Default, NotYet, Refused, Yes};
 
 const fn f(name: &'static str, ty: Ty, now: Now, doc: &'static str) -> Field {
@@ -238,134 +239,6 @@ const OUTLIER: Ty = Ty::Object(&[
         COUNT,
         Alias("W111"),
         "Read as consecutive5xxErrors.",
-    ),
-]);
-
-const COOKIE: Ty = Ty::Object(&[
-    f("name", Ty::Str, Yes, "Name.").required(),
-    f("path", Ty::Str, Yes, "Path."),
-    f("ttl", Ty::Duration, Yes, "Life."),
-    f(
-        "attributes",
-        Ty::List(&Ty::Object(&[
-            f("name", Ty::Str, Yes, "Name.").required(),
-            f("value", Ty::Str, Yes, "Value."),
-        ])),
-        Yes,
-        "Further attributes.",
-    ),
-]);
-
-const HASH: Ty = Ty::Object(&[
-    f("httpHeaderName", Ty::Str, Yes, "Header."),
-    f("httpCookie", COOKIE, Yes, "Cookie."),
-    f("useSourceIp", Ty::Bool, Yes, "Address of the caller."),
-    f("httpQueryParameterName", Ty::Str, Yes, "Query parameter."),
-    f(
-        "ringHash",
-        Ty::Object(&[f("minimumRingSize", COUNT, Yes, "Size.")]),
-        Yes,
-        "Ring hash.",
-    ),
-    f(
-        "maglev",
-        Ty::Object(&[f("tableSize", COUNT, Yes, "Size.")]),
-        Yes,
-        "Maglev.",
-    ),
-    f("minimumRingSize", COUNT, Yes, "Size, old place."),
-]);
-
-const FAILOVER: Field = f(
-    "failover",
-    Ty::List(&Ty::Object(&[
-        f("from", Ty::Str, Yes, "Region."),
-        f("to", Ty::Str, Yes, "Region."),
-    ])),
-    Yes,
-    "Region that takes over.",
-);
-
-const FAILOVER_PRIORITY: Field = f(
-    "failoverPriority",
-    TEXTS,
-    Yes,
-    "Labels whose equality decides the order.",
-);
-
-const ENABLED: Field = f("enabled", Ty::Bool, Yes, "Turns it on or off.");
-
-const LOCALITY: &[Field] = &[
-    f(
-        "distribute",
-        Ty::List(&Ty::Object(&[
-            f("from", Ty::Str, Yes, "Locality of the caller."),
-            f("to", Ty::Map(&COUNT), Yes, "Share by locality."),
-        ])),
-        Yes,
-        "Shares by locality.",
-    ),
-    FAILOVER,
-    FAILOVER_PRIORITY,
-    ENABLED,
-];
-
-const ZONES: &[Field] = &[
-    FAILOVER,
-    FAILOVER_PRIORITY,
-    ENABLED,
-    f("minClusterSize", COUNT, Yes, "Fewest endpoints."),
-];
-
-const LB_KINDS: &[&str] = &[
-    "UNSPECIFIED",
-    "ROUND_ROBIN",
-    "LEAST_REQUEST",
-    "LEAST_CONN",
-    "RANDOM",
-    "PASSTHROUGH",
-];
-
-const LOAD_BALANCER: Ty = Ty::Object(&[
-    f(
-        "simple",
-        Ty::Enum(LB_KINDS),
-        Yes,
-        "ROUND_ROBIN, LEAST_REQUEST (default) or RANDOM. LEAST_CONN = LEAST_REQUEST (W110). PASSTHROUGH is refused.",
-    ),
-    f(
-        "consistentHash",
-        HASH,
-        NotYet,
-        "Same endpoint for the same key; until then LEAST_REQUEST.",
-    ),
-    f(
-        "localityLbSetting",
-        Ty::Object(LOCALITY),
-        NotYet,
-        "Prefers near endpoints.",
-    ),
-    f(
-        "zoneAwareLbSetting",
-        Ty::Object(ZONES),
-        NotYet,
-        "Prefers the own zone.",
-    ),
-    f(
-        "warmupDurationSecs",
-        Ty::Duration,
-        NotYet,
-        "Slow start, old spelling.",
-    ),
-    f(
-        "warmup",
-        Ty::Object(&[
-            f("duration", Ty::Duration, Yes, "How long.").required(),
-            f("minimumPercent", Ty::Percent, Yes, "Share to begin with."),
-            f("aggression", Ty::Number, Yes, "Shape of the rise."),
-        ]),
-        NotYet,
-        "Slow start.",
     ),
 ]);
 

@@ -35,10 +35,15 @@ pub(crate) fn build(report: &mut Report, spec: &Node) -> Option<WorkloadEntry> {
         .iter()
         .filter_map(|entry| Some((entry.key.clone(), read::port(Some(&entry.value))?)))
         .collect();
+    let mut labels = labels(spec.get("labels"));
+    // Where it is, is a label like any other to whoever asks.
+    if let Some(locality) = read::text(spec.get("locality")) {
+        labels.insert(naka_types::locality::LABEL.to_owned(), locality);
+    }
     Some(WorkloadEntry {
         address,
         ports,
-        labels: labels(spec.get("labels")),
+        labels,
         weight: read::count(spec.get("weight")),
         service_account: read::text(spec.get("serviceAccount")),
     })

@@ -32,7 +32,12 @@ const SPEC: &[Field] = &[
         "Identity expected there; without: called in plaintext.",
     ),
     Field::new("network", Ty::Str, NotYet, "Network it is in."),
-    Field::new("locality", Ty::Str, NotYet, "region/zone/subzone."),
+    Field::new(
+        "locality",
+        Ty::Str,
+        Yes,
+        "region/zone/subzone; the label `istio-locality` says the same.",
+    ),
 ];
 
 /// Below the object itself.
