@@ -66,6 +66,10 @@ codes! {
         "`gateways: [edge]` while the Gateway is `payments/edge`", "Write `namespace/name`.";
     E330: "A server uses a port that the proxy needs for itself. The server is not in force.",
         "`port: {number: 15021}`", "Use another port.";
+    E331: "A server claims what another server of the port has: the same host inside TLS, or the port for another protocol. The older Gateway keeps it; this server, or the host named, is not in force.",
+        "two Gateways with `*.example.com` on port 443", "Give each host to one Gateway, or use another port.";
+    E332: "A server's certificate cannot be served: no such Secret in the gateway's namespace, no certificate in it, or a key that is not the certificate's. The server is not in force; the others are.",
+        "`credentialName: upi-cert` without a Secret of that name", "Create the Secret (type kubernetes.io/tls) in the namespace of the gateway proxy.";
     E340: "A Deployment without `spec.selector` or without labels in its template: Kubernetes refuses it.",
         "`spec: {template: {spec: …}}`", "Add `spec.selector.matchLabels` and the same labels in the template.";
     E341: "Strict mode: W341 as an error.", "env `PILOT_AGENT_MODE`", "Remove it.";
@@ -122,6 +126,8 @@ codes! {
         "`paths: [/api/*/status]`", "Write `{*}`.";
     W121: "A condition on the caller's labels: no attribute of Istio. Labels come from the control plane's record of the verified peer, never from a header.",
         "`key: source.labels[team]`", "Use `source.principal` or `source.namespace` where the policy must work elsewhere too.";
+    W131: "A version or a suite of TLS that nobody here serves; it is left out.",
+        "`minProtocolVersion: TLSV1_0`", "Write TLSV1_2 or a suite with ECDHE and GCM or CHACHA20.";
     W341: "An environment variable that no proxy reads.", "env `PILOT_AGENT_MODE`", "Remove it.";
     W342: "A sidecar written by hand into a Deployment: nothing redirects traffic to it, and it ages with the file.",
         "`image: istio/proxyv2:1.19.0`", "Remove the container and let the sidecar be injected.";

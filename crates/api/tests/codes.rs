@@ -441,6 +441,14 @@ const CASES: &[Case] = &[
         "port 15021 is reserved for proxy health",
     ),
     (
+        "W131",
+        Compat,
+        "%GW  - port: {number: 443, name: s, protocol: HTTPS}\n    tls: {mode: SIMPLE, credentialName: c, minProtocolVersion: TLSV1_0}\n    hosts: ['*']\n",
+        "spec.servers[0].tls.minProtocolVersion",
+        7,
+        "TLSV1_0 is not served",
+    ),
+    (
         "E901",
         Compat,
         "%VS  - match: [{sourceLabels: {app: a}}]\n    route: [{destination: {host: a}}]\n",
@@ -563,10 +571,10 @@ const CASES: &[Case] = &[
 ];
 
 /// What the control plane and the command line find in a running mesh or an installation, not in a file.
-const ELSEWHERE: [&str; 26] = [
-    "E902", "E910", "E911", "E912", "E913", "E914", "E915", "E916", "E917", "E918", "E960", "E961",
-    "E962", "W901", "W911", "W912", "W913", "W917", "W918", "W919", "W950", "W951", "W960", "W961",
-    "W962", "L314",
+const ELSEWHERE: [&str; 28] = [
+    "E331", "E332", "E902", "E910", "E911", "E912", "E913", "E914", "E915", "E916", "E917", "E918",
+    "E960", "E961", "E962", "W901", "W911", "W912", "W913", "W917", "W918", "W919", "W950", "W951",
+    "W960", "W961", "W962", "L314",
 ];
 
 #[test]

@@ -344,47 +344,6 @@ fn policies_replace_and_do_not_merge() {
 }
 
 #[test]
-fn gateways_serve_plain_http_only() {
-    let object = one(
-        "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: g, namespace: edge}\nspec:\n  servers:\n  - {port: {number: 443, name: s, protocol: HTTPS}, hosts: [a.com], tls: {mode: SIMPLE, credentialName: c}}\n  - {port: {number: 80, name: r, protocol: HTTP}, hosts: [a.com], tls: {httpsRedirect: true}}\n  - {port: {number: 81, name: h, protocol: http}, hosts: ['*.a.com', ./b.com, shop/c.com, '*/d.com']}\n",
-    );
-    let gateway = object.gateway().unwrap();
-    assert_eq!(
-        gateway
-            .servers
-            .iter()
-            .map(|server| server.port)
-            .collect::<Vec<_>>(),
-        [81]
-    );
-    let hosts: Vec<(Option<&str>, &str)> = gateway.servers[0]
-        .hosts
-        .iter()
-        .map(|host| (host.namespace.as_deref(), host.host.as_str()))
-        .collect();
-    assert_eq!(
-        hosts,
-        [
-            (None, "*.a.com"),
-            (Some("edge"), "b.com"),
-            (Some("shop"), "c.com"),
-            (None, "d.com")
-        ]
-    );
-    let host = |text: &str| naka_types::host::Host::parse(text).unwrap();
-    let admits = |place: usize, namespace: &str, name: &str| {
-        gateway.servers[0].hosts[place].admits(namespace, &host(name))
-    };
-    assert!(
-        admits(0, "any", "x.a.com")
-            && admits(0, "any", "*")
-            && admits(0, "any", "*.x.a.com")
-            && !admits(0, "any", "a.com")
-    );
-    assert!(admits(2, "shop", "c.com") && !admits(2, "other", "c.com"));
-}
-
-#[test]
 fn peer_authentication_modes() {
     let object = one(
         "apiVersion: security.istio.io/v1beta1\nkind: PeerAuthentication\nmetadata: {name: p, namespace: istio-system}\nspec:\n  selector: {matchLabels: {app: a}}\n  mtls: {mode: STRICT}\n  portLevelMtls:\n    8080: {mode: DISABLE}\n    9090: {mode: UNSET}\n",

@@ -24,6 +24,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 pub mod cluster;
+pub mod credential;
 pub mod dialect;
 pub mod endpoint;
 pub mod envoy;
@@ -38,6 +39,7 @@ pub mod tls;
 pub mod vhost;
 pub mod workload;
 
+pub use credential::Credential;
 pub use dialect::{Binds, Dialect, Upstream};
 
 #[cfg(test)]
@@ -57,8 +59,12 @@ pub const INBOUND: &str = "virtualInbound";
 pub enum Key {
     /// Trust bundle.
     RootCa,
+    /// A certificate, or roots of clients, for a gateway.
+    Credential(Credential),
     /// A cluster.
     Cluster(ClusterName),
+    /// The same service spoken to in bytes as they came, for callers who named it in their server name.
+    Raw(ClusterName),
     /// The endpoints of an outbound cluster.
     Endpoints(ClusterName),
     /// A listener by name.
@@ -80,8 +86,8 @@ impl Key {
     #[must_use]
     pub fn type_url(&self) -> &'static str {
         match self {
-            Self::RootCa => type_url::SECRET,
-            Self::Cluster(_) | Self::Helper(_) => type_url::CLUSTER,
+            Self::RootCa | Self::Credential(_) => type_url::SECRET,
+            Self::Cluster(_) | Self::Raw(_) | Self::Helper(_) => type_url::CLUSTER,
             Self::Endpoints(_) => type_url::ENDPOINT,
             Self::Listener(_) => type_url::LISTENER,
             Self::VirtualHost(_) => type_url::VIRTUAL_HOST,
@@ -96,7 +102,9 @@ impl Key {
     pub fn name(&self) -> String {
         match self {
             Self::RootCa => ROOT_CA.to_owned(),
+            Self::Credential(credential) => credential.to_string(),
             Self::Cluster(name) | Self::Endpoints(name) => name.to_string(),
+            Self::Raw(name) => cluster::raw_name(name),
             Self::Listener(name) | Self::Routes(name) => name.clone(),
             Self::Helper(helper) => helper.name().to_owned(),
             Self::VirtualHost(name) => name.to_string(),
@@ -109,10 +117,14 @@ impl Key {
     #[must_use]
     pub fn parse(type_url: &str, name: &str) -> Option<Self> {
         match type_url {
-            type_url::SECRET => (name == ROOT_CA).then_some(Self::RootCa),
+            type_url::SECRET if name == ROOT_CA => Some(Self::RootCa),
+            type_url::SECRET => Credential::parse(name).map(Self::Credential),
             type_url::CLUSTER => match envoy::Helper::parse(name) {
                 Some(helper) => Some(Self::Helper(helper)),
-                None => ClusterName::parse(name).map(Self::Cluster),
+                None => match cluster::parse_raw(name) {
+                    Some(raw) => Some(Self::Raw(raw)),
+                    None => ClusterName::parse(name).map(Self::Cluster),
+                },
             },
             type_url::ROUTE => Some(Self::Routes(name.to_owned())),
             type_url::ENDPOINT => ClusterName::parse(name).map(Self::Endpoints),
@@ -131,6 +143,11 @@ impl Key {
         let dialect = class.dialect;
         match self {
             Self::RootCa | Self::Workload(_) | Self::Names => none,
+            Self::Credential(_) => Class {
+                role: class.role,
+                namespace: class.namespace.clone(),
+                ..none
+            },
             Self::Cluster(ClusterName::Inbound { .. }) => match dialect {
                 Dialect::Envoy => Class {
                     dialect,
@@ -146,7 +163,7 @@ impl Key {
                 dialect,
                 ..none
             },
-            Self::Cluster(_) | Self::Endpoints(_) | Self::VirtualHost(_) => Class {
+            Self::Cluster(_) | Self::Raw(_) | Self::Endpoints(_) | Self::VirtualHost(_) => Class {
                 namespace: class.namespace.clone(),
                 dialect,
                 ..none
@@ -315,8 +332,10 @@ pub fn compile(world: &World, key: &Key, class: &Class) -> Compiled {
 fn naka(view: &View<'_>, key: &Key, class: &Class) -> Option<Built> {
     match key {
         Key::RootCa => Some(secret::root_ca(view)),
+        Key::Credential(credential) => credential::resource(view, credential, class),
         Key::Cluster(ClusterName::Inbound { port }) => Some(cluster::inbound(*port, None)),
         Key::Cluster(name) => cluster::outbound(view, name, class),
+        Key::Raw(name) => cluster::raw(view, name, class),
         Key::Endpoints(name) => endpoint::endpoints(view, name, class),
         Key::Listener(name) => match class.role {
             Role::Sidecar => listener::inbound(view, name, class),

@@ -45,6 +45,8 @@ pub struct World {
     pub gateways: BTreeMap<(String, String), Arc<Object>>,
     /// VirtualServices bound to each gateway, older before younger.
     pub gateway_routes: BTreeMap<(String, String), Arc<Vec<Arc<Object>>>>,
+    /// Secrets by namespace and name.
+    pub secrets: BTreeMap<(String, String), Arc<Object>>,
     /// Workloads by id.
     pub workloads: BTreeMap<String, Arc<Member>>,
 }

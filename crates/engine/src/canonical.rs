@@ -70,6 +70,8 @@ pub struct Origin {
     /// Where the connection was meant for, when that is known apart from the request (CONNECT, an explicit bind):
     /// it decides the virtual host instead of the authority.
     pub destination: Option<(Arc<str>, u16)>,
+    /// At a gateway, the filter chain that took the connection; its port is `default_port`.
+    pub chain: Option<Arc<str>>,
     /// The caller's address.
     pub address: Option<IpAddr>,
     /// The verified caller of the own program; who this proxy itself is stands in [`crate::exchange::Cx::around`].
@@ -95,6 +97,7 @@ impl Origin {
             tls: false,
             default_port,
             destination: None,
+            chain: None,
             address: None,
             source: None,
         }
@@ -109,6 +112,7 @@ impl Origin {
             tls,
             default_port: port,
             destination: None,
+            chain: None,
             address: None,
             source: None,
         }
@@ -123,6 +127,7 @@ impl Origin {
             tls,
             default_port: port,
             destination: None,
+            chain: None,
             address,
             source: None,
         }

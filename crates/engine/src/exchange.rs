@@ -31,7 +31,8 @@ pub use matching::first_failing;
 
 use crate::canonical::{Canonical, Direction, Origin};
 use crate::model::{
-    Action, Cluster, Endpoint, Forward, Route, Snapshot, VirtualHost, WeightedCluster,
+    Action, Cluster, Endpoint, Forward, Hosts, Route, Serves, Snapshot, VirtualHost,
+    WeightedCluster,
 };
 use crate::pick::Cursors;
 use crate::reply::LocalReply;
@@ -396,7 +397,11 @@ impl Exchange {
 
     fn find_host(&mut self, request: &mut Canonical, ask: bool, cx: &mut Cx<'_>) -> Effect {
         let (host, port) = wanted(request, cx.origin);
-        match cx.snapshot.virtual_host(host, port) {
+        let found = match &cx.origin.chain {
+            None => cx.snapshot.virtual_host(host, port),
+            Some(chain) => of_chain(cx.snapshot, port, chain).and_then(|hosts| hosts.find(host)),
+        };
+        match found {
             Some(vhost) => {
                 let vhost = Arc::clone(vhost);
                 cx.explain(|| {
@@ -530,6 +535,14 @@ impl Exchange {
             Direction::Gateway => reply.for_outside(),
             Direction::Outbound | Direction::Inbound { .. } => reply,
         })
+    }
+}
+
+/// The hosts of a gateway's chain, as they are now.
+fn of_chain<'a>(snapshot: &'a Snapshot, port: u16, name: &str) -> Option<&'a Hosts> {
+    match &snapshot.chain(port, name)?.serves {
+        Serves::Http(hosts) => Some(hosts),
+        Serves::Bytes(_) | Serves::Named => None,
     }
 }
 

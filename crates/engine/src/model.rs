@@ -9,7 +9,9 @@
 mod balance;
 mod cluster;
 mod condition;
+mod edge;
 mod edits;
+mod hosts;
 mod keeping;
 mod pattern;
 mod retry;
@@ -22,7 +24,9 @@ pub use cluster::{
     WorkloadMeta,
 };
 pub use condition::{HeaderCondition, HeaderRule, PathCondition, Subject, TextCondition, TextRule};
+pub use edge::{Chain, Edge, Met, Security, Serves, Wants};
 pub use edits::HeaderEdits;
+pub use hosts::Hosts;
 pub use keeping::{Budget, Keeping, Pings, Probes};
 pub use pattern::Pattern;
 pub use retry::{RetryOn, RetryPolicy};

@@ -4,6 +4,7 @@
 //! * [`KeyAndCsr`] and [`Svid`] are a workload's side: the key is made where it is used and never leaves the host.
 //! * [`Bundle`] is what a mesh trusts; tickets of resumed sessions belong to one bundle and die with it.
 //! * [`tls`] makes the rustls configurations, [`verify`] decides who a peer is, [`peer_of`] says who it was.
+//! * [`served`] is TLS for strangers at a gateway.
 //! * [`TokenGrant`] holds what a token may do, as pure rules.
 //!
 //! Invariants: TLS 1.3 only inside the mesh, aws-lc-rs, X25519MLKEM768 first, no 0-RTT; a peer without exactly one
@@ -18,6 +19,7 @@ mod grant;
 mod key;
 mod peer;
 pub mod schedule;
+pub mod served;
 mod svid;
 mod ticket;
 pub mod tls;

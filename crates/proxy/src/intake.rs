@@ -10,6 +10,7 @@
 
 pub mod cluster;
 pub mod condition;
+pub mod edge;
 pub mod endpoint;
 pub mod headers;
 pub mod listener;

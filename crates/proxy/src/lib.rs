@@ -11,6 +11,7 @@ mod dns;
 pub mod door;
 pub mod drain;
 pub mod dump;
+pub mod edge;
 mod fail;
 mod hash;
 mod http;

@@ -14,6 +14,7 @@ mod readiness;
 mod shared;
 
 use crate::control_client::News;
+use crate::edge::spec::Table;
 use crate::names::{Called, Filter};
 use crate::rotation::Identity;
 use crate::saved;
@@ -37,11 +38,14 @@ pub use shared::{Shared, SharedParams, describe_clusters};
 /// How long changes are collected before the copy on disk is replaced.
 const SAVE_AFTER: Duration = Duration::from_millis(200);
 const TICK: Duration = Duration::from_millis(50);
+/// How often files of certificates are looked at.
+const FILES: Duration = Duration::from_secs(2);
 
 /// One step for all workers.
 #[derive(Debug)]
 struct Step {
     number: u64,
+    edge: Option<Arc<Table>>,
     snapshot: Option<Arc<Snapshot>>,
     names: Option<Arc<Filter>>,
 }
@@ -83,6 +87,10 @@ impl Publisher {
                 WorkerMsg::Names(Arc::clone(&names))
             })
             .await;
+        }
+        // Before the servers that need it.
+        if let Some(edge) = step.edge {
+            tell(&self.shared.workers, || WorkerMsg::Edge(Arc::clone(&edge))).await;
         }
         if let Some(snapshot) = step.snapshot {
             self.shared.workers.publish(&snapshot).await;
@@ -193,6 +201,8 @@ impl Main {
         self.settle();
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut files = tokio::time::interval(FILES);
+        files.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 biased;
@@ -211,6 +221,10 @@ impl Main {
                     self.shared.all_saved();
                 }
                 Some(want) = self.wants.recv() => self.demand.want(want, &self.book, self.last_step),
+                _ = files.tick(), if self.book.has_files() => {
+                    self.book.look_at_files();
+                    self.settle();
+                }
                 _ = tick.tick(), if self.demand.waits() || self.save_at.is_some() => self.tick(),
             }
         }
@@ -265,6 +279,7 @@ impl Main {
     fn settle(&mut self) -> u64 {
         let Change {
             snapshot,
+            edge,
             names,
             roots,
             save,
@@ -289,6 +304,7 @@ impl Main {
         // A closed receiver means that the process is ending.
         let _ = self.steps.send(Step {
             number: self.last_step,
+            edge,
             snapshot,
             names,
         });

@@ -8,6 +8,7 @@
 mod state;
 mod sweep;
 
+use crate::edge::spec::Table;
 use crate::listen::Owners;
 use crate::names::Filter;
 use crate::seen::Seen;
@@ -98,6 +99,8 @@ pub enum WorkerMsg {
     Snapshot(Arc<Snapshot>, Option<oneshot::Sender<()>>),
     /// New identity or trust; connections made with the old one live on.
     Tls(Arc<TlsSet>),
+    /// TLS of a gateway's servers; connections made with the old one live on.
+    Edge(Arc<Table>),
     /// The names that are in the mesh.
     Names(Arc<Filter>),
     /// A connection to serve.
@@ -235,6 +238,7 @@ async fn serve(
                 }
             }
             WorkerMsg::Tls(set) => worker.set_tls(set),
+            WorkerMsg::Edge(table) => worker.set_edge(table),
             WorkerMsg::Names(names) => worker.set_names(names),
             WorkerMsg::Accept(accepted) => state::accept(&worker, accepted),
             WorkerMsg::DrainInbound(done) => worker.drain(false, done),

@@ -5,6 +5,7 @@
 //!
 //! Not here: configuration objects (`naka-api`), protobuf (`naka-wire`).
 
+pub mod cidr;
 pub mod duration;
 pub mod finding;
 pub mod header;

@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+/// What names of certificates for strangers begin with, as with Istio: `kubernetes://<namespace>/<secret>`.
+pub const CREDENTIAL: &str = "kubernetes://";
+
 /// `outbound|<port>|<subset>|<host>` or `inbound|<port>||`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ClusterName {

@@ -1,15 +1,18 @@
 //! Gateway: which ports and hosts an ingress or egress proxy serves.
 //!
-//! Plain HTTP for now: servers of another protocol are left out with E901, because serving them without TLS would let
+//! A server whose TLS cannot be carried out as written is left out, because serving its hosts without it would let
 //! through what the user wanted encrypted.
 
 use naka_types::host::Host;
 use naka_types::labels::Labels;
+use std::net::IpAddr;
 
 mod build;
 pub(crate) mod fields;
+mod tls;
 
 pub(crate) use build::build;
+pub use tls::{Certificate, Roots, ServerTls, TlsMode, TlsVersion};
 
 /// The sound part of a Gateway. May have no server at all: then it serves nothing, and references to it resolve.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,8 +34,29 @@ pub struct Server {
     pub port: u16,
     /// Name of the port.
     pub port_name: String,
+    /// What callers speak.
+    pub protocol: ServerProtocol,
+    /// Address of the listener, where it is not every one.
+    pub bind: Option<IpAddr>,
     /// Hosts served.
     pub hosts: Vec<ServerHost>,
+    /// TLS; always there for HTTPS and TLS, never for the others.
+    pub tls: Option<ServerTls>,
+    /// Requests in plaintext are sent to https.
+    pub https_redirect: bool,
+}
+
+/// What callers of a server speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ServerProtocol {
+    /// HTTP of any version in plaintext, gRPC included.
+    Http,
+    /// HTTP inside TLS.
+    Https,
+    /// Anything inside TLS.
+    Tls,
+    /// Anything.
+    Tcp,
 }
 
 /// A host of a server: which VirtualServices may bind.

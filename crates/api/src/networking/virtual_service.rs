@@ -10,10 +10,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 mod build;
+mod bytes;
 pub(crate) mod conditions;
 pub(crate) mod fields;
 
 pub(crate) use build::build;
+pub use bytes::{BytesMatch, BytesRoute};
 
 /// The sound part of a VirtualService.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,6 +28,10 @@ pub struct VirtualService {
     pub export_to: Vec<String>,
     /// HTTP routes in order. Empty only when none was written: then default routing holds for HTTP.
     pub http: Vec<HttpRoute>,
+    /// Routes of `spec.tls`, in order.
+    pub tls: Vec<BytesRoute>,
+    /// Routes of `spec.tcp`, in order.
+    pub tcp: Vec<BytesRoute>,
 }
 
 /// A gateway a VirtualService is bound to.

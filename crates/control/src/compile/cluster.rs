@@ -297,6 +297,48 @@ fn metadata(model: &Outbound<'_>) -> Metadata {
     ])
 }
 
+/// Name of a service for callers who name it in their server name: `outbound_.<port>_.<subset>_.<host>`.
+pub(crate) fn raw_name(name: &ClusterName) -> String {
+    match name {
+        ClusterName::Outbound { port, subset, host } => {
+            format!("outbound_.{port}_.{subset}_.{host}")
+        }
+        ClusterName::Inbound { port } => format!("inbound_.{port}_._."),
+    }
+}
+
+/// Reads [`raw_name`].
+pub(crate) fn parse_raw(text: &str) -> Option<ClusterName> {
+    let mut parts = text.strip_prefix("outbound_.")?.splitn(3, "_.");
+    let (port, subset, host) = (parts.next()?, parts.next()?, parts.next()?);
+    let port = port.parse().ok()?;
+    (!host.is_empty()).then(|| ClusterName::outbound(port, subset, host))
+}
+
+/// The endpoints of a service without TLS or HTTP of ours: what comes is theirs already.
+pub(crate) fn raw(view: &View<'_>, name: &ClusterName, class: &Class) -> Option<Built> {
+    target(view, name, class)?;
+    let cluster = Cluster {
+        name: raw_name(name),
+        cluster_discovery_type: Some(cluster::ClusterDiscoveryType::Type(
+            cluster::DiscoveryType::Eds as i32,
+        )),
+        eds_cluster_config: Some(cluster::EdsClusterConfig {
+            eds_config: Some(tls::ads()),
+            service_name: name.to_string(),
+        }),
+        connect_timeout: Some(time::to_wire(CONNECT_TIMEOUT)),
+        lb_policy: cluster::LbPolicy::LeastRequest as i32,
+        common_lb_config: (class.dialect == Dialect::Envoy).then(|| cluster::CommonLbConfig {
+            healthy_panic_threshold: Some(naka_wire::envoy::r#type::v3::Percent { value: 0.0 }),
+            ..cluster::CommonLbConfig::default()
+        }),
+        ..Cluster::default()
+    };
+    let endpoints = vec![Key::Endpoints(name.clone())];
+    Some(Built::new(&("raw", name, class.dialect), naka_wire::pack(&cluster)).referring(endpoints))
+}
+
 /// `inbound|<port>||`: the workload's own program; with the protocol it must be spoken to, where the proxy cannot
 /// know by itself.
 pub(crate) fn inbound(port: u16, protocol: Option<Protocol>) -> Built {

@@ -29,11 +29,6 @@ pub const INBOUND: &str = "inbound_";
 /// What names of listeners that lead to one service start with, and of their routes.
 pub const UPSTREAM: &str = "upstream_";
 
-/// Name of the routes of a gateway's port.
-pub(crate) fn gateway_routes(port: u16) -> String {
-    format!("http.{port}")
-}
-
 /// Listeners of an Envoy.
 pub(crate) fn listeners(world: &World, class: &Class) -> BTreeSet<Key> {
     let mut names: BTreeSet<String> = class
@@ -114,10 +109,12 @@ pub(crate) fn resource(view: &View<'_>, key: &Key, class: &Class) -> Option<Buil
     match key {
         Key::Cluster(ClusterName::Inbound { port }) => inbound(view, *port, class),
         Key::Cluster(name) => cluster::outbound(view, name, class),
+        Key::Raw(name) => cluster::raw(view, name, class),
         Key::Endpoints(name) => endpoint::endpoints(view, name, class),
         Key::Listener(name) => listener::listener(view, name, class),
         Key::Routes(name) => route::routes(view, name, class),
         Key::Helper(helper) => helper.cluster(class),
+        Key::Credential(credential) => super::credential::resource(view, credential, class),
         Key::RootCa | Key::VirtualHost(_) | Key::Names | Key::Workload(_) => None,
     }
 }

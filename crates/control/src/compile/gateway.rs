@@ -1,27 +1,45 @@
 //! Listeners of gateways: one per port of the Gateways that select the proxy, with all routes inside.
 //!
+//! What a port does is a list of filter chains ([`chain`]), the same for our own proxies and for Envoys; only how HTTP
+//! routes are named differs.
+//!
 //! Every VirtualService bound to a host counts here, older before younger, because an ingress host is usually cut
 //! into paths by several teams (sidecars differ: see `vhost`). Gateways never ask for names, so what a client sends
 //! can not make one hold more.
 
 use super::cluster::socket_address;
-use super::{Built, Class, View, listener, roots, route, vhost};
+use super::{Built, Class, Dialect, Key, View, listener, roots, route, vhost};
 use crate::world::{Read, World};
 use naka_api::Object;
 use naka_api::networking::gateway::overlap;
-use naka_api::networking::virtual_service::GatewayRef;
 use naka_types::host::Host;
-use naka_types::labels::selects;
 use naka_types::name::ClusterName;
 use naka_types::node::Role;
 use naka_wire::envoy::config::core::v3::TrafficDirection;
-use naka_wire::envoy::config::listener::v3::{FilterChain, Listener};
-use naka_wire::envoy::config::route::v3::VirtualHost;
+use naka_wire::envoy::config::listener::v3::Listener;
+use naka_wire::envoy::config::route::v3::{VirtualHost, virtual_host::TlsRequirementType};
 use std::collections::{BTreeMap, BTreeSet};
+
+pub(crate) mod bytes;
+pub(crate) mod chain;
+pub(crate) mod message;
+
+use chain::{Chain, Security, Serves, Stand};
 
 /// Name of the listener of a port.
 pub(crate) fn name(port: u16) -> String {
     format!("0.0.0.0_{port}")
+}
+
+/// Name of the routes of a chain.
+pub(crate) fn routes_name(chain: &str) -> String {
+    format!("gateway/{chain}")
+}
+
+/// Port of the routes of that name, if they are a gateway's.
+pub(crate) fn routes_port(name: &str) -> Option<u16> {
+    let rest = name.strip_prefix("gateway/")?;
+    rest.split('/').next()?.parse().ok()
 }
 
 /// The listener of that name, if a Gateway asks for it.
@@ -29,107 +47,160 @@ pub(crate) fn listener(view: &View<'_>, wanted: &str, class: &Class) -> Option<B
     let port = roots::gateway_ports(view, class)
         .into_iter()
         .find(|port| name(*port) == wanted)?;
-    let at = route::Place {
+    let at = place(view, class, port);
+    let chains = chain::chains(&at);
+    let refers = refers(&at, &chains);
+    let to = message::For {
+        dialect: Dialect::Naka,
+        trust_domain: "",
+        direct: &[],
+    };
+    let messages = chains.iter().map(|one| {
+        message::chain(one, &to, || {
+            let hosts = match &one.serves {
+                Serves::Http(hosts) => virtual_hosts(hosts, port),
+                Serves::Bytes(_) | Serves::Named(_) => Vec::new(),
+            };
+            listener::http(wanted, &routes_name(&one.name), hosts)
+        })
+    });
+    let message = Listener {
+        name: wanted.to_owned(),
+        address: Some(socket_address("0.0.0.0", port)),
+        filter_chains: messages.collect(),
+        traffic_direction: TrafficDirection::Outbound as i32,
+        ..Listener::default()
+    };
+    Some(Built::new(&(wanted, &chains), naka_wire::pack(&message)).referring(refers))
+}
+
+/// Where routes of a port are compiled for.
+pub(crate) fn place<'a, 'w>(
+    view: &'a View<'w>,
+    class: &'a Class,
+    port: u16,
+) -> route::Place<'a, 'w> {
+    route::Place {
         view,
         class,
         port,
         gateway: Some(port),
-    };
-    let hosts = hosts(&at);
-    let refers = hosts
-        .values()
-        .flat_map(|routes| vhost::clusters(&at, routes))
-        .collect();
-    let config = format!("http.{port}");
-    let messages = hosts
-        .iter()
-        .map(|(host, routes)| message(host, port, routes))
-        .collect();
-    let message = Listener {
-        name: wanted.to_owned(),
-        address: Some(socket_address("0.0.0.0", port)),
-        filter_chains: vec![FilterChain {
-            filters: vec![listener::http(wanted, &config, messages)],
-            ..FilterChain::default()
-        }],
-        traffic_direction: TrafficDirection::Outbound as i32,
-        ..Listener::default()
-    };
-    Some(Built::new(&(wanted, &hosts), naka_wire::pack(&message)).referring(refers))
-}
-
-/// A virtual host of a port, known with and without the port.
-pub(crate) fn message(host: &str, port: u16, routes: &[route::Model]) -> VirtualHost {
-    let domains = if host == "*" {
-        vec!["*".to_owned()]
-    } else {
-        vec![host.to_owned(), format!("{host}:{port}")]
-    };
-    VirtualHost {
-        name: format!("{host}:{port}"),
-        domains,
-        routes: routes.iter().flat_map(route::messages).collect(),
-        ..VirtualHost::default()
     }
 }
 
-/// Routes by host, over all Gateways and servers of the port.
-pub(crate) fn hosts(at: &route::Place<'_, '_>) -> BTreeMap<String, Vec<route::Model>> {
-    let world = at.view.read(Read::Gateways);
-    let mut bindings: BTreeMap<String, Vec<(&Object, GatewayRef)>> = BTreeMap::new();
-    for ((namespace, name), object) in &world.gateways {
-        let Some(gateway) = object.gateway() else {
-            continue;
-        };
-        if !selects(&gateway.selector, &at.class.labels) {
-            continue;
+/// What chains refer to: certificates, and the clusters that exist of all they lead to.
+pub(crate) fn refers(at: &route::Place<'_, '_>, chains: &[Chain]) -> Vec<Key> {
+    let mut keys = Vec::new();
+    for chain in chains {
+        if let Security::Served(_, certificates, roots) = &chain.security {
+            let all = certificates.iter().chain(roots);
+            keys.extend(all.cloned().map(Key::Credential));
         }
-        let own = GatewayRef::Named {
-            namespace: namespace.clone(),
-            name: name.clone(),
-        };
-        let bound = world.gateway_routes.get(&(namespace.clone(), name.clone()));
-        for server in gateway
-            .servers
-            .iter()
-            .filter(|server| server.port == at.port)
-        {
-            for object in bound.into_iter().flat_map(|all| all.iter()) {
-                let Some(spec) = object.virtual_service() else {
-                    continue;
-                };
-                for host in &spec.hosts {
-                    let namespace = &object.meta.namespace;
-                    let admitting = server.hosts.iter().filter(|s| s.admits(namespace, host));
-                    for served in admitting {
-                        let host = narrower(served.host.as_str(), host.as_str());
-                        let all = bindings.entry(host.to_owned()).or_default();
-                        if !all
-                            .iter()
-                            .any(|(known, _)| std::ptr::eq(*known, object.as_ref()))
-                        {
-                            all.push((object, own.clone()));
-                        }
+        match &chain.serves {
+            Serves::Http(hosts) => {
+                for host in hosts.values() {
+                    keys.extend(vhost::clusters(at, &host.routes));
+                }
+            }
+            Serves::Bytes(route) => {
+                let names = route.shares.iter().map(|(name, _)| name);
+                let exist =
+                    names.filter(|name| super::cluster::target(at.view, name, at.class).is_some());
+                keys.extend(exist.cloned().map(Key::Cluster));
+            }
+            Serves::Named(names) => keys.extend(names.iter().cloned().map(Key::Raw)),
+        }
+    }
+    keys
+}
+
+/// Routes of a host, and whether its requests must come inside TLS.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct HostRoute {
+    pub(crate) routes: Vec<route::Model>,
+    pub(crate) redirect: bool,
+}
+
+/// By host.
+pub(crate) type HostRoutes = BTreeMap<String, HostRoute>;
+
+/// Virtual hosts of a chain. Whoever reached the listener reached its port, so ports in names do not count.
+pub(crate) fn virtual_hosts(hosts: &HostRoutes, port: u16) -> Vec<VirtualHost> {
+    let one = |(host, routes): (&String, &HostRoute)| VirtualHost {
+        name: format!("{host}:{port}"),
+        domains: vec![host.clone()],
+        routes: routes.routes.iter().flat_map(route::messages).collect(),
+        require_tls: if routes.redirect {
+            TlsRequirementType::All as i32
+        } else {
+            TlsRequirementType::None as i32
+        },
+        ..VirtualHost::default()
+    };
+    hosts.iter().map(one).collect()
+}
+
+/// Routes by host, over some servers of a port.
+pub(crate) fn hosts(at: &route::Place<'_, '_>, stands: &[Stand<'_>]) -> HostRoutes {
+    let world = at.view.read(Read::Gateways);
+    let mut bindings: BTreeMap<String, Vec<(&Object, Stand<'_>)>> = BTreeMap::new();
+    let mut redirected: BTreeSet<String> = BTreeSet::new();
+    for stand in stands {
+        let meta = &stand.object.meta;
+        let bound = world
+            .gateway_routes
+            .get(&(meta.namespace.clone(), meta.name.clone()));
+        if stand.server.https_redirect {
+            let own = stand
+                .server
+                .hosts
+                .iter()
+                .map(|one| one.host.as_str().to_owned());
+            redirected.extend(own);
+        }
+        for object in bound.into_iter().flat_map(|all| all.iter()) {
+            let Some(spec) = object.virtual_service() else {
+                continue;
+            };
+            for host in &spec.hosts {
+                let namespace = &object.meta.namespace;
+                let served = stand.server.hosts.iter();
+                for served in served.filter(|one| one.admits(namespace, host)) {
+                    let host = narrower(served.host.as_str(), host.as_str());
+                    if stand.server.https_redirect {
+                        redirected.insert(host.to_owned());
+                    }
+                    let all = bindings.entry(host.to_owned()).or_default();
+                    if !all
+                        .iter()
+                        .any(|(known, _)| std::ptr::eq(*known, object.as_ref()))
+                    {
+                        all.push((object, *stand));
                     }
                 }
             }
         }
     }
-    bindings
+    let mut all: HostRoutes = bindings
         .into_iter()
         .map(|(host, mut objects)| {
             objects.sort_by(|(a, _), (b, _)| age(a).cmp(&age(b)));
             let routes = objects
                 .into_iter()
-                .filter_map(|(object, gateway)| {
+                .filter_map(|(object, stand)| {
                     let spec = object.virtual_service()?;
-                    Some(route::models(at, object, spec, &gateway))
+                    Some(route::models(at, object, spec, &stand.gateway()))
                 })
                 .flatten()
                 .collect();
-            (host, routes)
+            let redirect = redirected.contains(&host);
+            (host, HostRoute { routes, redirect })
         })
-        .collect()
+        .collect();
+    for host in redirected {
+        all.entry(host).or_default().redirect = true;
+    }
+    all
 }
 
 /// Routes at gateways that lead to, or stand for, one of these hosts: host with port, route, content.
@@ -150,15 +221,11 @@ pub(crate) fn described(world: &World, touched: &BTreeSet<Host>) -> Vec<(String,
         let ports: BTreeSet<u16> = gateway.servers.iter().map(|server| server.port).collect();
         for port in ports {
             let view = View::new(world);
-            let at = route::Place {
-                view: &view,
-                class: &class,
-                port,
-                gateway: Some(port),
-            };
-            for (host, routes) in hosts(&at) {
+            let at = place(&view, &class, port);
+            let stands = chain::stands(&at);
+            for (host, found) in hosts(&at, &stands) {
                 let named = Host::parse(&host).is_ok_and(|host| touched.contains(&host));
-                for model in routes {
+                for model in found.routes {
                     let leads = model.clusters().any(|cluster| match cluster {
                         ClusterName::Outbound { host, .. } => {
                             Host::parse(host).is_ok_and(|host| touched.contains(&host))
@@ -194,3 +261,6 @@ fn narrower<'a>(one: &'a str, other: &'a str) -> &'a str {
         _ => one,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -36,7 +36,13 @@ pub(crate) fn resource(view: &View<'_>, key: &Key, class: &Class) -> Option<Buil
         Key::Routes(name) => routes(view, name, class),
         Key::Cluster(name) => cluster::outbound(view, name, class),
         Key::Endpoints(name) => endpoint::endpoints(view, name, class),
-        Key::RootCa | Key::VirtualHost(_) | Key::Names | Key::Workload(_) | Key::Helper(_) => None,
+        Key::RootCa
+        | Key::Credential(_)
+        | Key::Raw(_)
+        | Key::VirtualHost(_)
+        | Key::Names
+        | Key::Workload(_)
+        | Key::Helper(_) => None,
     }
 }
 

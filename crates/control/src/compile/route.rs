@@ -145,7 +145,10 @@ fn model(
                 .iter()
                 .enumerate()
                 .map(|(index, weighted)| Share {
-                    cluster: cluster(at, object, route, index, &weighted.destination),
+                    cluster: {
+                        let path = format!("spec.http[{}].route[{index}].destination", route.index);
+                        destination(at, object, &path, &weighted.destination)
+                    },
                     weight: weighted.weight,
                     headers: weighted.headers.clone(),
                 })
@@ -181,11 +184,10 @@ fn port(at: &Place<'_, '_>, redirect: &Redirect) -> u16 {
 }
 
 /// The cluster a destination means: its port, else the virtual host's if the service has it, else its only one.
-fn cluster(
+pub(crate) fn destination(
     at: &Place<'_, '_>,
     object: &Object,
-    route: &HttpRoute,
-    index: usize,
+    path: &str,
     destination: &Destination,
 ) -> ClusterName {
     let service = at.view.service(&destination.host);
@@ -226,10 +228,7 @@ fn cluster(
         Some(_) => None,
     };
     if let Some((code, field, message)) = complaint {
-        let path = format!(
-            "spec.http[{}].route[{index}].destination.{field}",
-            route.index
-        );
+        let path = format!("{path}.{field}");
         let finding = Finding::new(
             code.id,
             format!("{message}; requests of this route get 503"),

@@ -29,7 +29,7 @@ const AGENT: &str = "naka-agent";
 /// No certificate has this name.
 const NOBODY: &str = "spiffe://nobody";
 /// Key exchanges of the mesh, the best first.
-const CURVES: [&str; 3] = ["X25519MLKEM768", "X25519", "P-256"];
+pub(crate) const CURVES: [&str; 3] = ["X25519MLKEM768", "X25519", "P-256"];
 
 /// Configuration comes over the stream it is mentioned on.
 pub(crate) fn ads() -> ConfigSource {
@@ -68,6 +68,14 @@ fn secret(name: &str, dialect: Dialect) -> SdsSecretConfig {
             Dialect::Envoy => agent(),
             _ => ads(),
         }),
+    }
+}
+
+/// A secret that comes over the stream it is mentioned on, from the control plane.
+pub(crate) fn over_stream(name: &str) -> SdsSecretConfig {
+    SdsSecretConfig {
+        name: name.to_owned(),
+        sds_config: Some(ads()),
     }
 }
 
@@ -118,7 +126,7 @@ fn common(alpn: &[&str], peers: &[Peer<'_>], dialect: Dialect) -> CommonTlsConte
     }
 }
 
-fn socket(name: &str, config: Any) -> TransportSocket {
+pub(crate) fn socket(name: &str, config: Any) -> TransportSocket {
     TransportSocket {
         name: name.to_owned(),
         config_type: Some(transport_socket::ConfigType::TypedConfig(config)),

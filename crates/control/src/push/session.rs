@@ -304,6 +304,8 @@ impl Session {
                 // A gateway's hosts come from its Gateways; clients' names must not make it hold more.
                 (Role::Gateway, Key::VirtualHost(_)) => false,
                 (_, Key::Names) => self.name_filter,
+                // Certificates come with the listener that refers to them, never because somebody knows their name.
+                (_, Key::Credential(_)) => false,
                 _ => true,
             })
             .collect()
@@ -322,8 +324,11 @@ impl Session {
             let owed = state.owed().iter().map(|name| name.as_str().into());
             let names = had.map(|(name, _)| Arc::clone(name)).chain(owed);
             for name in names {
-                let wanted = Key::parse(type_url, &name).is_some_and(|key| held.contains(&key));
-                if !wanted {
+                let key = Key::parse(type_url, &name);
+                // Before the closure is known nobody can say that a certificate is of no use any more.
+                let early = !ready && matches!(key, Some(Key::Credential(_)));
+                let wanted = key.is_some_and(|key| held.contains(&key));
+                if !wanted && !early {
                     changes.push(Change {
                         type_url,
                         name,

@@ -165,9 +165,7 @@ impl Touch {
             },
             Key::Routes(name) => match (&self.listeners, name.rsplit_once(':')) {
                 (Listeners::Ports(ports), _)
-                    if ports
-                        .iter()
-                        .any(|port| envoy::gateway_routes(*port) == *name) =>
+                    if gateway::routes_port(name).is_some_and(|port| ports.contains(&port)) =>
                 {
                     true
                 }
@@ -177,8 +175,9 @@ impl Touch {
                         && (name == envoy::HTTP_PROXY || name.starts_with(envoy::UPSTREAM))
                 }
             },
+            Key::Raw(name) => self.clusters && outbound(name),
             Key::Helper(_) => false,
-            Key::RootCa | Key::Names | Key::Workload(_) => false,
+            Key::Credential(_) | Key::RootCa | Key::Names | Key::Workload(_) => false,
         }
     }
 }

@@ -222,6 +222,10 @@ impl World {
                         .or_default();
                     Arc::make_mut(all).push(Arc::clone(object));
                 }
+                Spec::Secret(_) => {
+                    let key = (namespace.clone(), name.clone());
+                    self.secrets.insert(key, Arc::clone(object));
+                }
                 Spec::Gateway(_) => {
                     let key = (namespace.clone(), name.clone());
                     self.gateways.insert(key, Arc::clone(object));

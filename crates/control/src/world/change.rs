@@ -24,6 +24,8 @@ pub enum Read {
     PeerAuthentications(String),
     /// Gateways and what is bound to them.
     Gateways,
+    /// A Secret, by namespace and name.
+    Secret(String, String),
     /// A workload, health aside.
     Workload(String),
     /// The set of hosts.
@@ -75,6 +77,14 @@ impl World {
         if gateways {
             reads.insert(Read::Gateways);
         }
+        differing(
+            &self.secrets,
+            &next.secrets,
+            same_object,
+            |(namespace, name)| {
+                reads.insert(Read::Secret(namespace.clone(), name.clone()));
+            },
+        );
         let same = |a: &Arc<crate::registry::Member>, b: &Arc<crate::registry::Member>| {
             a.registration == b.registration
         };

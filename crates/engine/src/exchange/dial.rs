@@ -8,7 +8,7 @@ use super::{
     Answered, Cx, Effect, Input, Need, Outcome, PassThrough, Try, affinity, attempt, inbound,
 };
 use crate::canonical::Direction;
-use crate::model::{Action, Cluster, ClusterId, Endpoint, Route, VirtualHost};
+use crate::model::{Action, Cluster, ClusterId, Endpoint, Route, Serves, VirtualHost};
 use crate::reply::LocalReply;
 use crate::why::{Stage, Why};
 use naka_types::reason::Reason;
@@ -80,7 +80,33 @@ impl Dial {
         self.endpoint.as_ref()
     }
 
+    /// A connection that a gateway's chain took: its one route, or the cluster that the server name names.
+    fn begin_at_gateway(&mut self, name: &str, cx: &mut Cx<'_>) -> Effect {
+        let Some(chain) = cx.snapshot.chain(cx.origin.default_port, name).cloned() else {
+            return Self::refuse(Reason::NoRoute, cx);
+        };
+        match &chain.serves {
+            Serves::Bytes(vhost) => self.follow(vhost, cx),
+            Serves::Named => {
+                let wanted = cx.origin.destination.as_ref().map(|(name, _)| &**name);
+                let mut clusters = cx.snapshot.clusters();
+                let found = clusters.find(|cluster| Some(&**cluster.name()) == wanted);
+                match found {
+                    None => Self::refuse(Reason::UnknownCluster, cx),
+                    Some(cluster) => {
+                        self.target = Some((cluster.id, Arc::clone(cluster.name())));
+                        self.attempt(cx)
+                    }
+                }
+            }
+            Serves::Http(_) => Self::refuse(Reason::Internal, cx),
+        }
+    }
+
     fn begin(&mut self, ask: bool, cx: &mut Cx<'_>) -> Effect {
+        if let Some(chain) = cx.origin.chain.clone() {
+            return self.begin_at_gateway(&chain, cx);
+        }
         let Some((host, port)) = &cx.origin.destination else {
             return Self::refuse(Reason::UnknownHost, cx);
         };

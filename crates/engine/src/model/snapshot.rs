@@ -3,7 +3,7 @@
 //! Virtual hosts are found by host, then port, without building a key. A service host is also found under its short
 //! names (`payment` in the own namespace, `payment.shop`, `payment.shop.svc`). Wildcards come last, longest first.
 
-use super::{Cluster, ClusterId, VirtualHost};
+use super::{Chain, Cluster, ClusterId, Edge, Serves, VirtualHost};
 use naka_types::host::Host;
 use naka_types::protocol::Protocol;
 use std::collections::{BTreeMap, HashMap};
@@ -49,6 +49,7 @@ pub struct Snapshot {
     wildcards: Vec<(Box<str>, u16, Arc<VirtualHost>)>,
     clusters: Vec<Option<Arc<Cluster>>>,
     inbound: BTreeMap<u16, Arc<Inbound>>,
+    edges: BTreeMap<u16, Arc<Edge>>,
 }
 
 impl Snapshot {
@@ -94,9 +95,32 @@ impl Snapshot {
         self.inbound.values()
     }
 
-    /// All virtual hosts by name.
+    /// All virtual hosts: a sidecar's by name, a gateway's chain by chain.
     pub fn virtual_hosts(&self) -> impl Iterator<Item = &Arc<VirtualHost>> {
-        self.vhosts.values()
+        let chains = self.edges.values().flat_map(|edge| edge.chains());
+        let edges = chains.flat_map(|chain| match &chain.serves {
+            Serves::Http(hosts) => hosts.all().collect(),
+            Serves::Bytes(vhost) => vec![vhost],
+            Serves::Named => Vec::new(),
+        });
+        self.vhosts.values().chain(edges)
+    }
+
+    /// A port of the gateway.
+    #[must_use]
+    pub fn edge(&self, port: u16) -> Option<&Arc<Edge>> {
+        self.edges.get(&port)
+    }
+
+    /// All ports of the gateway in order.
+    pub fn edges(&self) -> impl Iterator<Item = &Arc<Edge>> {
+        self.edges.values()
+    }
+
+    /// A filter chain of a port of the gateway.
+    #[must_use]
+    pub fn chain(&self, port: u16, name: &str) -> Option<&Arc<Chain>> {
+        self.edges.get(&port)?.chain(name)
     }
 
     /// All clusters by number.
@@ -118,6 +142,7 @@ impl Snapshot {
             vhosts: self.vhosts.clone(),
             clusters: self.clusters.clone(),
             inbound: self.inbound.clone(),
+            edges: self.edges.clone(),
         }
     }
 }
@@ -129,6 +154,7 @@ pub struct SnapshotBuilder {
     vhosts: BTreeMap<Arc<str>, Arc<VirtualHost>>,
     clusters: Vec<Option<Arc<Cluster>>>,
     inbound: BTreeMap<u16, Arc<Inbound>>,
+    edges: BTreeMap<u16, Arc<Edge>>,
 }
 
 impl SnapshotBuilder {
@@ -183,6 +209,12 @@ impl SnapshotBuilder {
         self
     }
 
+    /// Puts a port of the gateway, replacing the one of the same number.
+    pub fn put_edge(&mut self, edge: Arc<Edge>) -> &mut Self {
+        self.edges.insert(edge.port, edge);
+        self
+    }
+
     /// Indexes everything.
     #[must_use]
     pub fn build(self) -> Snapshot {
@@ -221,6 +253,7 @@ impl SnapshotBuilder {
             wildcards,
             clusters: self.clusters,
             inbound: self.inbound,
+            edges: self.edges,
         }
     }
 }

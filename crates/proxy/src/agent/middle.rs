@@ -75,7 +75,12 @@ pub(super) fn client(
         // What programs named before; they will again.
         Wants::Named => Subscription::names(relay.versions(url).into_iter().map(|(name, _)| name)),
     };
-    let mut subscriptions = vec![(type_url::SECRET, Subscription::names([ROOTS]))];
+    let secrets = match wants {
+        // With the certificates that a gateway's listeners refer to.
+        Wants::Everything => Subscription::everything(),
+        Wants::Named => Subscription::names([ROOTS]),
+    };
+    let mut subscriptions = vec![(type_url::SECRET, secrets)];
     subscriptions.extend(types.map(|url| (url, of(url))));
     // A type without names would say "everything" for some of them; it is opened when the first is asked for.
     subscriptions.retain(|(_, wanted)| wanted.wildcard || !wanted.names.is_empty());
@@ -146,16 +151,26 @@ impl Middle {
         }
     }
 
-    fn update(&mut self, update: Update, verdict: Verdict) -> Vec<Effect> {
+    fn update(&mut self, mut update: Update, verdict: Verdict) -> Vec<Effect> {
         if update.type_url == type_url::SECRET {
-            let sound = update.resources.iter().all(|resource| self.trust(resource));
-            let rejects = update.resources.iter().filter(|_| !sound);
-            let rejects = rejects.map(|resource| naka_xds::Reject {
-                name: resource.name.clone(),
-                reason: "no trust bundle".to_owned(),
-            });
-            verdict.answer(rejects.collect());
-            return Vec::new();
+            let own = |name: &str| name == ROOTS || name == KEYS;
+            let (roots, others): (Vec<_>, Vec<_>) = std::mem::take(&mut update.resources)
+                .into_iter()
+                .partition(|resource| own(&resource.name));
+            let unsound = roots.iter().filter(|resource| !self.trust(resource));
+            let rejects: Vec<_> = unsound
+                .map(|resource| naka_xds::Reject {
+                    name: resource.name.clone(),
+                    reason: "no trust bundle".to_owned(),
+                })
+                .collect();
+            update.resources = others;
+            update.removed.retain(|name| !own(name));
+            let nothing_else = update.resources.is_empty() && update.removed.is_empty();
+            if nothing_else || !rejects.is_empty() {
+                verdict.answer(rejects);
+                return Vec::new();
+            }
         }
         self.verdicts.insert(update.ticket, verdict);
         self.params.relay.update(self.began.elapsed(), update)

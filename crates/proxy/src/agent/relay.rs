@@ -12,6 +12,7 @@
 //! An Envoy refuses a whole response for one bad resource in it. Such a response is sent again piece by piece, so
 //! that the sound rest counts and the refusal names what it is about.
 
+use naka_types::name::CREDENTIAL;
 use naka_wire::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
 };
@@ -155,10 +156,10 @@ impl Relay {
         relay
     }
 
-    /// What clients took, for the copy on disk. Keys are saved elsewhere.
+    /// What clients took, for the copy on disk. The workload's own keys are saved elsewhere.
     pub(super) fn good(&self) -> Vec<Resource> {
         let all = self.slots.iter();
-        all.filter(|((url, _), _)| *url != type_url::SECRET)
+        all.filter(|((url, name), _)| *url != type_url::SECRET || name.starts_with(CREDENTIAL))
             .filter_map(|((url, name), slot)| {
                 let good = slot.good.as_ref()?;
                 Some(Resource {
@@ -205,7 +206,7 @@ impl Relay {
 
     /// An update of the control plane.
     pub(super) fn update(&mut self, now: Duration, update: Update) -> Vec<Effect> {
-        let Some(url) = known(&update.type_url).filter(|url| *url != type_url::SECRET) else {
+        let Some(url) = known(&update.type_url) else {
             return vec![Effect::Verdict(update.ticket, Vec::new())];
         };
         self.revision = update.revision;

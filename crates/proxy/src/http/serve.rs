@@ -67,11 +67,7 @@ pub(crate) async fn connection(conn: Rc<Conn>, stream: TcpStream) {
             };
             by_protocol(conn, Io::plain(stream), &inbound, Agreed::Unknown, None).await;
         }
-        Entrance::Gateway { port } => {
-            let address = Some(conn.remote.ip());
-            let origin = Origin::gateway(*port, false, address);
-            detected(conn, Io::plain(stream), origin, None).await;
-        }
+        Entrance::Gateway { port } => crate::edge::serve::connection(conn, stream, *port).await,
     }
 }
 
@@ -97,7 +93,7 @@ async fn outbound(conn: Rc<Conn>, io: Io) {
 }
 
 /// HTTP of either version; anything else is closed.
-async fn detected(conn: Rc<Conn>, mut io: Io, origin: Origin, refusal: Option<Reason>) {
+pub(crate) async fn detected(conn: Rc<Conn>, mut io: Io, origin: Origin, refusal: Option<Reason>) {
     conn.watch(io.moved(), true);
     let spoken = match sniff(&conn, &mut io).await {
         Some(spoken) => spoken,

@@ -1,17 +1,15 @@
-//! Listeners: the declared ports of a sidecar's program, and the ports of a gateway with their hosts.
+//! Listeners: the declared ports of a sidecar's program; a gateway's are read by [`super::edge`].
 //!
 //! A filter that is not known here might be the one that refuses somebody: the chain that holds it is left out.
 
-use super::{Error, Taken, route};
-use naka_engine::model::{MtlsMode, VirtualHost};
+use super::{Error, Taken, edge, route};
+use naka_engine::model::MtlsMode;
 use naka_types::name::ClusterName;
 use naka_types::node::NAKA;
 use naka_types::protocol::Protocol;
 use naka_wire::envoy::config::core::v3::transport_socket;
 use naka_wire::envoy::config::listener::v3::{FilterChain, Listener, filter};
-use naka_wire::envoy::extensions::filters::network::http_connection_manager::v3::{
-    HttpConnectionManager, http_connection_manager::RouteSpecifier,
-};
+use naka_wire::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 use naka_wire::envoy::extensions::filters::network::tcp_proxy::v3::{TcpProxy, tcp_proxy};
 use naka_wire::envoy::extensions::transport_sockets::tls::v3::DownstreamTlsContext;
 use naka_wire::values;
@@ -20,8 +18,8 @@ use std::sync::Arc;
 
 /// Name of a sidecar's listener.
 pub const INBOUND: &str = "virtualInbound";
-const HTTP: &str = "envoy.filters.network.http_connection_manager";
-const TCP: &str = "envoy.filters.network.tcp_proxy";
+pub(super) const HTTP: &str = "envoy.filters.network.http_connection_manager";
+pub(super) const TCP: &str = "envoy.filters.network.tcp_proxy";
 const ROUTER: &str = "envoy.filters.http.router";
 
 /// A declared port as received.
@@ -44,13 +42,8 @@ pub struct Declared {
 pub enum Part {
     /// The program's ports.
     Inbound(Vec<Declared>),
-    /// A port of a gateway with its hosts.
-    Gateway {
-        /// Port of the Gateway object.
-        port: u16,
-        /// Hosts inside the listener.
-        hosts: Vec<Arc<VirtualHost>>,
-    },
+    /// A port of a gateway.
+    Gateway(edge::Port),
 }
 
 /// A listener.
@@ -61,7 +54,11 @@ pub fn listener(wire: &Listener, ids: route::Ids<'_>) -> Result<Taken<Part>, Err
     if wire.name == INBOUND {
         Ok(inbound(wire))
     } else {
-        gateway(wire, ids)
+        let taken = edge::port(wire, ids)?;
+        Ok(Taken {
+            model: Part::Gateway(taken.model),
+            left_out: taken.left_out,
+        })
     }
 }
 
@@ -219,7 +216,9 @@ fn program(chain: &FilterChain) -> Result<(bool, Option<String>), Error> {
     }
 }
 
-fn manager(any: &naka_wire::google::protobuf::Any) -> Result<HttpConnectionManager, Error> {
+pub(super) fn manager(
+    any: &naka_wire::google::protobuf::Any,
+) -> Result<HttpConnectionManager, Error> {
     let manager: HttpConnectionManager =
         naka_wire::unpack(any).map_err(|error| Error::at("filters[0]", error))?;
     match manager
@@ -233,67 +232,4 @@ fn manager(any: &naka_wire::google::protobuf::Any) -> Result<HttpConnectionManag
         )),
         None => Ok(manager),
     }
-}
-
-fn gateway(wire: &Listener, ids: route::Ids<'_>) -> Result<Taken<Part>, Error> {
-    let port = wire
-        .address
-        .as_ref()
-        .and_then(super::socket_address)
-        .ok_or_else(|| Error::at("address", "not an IP address with a port"))?
-        .port();
-    let [chain] = wire.filter_chains.as_slice() else {
-        return Err(Error::at("filter_chains", "there must be exactly one"));
-    };
-    let at = |error: Error| error.within("filter_chains[0]");
-    if chain.transport_socket.is_some() {
-        return Err(at(Error::at(
-            "transport_socket",
-            "TLS at gateways is not supported yet",
-        )));
-    }
-    let [only] = chain.filters.as_slice() else {
-        return Err(at(Error::at("filters", "there must be exactly one")));
-    };
-    let Some(filter::ConfigType::TypedConfig(any)) = &only.config_type else {
-        return Err(at(Error::at("filters[0]", "it has no configuration")));
-    };
-    let manager = manager(any).map_err(at)?;
-    let Some(RouteSpecifier::RouteConfig(config)) = manager.route_specifier else {
-        return Err(at(Error::at(
-            "filters[0].route_specifier",
-            "only inline routes are supported",
-        )));
-    };
-    let taken = virtual_hosts(&config.virtual_hosts, port, ids);
-    Ok(Taken {
-        model: Part::Gateway {
-            port,
-            hosts: taken.model,
-        },
-        left_out: taken.left_out,
-    })
-}
-
-/// The hosts of a gateway's port. Names are made unique per port, because two ports may have the same host.
-fn virtual_hosts(
-    wire: &[naka_wire::envoy::config::route::v3::VirtualHost],
-    port: u16,
-    ids: route::Ids<'_>,
-) -> Taken<Vec<Arc<VirtualHost>>> {
-    let mut model = Vec::new();
-    let mut left_out = Vec::new();
-    for (index, wire) in wire.iter().enumerate() {
-        let field = format!("virtual_hosts[{index}]");
-        match route::virtual_host(wire, Some(port), ids) {
-            Ok(taken) => {
-                left_out.extend(taken.left_out.into_iter().map(|e| e.within(&field)));
-                let mut host = taken.model;
-                host.name = format!("{port}/{}", wire.name).into();
-                model.push(Arc::new(host));
-            }
-            Err(error) => left_out.push(error.within(&field)),
-        }
-    }
-    Taken { model, left_out }
 }

@@ -4,6 +4,7 @@
 //! leaves the earlier one in force. An update whose models are equal to what is held makes no new snapshot, so a
 //! request path is never disturbed for nothing.
 
+use crate::edge::spec::{Held, Spec, Table};
 use crate::intake::{self, cluster, endpoint, listener, route};
 use crate::names::Filter;
 use naka_engine::model::{Cluster, Endpoint, Inbound, Snapshot, SnapshotBuilder, VirtualHost};
@@ -34,6 +35,8 @@ pub struct Change {
     pub snapshot: Option<Arc<Snapshot>>,
     /// A new name filter.
     pub names: Option<Arc<Filter>>,
+    /// New TLS of a gateway's servers; to be in force before the snapshot is.
+    pub edge: Option<Arc<Table>>,
     /// New roots, PEM.
     pub roots: Option<String>,
     /// Whether the copy on disk is out of date.
@@ -52,6 +55,10 @@ pub struct Book {
     listeners: BTreeMap<String, listener::Part>,
     workloads: BTreeMap<String, Arc<WorkloadRecord>>,
     near: Near,
+    credentials: BTreeMap<String, Held>,
+    edge: Arc<Table>,
+    /// Whether something of a gateway's TLS may differ.
+    rekeyed: bool,
     snapshot: Arc<Snapshot>,
     touched: BTreeSet<String>,
     stale: bool,
@@ -72,6 +79,9 @@ impl Book {
             listeners: BTreeMap::new(),
             workloads: BTreeMap::new(),
             near: Near::default(),
+            credentials: BTreeMap::new(),
+            edge: Arc::default(),
+            rekeyed: false,
             snapshot: Arc::new(SnapshotBuilder::new(namespace).build()),
             touched: BTreeSet::new(),
             stale: false,
@@ -167,8 +177,16 @@ impl Book {
                 if self.listeners.get(name) != Some(&taken.model) {
                     self.listeners.insert(name.to_owned(), taken.model);
                     self.stale = true;
+                    self.rekeyed = true;
                 }
                 Ok(taken.left_out)
+            }
+            type_url::SECRET if name != ROOT_CA => {
+                let held = Held::read(&unpack(any).map_err(broken)?)
+                    .map_err(|error| intake::Error::at("secret", error))?;
+                self.credentials.insert(name.to_owned(), held);
+                self.rekeyed = true;
+                Ok(Vec::new())
             }
             type_url::SECRET => {
                 self.change.roots = Some(roots(&unpack(any).map_err(broken)?)?);
@@ -217,6 +235,10 @@ impl Book {
             type_url::LISTENER => {
                 self.listeners.remove(name);
                 self.stale = true;
+                self.rekeyed = true;
+            }
+            type_url::SECRET => {
+                self.rekeyed |= self.credentials.remove(name).is_some();
             }
             type_url::WORKLOAD => {
                 self.workloads.remove(name);
@@ -240,7 +262,48 @@ impl Book {
             self.stale = false;
             change.snapshot = Some(Arc::clone(&self.snapshot));
         }
+        if std::mem::take(&mut self.rekeyed) {
+            change.edge = self.rekey();
+        }
         change
+    }
+
+    /// Whether certificates of a gateway's servers are in files, which change without a word.
+    #[must_use]
+    pub fn has_files(&self) -> bool {
+        self.listeners.values().any(|part| match part {
+            listener::Part::Gateway(port) => port.tls.values().any(Spec::has_files),
+            listener::Part::Inbound(_) => false,
+        })
+    }
+
+    /// Lets the next step look at those files again.
+    pub fn look_at_files(&mut self) {
+        self.rekeyed = true;
+    }
+
+    fn rekey(&mut self) -> Option<Arc<Table>> {
+        let ports = self.listeners.values().filter_map(|part| match part {
+            listener::Part::Gateway(port) => Some(port),
+            listener::Part::Inbound(_) => None,
+        });
+        let specs = ports.flat_map(|port| {
+            let number = port.edge.port;
+            port.tls
+                .iter()
+                .map(move |(chain, spec)| (number, chain, spec))
+        });
+        let mut failed = Vec::new();
+        let next = self.edge.next(specs, &self.credentials, &mut failed);
+        for why in failed {
+            tracing::warn!(
+                why,
+                "a server has no certificate; its connections are refused"
+            );
+        }
+        let next = Arc::new(next?);
+        self.edge = Arc::clone(&next);
+        Some(next)
     }
 
     fn build(&mut self) -> Snapshot {
@@ -255,10 +318,8 @@ impl Book {
                         next.put_inbound(Arc::new(self.inbound(declared)));
                     }
                 }
-                listener::Part::Gateway { hosts, .. } => {
-                    for host in hosts {
-                        next.put_virtual_host(Arc::clone(host));
-                    }
+                listener::Part::Gateway(port) => {
+                    next.put_edge(Arc::clone(&port.edge));
                 }
             }
         }

@@ -4,6 +4,7 @@
 //! connection (also after an upgrade); its drop is what counts it out, so no path can forget to.
 
 use super::{Accepted, Entrance, Own, Want, WorkerParams};
+use crate::edge::spec::Table;
 use crate::hash::QuickMap;
 use crate::io::Moved;
 use crate::limits;
@@ -53,6 +54,7 @@ pub(crate) struct Worker {
     pub(crate) handles: crate::record::Handles,
     snapshot: RefCell<Arc<Snapshot>>,
     tls: RefCell<Option<Arc<TlsSet>>>,
+    edge: RefCell<Arc<Table>>,
     names: RefCell<Arc<Filter>>,
     wants: mpsc::Sender<Want>,
     load: Arc<AtomicUsize>,
@@ -115,6 +117,7 @@ impl Worker {
             handles: crate::record::Handles::default(),
             snapshot: RefCell::new(params.snapshot),
             tls: RefCell::default(),
+            edge: RefCell::default(),
             names: RefCell::new(params.names),
             wants: params.wants,
             load,
@@ -181,6 +184,15 @@ impl Worker {
     /// Ourselves as metrics name us.
     pub(crate) fn me(&self) -> Arc<Workload> {
         Arc::clone(&self.me.borrow())
+    }
+
+    pub(crate) fn set_edge(&self, table: Arc<Table>) {
+        *self.edge.borrow_mut() = table;
+    }
+
+    /// TLS of a gateway's server.
+    pub(crate) fn edge_tls(&self, port: u16, chain: &str) -> Option<Arc<rustls::ServerConfig>> {
+        self.edge.borrow().get(port, chain).cloned()
     }
 
     pub(crate) fn set_names(&self, names: Arc<Filter>) {

@@ -4,6 +4,7 @@
 
 mod broken;
 mod captured;
+mod edge;
 mod framing;
 mod keeping;
 mod late;

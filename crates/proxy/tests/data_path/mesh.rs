@@ -1,8 +1,9 @@
 //! A small mesh in one process: an authority, two proxies of one worker each, hand-made snapshots, real sockets.
 
 use naka_engine::model::{
-    Action, Cluster, ClusterSpec, Endpoint, Forward, Health, Inbound, Match, MtlsMode, PeerTls,
-    Route, ServiceMeta, Snapshot, SnapshotBuilder, VirtualHost, WeightedCluster, WorkloadMeta,
+    Action, Chain, Cluster, ClusterSpec, Edge, Endpoint, Forward, Health, Hosts, Inbound, Match,
+    MtlsMode, PeerTls, Route, Security, Serves, ServiceMeta, Snapshot, SnapshotBuilder,
+    VirtualHost, Wants, WeightedCluster, WorkloadMeta,
 };
 use naka_engine::runtime::Registry;
 use naka_identity::{Authority, IssueRequest, KeyAndCsr, Svid, now_s};
@@ -27,6 +28,17 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+
+/// A gateway's port that takes everything in plaintext, with one host.
+pub(crate) fn edge(port: u16, vhost: VirtualHost) -> Arc<Edge> {
+    let chain = Chain {
+        name: "http".into(),
+        wants: Wants::default(),
+        security: Security::None,
+        serves: Serves::Http(Hosts::new(vec![Arc::new(vhost)])),
+    };
+    Arc::new(Edge::new(port, vec![Arc::new(chain)]))
+}
 
 pub(crate) const HOST: &str = "web.shop.svc.cluster.local";
 
@@ -328,7 +340,7 @@ impl Mesh {
         vhost.port = port;
         vhost.domains = [Arc::from(host)].into();
         let mut builder = inside.edit();
-        builder.put_virtual_host(Arc::new(vhost));
+        builder.put_edge(edge(port, vhost));
         builder.build()
     }
 

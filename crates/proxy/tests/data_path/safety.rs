@@ -293,7 +293,7 @@ async fn a_gateways_pattern_is_named_by_where_its_route_leads() {
         route.action = Action::Forward(Forward::new(vec![nowhere.clone()]).unwrap());
         vhost.routes = [Arc::new(route)].into();
         let mut builder = base.edit();
-        builder.put_virtual_host(Arc::new(vhost));
+        builder.put_edge(crate::mesh::edge(8080, vhost));
         let gateway = mesh.proxy("ingress", builder.build(), &[]);
         let entrance = gateway.open(Entrance::Gateway { port: 8080 });
         let head = "GET / HTTP/1.1\r\nHost: shop.example.com\r\nConnection: close\r\n\r\n";

@@ -1,16 +1,24 @@
 //! The typed Gateway from a checked tree.
 
-use super::{Gateway, Server, ServerHost};
+use super::{Gateway, Server, ServerHost, ServerProtocol, tls};
 use crate::codes;
 use crate::decode::Report;
 use crate::decode::meta::labels;
 use crate::networking::read;
 use crate::tree::Node;
 use naka_types::host::Host;
+use std::net::IpAddr;
 
 /// Protocols a server may name, as Istio's list.
-const PROTOCOLS: &[&str] = &[
-    "HTTP", "HTTP2", "GRPC", "GRPC-WEB", "HTTPS", "TLS", "TCP", "MONGO",
+const PROTOCOLS: &[(&str, ServerProtocol)] = &[
+    ("HTTP", ServerProtocol::Http),
+    ("HTTP2", ServerProtocol::Http),
+    ("GRPC", ServerProtocol::Http),
+    ("GRPC-WEB", ServerProtocol::Http),
+    ("HTTPS", ServerProtocol::Https),
+    ("TLS", ServerProtocol::Tls),
+    ("TCP", ServerProtocol::Tcp),
+    ("MONGO", ServerProtocol::Tcp),
 ];
 /// Ports the proxy uses itself, and what for.
 const RESERVED: &[(u16, &str)] = &[
@@ -55,7 +63,7 @@ fn server(
     namespace: &str,
 ) -> Option<Server> {
     let port = node.get("port")?;
-    protocol(report, port, at);
+    let protocol = protocol(report, port, at);
     let number = read::port(port.get("number"));
     if let Some((number, use_)) =
         number.and_then(|number| RESERVED.iter().find(|(reserved, _)| *reserved == number))
@@ -83,35 +91,100 @@ fn server(
             namespace,
         ));
     }
+    let bind = bind(report, node, at);
+    let (tls, https_redirect) = security(report, node, at, protocol?);
     Some(Server {
         index,
         name: read::text(node.get("name")),
         port: number?,
         port_name: read::text(port.get("name"))?,
+        protocol: protocol?,
+        bind,
         hosts,
+        tls,
+        https_redirect,
     })
 }
 
-fn protocol(report: &mut Report, port: &Node, at: &str) {
-    let Some(node) = port.get("protocol") else {
-        return;
-    };
-    let Some(word) = node.text().map(str::to_ascii_uppercase) else {
-        return;
-    };
-    let at = format!("{at}.port.protocol");
-    match word.as_str() {
-        "HTTP" | "HTTP2" | "GRPC" => {}
-        known if PROTOCOLS.contains(&known) => report.error(
-            codes::E901,
-            &at,
-            node.place,
-            format!("protocol {known} is not enforced yet, and serving these hosts as plain HTTP would let through what must not"),
-            "leave the server out until it is supported, or write HTTP".to_owned(),
-        ),
-        "" => {}
-        _ => report.invalid(&at, node, format!("{word:?} is no protocol"), format!("write one of {}", PROTOCOLS.join(", "))),
+/// An address, or nothing for all of them. Another form, a Unix socket for one, takes the server out.
+fn bind(report: &mut Report, node: &Node, at: &str) -> Option<IpAddr> {
+    let text = read::text(node.get("bind"))?;
+    match text.parse::<IpAddr>() {
+        Ok(address) if address.is_unspecified() => None,
+        Ok(address) => Some(address),
+        Err(_) => {
+            report.invalid(
+                &format!("{at}.bind"),
+                node.get("bind")?,
+                format!("{text:?} is no IP address"),
+                "write an address of the gateway's machine, or leave it out".to_owned(),
+            );
+            None
+        }
     }
+}
+
+/// TLS where the protocol has it; a redirect to https where it has none.
+fn security(
+    report: &mut Report,
+    node: &Node,
+    at: &str,
+    protocol: ServerProtocol,
+) -> (Option<tls::ServerTls>, bool) {
+    let written = node.get("tls");
+    let redirect = written
+        .and_then(|tls| tls.get("httpsRedirect"))
+        .and_then(Node::truth)
+        .unwrap_or(false);
+    let at = format!("{at}.tls");
+    match (protocol, written) {
+        (ServerProtocol::Https | ServerProtocol::Tls, None) => {
+            report.error(
+                codes::E006,
+                &at,
+                node.place,
+                "a server of HTTPS or TLS needs tls".to_owned(),
+                "add tls with mode and credentialName".to_owned(),
+            );
+            (None, false)
+        }
+        (ServerProtocol::Https | ServerProtocol::Tls, Some(tls)) => {
+            (Some(tls::build(report, tls, &at)), redirect)
+        }
+        (ServerProtocol::Http | ServerProtocol::Tcp, None) => (None, false),
+        (ServerProtocol::Http | ServerProtocol::Tcp, Some(tls)) => {
+            let others = tls
+                .entries()
+                .iter()
+                .any(|entry| entry.key != "httpsRedirect");
+            if others || protocol == ServerProtocol::Tcp {
+                report.invalid(
+                    &at,
+                    tls,
+                    "TLS settings on a port whose protocol has no TLS: it would be served in plaintext"
+                        .to_owned(),
+                    "write protocol HTTPS or TLS; httpsRedirect alone goes with HTTP".to_owned(),
+                );
+            }
+            (None, redirect)
+        }
+    }
+}
+
+fn protocol(report: &mut Report, port: &Node, at: &str) -> Option<ServerProtocol> {
+    let node = port.get("protocol")?;
+    let word = node.text()?.to_ascii_uppercase();
+    let known = PROTOCOLS.iter().find(|(name, _)| *name == word);
+    if known.is_none() && !word.is_empty() {
+        let names: Vec<&str> = PROTOCOLS.iter().map(|(name, _)| *name).collect();
+        report.invalid(
+            &format!("{at}.port.protocol"),
+            node,
+            format!("{word:?} is no protocol"),
+            format!("write one of {}", names.join(", ")),
+        );
+    }
+    known.map(|(_, protocol)| *protocol)
 }
 
 fn server_host(report: &mut Report, node: &Node, at: &str, own: &str) -> Option<ServerHost> {

@@ -3,7 +3,7 @@
 use crate::schema::common::server_tls;
 use crate::schema::{Field, Now, PORT, STRINGS, TEXTS, Ty};
 
-use Now::{Default, NotYet, Refused, Yes};
+use Now::Yes;
 
 const fn f(name: &'static str, ty: Ty, now: Now, doc: &'static str) -> Field {
     Field::new(name, ty, now, doc)
@@ -12,8 +12,8 @@ const fn f(name: &'static str, ty: Ty, now: Now, doc: &'static str) -> Field {
 const TLS: &[Field] = &server_tls(f(
     "httpsRedirect",
     Ty::Bool,
-    Default("false"),
-    "Redirects to https.",
+    Yes,
+    "Requests in plaintext are answered with 301 to https.",
 ));
 
 const SERVER_PORT: &[Field] = &[
@@ -29,10 +29,15 @@ const SERVER_PORT: &[Field] = &[
         "protocol",
         Ty::Str,
         Yes,
-        "`HTTP`, `HTTP2` or `GRPC` without TLS. HTTPS, TLS, TCP, MONGO are refused (E901).",
+        "`HTTP`, `HTTP2`, `GRPC`, `GRPC-WEB` in plaintext; `HTTPS`; `TLS`; `TCP`, `MONGO`.",
     )
     .required(),
-    f("targetPort", PORT, NotYet, "Ignored by Istio, too."),
+    f(
+        "targetPort",
+        PORT,
+        Yes,
+        "No effect, as in Istio: the listener has `number`.",
+    ),
 ];
 
 const SERVER: &[Field] = &[
@@ -48,11 +53,16 @@ const SERVER: &[Field] = &[
     f(
         "tls",
         Ty::Object(TLS),
-        Refused("serving these hosts without TLS would let through what must be encrypted"),
-        "TLS settings.",
+        Yes,
+        "TLS settings; a server whose settings cannot be carried out is left out.",
     ),
-    f("bind", Ty::Str, NotYet, "Address to listen on."),
-    f("defaultEndpoint", Ty::Str, NotYet, "Endpoint."),
+    f(
+        "bind",
+        Ty::Str,
+        Yes,
+        "Address of the listener: connections to other addresses of the port are not this server's.",
+    ),
+    f("defaultEndpoint", Ty::Str, Yes, "No effect, as in Istio."),
 ];
 
 const SPEC: &[Field] = &[

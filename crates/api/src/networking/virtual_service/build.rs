@@ -8,6 +8,7 @@ use crate::tree::{Data, Node, join};
 use naka_types::host::Host;
 
 mod actions;
+mod bytes;
 
 /// Builds; `None` when nothing of it could be in force.
 pub(crate) fn build(report: &mut Report, spec: &Node, namespace: &str) -> Option<VirtualService> {
@@ -22,7 +23,15 @@ pub(crate) fn build(report: &mut Report, spec: &Node, namespace: &str) -> Option
             http.push(route);
         }
     }
-    if !entries.is_empty() && http.is_empty() {
+    let tls = bytes::routes(report, spec, true, &hosts, namespace);
+    let tcp = bytes::routes(report, spec, false, &hosts, namespace);
+    let written = |list: &str| spec.get(list).is_some_and(|list| !list.items().is_empty());
+    let lost = [
+        ("http", http.is_empty()),
+        ("tls", tls.is_empty()),
+        ("tcp", tcp.is_empty()),
+    ];
+    if lost.iter().any(|(list, empty)| *empty && written(list)) {
         // An object without any route would answer 404 to everything; the last good version is the better choice.
         return None;
     }
@@ -35,6 +44,8 @@ pub(crate) fn build(report: &mut Report, spec: &Node, namespace: &str) -> Option
         },
         export_to: read::texts(spec.get("exportTo")),
         http,
+        tls,
+        tcp,
     })
 }
 

@@ -437,8 +437,18 @@ const SPEC: &[Field] = &[
         Yes,
         "Routes, tried in order.",
     ),
-    f("tcp", Ty::List(&Ty::Object(TCP)), NotYet, "TCP routes."),
-    f("tls", Ty::List(&Ty::Object(TLS)), NotYet, "Routes by SNI."),
+    f(
+        "tcp",
+        Ty::List(&Ty::Object(TCP)),
+        Yes,
+        "Routes of connections, tried in order.",
+    ),
+    f(
+        "tls",
+        Ty::List(&Ty::Object(TLS)),
+        Yes,
+        "Routes of TLS connections by server name, before those of `tcp`.",
+    ),
     f(
         "exportTo",
         TEXTS,

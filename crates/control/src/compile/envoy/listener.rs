@@ -1,8 +1,9 @@
 //! Listeners of an Envoy: one per declared port, the forward proxy, the upstreams, or a gateway's ports.
 
 use super::manager::{Place, Routes, filter};
-use super::{HTTP_PROXY, INBOUND, gateway_routes, route};
+use super::{HTTP_PROXY, INBOUND, route};
 use crate::compile::cluster::{pool, socket_address};
+use crate::compile::gateway::chain::Serves;
 use crate::compile::listener::{Chain, chains, tcp, whole};
 use crate::compile::{Built, Class, Key, View, gateway, roots, tls};
 use crate::world::Read;
@@ -18,7 +19,15 @@ use naka_wire::envoy::config::listener::v3::{
 };
 use naka_wire::envoy::config::route::v3::{RouteConfiguration, VirtualHost};
 use naka_wire::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
+use naka_wire::google::protobuf::UInt32Value;
+use naka_wire::time;
 use std::net::SocketAddr;
+use std::time::Duration;
+
+/// Time for the first bytes of a stranger, as in `proxy::limits`.
+const FIRST_BYTES: Duration = Duration::from_secs(10);
+/// What one stranger's connection may hold in memory (Envoy's advice for the edge).
+const BUFFER_BYTES: u32 = 32 * 1024;
 
 /// Name of the listener of a program's port.
 pub(super) fn inbound_name(port: u16) -> String {
@@ -80,6 +89,8 @@ fn outbound(
     Built::new(&(name, bind, &refers, ends), naka_wire::pack(&message)).referring(vec![refers])
 }
 
+/// A gateway's port. Connections that no chain takes are closed; a port without any chain has no listener, because an
+/// Envoy refuses one that serves nothing.
 fn edge(view: &View<'_>, name: &str, class: &Class) -> Option<Built> {
     let ports = roots::gateway_ports(view, class);
     let port = ports
@@ -87,10 +98,77 @@ fn edge(view: &View<'_>, name: &str, class: &Class) -> Option<Built> {
         .find(|port| gateway::name(*port) == name)?;
     let everywhere = SocketAddr::from(([0, 0, 0, 0], port));
     let bind = class.binds.gateway_ports.get(&port).unwrap_or(&everywhere);
-    let routes = gateway_routes(port);
-    let manager = filter(name, Place::Edge, named(&routes));
-    let ends = ConnectionPool::default();
-    Some(outbound(name, *bind, manager, Key::Routes(routes), &ends))
+    let at = gateway::place(view, class, port);
+    let chains = gateway::chain::chains(&at);
+    let domain = &view.read(Read::Trust).trust_domain;
+    let to = gateway::message::For {
+        dialect: class.dialect,
+        trust_domain: domain,
+        direct: &[],
+    };
+    let mut refers = Vec::new();
+    let mut model = Vec::new();
+    let mut messages = Vec::new();
+    for chain in &chains {
+        let routes = gateway::routes_name(&chain.name);
+        messages.push(gateway::message::chain(chain, &to, || {
+            filter(name, Place::Edge, named(&routes))
+        }));
+        match &chain.serves {
+            // Routes have a resource of their own, so that a change of them drains nothing.
+            Serves::Http(_) => {
+                refers.push(Key::Routes(routes));
+                model.push(format!(
+                    "{:?} {:?} {:?}",
+                    chain.name, chain.wants, chain.security
+                ));
+            }
+            Serves::Bytes(_) | Serves::Named(_) => model.push(format!("{chain:?}")),
+        }
+    }
+    refers.extend(
+        gateway::refers(&at, &chains)
+            .into_iter()
+            .filter(|key| match key {
+                Key::Credential(_) | Key::Raw(_) => true,
+                Key::Cluster(name) => chains.iter().any(|chain| match &chain.serves {
+                    Serves::Bytes(route) => route.shares.iter().any(|(known, _)| known == name),
+                    Serves::Http(_) | Serves::Named(_) => false,
+                }),
+                _ => false,
+            }),
+    );
+    if messages.is_empty() {
+        return None;
+    }
+    let message = Listener {
+        name: name.to_owned(),
+        address: Some(socket_address(&bind.ip().to_string(), bind.port())),
+        listener_filters: chains
+            .iter()
+            .any(|chain| chain.wants.tls)
+            .then(inspector)
+            .into_iter()
+            .collect(),
+        listener_filters_timeout: Some(time::to_wire(FIRST_BYTES)),
+        per_connection_buffer_limit_bytes: Some(UInt32Value {
+            value: BUFFER_BYTES,
+        }),
+        filter_chains: messages,
+        traffic_direction: TrafficDirection::Outbound as i32,
+        ..Listener::default()
+    };
+    Some(Built::new(&(name, bind, domain, &model), naka_wire::pack(&message)).referring(refers))
+}
+
+fn inspector() -> ListenerFilter {
+    ListenerFilter {
+        name: "envoy.filters.listener.tls_inspector".to_owned(),
+        config_type: Some(listener_filter::ConfigType::TypedConfig(naka_wire::pack(
+            &TlsInspector::default(),
+        ))),
+        ..ListenerFilter::default()
+    }
 }
 
 fn inbound(view: &View<'_>, name: &str, class: &Class) -> Option<Built> {
@@ -111,17 +189,10 @@ fn inbound(view: &View<'_>, name: &str, class: &Class) -> Option<Built> {
     if chain.mode != MtlsMode::Strict {
         messages.push(message(&chain, both.then_some("raw_buffer"), None));
     }
-    let inspector = ListenerFilter {
-        name: "envoy.filters.listener.tls_inspector".to_owned(),
-        config_type: Some(listener_filter::ConfigType::TypedConfig(naka_wire::pack(
-            &TlsInspector::default(),
-        ))),
-        ..ListenerFilter::default()
-    };
     let listener = Listener {
         name: name.to_owned(),
         address: Some(socket_address(&bind.ip().to_string(), bind.port())),
-        listener_filters: both.then_some(inspector).into_iter().collect(),
+        listener_filters: both.then(inspector).into_iter().collect(),
         filter_chains: messages,
         traffic_direction: TrafficDirection::Inbound as i32,
         ..Listener::default()

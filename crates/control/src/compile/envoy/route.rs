@@ -3,10 +3,11 @@
 //! Domains of a configuration must differ, or Envoy refuses all of it: the first service to claim a name keeps it.
 //! Hosts of the mesh that nobody serves get 404 and never leave the mesh; other names go out by DNS.
 
+use super::HTTP_PROXY;
 use super::acceptable::acceptable;
 use super::helper::Helper;
-use super::{HTTP_PROXY, gateway_routes};
-use crate::compile::{Built, Class, Key, Upstream, View, gateway, roots, route, vhost};
+use crate::compile::gateway::chain::Serves;
+use crate::compile::{Built, Class, Key, Upstream, View, gateway, route, vhost};
 use crate::world::{Read, Service};
 use naka_types::header;
 use naka_types::host::{DOMAIN, Host};
@@ -64,30 +65,28 @@ fn configuration(name: &str, virtual_hosts: Vec<VirtualHost>) -> RouteConfigurat
 }
 
 fn edge(view: &View<'_>, name: &str, class: &Class) -> Option<Built> {
-    let port = roots::gateway_ports(view, class)
-        .into_iter()
-        .find(|port| gateway_routes(*port) == name)?;
-    let at = route::Place {
-        view,
-        class,
-        port,
-        gateway: Some(port),
+    let port = gateway::routes_port(name)?;
+    let at = gateway::place(view, class, port);
+    let chains = gateway::chain::chains(&at);
+    let chain = chains
+        .iter()
+        .find(|chain| gateway::routes_name(&chain.name) == name)?;
+    let Serves::Http(hosts) = &chain.serves else {
+        return None;
     };
-    let hosts = gateway::hosts(&at);
     let refers = hosts
         .values()
-        .flat_map(|routes| vhost::clusters(&at, routes))
+        .flat_map(|host| vhost::clusters(&at, &host.routes))
         .collect();
-    let messages = hosts
-        .iter()
-        .map(|(host, routes)| acceptable(gateway::message(host, port, routes)))
-        .collect();
+    let messages = gateway::virtual_hosts(hosts, port);
+    let messages = messages.into_iter().map(acceptable).collect();
     let mut config = configuration(name, messages);
+    config.ignore_port_in_host_matching = true;
     // Strangers neither read nor write the mesh's own headers.
     let own = [header::REASON, header::KEEP, header::WORKLOAD].map(str::to_owned);
     config.request_headers_to_remove.extend(own.clone());
     config.response_headers_to_remove.extend(own);
-    Some(Built::new(&(name, &hosts), naka_wire::pack(&config)).referring(refers))
+    Some(Built::new(&(name, hosts), naka_wire::pack(&config)).referring(refers))
 }
 
 /// The cluster an upstream leads to and what is spoken there.
