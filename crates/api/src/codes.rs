@@ -205,6 +205,10 @@ codes! {
         "`up{job=\"istio-system\"}`", "Add a rule with `absent(…)`.";
     L360: "A Trigger needs its Broker in its own namespace; nothing here declares one.",
         "`broker: default`", "Create the Broker, and write `metadata.namespace`.";
+    L370: "A limit's key is something the caller says: with each new value it has a bucket of its own.",
+        "`keys: [\"request.headers['x-merchant']\"]`", "Add a rule without keys as a bound for all, or use `source.principal`.";
+    L371: "A limit's target is not there: nothing is limited by it.",
+        "`targetRefs: [{kind: Gateway, name: edg}]`", "Correct the name, or apply the object it means.";
 }
 
 impl Code {

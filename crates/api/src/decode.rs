@@ -7,7 +7,7 @@ use crate::kind::{self, Kind};
 use crate::object::{Object, Spec};
 use crate::schema::Field;
 use crate::tree::{self, Data, Node, Place, Problem};
-use crate::{codes, core, extensions, networking, security, telemetry};
+use crate::{codes, core, extensions, limits, networking, security, telemetry};
 use naka_types::finding::Finding;
 use naka_types::host::DEFAULT_NAMESPACE;
 use serde_json::Value;
@@ -269,6 +269,7 @@ pub(crate) fn fields_of(kind: Kind) -> &'static [Field] {
         Kind::DestinationRule => networking::destination_rule::fields::OBJECT,
         Kind::Gateway => networking::gateway::fields::OBJECT,
         Kind::PeerAuthentication => security::peer_authentication::fields::OBJECT,
+        Kind::LocalRateLimit => limits::local_rate_limit::fields::OBJECT,
         Kind::ServiceEntry => networking::service_entry::fields::OBJECT,
         Kind::Sidecar => networking::sidecar::fields::OBJECT,
         Kind::WorkloadGroup => networking::workload_group::fields::OBJECT,
@@ -311,6 +312,9 @@ fn build(report: &mut Report, node: &Node, kind: Kind, namespace: &str) -> Optio
         Kind::Gateway => Spec::Gateway(networking::gateway::build(report, spec, namespace)),
         Kind::PeerAuthentication => {
             Spec::PeerAuthentication(security::peer_authentication::build(report, spec))
+        }
+        Kind::LocalRateLimit => {
+            Spec::LocalRateLimit(limits::local_rate_limit::build(report, spec)?)
         }
         Kind::ServiceEntry
         | Kind::Sidecar

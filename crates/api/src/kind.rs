@@ -48,6 +48,8 @@ pub enum Kind {
     WasmPlugin,
     /// extensions.istio.io TrafficExtension.
     TrafficExtension,
+    /// naka.dev LocalRateLimit.
+    LocalRateLimit,
     /// v1 ConfigMap.
     ConfigMap,
     /// apps/v1 Deployment.

@@ -16,6 +16,7 @@ pub mod diff;
 pub mod extensions;
 mod kept;
 pub mod kind;
+pub mod limits;
 pub mod lint;
 pub mod networking;
 pub mod object;

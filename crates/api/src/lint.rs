@@ -5,6 +5,7 @@
 
 mod access;
 mod gateways;
+mod limits;
 mod policies;
 mod routes;
 mod subsets;
@@ -29,6 +30,9 @@ pub fn cross_check(objects: &[&Object]) -> Vec<Finding> {
             gateways::check(&mut out, object, service, &gateways);
             routes::check(&mut out, object, service);
             uses.check_routes(&mut out, object, service);
+        }
+        if let Some(limit) = object.local_rate_limit() {
+            limits::check(&mut out, object, limit, objects);
         }
         if let Some(rule) = object.destination_rule() {
             policies::check(&mut out, object, rule);

@@ -6,6 +6,7 @@
 
 use crate::core::{secret::Secret, service::Service};
 use crate::kind::Kind;
+use crate::limits::local_rate_limit::LocalRateLimit;
 use crate::networking::{
     destination_rule::DestinationRule, gateway::Gateway, virtual_service::VirtualService,
     workload_entry::WorkloadEntry,
@@ -56,6 +57,8 @@ pub enum Spec {
     Gateway(Gateway),
     /// PeerAuthentication.
     PeerAuthentication(PeerAuthentication),
+    /// LocalRateLimit.
+    LocalRateLimit(LocalRateLimit),
     /// Fields checked and kept in `raw`; nothing of it is in force.
     Kept,
 }
@@ -135,6 +138,16 @@ impl Object {
     #[must_use]
     pub fn peer_authentication(&self) -> Option<&PeerAuthentication> {
         if let Spec::PeerAuthentication(spec) = &self.spec {
+            Some(spec)
+        } else {
+            None
+        }
+    }
+
+    /// The LocalRateLimit, if it is one.
+    #[must_use]
+    pub fn local_rate_limit(&self) -> Option<&LocalRateLimit> {
+        if let Spec::LocalRateLimit(spec) = &self.spec {
             Some(spec)
         } else {
             None

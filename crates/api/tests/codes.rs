@@ -32,6 +32,22 @@ use Mode::{Compat, Strict};
 
 const CASES: &[Case] = &[
     (
+        "L370",
+        Compat,
+        "apiVersion: naka.dev/v1alpha1\nkind: LocalRateLimit\nmetadata: {name: l}\nspec:\n  targetRefs:\n  - {kind: Service, name: pay}\n  rules:\n  - name: each\n    requests: 10\n    keys: [\"request.headers['x-merchant']\"]\n",
+        "spec.rules[0].keys[0]",
+        10,
+        "another value has another bucket",
+    ),
+    (
+        "L371",
+        Compat,
+        "apiVersion: naka.dev/v1alpha1\nkind: LocalRateLimit\nmetadata: {name: l}\nspec:\n  targetRefs:\n  - {kind: Gateway, name: edge}\n  rules:\n  - {name: all, requests: 10}\n",
+        "spec.targetRefs[0]",
+        6,
+        "there is no Gateway edge",
+    ),
+    (
         "E370",
         Compat,
         "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata:\n  name: v\n  annotations:\n    naka.dev/match.big: request.headers['x-amount'] > 100000\nspec:\n  hosts: [pay]\n  http:\n  - {name: big, route: [{destination: {host: pay}}]}\n  - route: [{destination: {host: pay}}]\n",

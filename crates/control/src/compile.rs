@@ -30,6 +30,7 @@ pub mod endpoint;
 pub mod envoy;
 pub mod gateway;
 pub mod grpc;
+mod limit;
 pub mod listener;
 pub mod names;
 pub mod roots;

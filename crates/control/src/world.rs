@@ -41,6 +41,8 @@ pub struct World {
     pub rules: BTreeMap<Host, Arc<Vec<Arc<Object>>>>,
     /// PeerAuthentications by namespace, older before younger.
     pub peer_authentications: BTreeMap<String, Arc<Vec<Arc<Object>>>>,
+    /// LocalRateLimits by namespace, older before younger.
+    pub limits: BTreeMap<String, Arc<Vec<Arc<Object>>>>,
     /// Gateways by namespace and name.
     pub gateways: BTreeMap<(String, String), Arc<Object>>,
     /// VirtualServices bound to each gateway, older before younger.

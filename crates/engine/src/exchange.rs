@@ -18,6 +18,7 @@ mod attributes;
 mod dial;
 mod headers;
 mod inbound;
+mod limit;
 mod matching;
 mod observe;
 mod redirect;
@@ -279,6 +280,8 @@ pub struct Exchange {
     barred: bool,
     let_through: bool,
     body: attributes::Read,
+    /// For the answer, when a limit wants it told.
+    told: Option<limit::Told>,
 }
 
 impl Default for Exchange {
@@ -310,6 +313,7 @@ impl Exchange {
             barred: false,
             let_through: false,
             body: attributes::Read::default(),
+            told: None,
         }
     }
 
@@ -462,6 +466,12 @@ impl Exchange {
         };
         let action = Arc::clone(&route);
         self.route = Some(route);
+        if let Some(limit) = &action.limit
+            && let Some(vhost) = self.vhost.clone()
+            && let Err(refused) = self.limit(limit, matching::called(&vhost), request, cx)
+        {
+            return refused;
+        }
         match &action.action {
             Action::Forward(forward) => self.forward(request, &action, forward, cx),
             Action::Redirect(to) => {

@@ -13,6 +13,7 @@ mod edge;
 mod edits;
 mod hosts;
 mod keeping;
+mod limit;
 mod pattern;
 mod retry;
 mod route;
@@ -28,6 +29,7 @@ pub use edge::{Chain, Edge, Met, Security, Serves, Wants};
 pub use edits::HeaderEdits;
 pub use hosts::Hosts;
 pub use keeping::{Budget, Keeping, Pings, Probes};
+pub use limit::{LimitRule, RateLimit};
 pub use pattern::Pattern;
 pub use retry::{RetryOn, RetryPolicy};
 pub use route::{

@@ -8,15 +8,17 @@
 //! Invariant: whatever is counted up is owned by a guard that counts down when it is dropped.
 
 mod availability;
+mod bucket;
 mod load;
 mod queue;
 mod recent;
 
 pub use availability::Bar;
+pub use bucket::{Buckets, Left, MOST as MOST_BUCKETS, Pace};
 pub use load::Load;
 pub use queue::{Offer, Waiter};
 
-use crate::model::{ClusterId, Limits};
+use crate::model::{ClusterId, Limits, RateLimit};
 use crate::outlier::Tally;
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -33,6 +35,8 @@ struct Tables {
     ids: HashMap<Arc<str>, ClusterId>,
     clusters: BTreeMap<Arc<str>, Weak<ClusterRuntime>>,
     endpoints: BTreeMap<(Arc<str>, SocketAddr), Weak<EndpointState>>,
+    /// With the number of keys they are for.
+    buckets: BTreeMap<Arc<str>, (usize, Weak<Buckets>)>,
 }
 
 impl Registry {
@@ -76,10 +80,28 @@ impl Registry {
         state
     }
 
+    /// Gives the rules of a limit the buckets that rules of the same name and size have already.
+    pub fn adopt(&self, limit: &RateLimit) {
+        let mut tables = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for rule in &limit.rules {
+            let known = tables.buckets.get(&rule.name);
+            let known = known.filter(|(places, _)| *places == rule.places);
+            if let Some(known) = known.and_then(|(_, buckets)| buckets.upgrade()) {
+                // Set already: these are in use.
+                let _ = rule.buckets.set(known);
+            }
+            let own = (rule.places, Arc::downgrade(rule.buckets()));
+            tables.buckets.insert(Arc::clone(&rule.name), own);
+        }
+    }
+
     /// Forgets state that nobody holds any more; call it after a snapshot was replaced.
     pub fn sweep(&self) {
         let mut tables = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         tables.clusters.retain(|_, state| state.strong_count() > 0);
+        tables
+            .buckets
+            .retain(|_, (_, state)| state.strong_count() > 0);
         tables.endpoints.retain(|_, state| state.strong_count() > 0);
     }
 }

@@ -19,6 +19,8 @@ pub enum Stage {
     Retry,
     /// Who may call.
     Peer,
+    /// Whether there is a token.
+    Limit,
     /// An answer of the proxy itself.
     Reply,
 }
@@ -55,6 +57,7 @@ impl fmt::Display for Stage {
             Self::Endpoint => "endpoint",
             Self::Retry => "retry",
             Self::Peer => "peer",
+            Self::Limit => "limit",
             Self::Reply => "reply",
         })
     }

@@ -83,6 +83,7 @@ fn the_common_request_allocates_only_header_values() {
             action: Action::Forward(Forward::new(destinations.clone()).unwrap()),
             request_headers: Default::default(),
             response_headers: Default::default(),
+            limit: None,
         })
     };
     let mut builder = SnapshotBuilder::new("shop");

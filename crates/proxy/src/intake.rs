@@ -13,6 +13,7 @@ pub mod condition;
 pub mod edge;
 pub mod endpoint;
 pub mod headers;
+pub mod limit;
 pub mod listener;
 pub mod route;
 

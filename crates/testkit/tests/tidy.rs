@@ -20,6 +20,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "control",
         &[
             "types",
+            "expr",
             "api",
             "store",
             "wire",

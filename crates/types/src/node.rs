@@ -16,6 +16,9 @@ pub const CAPABILITY_NAME_FILTER: &str = "name-filter";
 /// Key of our own condition in a route's `typed_per_filter_config`.
 pub const CONDITION: &str = "naka.dev/condition";
 
+/// Key of our own rate limits: a filter of a port, and in a route's `typed_per_filter_config`.
+pub const LIMIT: &str = "naka.dev/limit";
+
 /// Kind of proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Role {

@@ -63,6 +63,7 @@ reasons! {
     PeerUntrusted "peer-untrusted" 0 7 "UAEX" "The caller's certificate is not from this mesh's authority, is expired, or carries no identity; the handshake ends.";
     PermissionDenied "permission-denied" 403 7 "UAEX" "Policy does not allow this caller.";
     ProxyAuthRequired "proxy-auth-required" 407 16 "UAEX" "Only the workload itself may use this sidecar; the credential of its proxy variables is missing or wrong.";
+    RateLimited "rate-limited" 429 14 "RL" "A rate limit of the called side has no token left; come back after the time in retry-after.";
     LoopDetected "loop-detected" 508 13 "DPE" "The request came back to the proxy that sent it.";
     Draining "draining" 503 14 "DC" "The proxy is stopping and takes no new request on this connection.";
     ClientGone "client-gone" 0 1 "DC" "The caller went away before the response was complete.";

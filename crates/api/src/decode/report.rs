@@ -16,6 +16,8 @@ const PARTS: &[(Kind, &str)] = &[
     (Kind::DestinationRule, "spec.subsets["),
     (Kind::Gateway, "spec.servers["),
     (Kind::Service, "spec.ports["),
+    (Kind::LocalRateLimit, "spec.targetRefs["),
+    (Kind::LocalRateLimit, "spec.rules["),
 ];
 
 /// Collects findings.

@@ -5,6 +5,7 @@ use super::{Kind, Names};
 const CORE: &str = "";
 const NETWORKING: &str = "networking.istio.io";
 const SECURITY: &str = "security.istio.io";
+const NAKA: &str = "naka.dev";
 const EXTENSIONS: &str = "extensions.istio.io";
 
 /// Versions that Istio's older networking kinds are read from.
@@ -175,6 +176,14 @@ pub const TABLE: &[Names] = &[
         "authorizationpolicies",
         "authorizationpolicy",
         &["ap"],
+    ),
+    row(
+        Kind::LocalRateLimit,
+        (NAKA, &["v1alpha1"]),
+        "LocalRateLimit",
+        "localratelimits",
+        "localratelimit",
+        &["lrl"],
     ),
     row(
         Kind::Telemetry,

@@ -15,6 +15,7 @@ use std::collections::BTreeSet;
 
 mod acceptable;
 mod helper;
+mod limit;
 mod listener;
 mod manager;
 mod route;
@@ -65,6 +66,7 @@ pub fn not_expressed(world: &World, class: &Class) -> Vec<String> {
     ];
     words.extend(conditions(world));
     words.extend(cluster::balance::not_expressed(world));
+    words.extend(limit::not_expressed(world));
     if class.role == Role::Gateway {
         return words;
     }

@@ -1,6 +1,7 @@
 //! A sidecar's inbound listener: one filter chain per declared port and way in.
 
 use super::cluster::socket_address;
+use super::limit::{self, Limit};
 use super::{Built, Class, INBOUND, Key, View, tls};
 use crate::registry::Registration;
 use crate::world::Read;
@@ -37,6 +38,7 @@ pub(crate) struct Chain {
     pub(crate) protocol: Protocol,
     pub(crate) mode: MtlsMode,
     service: String,
+    pub(crate) limits: Vec<Limit>,
 }
 
 /// `virtualInbound` of the workload a class names.
@@ -89,6 +91,7 @@ pub(crate) fn chains(view: &View<'_>, registration: &Registration) -> Vec<Chain>
                 protocol,
                 mode: mode(view, registration, served.port),
                 service: service.clone().unwrap_or_default(),
+                limits: limit::at_service(view, &registration.namespace, &registration.service),
             }
         })
         .collect();
@@ -176,7 +179,12 @@ fn filter(chain: &Chain, cluster: &str) -> Filter {
                 routes: vec![whole(cluster)],
                 ..VirtualHost::default()
             };
-            http(cluster, cluster, vec![everything])
+            let own = limit::entry(&chain.limits).map(|(name, config)| HttpFilter {
+                name,
+                config_type: Some(http_filter::ConfigType::TypedConfig(config)),
+                ..HttpFilter::default()
+            });
+            http_after(own, cluster, cluster, vec![everything])
         }
     }
 }
@@ -219,6 +227,16 @@ pub(crate) fn typed(name: &str, config: Any) -> Filter {
 
 /// An HTTP connection manager with its routes inside.
 pub(crate) fn http(stat_prefix: &str, route_config: &str, hosts: Vec<VirtualHost>) -> Filter {
+    http_after(None, stat_prefix, route_config, hosts)
+}
+
+/// The same, with a filter before its routes.
+fn http_after(
+    first: Option<HttpFilter>,
+    stat_prefix: &str,
+    route_config: &str,
+    hosts: Vec<VirtualHost>,
+) -> Filter {
     let router = HttpFilter {
         name: "envoy.filters.http.router".to_owned(),
         config_type: Some(http_filter::ConfigType::TypedConfig(naka_wire::pack(
@@ -228,7 +246,7 @@ pub(crate) fn http(stat_prefix: &str, route_config: &str, hosts: Vec<VirtualHost
     };
     let manager = HttpConnectionManager {
         stat_prefix: stat_prefix.to_owned(),
-        http_filters: vec![router],
+        http_filters: first.into_iter().chain([router]).collect(),
         upgrade_configs: vec![UpgradeConfig {
             upgrade_type: "websocket".to_owned(),
             ..UpgradeConfig::default()

@@ -4,6 +4,7 @@
 //! A destination that does not exist keeps its cluster name, so that its requests get 503 with the reason
 //! `unknown-cluster` instead of another route; the finding goes into the object's status.
 
+use super::limit::{self, Limit};
 use super::{Class, Dialect, View};
 use naka_api::networking::virtual_service::{
     Action, Destination, GatewayRef, Headers, HttpMatch, HttpRoute, Redirect, RedirectPort,
@@ -47,6 +48,8 @@ pub(crate) struct Model {
     headers: Headers,
     /// An expression that must hold as well.
     when: Option<String>,
+    /// Rate limits, at gateways.
+    limits: Vec<Limit>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -67,6 +70,11 @@ impl Model {
     /// Name of the route.
     pub(crate) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Rate limits the route is under.
+    pub(crate) fn limits(&self) -> &[Limit] {
+        &self.limits
     }
 
     /// Clusters the route names, existing or not.
@@ -95,6 +103,7 @@ pub(crate) fn default(at: &Place<'_, '_>, host: &Host) -> Model {
         retries: None,
         headers: Headers::default(),
         when: None,
+        limits: Vec::new(),
     }
 }
 
@@ -168,7 +177,25 @@ fn model(
         retries: route.retries.clone(),
         headers: route.headers.clone(),
         when: route.when.clone(),
+        limits: limits(at, object, route, gateway),
     })
+}
+
+/// Rate limits stand on the called side: a gateway's for itself and for the routes it carries.
+fn limits(
+    at: &Place<'_, '_>,
+    object: &Object,
+    route: &HttpRoute,
+    gateway: &GatewayRef,
+) -> Vec<Limit> {
+    let GatewayRef::Named { namespace, name } = gateway else {
+        return Vec::new();
+    };
+    let meta = &object.meta;
+    let mut all = limit::at_gateway(at.view, namespace, name);
+    let own = (meta.namespace.as_str(), meta.name.as_str());
+    all.extend(limit::at_route(at.view, own, route.name.as_deref()));
+    all
 }
 
 fn port(at: &Place<'_, '_>, redirect: &Redirect) -> u16 {

@@ -3,11 +3,13 @@
 use crate::compile::Key;
 use crate::compile::{envoy, gateway};
 use crate::world::World;
+use naka_api::limits::local_rate_limit::{LocalRateLimit, Target};
 use naka_api::networking::virtual_service::{Action, GatewayRef};
 use naka_api::{Object, Spec};
 use naka_types::host::{Host, ROOT_NAMESPACE};
 use naka_types::name::ClusterName;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// Service hosts whose traffic an object decides about. Wildcards stand for the services they match.
 pub(super) fn hosts(world: &World, object: &Object) -> BTreeSet<Host> {
@@ -68,6 +70,13 @@ pub(super) fn called(world: &World, object: &Object) -> BTreeSet<Host> {
             {
                 found.extend(called(world, bound));
             }
+        }
+        Spec::LocalRateLimit(limit) => {
+            let namespace = &object.meta.namespace;
+            found.extend(limit.targets.iter().filter_map(|target| match target {
+                Target::Service(name) => Some(Host::of_service(name, namespace)),
+                Target::Gateway(_) | Target::Route { .. } => None,
+            }));
         }
         Spec::PeerAuthentication(_) => {
             let whole = object.meta.namespace == ROOT_NAMESPACE;
@@ -141,6 +150,7 @@ impl Touch {
             Spec::WorkloadEntry(_) => touch.endpoints = true,
             Spec::Gateway(_) => touch.listeners = Listeners::Ports(ports(object)),
             Spec::PeerAuthentication(_) => touch.listeners = Listeners::Inbound,
+            Spec::LocalRateLimit(limit) => touch.listeners = limited(world, object, limit),
             _ => {}
         }
         touch
@@ -251,5 +261,38 @@ spec: {mtls: {mode: STRICT}}
         let both = [full("order"), full("payment")];
         assert_eq!(of("VirtualService", "payment"), both);
         assert_eq!(of("PeerAuthentication", "strict"), both);
+    }
+}
+
+/// Listeners that hold a limit: ports of gateways, else those of programs.
+fn limited(world: &World, object: &Object, limit: &LocalRateLimit) -> Listeners {
+    let namespace = &object.meta.namespace;
+    let of_gateway = |name: &String| world.gateways.get(&(namespace.clone(), name.clone()));
+    let bound = |name: &String| {
+        let holds = |all: &Arc<Vec<Arc<Object>>>| {
+            let own = |o: &Arc<Object>| o.meta.namespace == *namespace && o.meta.name == *name;
+            all.iter().any(own)
+        };
+        let routes = world.gateway_routes.iter();
+        let keys = routes
+            .filter(move |(_, all)| holds(all))
+            .map(|(key, _)| key);
+        keys.filter_map(|key| world.gateways.get(key))
+            .collect::<Vec<_>>()
+    };
+    let at: BTreeSet<u16> = limit
+        .targets
+        .iter()
+        .flat_map(|target| match target {
+            Target::Service(_) => Vec::new(),
+            Target::Gateway(name) => of_gateway(name).into_iter().collect(),
+            Target::Route { name, .. } => bound(name),
+        })
+        .flat_map(|gateway| ports(gateway))
+        .collect();
+    if at.is_empty() {
+        Listeners::Inbound
+    } else {
+        Listeners::Ports(at)
     }
 }

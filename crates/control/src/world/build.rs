@@ -226,6 +226,10 @@ impl World {
                     let key = (namespace.clone(), name.clone());
                     self.secrets.insert(key, Arc::clone(object));
                 }
+                Spec::LocalRateLimit(_) => {
+                    let all = self.limits.entry(namespace.clone()).or_default();
+                    Arc::make_mut(all).push(Arc::clone(object));
+                }
                 Spec::Gateway(_) => {
                     let key = (namespace.clone(), name.clone());
                     self.gateways.insert(key, Arc::clone(object));

@@ -22,6 +22,8 @@ pub enum Read {
     Rules(Host),
     /// PeerAuthentications of a namespace.
     PeerAuthentications(String),
+    /// LocalRateLimits of a namespace.
+    Limits(String),
     /// Gateways and what is bound to them.
     Gateways,
     /// A Secret, by namespace and name.
@@ -67,6 +69,9 @@ impl World {
         let (old, new) = (&self.peer_authentications, &next.peer_authentications);
         differing(old, new, same_objects, |namespace| {
             reads.insert(Read::PeerAuthentications(namespace.clone()));
+        });
+        differing(&self.limits, &next.limits, same_objects, |namespace| {
+            reads.insert(Read::Limits(namespace.clone()));
         });
         let mut gateways = false;
         differing(&self.gateways, &next.gateways, same_object, |_| {

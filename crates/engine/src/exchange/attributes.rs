@@ -5,7 +5,7 @@
 
 use super::{Cx, Effect, Exchange, Need, matching};
 use crate::canonical::{Canonical, Direction, Origin, Source};
-use crate::model::{Subject, VirtualHost};
+use crate::model::Subject;
 use bytes::Bytes;
 use http::HeaderName;
 use naka_expr::{Body, Text, Values};
@@ -48,21 +48,20 @@ pub(super) struct Attributes<'a> {
 }
 
 impl<'a> Attributes<'a> {
-    /// Those of a request to a virtual host.
+    /// Those of a request to a service's port.
     pub(super) fn new(
-        vhost: &'a VirtualHost,
+        (host, port): (&'a str, u16),
         request: &'a Canonical,
         body: &'a Read,
         cx: &Cx<'a>,
     ) -> Self {
-        let host = vhost.domains.first().map_or("", |domain| &**domain);
         Self {
             request,
             origin: cx.origin,
             around: cx.around,
             body,
             host,
-            port: vhost.port,
+            port,
             now: cx.now,
         }
     }

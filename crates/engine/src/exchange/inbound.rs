@@ -45,6 +45,11 @@ impl Exchange {
         if let Err(reason) = admit(inbound, cx) {
             return self.refuse(request, reason, cx);
         }
+        if let Some(limit) = &inbound.limit
+            && let Err(refused) = self.limit(limit, (&inbound.service, port), request, cx)
+        {
+            return refused;
+        }
         let Some(cluster) = cx.snapshot.cluster(inbound.cluster) else {
             return self.refuse(request, Reason::UnknownCluster, cx);
         };

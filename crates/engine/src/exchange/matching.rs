@@ -45,13 +45,19 @@ pub(super) fn find(
         let Some(when) = &route.matches.when else {
             return Found::Route(Arc::clone(route));
         };
-        match when.truth(&Attributes::new(vhost, request, body, cx)) {
+        match when.truth(&Attributes::new(called(vhost), request, body, cx)) {
             Ok(true) => return Found::Route(Arc::clone(route)),
             Err(Missing::Body) => return Found::AfterBody,
             Ok(false) | Err(Missing::Unknown) => {}
         }
     }
     Found::Nothing
+}
+
+/// Host and port that a virtual host stands for.
+pub(super) fn called(vhost: &VirtualHost) -> (&str, u16) {
+    let host = vhost.domains.first().map_or("", |domain| &**domain);
+    (host, vhost.port)
 }
 
 /// Whether a route matches, with the reason on the trail.
@@ -67,7 +73,7 @@ fn explained(
         (Some(condition), _) => (Ok(false), format!("not so: {condition}")),
         (None, None) => (Ok(true), "all its conditions hold".to_owned()),
         (None, Some(when)) => {
-            let attributes = Attributes::new(vhost, request, body, cx);
+            let attributes = Attributes::new(called(vhost), request, body, cx);
             let truth = when.truth(&attributes);
             let facts: Vec<String> = when
                 .facts(&attributes)

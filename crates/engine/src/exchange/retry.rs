@@ -163,6 +163,9 @@ impl Exchange {
         match outcome {
             Outcome::Response(parts) => {
                 self.edit_response(parts, cx);
+                if let Some(told) = self.told {
+                    told.write(&mut parts.headers);
+                }
                 Effect::Relay
             }
             Outcome::ClientGone => Effect::Done,

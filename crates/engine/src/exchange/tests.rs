@@ -2,6 +2,7 @@
 
 mod expressions;
 mod headers;
+mod limits;
 mod matching;
 mod retry;
 mod routing;
@@ -9,8 +10,8 @@ mod routing;
 use super::{Around, Cx, Effect, Exchange, Input, Outcome, Tried};
 use crate::canonical::{Canonical, Origin};
 use crate::model::{
-    Action, Cluster, ClusterSpec, Endpoint, Forward, Health, Inbound, Match, MtlsMode, Route,
-    Snapshot, SnapshotBuilder, VirtualHost, WeightedCluster,
+    Action, Cluster, ClusterSpec, Endpoint, Forward, Health, Inbound, Match, MtlsMode, RateLimit,
+    Route, Snapshot, SnapshotBuilder, VirtualHost, WeightedCluster,
 };
 use crate::pick::Cursors;
 use crate::runtime::Registry;
@@ -105,6 +106,10 @@ impl World {
     }
 
     pub(super) fn inbound(&mut self, mode: MtlsMode) {
+        self.inbound_under(mode, None);
+    }
+
+    pub(super) fn inbound_under(&mut self, mode: MtlsMode, limit: Option<Arc<RateLimit>>) {
         let cluster = self.cluster("inbound|8080||", &[8080]);
         self.builder.put_inbound(Arc::new(Inbound {
             port: 8080,
@@ -113,6 +118,7 @@ impl World {
             cluster: cluster.cluster,
             name: cluster.name,
             service: "payment.shop.svc.cluster.local".into(),
+            limit,
         }));
         self.publish();
     }
@@ -206,6 +212,7 @@ pub(super) fn route(name: &str, matches: Match, action: Action) -> Route {
         action,
         request_headers: Default::default(),
         response_headers: Default::default(),
+        limit: None,
     }
 }
 

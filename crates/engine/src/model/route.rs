@@ -1,7 +1,7 @@
 //! Virtual hosts, their routes, and what a route does.
 
 use super::{
-    ClusterId, Error, HeaderCondition, HeaderEdits, PathCondition, Pattern, RetryPolicy,
+    ClusterId, Error, HeaderCondition, HeaderEdits, PathCondition, Pattern, RateLimit, RetryPolicy,
     TextCondition,
 };
 use bytes::Bytes;
@@ -38,6 +38,8 @@ pub struct Route {
     pub request_headers: HeaderEdits,
     /// On the response, after those of the weighted destination.
     pub response_headers: HeaderEdits,
+    /// Tokens a request needs, at gateways.
+    pub limit: Option<Arc<RateLimit>>,
 }
 
 /// Conditions that must all hold.

@@ -13,6 +13,7 @@ use naka_engine::model::{
 };
 use naka_identity::served::{Pin, Version};
 use naka_types::cidr::Cidr;
+use naka_types::node::LIMIT;
 use naka_wire::envoy::config::core::v3::{
     CidrRange, DataSource, data_source::Specifier, transport_socket,
 };
@@ -348,6 +349,10 @@ fn serves(
     match chain.filters.as_slice() {
         [only] if only.name == HTTP => {
             let manager = manager(&of(only, 0)?)?;
+            if manager.http_filters.iter().any(|one| one.name == LIMIT) {
+                let what = "limits of a gateway stand at its routes";
+                return Err(Error::at("filters[0].http_filters", what));
+            }
             let Some(RouteSpecifier::RouteConfig(config)) = manager.route_specifier else {
                 let field = "filters[0].route_specifier";
                 return Err(Error::at(field, "only inline routes are supported"));
@@ -408,6 +413,7 @@ fn everything(name: Arc<str>, action: Action) -> Arc<Route> {
         action,
         request_headers: HeaderEdits::default(),
         response_headers: HeaderEdits::default(),
+        limit: None,
     })
 }
 

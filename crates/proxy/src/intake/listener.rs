@@ -3,13 +3,15 @@
 //! A filter that is not known here might be the one that refuses somebody: the chain that holds it is left out.
 
 use super::{Error, Taken, edge, route};
-use naka_engine::model::MtlsMode;
+use naka_engine::model::{MtlsMode, RateLimit};
 use naka_types::name::ClusterName;
-use naka_types::node::NAKA;
+use naka_types::node::{LIMIT, NAKA};
 use naka_types::protocol::Protocol;
 use naka_wire::envoy::config::core::v3::transport_socket;
 use naka_wire::envoy::config::listener::v3::{FilterChain, Listener, filter};
-use naka_wire::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
+use naka_wire::envoy::extensions::filters::network::http_connection_manager::v3::{
+    HttpConnectionManager, http_filter,
+};
 use naka_wire::envoy::extensions::filters::network::tcp_proxy::v3::{TcpProxy, tcp_proxy};
 use naka_wire::envoy::extensions::transport_sockets::tls::v3::DownstreamTlsContext;
 use naka_wire::values;
@@ -23,7 +25,7 @@ pub(super) const TCP: &str = "envoy.filters.network.tcp_proxy";
 const ROUTER: &str = "envoy.filters.http.router";
 
 /// A declared port as received.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Declared {
     /// The program's port.
     pub port: u16,
@@ -35,6 +37,8 @@ pub struct Declared {
     pub cluster: Arc<str>,
     /// Full host of the service, empty if none.
     pub service: Arc<str>,
+    /// Tokens a request needs.
+    pub limit: Option<Arc<RateLimit>>,
 }
 
 /// What a listener turns out to be.
@@ -69,6 +73,7 @@ struct Way {
     tls: bool,
     cluster: Arc<str>,
     service: Arc<str>,
+    limit: Option<Arc<RateLimit>>,
 }
 
 fn inbound(wire: &Listener) -> Taken<Part> {
@@ -100,6 +105,7 @@ fn inbound(wire: &Listener) -> Taken<Part> {
                 mode: alone,
                 cluster: way.cluster,
                 service: way.service,
+                limit: way.limit,
             });
     }
     Taken {
@@ -167,7 +173,7 @@ fn way(chain: &FilterChain) -> Result<Way, Error> {
             ));
         }
     }
-    let (http, cluster) = program(chain)?;
+    let (http, cluster, limit) = program(chain)?;
     let own = values::of_metadata(chain.metadata.as_ref(), NAKA);
     let text = |key: &str| own.and_then(|own| values::get_str(own, key));
     let protocol = match text("protocol") {
@@ -188,11 +194,14 @@ fn way(chain: &FilterChain) -> Result<Way, Error> {
         tls,
         cluster: cluster.into(),
         service: text("service").unwrap_or_default().into(),
+        limit,
     })
 }
 
-/// Whether the chain speaks HTTP, and the cluster it names.
-fn program(chain: &FilterChain) -> Result<(bool, Option<String>), Error> {
+/// Whether the chain speaks HTTP, the cluster it names, and the limit before it.
+type Program = (bool, Option<String>, Option<Arc<RateLimit>>);
+
+fn program(chain: &FilterChain) -> Result<Program, Error> {
     let [only] = chain.filters.as_slice() else {
         return Err(Error::at("filters", "there must be exactly one"));
     };
@@ -201,14 +210,20 @@ fn program(chain: &FilterChain) -> Result<(bool, Option<String>), Error> {
     };
     match only.name.as_str() {
         HTTP => {
-            manager(any)?;
-            Ok((true, None))
+            let manager = manager(any)?;
+            let own = manager.http_filters.iter().find(|f| f.name == LIMIT);
+            let own = own.and_then(|filter| filter.config_type.as_ref());
+            let limit = match own {
+                Some(http_filter::ConfigType::TypedConfig(any)) => Some(super::limit::limit(any)),
+                _ => None,
+            };
+            Ok((true, None, limit.transpose()?))
         }
         TCP => {
             let proxy: TcpProxy =
                 naka_wire::unpack(any).map_err(|error| Error::at("filters[0]", error))?;
             match proxy.cluster_specifier {
-                Some(tcp_proxy::ClusterSpecifier::Cluster(name)) => Ok((false, Some(name))),
+                Some(tcp_proxy::ClusterSpecifier::Cluster(name)) => Ok((false, Some(name), None)),
                 _ => Err(Error::at("filters[0]", "it names no cluster")),
             }
         }
@@ -224,7 +239,7 @@ pub(super) fn manager(
     match manager
         .http_filters
         .iter()
-        .find(|f| f.name != ROUTER && !f.is_optional)
+        .find(|f| f.name != ROUTER && f.name != LIMIT && !f.is_optional)
     {
         Some(unknown) => Err(Error::at(
             "filters[0].http_filters",

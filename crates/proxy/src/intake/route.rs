@@ -1,6 +1,6 @@
 //! Virtual hosts and routes.
 
-use super::{Error, Taken, condition, headers};
+use super::{Error, Taken, condition, headers, limit};
 use bytes::Bytes;
 use http::HeaderValue;
 use naka_engine::model::{
@@ -8,7 +8,7 @@ use naka_engine::model::{
     Route, VirtualHost, WeightedCluster,
 };
 use naka_types::name::VirtualHostName;
-use naka_types::node::CONDITION;
+use naka_types::node::{CONDITION, LIMIT};
 use naka_wire::envoy::config::core::v3::data_source::Specifier;
 use naka_wire::envoy::config::route::v3 as pb;
 use naka_wire::envoy::config::route::v3::{
@@ -103,7 +103,7 @@ fn route(wire: &pb::Route, ids: Ids<'_>) -> Result<Route, Error> {
         (
             wire.typed_per_filter_config
                 .keys()
-                .any(|key| key != CONDITION),
+                .any(|key| key != CONDITION && key != LIMIT),
             "typed_per_filter_config",
         ),
         (!wire.route_specifiers.is_empty(), "route_specifiers"),
@@ -121,6 +121,11 @@ fn route(wire: &pb::Route, ids: Ids<'_>) -> Result<Route, Error> {
         .typed_per_filter_config
         .get(CONDITION)
         .map(condition::expression)
+        .transpose()
+        .map_err(|e| e.within("typed_per_filter_config"))?;
+    let limit = wire.typed_per_filter_config.get(LIMIT);
+    let limit = limit
+        .map(limit::limit)
         .transpose()
         .map_err(|e| e.within("typed_per_filter_config"))?;
     let action = match &wire.action {
@@ -159,6 +164,7 @@ fn route(wire: &pb::Route, ids: Ids<'_>) -> Result<Route, Error> {
             &wire.response_headers_to_remove,
             "response_headers",
         )?,
+        limit,
     })
 }
 

@@ -174,6 +174,7 @@ impl Book {
                 let wire = unpack(any).map_err(broken)?;
                 let registry = &self.registry;
                 let taken = listener::listener(&wire, &mut |name| registry.id(name))?;
+                intake::limit::adopt(&taken.model, registry);
                 if self.listeners.get(name) != Some(&taken.model) {
                     self.listeners.insert(name.to_owned(), taken.model);
                     self.stale = true;
@@ -380,6 +381,7 @@ impl Book {
             cluster: self.registry.id(&declared.cluster),
             name: Arc::clone(&declared.cluster),
             service: Arc::clone(&declared.service),
+            limit: declared.limit.clone(),
         }
     }
 

@@ -281,6 +281,7 @@ impl Mesh {
             cluster: cluster.id,
             name,
             service: HOST.into(),
+            limit: None,
         }));
         builder.put_cluster(cluster);
         builder.build()
@@ -374,6 +375,7 @@ impl Mesh {
                 action: Action::Forward(forward),
                 request_headers: Default::default(),
                 response_headers: Default::default(),
+                limit: None,
             })]
             .into(),
         }));

@@ -16,6 +16,7 @@ mod host;
 mod identity;
 mod input;
 mod languages;
+mod limits;
 mod machines;
 mod namespace;
 mod newcomer;

@@ -3,6 +3,7 @@
 //! Our own proxies take header values as they are written; Envoy reads `%` as the start of a variable and refuses
 //! what is none. Headers that only the proxy itself may touch, and shares of nothing, are refused too.
 
+use super::limit;
 use naka_wire::envoy::config::core::v3::HeaderValueOption;
 use naka_wire::envoy::config::route::v3::{
     DirectResponseAction, RouteAction, VirtualHost, WeightedCluster, route, route_action,
@@ -23,6 +24,7 @@ const VARIABLES: [&str; 6] = [
 /// The same virtual host as Envoy takes it.
 pub(super) fn acceptable(mut host: VirtualHost) -> VirtualHost {
     for route in &mut host.routes {
+        limit::named(route);
         additions(&mut route.request_headers_to_add);
         additions(&mut route.response_headers_to_add);
         removals(&mut route.request_headers_to_remove);

@@ -1,7 +1,8 @@
 //! Listeners of an Envoy: one per declared port, the forward proxy, the upstreams, or a gateway's ports.
 
 use super::manager::{Place, Routes, filter};
-use super::{HTTP_PROXY, INBOUND, route};
+use super::{HTTP_PROXY, INBOUND, limit, route};
+use crate::compile;
 use crate::compile::cluster::{pool, socket_address};
 use crate::compile::gateway::chain::Serves;
 use crate::compile::listener::{Chain, chains, tcp, whole};
@@ -17,10 +18,11 @@ use naka_wire::envoy::config::core::v3::TrafficDirection;
 use naka_wire::envoy::config::listener::v3::{
     Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter, listener_filter,
 };
-use naka_wire::envoy::config::route::v3::{RouteConfiguration, VirtualHost};
+use naka_wire::envoy::config::route::v3::{Route, RouteConfiguration, VirtualHost};
 use naka_wire::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
 use naka_wire::google::protobuf::UInt32Value;
 use naka_wire::time;
+use naka_wire::v1::RateLimitRule;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -41,7 +43,7 @@ pub(super) fn listener(view: &View<'_>, name: &str, class: &Class) -> Option<Bui
     }
     if name == HTTP_PROXY {
         let bind = class.binds.http_proxy?;
-        let manager = filter(HTTP_PROXY, Place::ForwardProxy, named(HTTP_PROXY));
+        let manager = filter(HTTP_PROXY, Place::ForwardProxy, named(HTTP_PROXY), None);
         let (routes, ends) = (Key::Routes(name.to_owned()), ConnectionPool::default());
         return Some(outbound(name, bind, manager, routes, &ends));
     }
@@ -55,7 +57,7 @@ pub(super) fn listener(view: &View<'_>, name: &str, class: &Class) -> Option<Bui
                 ends = pool(view, &cluster, class);
                 (tcp(&cluster.to_string(), &ends), Key::Cluster(cluster))
             } else {
-                let manager = filter(name, Place::Outbound, named(name));
+                let manager = filter(name, Place::Outbound, named(name), None);
                 (manager, Key::Routes(name.to_owned()))
             };
             Some(outbound(name, upstream.bind, filter, refers, &ends))
@@ -111,15 +113,16 @@ fn edge(view: &View<'_>, name: &str, class: &Class) -> Option<Built> {
     let mut messages = Vec::new();
     for chain in &chains {
         let routes = gateway::routes_name(&chain.name);
+        let rules = limit::of_chain(chain);
         messages.push(gateway::message::chain(chain, &to, || {
-            filter(name, Place::Edge, named(&routes))
+            filter(name, Place::Edge, named(&routes), limit::filter(&rules))
         }));
         match &chain.serves {
             // Routes have a resource of their own, so that a change of them drains nothing.
             Serves::Http(_) => {
                 refers.push(Key::Routes(routes));
                 model.push(format!(
-                    "{:?} {:?} {:?}",
+                    "{:?} {:?} {:?} {rules:?}",
                     chain.name, chain.wants, chain.security
                 ));
             }
@@ -201,6 +204,11 @@ fn inbound(view: &View<'_>, name: &str, class: &Class) -> Option<Built> {
     Some(Built::new(&(&chain, bind, domain), naka_wire::pack(&listener)).referring(refers))
 }
 
+fn limited(mut route: Route, rules: &[RateLimitRule]) -> Route {
+    limit::under(&mut route, rules);
+    route
+}
+
 /// Headers that only a verified proxy of the mesh may send.
 fn unbelieved() -> Vec<String> {
     let own = [
@@ -221,13 +229,14 @@ fn message(chain: &Chain, transport: Option<&str>, trust_domain: Option<&str>) -
     } else {
         &["h2", "http/1.1"]
     };
+    let rules = compile::limit::rules(&chain.limits);
     let filter = if bytes {
         tcp(&cluster, &ConnectionPool::default())
     } else {
         let everything = VirtualHost {
             name: format!("inbound|http|{}", chain.port),
             domains: vec!["*".to_owned()],
-            routes: vec![whole(&cluster)],
+            routes: vec![limited(whole(&cluster), &rules)],
             ..VirtualHost::default()
         };
         let routes = Routes::Inline(Box::new(RouteConfiguration {
@@ -239,7 +248,7 @@ fn message(chain: &Chain, transport: Option<&str>, trust_domain: Option<&str>) -
             },
             ..RouteConfiguration::default()
         }));
-        filter(&cluster, Place::Inbound, routes)
+        filter(&cluster, Place::Inbound, routes, limit::filter(&rules))
     };
     FilterChain {
         name: format!("{cluster}{}", transport.unwrap_or_default()),

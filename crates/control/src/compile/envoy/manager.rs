@@ -53,7 +53,12 @@ pub(super) enum Routes {
 }
 
 /// The filter of a listener.
-pub(super) fn filter(stat_prefix: &str, place: Place, routes: Routes) -> Filter {
+pub(super) fn filter(
+    stat_prefix: &str,
+    place: Place,
+    routes: Routes,
+    limit: Option<HttpFilter>,
+) -> Filter {
     let flag = |value| Some(BoolValue { value });
     let number = |value| Some(UInt32Value { value });
     let forward = place == Place::ForwardProxy;
@@ -64,7 +69,7 @@ pub(super) fn filter(stat_prefix: &str, place: Place, routes: Routes) -> Filter 
     };
     let manager = HttpConnectionManager {
         stat_prefix: stat_prefix.to_owned(),
-        http_filters: filters(forward),
+        http_filters: limit.into_iter().chain(filters(forward)).collect(),
         upgrade_configs: std::iter::once(upgrade("websocket"))
             .chain(forward.then(|| upgrade("CONNECT")))
             .collect(),

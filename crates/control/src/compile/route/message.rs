@@ -1,6 +1,7 @@
 //! A route model as Envoy's messages. One message per alternative match, all with the route's name.
 
 use super::{Model, ModelAction, Share};
+use crate::compile::limit;
 use naka_api::networking::virtual_service::{
     HeaderOps, HttpMatch, Redirect, Retries, Rewrite, StringMatch,
 };
@@ -21,6 +22,7 @@ use naka_wire::envoy::r#type::matcher::v3::{
 use naka_wire::google::protobuf::{Any, BoolValue, UInt32Value};
 use naka_wire::v1::Condition;
 use naka_wire::{time, values};
+use std::collections::HashMap;
 use std::time::Duration;
 
 /// Tries after the first when nothing is said.
@@ -75,9 +77,15 @@ fn message(model: &Model, wanted: &HttpMatch) -> Route {
         response_headers_to_add: additions(response),
         response_headers_to_remove: response.remove.clone(),
         action: Some(action),
-        typed_per_filter_config: model.when.iter().map(|when| own_condition(when)).collect(),
+        typed_per_filter_config: own(model),
         ..Route::default()
     }
+}
+
+/// What only our own proxies understand; the Envoy compile takes it out again.
+fn own(model: &Model) -> HashMap<String, Any> {
+    let condition = model.when.iter().map(|when| own_condition(when));
+    condition.chain(limit::entry(&model.limits)).collect()
 }
 
 /// An expression, where a proxy that does not know it refuses the whole route.

@@ -29,6 +29,7 @@ fn route(world: &mut World, name: &str, path: PathCondition, when: Option<&str>)
         action: Action::Forward(Forward::new(vec![cluster]).unwrap()),
         request_headers: HeaderEdits::default(),
         response_headers: HeaderEdits::default(),
+        limit: None,
     }
 }
 

@@ -1,0 +1,3 @@
+//! `naka.dev` kinds that limit.
+
+pub mod local_rate_limit;
