@@ -468,7 +468,7 @@ impl Exchange {
         self.route = Some(route);
         if let Some(limit) = &action.limit
             && let Some(vhost) = self.vhost.clone()
-            && let Err(refused) = self.limit(limit, matching::called(&vhost), request, cx)
+            && let Some(refused) = self.limit(limit, matching::called(&vhost), request, cx)
         {
             return refused;
         }

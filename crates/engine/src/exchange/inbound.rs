@@ -46,7 +46,7 @@ impl Exchange {
             return self.refuse(request, reason, cx);
         }
         if let Some(limit) = &inbound.limit
-            && let Err(refused) = self.limit(limit, (&inbound.service, port), request, cx)
+            && let Some(refused) = self.limit(limit, (&inbound.service, port), request, cx)
         {
             return refused;
         }

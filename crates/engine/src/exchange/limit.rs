@@ -54,14 +54,14 @@ impl Hash for Key<'_> {
 }
 
 impl Exchange {
-    /// Takes the tokens a request needs; `Err` is the answer when there is none.
+    /// Takes the tokens a request needs; the answer, when there is none.
     pub(super) fn limit(
         &mut self,
         limit: &RateLimit,
         (host, port): (&str, u16),
         request: &Canonical,
         cx: &mut Cx<'_>,
-    ) -> Result<(), Effect> {
+    ) -> Option<Effect> {
         let now = cx.now;
         for rule in &limit.rules {
             let attributes = Attributes::new((host, port), request, &self.body, cx);
@@ -89,10 +89,10 @@ impl Exchange {
                 self.told = self.told.filter(nearer).or(Some(told));
             }
             if !left.allowed && !rule.dry_run {
-                return Err(self.limited(rule.headers.then_some(told), left, request, cx));
+                return Some(self.limited(rule.headers.then_some(told), left, request, cx));
             }
         }
-        Ok(())
+        None
     }
 
     fn limited(
