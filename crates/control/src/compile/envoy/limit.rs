@@ -127,7 +127,7 @@ fn descriptors(rule: &RateLimitRule) -> Vec<LocalRateLimitDescriptor> {
     };
     let descriptor = |entries| LocalRateLimitDescriptor {
         entries,
-        token_bucket: Some(bucket.clone()),
+        token_bucket: Some(bucket),
         shadow_mode: rule.dry_run,
     };
     let own = entry(RULE, &rule.name);
