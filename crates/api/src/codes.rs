@@ -199,6 +199,16 @@ codes! {
         "`location: MESH_EXTERNAL` with an endpoint `…svc.cluster.local`", "Write `MESH_INTERNAL`.";
     L336: "Several hosts have one address: outside of HTTP nothing tells which was meant.",
         "two `hosts`, one of `addresses`, a TCP port", "Give each host an address of its own.";
+    L345: "Another namespace's name: an entry for it has no effect without a grant of that namespace.",
+        "in `shop` a ServiceEntry for `pay.bank.svc.cluster.local`", "Remove the host, or have the other namespace write the annotation `naka.dev/host-grants` on its Service or Namespace.";
+    L346: "The certificate of a server that is called by TLS is not verified.",
+        "`insecureSkipVerify: true`", "Remove it, or name the authority in `caCertificates`.";
+    L347: "A pattern of hosts that means nothing, so nothing may be called by it.",
+        "`hosts: [payment]` in a Sidecar", "Write `namespace/host`, `./*` or `*/*`.";
+    L348: "An older entry has the same host: this one has no effect for it.",
+        "two ServiceEntries for `api.example.com`", "Keep one, or limit both by `exportTo`.";
+    L349: "Several Sidecars hold for the same workloads: the oldest alone does.",
+        "two Sidecars of a namespace without `workloadSelector`", "Keep one of them.";
     L352: "A label that Naka's metrics have and Istio's do not.",
         "`by (source_service_name)`", "Use `source_workload` where the rule must work elsewhere too.";
     L353: "A series or job that must exist, or the alert never fires.",

@@ -316,9 +316,11 @@ fn build(report: &mut Report, node: &Node, kind: Kind, namespace: &str) -> Optio
         Kind::LocalRateLimit => {
             Spec::LocalRateLimit(limits::local_rate_limit::build(report, spec)?)
         }
-        Kind::ServiceEntry
-        | Kind::Sidecar
-        | Kind::WorkloadGroup
+        Kind::ServiceEntry => {
+            Spec::ServiceEntry(networking::service_entry::build(report, spec, namespace)?)
+        }
+        Kind::Sidecar => Spec::Sidecar(networking::sidecar::build(report, spec, namespace)),
+        Kind::WorkloadGroup
         | Kind::EnvoyFilter
         | Kind::ProxyConfig
         | Kind::WasmPlugin

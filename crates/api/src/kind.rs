@@ -261,8 +261,6 @@ impl Kind {
             self,
             Self::Deployment
                 | Self::WorkloadGroup
-                | Self::ServiceEntry
-                | Self::Sidecar
                 | Self::EnvoyFilter
                 | Self::ProxyConfig
                 | Self::RequestAuthentication

@@ -2,6 +2,7 @@
 
 pub mod destination_rule;
 pub mod envoy_filter;
+pub mod export;
 pub mod gateway;
 pub mod proxy_config;
 pub(crate) mod read;

@@ -8,8 +8,8 @@ use crate::core::{secret::Secret, service::Service};
 use crate::kind::Kind;
 use crate::limits::local_rate_limit::LocalRateLimit;
 use crate::networking::{
-    destination_rule::DestinationRule, gateway::Gateway, virtual_service::VirtualService,
-    workload_entry::WorkloadEntry,
+    destination_rule::DestinationRule, gateway::Gateway, service_entry::ServiceEntry,
+    sidecar::Sidecar, virtual_service::VirtualService, workload_entry::WorkloadEntry,
 };
 use crate::security::peer_authentication::PeerAuthentication;
 use naka_types::labels::Labels;
@@ -59,6 +59,10 @@ pub enum Spec {
     PeerAuthentication(PeerAuthentication),
     /// LocalRateLimit.
     LocalRateLimit(LocalRateLimit),
+    /// ServiceEntry.
+    ServiceEntry(ServiceEntry),
+    /// Sidecar.
+    Sidecar(Sidecar),
     /// Fields checked and kept in `raw`; nothing of it is in force.
     Kept,
 }
@@ -158,6 +162,26 @@ impl Object {
     #[must_use]
     pub fn workload_entry(&self) -> Option<&WorkloadEntry> {
         if let Spec::WorkloadEntry(spec) = &self.spec {
+            Some(spec)
+        } else {
+            None
+        }
+    }
+
+    /// The ServiceEntry, if it is one.
+    #[must_use]
+    pub fn service_entry(&self) -> Option<&ServiceEntry> {
+        if let Spec::ServiceEntry(spec) = &self.spec {
+            Some(spec)
+        } else {
+            None
+        }
+    }
+
+    /// The Sidecar, if it is one.
+    #[must_use]
+    pub fn sidecar(&self) -> Option<&Sidecar> {
+        if let Spec::Sidecar(spec) = &self.spec {
             Some(spec)
         } else {
             None

@@ -120,6 +120,22 @@ const CASES: &[Case] = &[
         "ends TLS",
     ),
     (
+        "L346",
+        Compat,
+        "%DR  trafficPolicy:\n    tls: {mode: SIMPLE, insecureSkipVerify: true}\n",
+        "spec.trafficPolicy.tls.insecureSkipVerify",
+        6,
+        "not verified",
+    ),
+    (
+        "L347",
+        Compat,
+        "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {name: s}\nspec:\n  egress:\n  - hosts: [payment]\n",
+        "spec.egress[0].hosts[0]",
+        6,
+        "names no namespace",
+    ),
+    (
         "L333",
         Compat,
         "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: s}\nspec:\n  hosts: [a.x, b.x]\n  ports: [{number: 80, name: a, protocol: HTTP}]\n  resolution: DNS\n  endpoints:\n  - address: c.x\n",
@@ -587,10 +603,10 @@ const CASES: &[Case] = &[
 ];
 
 /// What the control plane and the command line find in a running mesh or an installation, not in a file.
-const ELSEWHERE: [&str; 28] = [
+const ELSEWHERE: [&str; 31] = [
     "E331", "E332", "E902", "E910", "E911", "E912", "E913", "E914", "E915", "E916", "E917", "E918",
     "E960", "E961", "E962", "W901", "W911", "W912", "W913", "W917", "W918", "W919", "W950", "W951",
-    "W960", "W961", "W962", "L314",
+    "W960", "W961", "W962", "L314", "L345", "L348", "L349",
 ];
 
 #[test]

@@ -1,7 +1,9 @@
 //! What comes out: which parts stay in force, how names resolve, what is kept.
 
 use naka_api::core::service::TargetPort;
-use naka_api::networking::destination_rule::{LoadBalancer, TlsMode, balancer::Algorithm};
+use naka_api::networking::destination_rule::{
+    ClientTls, LoadBalancer, TlsMode, balancer::Algorithm,
+};
 use naka_api::networking::virtual_service::{Action, GatewayRef, RedirectPort, StringMatch};
 use naka_api::security::peer_authentication::MtlsMode;
 use naka_api::{Decoded, Kind, Mode, Object, decode_json, decode_yaml, diff};
@@ -231,8 +233,8 @@ fn an_error_outside_of_parts_refuses_the_object() {
         format!("{VS}  - route: [{{destination: {{host: a}}}}]\n").replace("name: v", "name: V_"),
         format!("{VS}  - route: [{{destination: {{host: a}}}}]\n").replace("name: v,", ""),
         format!("{VS}  - route: [{{destination: {{host: a}}}}]\n").replace("metadata: {name: v, namespace: shop}", "metadata: []"),
-        "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: d}\nspec: {host: a, workloadSelector: {matchLabels: {a: b}}}\n".to_owned(),
-        "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: d}\nspec: {host: a, trafficPolicy: {tls: {mode: SIMPLE}}}\n".to_owned(),
+        "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: d}\nspec: {host: a, trafficPolicy: {tunnel: {targetHost: a, targetPort: 1, protocol: UDP}}}\n".to_owned(),
+        "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: d}\nspec: {host: a, trafficPolicy: {tls: {mode: MUTUAL}}}\n".to_owned(),
         "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: p}\nspec: {mtls: {mode: STRCIT}}\n".to_owned(),
         "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: p}\nspec: {portLevelMtls: {80: {mode: STRICT}}}\n".to_owned(),
         "apiVersion: v1\nkind: Namespace\nmetadata: {name: a, namespace: b}\n".to_owned(),
@@ -325,14 +327,18 @@ fn policies_replace_and_do_not_merge() {
     );
     assert_eq!(
         (a.load_balancer, a.tls),
-        (Some(picked(Algorithm::RoundRobin)), Some(TlsMode::Disable))
+        (Some(picked(Algorithm::RoundRobin)), Some(Box::default()))
     );
     let b = rule.effective(Some("b"), 80);
     assert_eq!(
         (b.load_balancer, b.tls, b.connection_pool),
         (Some(picked(Algorithm::Random)), None, None)
     );
-    assert_eq!(rule.effective(None, 9).tls, Some(TlsMode::IstioMutual));
+    let mutual = Box::new(ClientTls {
+        mode: TlsMode::IstioMutual,
+        ..ClientTls::default()
+    });
+    assert_eq!(rule.effective(None, 9).tls, Some(mutual));
     assert_eq!(rule.effective(None, 9).load_balancer, None);
     assert_eq!(
         rule.effective(None, 80)

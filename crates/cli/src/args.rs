@@ -355,6 +355,9 @@ pub(crate) struct Explain {
     /// Ask a gateway with this label instead of a sidecar: `istio=ingressgateway`
     #[arg(long, value_name = "K=V")]
     pub(crate) gateway: Vec<String>,
+    /// Label of the caller, `key=value`
+    #[arg(short = 'l', long = "label", value_name = "LABEL", value_parser = label)]
+    pub(crate) labels: Vec<(String, String)>,
     /// Decide on these files instead of the running mesh
     #[arg(short = 'f', long = "filename", value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
@@ -389,6 +392,12 @@ pub(crate) struct Check {
     /// How to print
     #[arg(short, long, value_name = "FORM")]
     pub(crate) output: Option<Output>,
+}
+
+/// Reads `key=value`.
+fn label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("write key=value")?;
+    Ok((key.to_owned(), value.to_owned()))
 }
 
 /// Reads a duration as users write it (`60s`, `1h30m`).

@@ -415,6 +415,12 @@ impl Proxy {
     }
 }
 
+/// The file that names name servers instead of the host's own, for names outside the mesh.
+pub(crate) fn resolv_conf() -> Option<std::path::PathBuf> {
+    let file = std::env::var_os("NAKA_RESOLV_CONF").filter(|file| !file.is_empty())?;
+    std::path::absolute(file).ok()
+}
+
 /// 0600: they may hold a token.
 fn write_settings(path: &std::path::Path, settings: &Settings) -> Outcome {
     let text =

@@ -229,6 +229,7 @@ fn subscriber(node: &Node, caller: &Caller) -> Result<Subscriber, Status> {
             namespace: namespace.to_owned(),
             workload_id: caller.workload_id.clone(),
             labels: labels.unwrap_or_default(),
+            narrow: false,
             dialect,
             binds: Arc::new(match dialect {
                 Dialect::Envoy => binds(own),

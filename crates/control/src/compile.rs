@@ -10,8 +10,9 @@
 
 use crate::world::{Read, Service, World};
 use naka_api::Object;
+use naka_api::networking::sidecar::Sidecar;
 use naka_types::finding::Finding;
-use naka_types::host::Host;
+use naka_types::host::{Host, ROOT_NAMESPACE};
 use naka_types::labels::Labels;
 use naka_types::name::{ClusterName, VirtualHostName};
 use naka_types::node::Role;
@@ -143,7 +144,14 @@ impl Key {
         let none = Class::default();
         let dialect = class.dialect;
         match self {
-            Self::RootCa | Self::Workload(_) | Self::Names => none,
+            Self::RootCa | Self::Workload(_) => none,
+            Self::Names if !class.narrow => none,
+            Self::Names => Class {
+                namespace: class.namespace.clone(),
+                labels: class.labels_of_caller(),
+                narrow: true,
+                ..none
+            },
             Self::Credential(_) => Class {
                 role: class.role,
                 namespace: class.namespace.clone(),
@@ -166,6 +174,7 @@ impl Key {
             },
             Self::Cluster(_) | Self::Raw(_) | Self::Endpoints(_) | Self::VirtualHost(_) => Class {
                 namespace: class.namespace.clone(),
+                labels: class.labels_of_caller(),
                 dialect,
                 ..none
             },
@@ -174,6 +183,7 @@ impl Key {
                 // Callers of one namespace see the same hosts.
                 _ => Class {
                     namespace: class.namespace.clone(),
+                    labels: class.labels_of_caller(),
                     dialect,
                     ..none
                 },
@@ -192,12 +202,38 @@ pub struct Class {
     pub namespace: String,
     /// Workload id.
     pub workload_id: String,
-    /// Labels, for gateways: Gateway objects select by them.
+    /// Labels. Of a gateway all, because Gateway objects select by them; of a sidecar those that rules read
+    /// ([`Class::settled`]), so that as many as possible share a resource.
     pub labels: Labels,
+    /// Whether not everybody sees the same hosts, so that its names are its own (see [`Class::settled`]).
+    pub narrow: bool,
     /// Whose language is spoken.
     pub dialect: Dialect,
     /// Addresses an Envoy's agent chose; empty for everybody else.
     pub binds: Arc<Binds>,
+}
+
+impl Class {
+    /// The same proxy as far as this world tells it apart from others. A sidecar's labels are those of its
+    /// registration, which are verified; what its node says of itself decides nothing.
+    #[must_use]
+    pub fn settled(&self, world: &World) -> Self {
+        let mut class = self.clone();
+        class.narrow = world.narrows(&self.namespace);
+        if self.role == Role::Sidecar
+            && let Some(member) = world.workload(&self.workload_id)
+        {
+            class.labels = world.labels_read(&self.namespace, &member.registration.labels);
+        }
+        class
+    }
+
+    fn labels_of_caller(&self) -> Labels {
+        match self.role {
+            Role::Sidecar => self.labels.clone(),
+            Role::Gateway => Labels::new(),
+        }
+    }
 }
 
 impl Default for Class {
@@ -208,6 +244,7 @@ impl Default for Class {
             namespace: String::new(),
             workload_id: String::new(),
             labels: Labels::new(),
+            narrow: false,
             dialect: Dialect::Naka,
             binds: Arc::default(),
         }
@@ -257,8 +294,52 @@ impl<'a> View<'a> {
         self.read(Read::Service(host.clone())).services.get(host)
     }
 
-    pub(crate) fn rule(&self, host: &Host, namespace: &str) -> Option<&'a Arc<Object>> {
-        self.read(Read::Rules(host.clone())).rule(host, namespace)
+    /// The holder of exactly this host, or pattern, that callers of a class see.
+    pub(crate) fn seen(&self, host: &Host, class: &Class) -> Option<&'a Arc<Service>> {
+        self.read(Read::Service(host.clone()))
+            .holder(host, &class.namespace)
+    }
+
+    /// The same, or the holder of the narrowest pattern that has this host.
+    pub(crate) fn serving(&self, host: &Host, class: &Class) -> Option<&'a Arc<Service>> {
+        let exact = self.seen(host, class);
+        if exact.is_some() || host.is_wildcard() {
+            return exact;
+        }
+        let text = host.as_str();
+        let mut dots = text.match_indices('.');
+        dots.find_map(|(at, _)| {
+            let pattern = Host::parse(&format!("*{}", &text[at..])).ok()?;
+            self.seen(&pattern, class)
+        })
+    }
+
+    /// The Sidecar that holds for a class.
+    pub(crate) fn sidecar(&self, class: &Class) -> Option<&'a Sidecar> {
+        if class.role == Role::Gateway {
+            return None;
+        }
+        self.read(Read::Sidecars(ROOT_NAMESPACE.to_owned()));
+        self.read(Read::Sidecars(class.namespace.clone()))
+            .sidecar(&class.namespace, &class.labels)
+    }
+
+    /// Whether callers of a class may call a host by the name of one of the mesh.
+    pub(crate) fn admits(&self, service: &Service, host: &Host, class: &Class) -> bool {
+        self.sidecar(class).is_none_or(|sidecar| {
+            let namespace = &service.namespace;
+            sidecar.admits(namespace, &service.host) || sidecar.admits(namespace, host)
+        })
+    }
+
+    pub(crate) fn rule(&self, service: &Service, class: &Class) -> Option<&'a Arc<Object>> {
+        let host = &service.host;
+        self.read(Read::Rules(host.clone())).rule_for(
+            host,
+            &service.namespace,
+            &class.namespace,
+            &class.labels,
+        )
     }
 
     pub(crate) fn routes(&self, host: &Host) -> &'a [Arc<Object>] {
@@ -343,7 +424,7 @@ fn naka(view: &View<'_>, key: &Key, class: &Class) -> Option<Built> {
             Role::Gateway => gateway::listener(view, name, class),
         },
         Key::VirtualHost(name) => vhost::virtual_host(view, name, class),
-        Key::Names => Some(names::names(view)),
+        Key::Names => Some(names::names(view, class)),
         Key::Workload(id) => workload::record(view, id),
         Key::Routes(_) | Key::Helper(_) => None,
     }

@@ -458,7 +458,8 @@ fn roots_changed(reads: &BTreeSet<Read>, class: &Class) -> bool {
         return true;
     }
     reads.iter().any(|read| match (class.role, read) {
-        (Role::Gateway, Read::Gateways) => true,
+        (Role::Gateway, Read::Gateways) | (Role::Sidecar, Read::Callers) => true,
+        (Role::Sidecar, Read::Workload(id)) => *id == class.workload_id,
         (Role::Sidecar, Read::Service(host)) => host
             .service()
             .is_some_and(|(_, namespace)| namespace == class.namespace),

@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
+mod claims;
 mod edges;
 mod effect;
 mod object;
@@ -300,6 +301,7 @@ impl Status {
                     "namespace": service.namespace,
                     "declared": service.declared,
                     "accounts": service.accounts,
+                    "entry": service.entry.as_ref().map(|entry| &entry.name),
                     "ports": ports,
                 }),
             );

@@ -1,8 +1,8 @@
 //! The world: everything the compiler may look at, joined for one moment and immutable.
 //!
 //! Built whole from the store's snapshot, the registry's members and the trust bundle; objects are shared, not
-//! copied. Services are those declared by a Service object and those that exist because a workload runs under their
-//! name. What clusters and routes need of a service ([`Service`]) is apart from its endpoints ([`Endpoint`]), because
+//! copied. Services are those declared by a Service object, those that exist because a workload runs under their name,
+//! and hosts of ServiceEntries (`entries`). What clusters and routes need of a service ([`Service`]) is apart from its endpoints ([`Endpoint`]), because
 //! endpoints change a hundred times as often.
 //!
 //! Invariants: every collection is sorted, so equal inputs give equal worlds in whichever order they came; of several
@@ -10,17 +10,26 @@
 
 use crate::registry::{Health, Member};
 use naka_api::Object;
+use naka_api::networking::export::Export;
+use naka_api::networking::service_entry::{Block, Resolution};
 use naka_types::host::{Host, ROOT_NAMESPACE};
 use naka_types::labels::Labels;
+use naka_types::name::ObjectRef;
 use naka_types::protocol::Protocol;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 mod build;
+mod callers;
 mod change;
+mod entries;
+
+#[cfg(test)]
+mod tests;
 
 pub use build::{Inputs, claim};
 pub use change::Read;
+pub(crate) use entries::GRANTS;
 
 /// Everything joined for one moment.
 #[derive(Debug, Default)]
@@ -43,6 +52,10 @@ pub struct World {
     pub peer_authentications: BTreeMap<String, Arc<Vec<Arc<Object>>>>,
     /// LocalRateLimits by namespace, older before younger.
     pub limits: BTreeMap<String, Arc<Vec<Arc<Object>>>>,
+    /// Sidecars by namespace, older before younger.
+    pub sidecars: BTreeMap<String, Arc<Vec<Arc<Object>>>>,
+    /// Hosts that ServiceEntries (by namespace and name) name and do not get: place in their list, host, why.
+    pub refused: BTreeMap<(String, String), Refusals>,
     /// Gateways by namespace and name.
     pub gateways: BTreeMap<(String, String), Arc<Object>>,
     /// VirtualServices bound to each gateway, older before younger.
@@ -51,7 +64,14 @@ pub struct World {
     pub secrets: BTreeMap<(String, String), Arc<Object>>,
     /// Workloads by id.
     pub workloads: BTreeMap<String, Arc<Member>>,
+    /// Whether a service is not seen by everybody.
+    pub private: bool,
+    /// Keys of callers' labels that rules read, by the namespace of the callers; [`ROOT_NAMESPACE`]'s are for all.
+    pub caller_labels: BTreeMap<String, BTreeSet<String>>,
 }
+
+/// Hosts that an entry does not get: place in its list, host, why.
+pub type Refusals = Vec<(usize, Host, Refused)>;
 
 /// Endpoints of a service by service port.
 pub type Endpoints = BTreeMap<u16, Vec<Endpoint>>;
@@ -71,6 +91,42 @@ pub struct Service {
     pub accounts: BTreeSet<String>,
     /// Ports by number.
     pub ports: BTreeMap<u16, Port>,
+    /// Which namespaces' callers see it.
+    pub export: Export,
+    /// What a ServiceEntry says beyond that, if one declares it.
+    pub entry: Option<Entry>,
+}
+
+/// A host of a ServiceEntry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Name of the object.
+    pub name: String,
+    /// How endpoints are found.
+    pub resolution: Resolution,
+    /// Whether endpoints are workloads of the mesh.
+    pub internal: bool,
+    /// Namespaces and service accounts that may serve it.
+    pub identities: BTreeSet<(String, String)>,
+    /// Names of which an endpoint's certificate must carry one.
+    pub names: Vec<String>,
+    /// Addresses it is called by.
+    pub addresses: Vec<Block>,
+    /// Endpoints by port: addresses, or names that are still to be looked up.
+    pub endpoints: Arc<Endpoints>,
+    /// A younger entry for the same host, for callers that do not see this one.
+    pub next: Option<Arc<Service>>,
+}
+
+/// Why an entry does not get a host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refused {
+    /// It belongs to this namespace.
+    Foreign(String),
+    /// A Service or running workloads have it.
+    Service(String),
+    /// This entry is older.
+    Older(ObjectRef),
 }
 
 /// A service port.
@@ -110,15 +166,18 @@ impl World {
         self.workloads.get(id)
     }
 
-    /// The DestinationRule that holds for callers of `namespace`: their own namespace's, else the service's, else
-    /// the root namespace's.
+    /// The labels of a caller that any rule for its namespace reads: callers that agree on them share resources.
     #[must_use]
-    pub fn rule(&self, host: &Host, namespace: &str) -> Option<&Arc<Object>> {
-        let rules = self.rules.get(host)?;
-        let service_namespace = host.service().map_or("", |(_, namespace)| namespace);
-        [namespace, service_namespace, ROOT_NAMESPACE]
-            .into_iter()
-            .find_map(|wanted| rules.iter().find(|rule| rule.meta.namespace == wanted))
+    pub fn labels_read(&self, namespace: &str, labels: &Labels) -> Labels {
+        let reads = |namespace: &str, key: &String| {
+            let keys = self.caller_labels.get(namespace);
+            keys.is_some_and(|keys| keys.contains(key))
+        };
+        let read = labels
+            .iter()
+            .filter(|(key, _)| reads(namespace, key) || reads(ROOT_NAMESPACE, key));
+        read.map(|(key, value)| (key.clone(), value.clone()))
+            .collect()
     }
 
     /// Hosts of a namespace's services.

@@ -19,6 +19,7 @@ mod dial;
 mod headers;
 mod inbound;
 mod limit;
+mod lookup;
 mod matching;
 mod observe;
 mod redirect;
@@ -32,7 +33,7 @@ pub use matching::first_failing;
 
 use crate::canonical::{Canonical, Direction, Origin};
 use crate::model::{
-    Action, Cluster, Endpoint, Forward, Hosts, Route, Serves, Snapshot, VirtualHost,
+    Action, Cluster, ClusterId, Endpoint, Forward, Hosts, Route, Serves, Snapshot, VirtualHost,
     WeightedCluster,
 };
 use crate::pick::Cursors;
@@ -42,6 +43,7 @@ use crate::why::{Stage, Why};
 use bytes::Bytes;
 use http::HeaderValue;
 use naka_types::reason::Reason;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -83,6 +85,8 @@ pub enum Input<'a> {
     Tried(Tried<'a>),
     /// The body that was needed; none when it is too long, broke off or did not come in time.
     Body(Option<Bytes>),
+    /// The addresses of a name ([`Need::Addresses`]); none: it has none.
+    Addresses(&'a [SocketAddr]),
     /// The back-off is over.
     TimerFired,
 }
@@ -94,6 +98,8 @@ pub enum Answered {
     Ready,
     /// The name is outside the mesh: pass the request through.
     External,
+    /// The name is outside the mesh: such calls go by this cluster.
+    Through(ClusterId),
     /// It could not be had.
     Failed(Reason),
 }
@@ -214,6 +220,15 @@ pub enum Need {
     },
     /// Time before the next try.
     Backoff(Duration),
+    /// The first answer about a cluster's names; answered by [`Answered::Ready`] also when none came.
+    Lookup(ClusterId),
+    /// Addresses of a name that the caller said; answered by [`Input::Addresses`].
+    Addresses {
+        /// Host.
+        host: Arc<str>,
+        /// Port.
+        port: u16,
+    },
 }
 
 /// A try.
@@ -252,6 +267,7 @@ enum State {
     New,
     WaitingForHost,
     WaitingForBody,
+    WaitingForAddress,
     Trying,
     BackingOff,
     Over,
@@ -267,6 +283,7 @@ pub struct Exchange {
     cluster: Option<Arc<Cluster>>,
     endpoint: Option<Arc<Endpoint>>,
     external: bool,
+    lookup: lookup::Lookup,
     attempts: u32,
     asked: headers::Asked,
     retry: retry::Rules,
@@ -302,6 +319,7 @@ impl Exchange {
             cluster: None,
             endpoint: None,
             external: false,
+            lookup: lookup::Lookup::default(),
             attempts: 0,
             asked: headers::Asked::default(),
             retry: retry::Rules::default(),
@@ -324,6 +342,8 @@ impl Exchange {
             (State::New, Input::Begin) => self.begin(request, cx),
             (State::WaitingForHost, Input::Answer(answer)) => self.answered(request, answer, cx),
             (State::WaitingForBody, Input::Body(body)) => self.body_came(request, body, cx),
+            (State::WaitingForAddress, Input::Answer(Answered::Ready)) => self.attempt(request, cx),
+            (State::WaitingForAddress, Input::Addresses(all)) => self.addressed(request, all, cx),
             (State::Trying, Input::Tried(tried)) => self.tried(request, tried, cx),
             (State::BackingOff, Input::TimerFired) => {
                 if self.deadline.is_some_and(|deadline| cx.now >= deadline) {
@@ -338,6 +358,7 @@ impl Exchange {
             Effect::Need(Need::VirtualHost { .. }) => State::WaitingForHost,
             Effect::Need(Need::Body { .. }) => State::WaitingForBody,
             Effect::Need(Need::Backoff(_)) => State::BackingOff,
+            Effect::Need(Need::Lookup(_) | Need::Addresses { .. }) => State::WaitingForAddress,
             Effect::Try(_) | Effect::PassThrough(_) => State::Trying,
             Effect::Reply(_) | Effect::Relay | Effect::Done => State::Over,
         };
@@ -442,6 +463,15 @@ impl Exchange {
                 cx.explain(|| Why::new(Stage::Host, "none", reason.meaning()));
                 self.refuse(request, reason, cx)
             }
+            Answered::Through(id) => {
+                self.cluster = cx.snapshot.cluster(id).cloned();
+                self.retry = retry::Rules::transport_only(request.method());
+                self.deadline = self.asked.timeout(None).map(|timeout| cx.now + timeout);
+                if self.cluster.is_none() {
+                    return self.refuse(request, Reason::UnknownCluster, cx);
+                }
+                self.attempt(request, cx)
+            }
             Answered::External => {
                 self.external = true;
                 self.retry = retry::Rules::transport_only(request.method());
@@ -494,6 +524,10 @@ impl Exchange {
         self.choice = attempt::draw(forward, cx);
         self.retry = retry::Rules::of(&forward.retry, &self.asked, request.method());
         self.deadline = self.asked.timeout(forward.timeout).map(|t| cx.now + t);
+        if let Some(id) = self.destination(route).map(|d| d.cluster) {
+            let (host, port) = wanted(request, cx.origin);
+            self.lookup.call(id, host, port, cx);
+        }
         if let Some(destination) = self.destination(route) {
             destination
                 .request_headers

@@ -14,6 +14,7 @@ mod edits;
 mod hosts;
 mod keeping;
 mod limit;
+mod outside;
 mod pattern;
 mod retry;
 mod route;
@@ -30,6 +31,7 @@ pub use edits::HeaderEdits;
 pub use hosts::Hosts;
 pub use keeping::{Budget, Keeping, Pings, Probes};
 pub use limit::{LimitRule, RateLimit};
+pub use outside::{OutsideTls, Source, Tunnel};
 pub use pattern::Pattern;
 pub use retry::{RetryOn, RetryPolicy};
 pub use route::{

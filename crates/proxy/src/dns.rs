@@ -8,7 +8,7 @@
 //! This file decides and writes messages, without a socket; [`serve`] has the sockets, [`forward`] asks the host's
 //! servers.
 
-mod forward;
+pub(crate) mod forward;
 mod serve;
 
 use crate::names::{self, InMesh};

@@ -15,6 +15,7 @@ pub mod endpoint;
 pub mod headers;
 pub mod limit;
 pub mod listener;
+pub mod outside;
 pub mod route;
 
 use naka_wire::envoy::config::core::v3::{Address, address, socket_address::PortSpecifier};

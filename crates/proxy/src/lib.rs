@@ -26,6 +26,7 @@ mod outward;
 mod readmit;
 mod record;
 pub mod recovery;
+mod resolve;
 pub mod rotation;
 pub mod run;
 pub mod saved;

@@ -75,3 +75,6 @@ pub fn raise_open_files() -> u64 {
     }
     limit.current.unwrap_or(u64::MAX)
 }
+
+/// How long a call waits for the first answer about its destination's name.
+pub const LOOK_UP: Duration = Duration::from_secs(5);

@@ -33,6 +33,19 @@ pub struct Filter {
     exact: BTreeSet<String>,
     fuse: Option<Fuse>,
     suffixes: Vec<String>,
+    outside: Outside,
+}
+
+/// What becomes of calls to hosts that are not of the mesh.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Outside {
+    /// They pass through.
+    #[default]
+    Allowed,
+    /// They are refused.
+    Denied,
+    /// They go by this cluster.
+    Through(String),
 }
 
 impl Filter {
@@ -50,7 +63,18 @@ impl Filter {
             exact: wire.exact.iter().cloned().collect(),
             fuse,
             suffixes: wire.suffixes.clone(),
+            outside: match wire.outside_cluster.as_str() {
+                _ if wire.registry_only => Outside::Denied,
+                "" => Outside::Allowed,
+                cluster => Outside::Through(cluster.to_owned()),
+            },
         })
+    }
+
+    /// What becomes of calls to all other hosts.
+    #[must_use]
+    pub fn outside(&self) -> &Outside {
+        &self.outside
     }
 
     /// Whether a host (full name, lower case) may be in the mesh.

@@ -366,6 +366,7 @@ fn spawn_workers(
                 names: Arc::new(Filter::default()),
                 wants: wants.clone(),
                 own: Arc::clone(&own),
+                resolv_conf: settings.resolv_conf.clone(),
                 shard: metrics.shard(),
                 access: access.as_ref().map(|log| log.lines()),
                 door: door.map(Path::to_owned),

@@ -84,6 +84,9 @@ pub struct Settings {
     /// Where the access log goes.
     #[serde(default)]
     pub access_log: AccessLog,
+    /// The file that names the host's name servers.
+    #[serde(default = "default_resolv_conf")]
+    pub resolv_conf: PathBuf,
     /// Read-only metrics over TCP; port 0 = free. None turns it off.
     #[serde(default = "default_metrics")]
     pub metrics: Option<SocketAddr>,
@@ -263,6 +266,10 @@ pub enum AccessLog {
     File(PathBuf),
 }
 
+fn default_resolv_conf() -> PathBuf {
+    PathBuf::from("/etc/resolv.conf")
+}
+
 fn default_namespace() -> String {
     naka_types::host::DEFAULT_NAMESPACE.to_owned()
 }
@@ -321,6 +328,7 @@ impl Settings {
             workers: None,
             drain_timeout_ms: default_drain_ms(),
             access_log: AccessLog::Run,
+            resolv_conf: default_resolv_conf(),
             metrics: default_metrics(),
             admin_tcp: None,
         }

@@ -10,6 +10,7 @@
 
 pub mod book;
 mod demand;
+mod lookups;
 mod readiness;
 mod shared;
 
@@ -22,6 +23,7 @@ use crate::tls::TlsSet;
 use crate::worker::{Want, WorkerMsg, Workers};
 use book::{Book, Change};
 use demand::Demand;
+use lookups::Lookups;
 use naka_engine::model::Snapshot;
 use naka_wire::type_url;
 use naka_xds::delta::client::Update;
@@ -134,6 +136,7 @@ pub struct Main {
     shared: Arc<Shared>,
     book: Book,
     demand: Demand,
+    lookups: Lookups,
     news: mpsc::UnboundedReceiver<News>,
     wants: mpsc::Receiver<Want>,
     steps: mpsc::UnboundedSender<Step>,
@@ -181,6 +184,7 @@ impl Main {
         };
         let main = Self {
             demand: Demand::new(&namespace, params.called, params.commands),
+            lookups: Lookups::new(Arc::clone(&params.shared.servers)),
             shared: params.shared,
             book: params.book,
             news: params.news,
@@ -219,6 +223,10 @@ impl Main {
                         save(&self.run_dir, &self.book.resources(), &self.demand.called());
                     }
                     self.shared.all_saved();
+                }
+                answer = self.lookups.next() => {
+                    self.book.means(&answer.name, answer.addresses);
+                    self.settle();
                 }
                 Some(want) = self.wants.recv() => self.demand.want(want, &self.book, self.last_step),
                 _ = files.tick(), if self.book.has_files() => {
@@ -284,6 +292,9 @@ impl Main {
             roots,
             save,
         } = self.book.settle();
+        if snapshot.is_some() {
+            self.lookups.want(&self.book.names());
+        }
         if let Some(pem) = roots {
             self.shared.feed.trust(&pem);
         }

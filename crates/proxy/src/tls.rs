@@ -46,6 +46,15 @@ pub(crate) enum Carry {
 }
 
 impl Carry {
+    /// What is offered to servers outside the mesh.
+    pub(crate) fn foreign_alpn(self) -> &'static [&'static [u8]] {
+        match self {
+            Self::Http2 => &[ALPN_H2],
+            Self::Http1 | Self::Http1Alone | Self::Upgrade => &[ALPN_HTTP11],
+            Self::Tcp => &[],
+        }
+    }
+
     fn alpn(self) -> &'static [&'static [u8]] {
         match self {
             Self::Http1 => &[ALPN_H1_MUX, ALPN_HTTP11],

@@ -168,6 +168,8 @@ pub struct WorkerParams {
     pub wants: mpsc::Sender<Want>,
     /// Facts about this proxy.
     pub own: Arc<Own>,
+    /// The file that names the host's name servers.
+    pub resolv_conf: PathBuf,
     /// This worker's counters.
     pub shard: Shard,
     /// Where exchanges are logged, if anywhere.

@@ -5,6 +5,7 @@
 //! whether it works. A test has one body and two sizes ([`size`]): quick in `make test`, full in `make evidence`.
 
 pub mod clock;
+pub mod dns;
 pub mod ear;
 pub mod http1;
 pub mod machines;

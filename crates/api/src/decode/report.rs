@@ -18,6 +18,7 @@ const PARTS: &[(Kind, &str)] = &[
     (Kind::Service, "spec.ports["),
     (Kind::LocalRateLimit, "spec.targetRefs["),
     (Kind::LocalRateLimit, "spec.rules["),
+    (Kind::ServiceEntry, "spec.endpoints["),
 ];
 
 /// Collects findings.

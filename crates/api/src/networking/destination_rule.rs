@@ -3,6 +3,7 @@
 //! Blocks of a subset replace the parent's block of the same name as a whole; a port's settings replace everything,
 //! blocks they do not mention too. That is Istio's rule; [`DestinationRule::effective`] is the one place that knows it.
 
+use super::export::Export;
 use naka_types::host::Host;
 use naka_types::labels::Labels;
 use std::time::Duration;
@@ -11,9 +12,13 @@ pub(crate) mod aliases;
 pub mod balancer;
 mod build;
 pub(crate) mod fields;
+mod tls;
+mod tunnel;
 
 pub use balancer::LoadBalancer;
 pub(crate) use build::build;
+pub use tls::{ClientTls, TlsMode};
+pub use tunnel::Tunnel;
 
 /// The sound part of a DestinationRule.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,8 +29,10 @@ pub struct DestinationRule {
     pub policy: TrafficPolicy,
     /// Named parts of the host.
     pub subsets: Vec<Subset>,
-    /// `exportTo` as written; empty = everywhere. Not enforced yet (W900).
-    pub export_to: Vec<String>,
+    /// Whose callers it holds for.
+    pub export: Export,
+    /// Labels of the callers it holds for; `None` = all.
+    pub selector: Option<Labels>,
 }
 
 /// A named part of a host.
@@ -53,18 +60,11 @@ pub struct TrafficPolicy {
     /// How many requests may be retries.
     pub retry_budget: Option<RetryBudget>,
     /// TLS towards the destination.
-    pub tls: Option<TlsMode>,
+    pub tls: Option<Box<ClientTls>>,
+    /// The destination is a proxy, through which connections lead on.
+    pub tunnel: Option<Tunnel>,
     /// Settings of single ports, by port number.
     pub ports: Vec<(u16, TrafficPolicy)>,
-}
-
-/// TLS towards the destination.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum TlsMode {
-    /// Plaintext.
-    Disable,
-    /// Mesh mTLS.
-    IstioMutual,
 }
 
 /// Limits; `None` = not limited.
@@ -196,7 +196,10 @@ impl DestinationRule {
                 .and_then(|p| p.outlier_detection.clone())
                 .or_else(|| base.outlier_detection.clone()),
             retry_budget: own.and_then(|p| p.retry_budget).or(base.retry_budget),
-            tls: own.and_then(|p| p.tls).or(base.tls),
+            tls: own.and_then(|p| p.tls.clone()).or_else(|| base.tls.clone()),
+            tunnel: own
+                .and_then(|p| p.tunnel.clone())
+                .or_else(|| base.tunnel.clone()),
             ports: Vec::new(),
         }
     }

@@ -1,45 +1,115 @@
-//! ServiceEntry: hosts that no Service declares.
+//! ServiceEntry: hosts that no Service declares, inside the mesh or outside.
 
-pub(crate) mod fields {
-    //! Fields of a ServiceEntry, as in Istio's CRD.
+use super::export::Export;
+use naka_types::host::Host;
+use naka_types::labels::Labels;
+use naka_types::protocol::Protocol;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 
-    use crate::schema::common::{ENDPOINT, LABELS};
-    use crate::schema::{Field, PORT, TEXTS, Ty, later, yes};
+mod build;
+pub(crate) mod fields;
 
-    const LOCATIONS: Ty = Ty::Enum(&["MESH_EXTERNAL", "MESH_INTERNAL"]);
-    const RESOLUTIONS: Ty = Ty::Enum(&["NONE", "STATIC", "DNS", "DNS_ROUND_ROBIN", "DYNAMIC_DNS"]);
+pub(crate) use build::build;
 
-    const SERVICE_PORT: &[Field] = &[
-        yes("number", PORT, "Port.").required(),
-        yes("name", Ty::Str, "Name.").required(),
-        yes("protocol", Ty::Str, "Protocol."),
-        yes("targetPort", PORT, "Port of the endpoints."),
-    ];
+/// The sound part of a ServiceEntry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceEntry {
+    /// Hosts it stands for; patterns such as `*.example.com` too.
+    pub hosts: Vec<Host>,
+    /// Addresses the hosts are called by.
+    pub addresses: Vec<Block>,
+    /// Ports.
+    pub ports: Vec<EntryPort>,
+    /// Whether its endpoints are workloads of the mesh.
+    pub internal: bool,
+    /// How endpoints are found.
+    pub resolution: Resolution,
+    /// Endpoints as written.
+    pub endpoints: Vec<EntryEndpoint>,
+    /// Labels of the workloads that are its endpoints.
+    pub selector: Option<Labels>,
+    /// Who sees it.
+    pub export: Export,
+    /// Names of which its endpoints' certificates must carry one; empty = its own host.
+    pub subject_alt_names: Vec<String>,
+}
 
-    const SPEC: &[Field] = &[
-        later("hosts", TEXTS, "Hosts it stands for.").required(),
-        later("addresses", TEXTS, "Addresses the hosts are called by."),
-        later("ports", Ty::List(&Ty::Object(SERVICE_PORT)), "Ports."),
-        later(
-            "location",
-            LOCATIONS,
-            "Whether its endpoints are part of the mesh.",
-        ),
-        later("resolution", RESOLUTIONS, "How endpoints are found."),
-        later("endpoints", Ty::List(&Ty::Object(ENDPOINT)), "Endpoints."),
-        later(
-            "workloadSelector",
-            LABELS,
-            "Workloads that are its endpoints.",
-        ),
-        later("exportTo", TEXTS, "Namespaces that see it."),
-        later(
-            "subjectAltNames",
-            TEXTS,
-            "Names that its endpoints' certificates may carry.",
-        ),
-    ];
+/// How endpoints are found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Resolution {
+    /// Where the caller was going.
+    #[default]
+    None,
+    /// As written.
+    Static,
+    /// By name, all addresses.
+    Dns,
+    /// By name, one address at a time.
+    DnsRoundRobin,
+    /// By the name that the caller says.
+    DynamicDns,
+}
 
-    /// Below the object itself.
-    pub(crate) const OBJECT: &[Field] = &[yes("spec", Ty::Object(SPEC), "Hosts.").required()];
+/// A port of the hosts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EntryPort {
+    /// Number callers use.
+    pub number: u16,
+    /// Name.
+    pub name: String,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// Port of the endpoints, unless they say another.
+    pub target: Option<u16>,
+}
+
+/// An endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EntryEndpoint {
+    /// IP address or DNS name.
+    pub address: String,
+    /// Port by port name.
+    pub ports: BTreeMap<String, u16>,
+    /// Labels that subsets select by; the locality is one of them.
+    pub labels: Labels,
+    /// Share; default 1.
+    pub weight: Option<u32>,
+    /// Identity expected there.
+    pub service_account: Option<String>,
+    /// Network it is in.
+    pub network: Option<String>,
+}
+
+/// Addresses with a common beginning; a single address is a block of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Block {
+    /// First address.
+    pub address: IpAddr,
+    /// Bits in common.
+    pub bits: u8,
+}
+
+impl Block {
+    /// Reads `192.0.2.1` or `192.0.2.0/24`.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (address, bits) = match text.split_once('/') {
+            Some((address, bits)) => (address, Some(bits)),
+            None => (text, None),
+        };
+        let address: IpAddr = address.parse().ok()?;
+        let most = if address.is_ipv4() { 32 } else { 128 };
+        let bits = match bits {
+            None => most,
+            Some(bits) => bits.parse().ok().filter(|bits| *bits <= most)?,
+        };
+        Some(Self { address, bits })
+    }
+
+    /// Whether it is one address.
+    #[must_use]
+    pub fn is_single(&self) -> bool {
+        self.bits == if self.address.is_ipv4() { 32 } else { 128 }
+    }
 }

@@ -1,80 +1,93 @@
-//! Sidecar: what the proxies of some workloads are told and serve.
-//!
-//! Read and checked, not enforced: proxies here ask for what their program uses, so that a list of hosts to send is
-//! not needed to keep them small; what it forbids is not forbidden yet, and each use says so (W900).
+//! Sidecar: what the proxies of some workloads may call, and what they serve.
 
-pub(crate) mod fields {
-    //! Fields of a Sidecar, as in Istio's CRD.
+use naka_types::host::Host;
+use naka_types::labels::{Labels, selects};
 
-    use crate::networking::destination_rule::fields::POOL_TODAY;
-    use crate::schema::common::{LABELS, LISTENER_PORT, server_tls};
-    use crate::schema::{Field, PORT, TEXTS, Ty, later, yes};
+mod build;
+pub(crate) mod fields;
 
-    const CAPTURE: Ty = Ty::Enum(&["DEFAULT", "IPTABLES", "NONE"]);
+pub(crate) use build::build;
 
-    const TLS: &[Field] = &server_tls(yes("httpsRedirect", Ty::Bool, "Redirects to https."));
+/// The sound part of a Sidecar.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sidecar {
+    /// Labels of the workloads it holds for; `None` = all of the namespace.
+    pub selector: Option<Labels>,
+    /// What may be called; `None` = everything that is visible.
+    pub egress: Option<Vec<EgressHost>>,
+    /// Calls to hosts that the mesh does not know; `None` = allowed.
+    pub outside: Option<Outside>,
+}
 
-    const INGRESS: &[Field] = &[
-        yes("port", LISTENER_PORT, "Port served.").required(),
-        yes("bind", Ty::Str, "Address to listen on."),
-        yes("captureMode", CAPTURE, "How its traffic comes in."),
-        yes("defaultEndpoint", Ty::Str, "Where the program listens."),
-        yes("tls", Ty::Object(TLS), "TLS settings."),
-        yes("connectionPool", POOL_TODAY, "Limits."),
-    ];
+/// A pattern of hosts that may be called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EgressHost {
+    /// Namespace whose hosts are meant.
+    pub namespace: Within,
+    /// Host or pattern.
+    pub host: Host,
+}
 
-    const EGRESS: &[Field] = &[
-        yes("port", LISTENER_PORT, "Port to listen on."),
-        yes("bind", Ty::Str, "Address to listen on."),
-        yes("captureMode", CAPTURE, "How its traffic comes in."),
-        yes("hosts", TEXTS, "`namespace/host` that may be called.").required(),
-    ];
+/// Namespaces of a pattern.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Within {
+    /// Any.
+    Any,
+    /// None at all.
+    Nowhere,
+    /// This one; the object's own for `.`.
+    Namespace(String),
+}
 
-    const PROXY: &[Field] = &[
-        yes("host", Ty::Str, "Service.").required(),
-        yes("subset", Ty::Str, "Subset."),
-        yes(
-            "port",
-            Ty::Object(&[yes("number", PORT, "Port.")]),
-            "Service port.",
-        ),
-    ];
+/// `outboundTrafficPolicy`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outside {
+    /// Only hosts of the mesh may be called.
+    pub registry_only: bool,
+    /// Service that others are called by.
+    pub proxy: Option<EgressProxy>,
+}
 
-    const SPEC: &[Field] = &[
-        later(
-            "workloadSelector",
-            LABELS,
-            "Workloads it holds for; without: all of the namespace.",
-        ),
-        later("ingress", Ty::List(&Ty::Object(INGRESS)), "Ports served."),
-        later(
-            "egress",
-            Ty::List(&Ty::Object(EGRESS)),
-            "Hosts the workloads may call.",
-        ),
-        later(
-            "inboundConnectionPool",
-            POOL_TODAY,
-            "Limits of inbound connections.",
-        ),
-        later(
-            "outboundTrafficPolicy",
-            Ty::Object(&[
-                yes(
-                    "mode",
-                    Ty::Enum(&["REGISTRY_ONLY", "ALLOW_ANY"]),
-                    "Whether unknown hosts may be called.",
-                ),
-                yes(
-                    "egressProxy",
-                    Ty::Object(PROXY),
-                    "Service that unknown hosts are called by.",
-                ),
-            ]),
-            "Calls to hosts that the mesh does not know.",
-        ),
-    ];
+/// `egressProxy`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EgressProxy {
+    /// Service.
+    pub host: Host,
+    /// Its subset.
+    pub subset: Option<String>,
+    /// Its port.
+    pub port: Option<u16>,
+}
 
-    /// Below the object itself.
-    pub(crate) const OBJECT: &[Field] = &[yes("spec", Ty::Object(SPEC), "Rules.")];
+impl EgressHost {
+    /// Whether a host of a namespace is meant.
+    #[must_use]
+    pub fn admits(&self, namespace: &str, host: &Host) -> bool {
+        let within = match &self.namespace {
+            Within::Any => true,
+            Within::Nowhere => false,
+            Within::Namespace(own) => own == namespace,
+        };
+        within
+            && match self.host.as_str().strip_prefix('*') {
+                None => self.host == *host,
+                Some(suffix) => host.as_str().ends_with(suffix),
+            }
+    }
+}
+
+impl Sidecar {
+    /// Whether it names workloads of these labels.
+    #[must_use]
+    pub fn selects_workload(&self, labels: &Labels) -> bool {
+        let selector = self.selector.as_ref();
+        selector.is_some_and(|selector| selects(selector, labels))
+    }
+
+    /// Whether a host of a namespace may be called.
+    #[must_use]
+    pub fn admits(&self, namespace: &str, host: &Host) -> bool {
+        let egress = self.egress.as_ref();
+        egress.is_none_or(|all| all.iter().any(|one| one.admits(namespace, host)))
+    }
 }

@@ -193,9 +193,15 @@ fn service_entry(report: &mut Report, spec: &Node) {
         _ => None,
     };
     if let Some((at, node)) = too_many {
-        let message = format!("resolution {resolution} takes no such endpoint");
+        let message = format!("resolution {resolution} takes no such endpoint as {at}");
         let fix = "remove it, or write resolution: STATIC".to_owned();
-        report.invalid(at, node, message, fix);
+        // Of the whole object: which of the two was meant cannot be known.
+        report.invalid(
+            "spec.resolution",
+            spec.get("resolution").unwrap_or(node),
+            message,
+            fix,
+        );
     }
     for (at, node) in &endpoints {
         endpoint(report, node, at);

@@ -83,6 +83,9 @@ pub(crate) fn gateway(args: &args::GatewayRun, context: Option<&str>) -> Outcome
     let workload = format!("{}-{}", args.service, instance.number);
     let mut settings = Settings::new(instance.dir.clone(), &args.service, &workload);
     settings.role = Role::Gateway;
+    if let Some(file) = crate::launch::resolv_conf() {
+        settings.resolv_conf = file;
+    }
     settings.lock_inherited = true;
     settings.namespace.clone_from(&who.namespace);
     settings.service.clone_from(&who.service);

@@ -246,6 +246,9 @@ fn settings(args: &args::Run, who: &Who, workload_name: &str) -> Outcome<Setting
     // Ports are announced when the program listens, declared ones too: nobody is called before it can answer.
     settings.ports_later = who.service.is_some();
     settings.save_identity = !args.no_saved_identity;
+    if let Some(file) = crate::launch::resolv_conf() {
+        settings.resolv_conf = file;
+    }
     for text in &args.publish {
         settings.publish.push(Publish {
             bind: published(text)?,

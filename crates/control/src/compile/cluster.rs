@@ -29,7 +29,10 @@ use std::time::Duration;
 
 pub(crate) mod balance;
 mod outlier;
+mod outside;
 mod pool;
+
+use outside::{Found, Origination};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
@@ -41,7 +44,9 @@ struct Outbound<'a> {
     sni: String,
     service: (&'a Host, &'a str, &'a str),
     protocol: Protocol,
-    policy: TrafficPolicy,
+    policy: &'a TrafficPolicy,
+    found: Found<'a>,
+    origination: Option<Origination<'a>>,
     identities: Vec<String>,
     dialect: Dialect,
 }
@@ -60,10 +65,10 @@ pub(crate) fn target<'a>(view: &View<'a>, name: &ClusterName, class: &Class) -> 
         return None;
     };
     let host = Host::parse(host).ok()?;
-    let service = view.service(&host)?;
+    let service = view.seen(&host, class)?;
     let protocol = service.ports.get(port)?.protocol;
     let rule = view
-        .rule(&host, &class.namespace)
+        .rule(service, class)
         .and_then(|object| object.destination_rule());
     if !subset.is_empty() {
         rule?.subset(subset)?;
@@ -100,12 +105,10 @@ pub(crate) fn outbound(view: &View<'_>, name: &ClusterName, class: &Class) -> Op
         rule,
     } = target(view, name, class)?;
     let domain = &view.read(Read::Trust).trust_domain;
-    let identity = |account: &String| {
-        SpiffeId::new(domain, &service.namespace, account)
-            .ok()
-            .map(|id| id.to_string())
-    };
     let subset_name = (!subset.is_empty()).then_some(subset.as_str());
+    let labels = subset_name
+        .and_then(|name| rule?.subset(name))
+        .map(|subset| &subset.labels);
     let mut policy = rule.map_or_else(TrafficPolicy::default, |rule| {
         rule.effective(subset_name, *port)
     });
@@ -115,12 +118,44 @@ pub(crate) fn outbound(view: &View<'_>, name: &ClusterName, class: &Class) -> Op
         sni: format!("outbound_.{port}_.{subset}_.{host}"),
         service: (&host, &service.name, &service.namespace),
         protocol,
-        policy,
-        identities: service.accounts.iter().filter_map(identity).collect(),
+        policy: &policy,
+        found: outside::found(service, *port, labels),
+        origination: Origination::of(policy.tls.as_deref(), service, protocol),
+        identities: identities(service, domain),
         dialect: class.dialect,
     };
     let any = naka_wire::pack(&message(&model));
-    Some(Built::new(&model, any).referring(vec![Key::Endpoints(name.clone())]))
+    let told = model.found.is_told().then(|| Key::Endpoints(name.clone()));
+    Some(Built::new(&model, any).referring(told.into_iter().collect()))
+}
+
+/// Whether a destination's endpoints come apart from its cluster.
+pub(crate) fn is_told(target: &Target<'_>, port: u16) -> bool {
+    outside::found(target.service, port, None).is_told()
+}
+
+/// Identities that may serve a service.
+fn identities(service: &Service, domain: &str) -> Vec<String> {
+    let named = |namespace: &str, account: &str| {
+        SpiffeId::new(domain, namespace, account)
+            .ok()
+            .map(|id| id.to_string())
+    };
+    match &service.entry {
+        None => {
+            let accounts = service.accounts.iter();
+            accounts
+                .filter_map(|account| named(&service.namespace, account))
+                .collect()
+        }
+        // What the object says itself holds for its workloads, too.
+        Some(entry) if entry.internal && !entry.names.is_empty() => entry.names.clone(),
+        Some(entry) => entry
+            .identities
+            .iter()
+            .filter_map(|(namespace, account)| named(namespace, account))
+            .collect(),
+    }
 }
 
 fn message(model: &Outbound<'_>) -> Cluster {
@@ -129,7 +164,7 @@ fn message(model: &Outbound<'_>) -> Cluster {
     }
     let pool = model.policy.connection_pool.clone().unwrap_or_default();
     let keepalive = pool::keepalive(&pool);
-    let mut cluster = Cluster {
+    let mut message = Cluster {
         name: model.name.clone(),
         cluster_discovery_type: Some(cluster::ClusterDiscoveryType::Type(
             cluster::DiscoveryType::Eds as i32,
@@ -142,7 +177,7 @@ fn message(model: &Outbound<'_>) -> Cluster {
             pool.connect_timeout.unwrap_or(CONNECT_TIMEOUT),
         )),
         circuit_breakers: Some(CircuitBreakers {
-            thresholds: vec![pool::limits(&model.policy, model.dialect)],
+            thresholds: vec![pool::limits(model.policy, model.dialect)],
             ..CircuitBreakers::default()
         }),
         transport_socket_matches: sockets(model),
@@ -164,13 +199,24 @@ fn message(model: &Outbound<'_>) -> Cluster {
             .map(outlier::detection),
         ..Cluster::default()
     };
-    balance::apply(&mut cluster, &model.policy, model.dialect);
-    cluster
+    balance::apply(&mut message, model.policy, model.dialect);
+    model.found.write(&mut message);
+    if let Some(origination) = &model.origination {
+        message.transport_socket_matches.clear();
+        message.transport_socket = Some(origination.socket(model.dialect));
+    }
+    message
+}
+
+/// Whether mesh mTLS is turned off.
+fn plain(model: &Outbound<'_>) -> bool {
+    let tls = model.policy.tls.as_ref();
+    tls.is_some_and(|tls| tls.mode == TlsMode::Disable)
 }
 
 /// What a gRPC client takes: more would be ignored or refused.
 fn grpc(model: &Outbound<'_>) -> Cluster {
-    let plain = model.policy.tls == Some(TlsMode::Disable);
+    let plain = plain(model);
     Cluster {
         name: model.name.clone(),
         cluster_discovery_type: Some(cluster::ClusterDiscoveryType::Type(
@@ -219,7 +265,7 @@ fn sockets(model: &Outbound<'_>) -> Vec<cluster::TransportSocketMatch> {
         r#match: Some(values::string_struct::<String, String>([])),
         transport_socket: Some(tls::raw()),
     };
-    if model.policy.tls == Some(TlsMode::Disable) {
+    if self::plain(model) {
         return vec![plain];
     }
     let mutual = cluster::TransportSocketMatch {
@@ -290,7 +336,14 @@ fn metadata(model: &Outbound<'_>) -> Metadata {
         ("namespace", namespace),
     ]);
     let services = values::list([values::nested(service)]);
-    let own = values::string_struct([("protocol", model.protocol.as_str())]);
+    let mut own = vec![("protocol", model.protocol.as_str().to_owned())];
+    // An Envoy is told by the filter that uses the cluster.
+    if let Some(tunnel) = &model.policy.tunnel {
+        let by = if tunnel.post { "POST" } else { "CONNECT" };
+        own.push(("tunnel", tunnel_target(&tunnel.host, tunnel.port)));
+        own.push(("tunnel_by", by.to_owned()));
+    }
+    let own = values::string_struct(own);
     values::metadata([
         ("istio", values::fields([("services", services)])),
         (NAKA, own),
@@ -337,6 +390,25 @@ pub(crate) fn raw(view: &View<'_>, name: &ClusterName, class: &Class) -> Option<
     };
     let endpoints = vec![Key::Endpoints(name.clone())];
     Some(Built::new(&("raw", name, class.dialect), naka_wire::pack(&cluster)).referring(endpoints))
+}
+
+/// Host and port of a tunnel's end.
+fn tunnel_target(host: &str, port: u16) -> String {
+    match host.parse::<std::net::Ipv6Addr>() {
+        Ok(six) => format!("[{six}]:{port}"),
+        Err(_) => format!("{host}:{port}"),
+    }
+}
+
+/// The tunnel that connections to a destination go through.
+pub(crate) fn tunnel(view: &View<'_>, name: &ClusterName, class: &Class) -> Option<(String, bool)> {
+    let ClusterName::Outbound { port, subset, .. } = name else {
+        return None;
+    };
+    let subset = (!subset.is_empty()).then_some(subset.as_str());
+    let policy = target(view, name, class)?.rule?.effective(subset, *port);
+    let tunnel = policy.tunnel?;
+    Some((tunnel_target(&tunnel.host, tunnel.port), tunnel.post))
 }
 
 /// `inbound|<port>||`: the workload's own program; with the protocol it must be spoken to, where the proxy cannot

@@ -28,11 +28,16 @@ pub(crate) fn endpoints(view: &View<'_>, name: &ClusterName, class: &Class) -> O
         .rule
         .and_then(|rule| rule.subset(subset))
         .map(|subset| &subset.labels);
-    let world = view.read(Read::Endpoints(target.host.clone()));
-    let all = world
-        .endpoints
-        .get(&target.host)
-        .and_then(|endpoints| endpoints.get(port));
+    let all = match &target.service.entry {
+        // Of a host that is looked up there is no set apart from the cluster.
+        Some(_) if !super::cluster::is_told(&target, *port) => return None,
+        Some(entry) => entry.endpoints.get(port),
+        None => {
+            let world = view.read(Read::Endpoints(target.host.clone()));
+            let ports = world.endpoints.get(&target.host);
+            ports.and_then(|endpoints| endpoints.get(port))
+        }
+    };
     let chosen: Vec<&Endpoint> = all
         .into_iter()
         .flatten()
@@ -185,7 +190,7 @@ fn dialled_by_anyone(endpoint: &Endpoint) -> bool {
     endpoint.weight > 0 && endpoint.address.parse::<std::net::SocketAddr>().is_ok()
 }
 
-fn message(endpoint: &Endpoint) -> Option<pb::LbEndpoint> {
+pub(super) fn message(endpoint: &Endpoint) -> Option<pb::LbEndpoint> {
     let (host, port) = endpoint.address.rsplit_once(':')?;
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let health = match endpoint.health {

@@ -21,6 +21,7 @@ mod manager;
 mod route;
 
 pub use helper::Helper;
+pub(crate) use helper::dns;
 
 /// The forward proxy of a program: its listener and its routes.
 pub const HTTP_PROXY: &str = "http_proxy";
@@ -76,6 +77,7 @@ pub fn not_expressed(world: &World, class: &Class) -> Vec<String> {
             "callers: any program of this machine that reaches {proxy} speaks as this workload"
         ));
     }
+    words.push("tunnels: a destination with a tunnel is reached through an upstream port only; CONNECT to it through the proxy port gets 503".to_owned());
     for upstream in &class.binds.upstreams {
         let view = View::new(world);
         if route::destination(&view, upstream, class).1 == naka_types::protocol::Protocol::Auto {

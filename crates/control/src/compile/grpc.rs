@@ -6,6 +6,7 @@
 //! that answers by itself makes calls fail there, it never lets them through.
 
 use super::{Built, Class, Key, View, cluster, endpoint, route, tls, vhost};
+use crate::world::Service;
 use naka_types::host::Host;
 use naka_types::protocol::Protocol;
 use naka_wire::envoy::config::listener::v3::{ApiListener, Listener};
@@ -47,24 +48,32 @@ pub(crate) fn resource(view: &View<'_>, key: &Key, class: &Class) -> Option<Buil
 }
 
 /// The service and port a client means.
-fn named(view: &View<'_>, name: &str, class: &Class) -> Option<(Host, u16, Protocol)> {
+fn named<'a>(
+    view: &View<'a>,
+    name: &str,
+    class: &Class,
+) -> Option<(Host, &'a Service, u16, Protocol)> {
     let (host, port) = match name.rsplit_once(':') {
         Some((host, port)) => (host, Some(port.parse::<u16>().ok()?)),
         None => (name, None),
     };
     let host = Host::resolve(host, &class.namespace).ok()?;
-    let ports = &view.service(&host)?.ports;
+    let service = view.serving(&host, class)?;
+    if !view.admits(service, &host, class) {
+        return None;
+    }
+    let ports = &service.ports;
     let port = match port {
         Some(port) => port,
         None if ports.contains_key(&HTTP) => HTTP,
         None => *ports.keys().next()?,
     };
     let protocol = ports.get(&port)?.protocol;
-    Some((host, port, protocol))
+    Some((host, service, port, protocol))
 }
 
 fn listener(view: &View<'_>, name: &str, class: &Class) -> Option<Built> {
-    let (host, port, _) = named(view, name, class)?;
+    let (host, _, port, _) = named(view, name, class)?;
     let routes = format!("{host}:{port}");
     let router = HttpFilter {
         name: "router".to_owned(),
@@ -92,14 +101,14 @@ fn listener(view: &View<'_>, name: &str, class: &Class) -> Option<Built> {
 }
 
 fn routes(view: &View<'_>, name: &str, class: &Class) -> Option<Built> {
-    let (host, port, protocol) = named(view, name, class)?;
+    let (host, service, port, protocol) = named(view, name, class)?;
     let at = route::Place {
         view,
         class,
         port,
         gateway: None,
     };
-    let models = vhost::models(&at, &host, protocol);
+    let models = vhost::models(&at, &host, service, protocol);
     let everything = VirtualHost {
         name: name.to_owned(),
         domains: vec!["*".to_owned()],

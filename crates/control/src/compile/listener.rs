@@ -201,6 +201,21 @@ pub(crate) fn tcp(cluster: &str, ends: &ConnectionPool) -> Filter {
     typed("envoy.filters.network.tcp_proxy", naka_wire::pack(&proxy))
 }
 
+/// The same through a proxy that leads on to `target`.
+pub(crate) fn tunnelled(cluster: &str, target: &str, post: bool) -> Filter {
+    let proxy = TcpProxy {
+        stat_prefix: cluster.to_owned(),
+        cluster_specifier: Some(tcp_proxy::ClusterSpecifier::Cluster(cluster.to_owned())),
+        tunneling_config: Some(tcp_proxy::TunnelingConfig {
+            hostname: target.to_owned(),
+            use_post: post,
+            ..tcp_proxy::TunnelingConfig::default()
+        }),
+        ..TcpProxy::default()
+    };
+    typed("envoy.filters.network.tcp_proxy", naka_wire::pack(&proxy))
+}
+
 /// A route that takes everything and never times out by itself.
 pub(crate) fn whole(cluster: &str) -> Route {
     Route {

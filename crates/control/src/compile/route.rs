@@ -217,7 +217,7 @@ pub(crate) fn destination(
     path: &str,
     destination: &Destination,
 ) -> ClusterName {
-    let service = at.view.service(&destination.host);
+    let service = at.view.seen(&destination.host, at.class);
     let port = destination.port.unwrap_or_else(|| {
         let ports = service.map(|service| &service.ports);
         // A gateway's own port means nothing to the services behind it.

@@ -5,17 +5,18 @@
 
 use super::{Dialect, ROOT_CA};
 use naka_wire::envoy::config::core::v3::{
-    AggregatedConfigSource, ApiConfigSource, ApiVersion, ConfigSource, GrpcService,
+    AggregatedConfigSource, ApiConfigSource, ApiVersion, ConfigSource, DataSource, GrpcService,
     TransportSocket,
     api_config_source::ApiType,
     config_source::ConfigSourceSpecifier,
+    data_source,
     grpc_service::{EnvoyGrpc, TargetSpecifier},
     transport_socket,
 };
 use naka_wire::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
 use naka_wire::envoy::extensions::transport_sockets::tls::v3::{
     CertificateProviderPluginInstance, CertificateValidationContext, CommonTlsContext,
-    DownstreamTlsContext, SdsSecretConfig, SubjectAltNameMatcher, TlsParameters,
+    DownstreamTlsContext, SdsSecretConfig, SubjectAltNameMatcher, TlsCertificate, TlsParameters,
     UpstreamTlsContext,
     common_tls_context::{CombinedCertificateValidationContext, ValidationContextType},
     subject_alt_name_matcher::SanType,
@@ -214,4 +215,89 @@ pub(crate) fn raw() -> TransportSocket {
         "envoy.transport_sockets.raw_buffer",
         naka_wire::pack(&RawBuffer {}),
     )
+}
+
+/// Where every system keeps the authorities it believes, as far as Envoy must be told.
+const SYSTEM_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+/// TLS with a server outside the mesh.
+pub(crate) struct Outside<'a> {
+    /// Server name; `None` = the host of the request.
+    pub(crate) sni: Option<&'a str>,
+    /// Names of which the certificate must carry one; empty = the server name.
+    pub(crate) names: &'a [String],
+    /// File of the authorities believed; `None` = the system's.
+    pub(crate) roots: Option<&'a str>,
+    /// File of revoked certificates.
+    pub(crate) revoked: Option<&'a str>,
+    /// Files of our certificate and its key.
+    pub(crate) certificate: Option<(&'a str, &'a str)>,
+    /// Whether the certificate is verified at all.
+    pub(crate) verify: bool,
+    /// Protocols offered.
+    pub(crate) alpn: &'a [&'a str],
+}
+
+/// A connection to a server outside the mesh. TLS 1.2 is good enough there.
+pub(crate) fn outside(wanted: &Outside<'_>, dialect: Dialect) -> TransportSocket {
+    let file = |path: &str| DataSource {
+        specifier: Some(data_source::Specifier::Filename(path.to_owned())),
+        ..DataSource::default()
+    };
+    let san = |name: &String| {
+        let uri = name.contains("://");
+        let ip = name.parse::<std::net::IpAddr>().is_ok();
+        let pattern = match name.strip_prefix('*') {
+            Some(suffix) => MatchPattern::Suffix(suffix.to_owned()),
+            None => MatchPattern::Exact(name.clone()),
+        };
+        SubjectAltNameMatcher {
+            san_type: if uri {
+                SanType::Uri
+            } else if ip {
+                SanType::IpAddress
+            } else {
+                SanType::Dns
+            } as i32,
+            matcher: Some(StringMatcher {
+                match_pattern: Some(pattern),
+                ..StringMatcher::default()
+            }),
+            ..SubjectAltNameMatcher::default()
+        }
+    };
+    let validation = wanted.verify.then(|| CertificateValidationContext {
+        // Our own proxies find the system's by themselves.
+        trusted_ca: match (wanted.roots, dialect) {
+            (Some(path), _) => Some(file(path)),
+            (None, Dialect::Envoy) => Some(file(SYSTEM_ROOTS)),
+            (None, _) => None,
+        },
+        crl: wanted.revoked.map(file),
+        match_typed_subject_alt_names: wanted.names.iter().map(san).collect(),
+        ..CertificateValidationContext::default()
+    });
+    let certificate = |(chain, key): (&str, &str)| TlsCertificate {
+        certificate_chain: Some(file(chain)),
+        private_key: Some(file(key)),
+        ..TlsCertificate::default()
+    };
+    let context = UpstreamTlsContext {
+        common_tls_context: Some(CommonTlsContext {
+            tls_params: (dialect == Dialect::Envoy).then(|| TlsParameters {
+                tls_minimum_protocol_version: TlsProtocol::TlSv12 as i32,
+                tls_maximum_protocol_version: TlsProtocol::TlSv13 as i32,
+                ..TlsParameters::default()
+            }),
+            tls_certificates: wanted.certificate.map(certificate).into_iter().collect(),
+            alpn_protocols: wanted.alpn.iter().map(|word| (*word).to_owned()).collect(),
+            validation_context_type: validation.map(ValidationContextType::ValidationContext),
+            ..CommonTlsContext::default()
+        }),
+        sni: wanted.sni.unwrap_or_default().to_owned(),
+        auto_host_sni: wanted.sni.is_none(),
+        auto_sni_san_validation: wanted.verify && wanted.names.is_empty(),
+        ..UpstreamTlsContext::default()
+    };
+    socket("envoy.transport_sockets.tls", naka_wire::pack(&context))
 }

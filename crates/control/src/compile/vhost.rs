@@ -4,7 +4,7 @@
 //! winner). A service without VirtualService has one route that takes everything.
 
 use super::{Built, Class, Key, View, route};
-use crate::world::World;
+use crate::world::{Service, World};
 use naka_api::Object;
 use naka_api::networking::virtual_service::GatewayRef;
 use naka_types::host::Host;
@@ -19,7 +19,10 @@ pub(crate) fn virtual_host(
     class: &Class,
 ) -> Option<Built> {
     let host = Host::parse(&name.host).ok()?;
-    let service = view.service(&host)?;
+    let service = view.serving(&host, class)?;
+    if !view.admits(service, &host, class) {
+        return None;
+    }
     let port = service.ports.get(&name.port)?;
     let at = route::Place {
         view,
@@ -27,7 +30,7 @@ pub(crate) fn virtual_host(
         port: name.port,
         gateway: None,
     };
-    let routes = models(&at, &host, port.protocol);
+    let routes = models(&at, &host, service, port.protocol);
     let model = (name.to_string(), host.as_str(), &routes);
     let message = VirtualHost {
         name: name.to_string(),
@@ -43,13 +46,17 @@ pub(crate) fn virtual_host(
 pub(crate) fn models(
     at: &route::Place<'_, '_>,
     host: &Host,
+    service: &Service,
     protocol: Protocol,
 ) -> Vec<route::Model> {
     let opaque = matches!(protocol, Protocol::Tcp | Protocol::Tls);
-    let winner = at.view.routes(host).first().filter(|_| !opaque);
+    // A host of a pattern may have routes of its own.
+    let own = at.view.routes(host).first();
+    let winner = own.or_else(|| at.view.routes(&service.host).first());
     winner
+        .filter(|_| !opaque)
         .and_then(|object| bound(at, object))
-        .unwrap_or_else(|| vec![route::default(at, host)])
+        .unwrap_or_else(|| vec![route::default(at, &service.host)])
 }
 
 /// Routes of a service port by name, with everything that decides what they do.
@@ -66,11 +73,11 @@ pub(crate) fn described(
         port,
         gateway: None,
     };
-    let service = world.services.get(host);
-    let Some(known) = service.and_then(|service| service.ports.get(&port)) else {
+    let service = world.holder(host, &class.namespace);
+    let Some((service, known)) = service.and_then(|s| Some((s, s.ports.get(&port)?))) else {
         return Vec::new();
     };
-    models(&at, host, known.protocol)
+    models(&at, host, service, known.protocol)
         .iter()
         .map(|model| (model.name().to_owned(), format!("{model:?}")))
         .collect()

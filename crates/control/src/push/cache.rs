@@ -120,14 +120,14 @@ impl Cache {
         entry.holders.contains(&id).then_some(&entry.compiled)
     }
 
-    /// Lets go of everything a subscriber holds but `keep`.
-    pub fn retain(&mut self, id: SubscriberId, keep: &BTreeSet<Key>) {
+    /// Lets go of everything a subscriber holds but `keep`, and of what it held as another class than this.
+    pub fn retain(&mut self, id: SubscriberId, keep: &BTreeSet<Key>, class: &Class) {
         let Some(held) = self.held.get_mut(&id) else {
             return;
         };
         let gone: Vec<Slot> = held
             .iter()
-            .filter(|slot| !keep.contains(&slot.0))
+            .filter(|slot| !keep.contains(&slot.0) || slot.0.scope(class) != slot.1)
             .cloned()
             .collect();
         for slot in &gone {

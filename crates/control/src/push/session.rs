@@ -56,7 +56,7 @@ impl Session {
     /// Enters a subscriber into the hub.
     #[must_use]
     pub fn new(hub: Arc<Hub>, who: Subscriber) -> Self {
-        let class = who.class.clone();
+        let class = who.class.settled(&hub.world());
         let (closure, name_filter) = (who.closure, who.name_filter);
         // An Envoy names every cluster's endpoints; each name that others ask for is compiled, whether it exists or not.
         let names = match class.dialect {
@@ -184,6 +184,10 @@ impl Session {
         let name = slot.who.name.clone();
         let asked = std::mem::take(&mut self.asked);
         let marked = marks.values().copied().chain(roots).reduce(Span::join);
+        if roots.is_some() {
+            // Rules may tell this caller apart from others now, or no longer.
+            self.class = slot.who.class.settled(inner.cache.world());
+        }
         let walk =
             asked || roots.is_some() || marks.keys().any(|key| !matches!(key, Key::Endpoints(_)));
         let changes = if walk {
@@ -250,7 +254,7 @@ impl Session {
             changes.push(change);
             held.insert(key);
         }
-        inner.cache.retain(self.id, &held);
+        inner.cache.retain(self.id, &held, &self.class);
         changes.retain(|change| self.ledger.opened(change.type_url) && self.subscribed(change));
         self.removals(&held, ready, &mut changes);
         changes

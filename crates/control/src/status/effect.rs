@@ -109,14 +109,18 @@ fn compare_routes(
 fn endpoints(world: &World, touched: &BTreeSet<Host>) -> BTreeSet<String> {
     let mut all = BTreeSet::new();
     for host in touched {
-        let (Some(ports), Some((_, namespace))) = (world.endpoints.get(host), host.service())
-        else {
+        let Some(service) = world.services.get(host) else {
             continue;
         };
-        let rule = world
-            .rule(host, namespace)
-            .and_then(|object| object.destination_rule());
+        let own = service.entry.as_ref().map(|entry| &entry.endpoints);
+        let Some(ports) = own.or_else(|| world.endpoints.get(host)) else {
+            continue;
+        };
         let none = Labels::new();
+        let namespace = &service.namespace;
+        let rule = world
+            .rule_for(host, namespace, namespace, &none)
+            .and_then(|object| object.destination_rule());
         let subsets: Vec<(&str, &Labels)> = std::iter::once(("", &none))
             .chain(
                 rule.into_iter()

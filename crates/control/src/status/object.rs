@@ -144,7 +144,8 @@ fn spread(plane: &Plane, world: &World, object: &Object) -> ObjectStatus {
     let mut status = ObjectStatus::default();
     for proxy in plane.hub.seen() {
         let name = proxy.who.name.clone();
-        let Some(behind) = holding.get(&name) else {
+        let held = holding.get(&name);
+        let Some(behind) = held.filter(|_| touch.concerns(&proxy.who.class.namespace)) else {
             status.unaffected.push(name);
             continue;
         };
@@ -190,6 +191,9 @@ fn spread(plane: &Plane, world: &World, object: &Object) -> ObjectStatus {
 
 /// The older object that holds for a host this one claims too.
 fn winner(world: &World, object: &Object) -> Option<String> {
+    if object.service_entry().is_some() || object.sidecar().is_some() {
+        return super::claims::winner(world, object);
+    }
     let spec = object.virtual_service()?;
     if !spec.gateways.contains(&GatewayRef::Mesh) {
         return None;
@@ -204,7 +208,7 @@ fn winner(world: &World, object: &Object) -> Option<String> {
 /// Findings of an object's references, from the compile its proxies get.
 pub(super) fn unresolved(world: &World, object: &Object) -> Vec<Finding> {
     let Some(spec) = object.virtual_service() else {
-        return Vec::new();
+        return super::claims::findings(world, object);
     };
     let class = Class {
         role: Role::Sidecar,

@@ -29,6 +29,7 @@ pub(super) fn hosts(world: &World, object: &Object) -> BTreeSet<Host> {
         Spec::VirtualService(spec) => spec.hosts.iter().flat_map(spread).collect(),
         Spec::DestinationRule(spec) => spread(&spec.host).into_iter().collect(),
         Spec::Service(_) => [own(&object.meta.name)].into(),
+        Spec::ServiceEntry(spec) => spec.hosts.iter().cloned().collect(),
         Spec::WorkloadEntry(entry) => world
             .services
             .values()
@@ -98,7 +99,10 @@ pub(super) struct Touch {
     virtual_hosts: bool,
     clusters: bool,
     endpoints: bool,
+    names: bool,
     listeners: Listeners,
+    /// The one namespace whose proxies can have to do with it.
+    within: Option<String>,
 }
 
 enum Listeners {
@@ -118,7 +122,9 @@ impl Touch {
             virtual_hosts: false,
             clusters: false,
             endpoints: false,
+            names: false,
             listeners: Listeners::None,
+            within: None,
         };
         match &object.spec {
             Spec::VirtualService(spec) => {
@@ -142,7 +148,12 @@ impl Touch {
                 touch.clusters = true;
                 touch.endpoints = true;
             }
-            Spec::Service(_) => {
+            Spec::Sidecar(_) => {
+                touch.names = true;
+                let namespace = &object.meta.namespace;
+                touch.within = (namespace != ROOT_NAMESPACE).then(|| namespace.clone());
+            }
+            Spec::Service(_) | Spec::ServiceEntry(_) => {
                 touch.virtual_hosts = true;
                 touch.clusters = true;
                 touch.endpoints = true;
@@ -154,6 +165,11 @@ impl Touch {
             _ => {}
         }
         touch
+    }
+
+    /// Whether proxies of a namespace can have to do with it.
+    pub(super) fn concerns(&self, namespace: &str) -> bool {
+        self.within.as_deref().is_none_or(|own| own == namespace)
     }
 
     /// Whether a resource is one of them.
@@ -187,7 +203,8 @@ impl Touch {
             },
             Key::Raw(name) => self.clusters && outbound(name),
             Key::Helper(_) => false,
-            Key::Credential(_) | Key::RootCa | Key::Names | Key::Workload(_) => false,
+            Key::Names => self.names,
+            Key::Credential(_) | Key::RootCa | Key::Workload(_) => false,
         }
     }
 }

@@ -3,6 +3,7 @@
 use super::{Endpoint, Endpoints, Port, Service, World, age};
 use crate::registry::{Claim, Health, Member, Registration, ServedPort};
 use naka_api::core::service::{ServicePort, TargetPort};
+use naka_api::networking::export::{self, Export};
 use naka_api::networking::virtual_service::GatewayRef;
 use naka_api::{Object, Spec};
 use naka_store::Snapshot;
@@ -53,6 +54,15 @@ pub fn claim(snapshot: &Snapshot, namespace: &str, service: &str) -> Claim {
 /// Accounts that may serve a declared service: those of its annotation, else the one named as the service and the
 /// one named as the `app` it selects. Labels alone prove nothing: a workload chooses them itself.
 fn accounts(object: &Object) -> Vec<String> {
+    let none = Labels::new();
+    accounts_of(
+        object,
+        object.service().map_or(&none, |spec| &spec.selector),
+    )
+}
+
+/// The same for anything that selects workloads by labels.
+pub(super) fn accounts_of(object: &Object, selector: &Labels) -> Vec<String> {
     if let Some(listed) = object.meta.annotations.get(ACCOUNTS) {
         let mut all: Vec<String> = listed
             .split(',')
@@ -64,7 +74,7 @@ fn accounts(object: &Object) -> Vec<String> {
         return all;
     }
     let mut all = vec![object.meta.name.clone()];
-    if let Some(app) = object.service().and_then(|spec| spec.selector.get("app")) {
+    if let Some(app) = selector.get("app") {
         all.push(app.clone());
     }
     all.sort();
@@ -85,7 +95,11 @@ impl World {
         let members: Vec<Arc<Member>> = inputs.members.into_iter().map(Arc::new).collect();
         world.declared(inputs.snapshot, &members);
         world.undeclared(&members, inputs.owners);
-        world.objects(inputs.snapshot);
+        let mut objects: Vec<&Arc<Object>> = inputs.snapshot.objects.values().collect();
+        objects.sort_by(|a, b| age(a).cmp(&age(b)));
+        world.entries(inputs.snapshot, &objects, &members);
+        world.objects(&objects);
+        world.read_labels(&objects);
         world.workloads = members
             .into_iter()
             .map(|member| (member.registration.workload_id.clone(), member))
@@ -158,6 +172,8 @@ impl World {
                 declared: true,
                 accounts: accounts.into_iter().chain(named).collect(),
                 ports,
+                export: exported(object),
+                entry: None,
             };
             self.services.insert(host.clone(), Arc::new(service));
             self.endpoints.insert(host, Arc::new(endpoints));
@@ -193,18 +209,19 @@ impl World {
                 declared: false,
                 accounts,
                 ports,
+                export: Export::Everywhere,
+                entry: None,
             };
             self.services.insert(host.clone(), Arc::new(service));
             self.endpoints.insert(host, Arc::new(endpoints));
         }
     }
 
-    fn objects(&mut self, snapshot: &Snapshot) {
-        let mut objects: Vec<&Arc<Object>> = snapshot.objects.values().collect();
-        objects.sort_by(|a, b| age(a).cmp(&age(b)));
+    /// Objects in order of age.
+    fn objects(&mut self, objects: &[&Arc<Object>]) {
         let mut routes: Ranked = BTreeMap::new();
         let mut rules = routes.clone();
-        for object in objects {
+        for &object in objects {
             let (namespace, name) = (&object.meta.namespace, &object.meta.name);
             match &object.spec {
                 Spec::VirtualService(spec) => {
@@ -228,6 +245,10 @@ impl World {
                 }
                 Spec::LocalRateLimit(_) => {
                     let all = self.limits.entry(namespace.clone()).or_default();
+                    Arc::make_mut(all).push(Arc::clone(object));
+                }
+                Spec::Sidecar(_) => {
+                    let all = self.sidecars.entry(namespace.clone()).or_default();
                     Arc::make_mut(all).push(Arc::clone(object));
                 }
                 Spec::Gateway(_) => {
@@ -261,6 +282,16 @@ impl World {
             }
         }
     }
+}
+
+/// Who sees a Service, by its annotation; words that mean nothing keep it in its own namespace.
+fn exported(object: &Object) -> Export {
+    let own = &object.meta.namespace;
+    let Some(words) = object.meta.annotations.get(export::ANNOTATION) else {
+        return Export::Everywhere;
+    };
+    let words = words.split(',').map(str::trim);
+    Export::read(words, own).unwrap_or_else(|_| Export::To(BTreeSet::from([own.clone()])))
 }
 
 /// Enters an object under every service its host means; wildcards rank behind exact hosts, short ones last.
@@ -302,7 +333,7 @@ fn ranked(all: Ranked) -> BTreeMap<Host, Arc<Vec<Arc<Object>>>> {
 
 /// The port of a workload that a declared service port leads to. A workload that was started without naming the
 /// target port still serves a service that has only one port.
-fn target<'a>(
+pub(super) fn target<'a>(
     registration: &'a Registration,
     port: &ServicePort,
     single: bool,
@@ -394,7 +425,7 @@ fn undeclared_ports(serving: &[&Arc<Member>]) -> (BTreeMap<u16, Port>, Endpoints
     (ports, endpoints)
 }
 
-fn endpoint(member: &Member, served: &ServedPort) -> Option<Endpoint> {
+pub(super) fn endpoint(member: &Member, served: &ServedPort) -> Option<Endpoint> {
     let registration = &member.registration;
     Some(Endpoint {
         address: served.inbound_address.clone(),

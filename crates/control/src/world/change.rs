@@ -5,6 +5,7 @@
 //! costs little more than walking them.
 
 use super::World;
+use naka_api::networking::export::Export;
 use naka_types::host::Host;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -24,6 +25,8 @@ pub enum Read {
     PeerAuthentications(String),
     /// LocalRateLimits of a namespace.
     Limits(String),
+    /// Sidecars of a namespace.
+    Sidecars(String),
     /// Gateways and what is bound to them.
     Gateways,
     /// A Secret, by namespace and name.
@@ -34,6 +37,8 @@ pub enum Read {
     Hosts,
     /// Trust bundle and trust domain.
     Trust,
+    /// What decides which callers share resources.
+    Callers,
 }
 
 impl World {
@@ -49,7 +54,7 @@ impl World {
                 reads.insert(Read::Service(host.clone()));
             },
         );
-        if !self.services.keys().eq(next.services.keys()) {
+        if !visible(self).eq(visible(next)) {
             reads.insert(Read::Hosts);
         }
         differing(
@@ -96,11 +101,33 @@ impl World {
         differing(&self.workloads, &next.workloads, same, |id| {
             reads.insert(Read::Workload(id.clone()));
         });
+        differing(&self.sidecars, &next.sidecars, same_objects, |namespace| {
+            reads.insert(Read::Sidecars(namespace.clone()));
+        });
+        let narrowed = |world: &Self| world.sidecars.keys().cloned().collect::<Vec<_>>();
+        if self.caller_labels != next.caller_labels
+            || self.private != next.private
+            || narrowed(self) != narrowed(next)
+        {
+            reads.insert(Read::Callers);
+        }
         if self.roots != next.roots || self.trust_domain != next.trust_domain {
             reads.insert(Read::Trust);
         }
         reads
     }
+}
+
+/// Hosts with who sees them.
+fn visible(world: &World) -> impl Iterator<Item = (&Host, &Export, bool)> {
+    world.services.iter().map(|(host, service)| {
+        let entry = service.entry.as_ref();
+        (
+            host,
+            &service.export,
+            entry.is_some_and(|e| e.next.is_some()),
+        )
+    })
 }
 
 fn same_object(a: &Arc<naka_api::Object>, b: &Arc<naka_api::Object>) -> bool {

@@ -59,10 +59,11 @@ pub(super) fn choose(
     name: &str,
     avoid: Option<SocketAddr>,
     retry: Option<Slot>,
+    own: Option<&Arc<Cluster>>,
     key: impl FnOnce(&HashKey, &mut Cx<'_>) -> Option<u64>,
     cx: &mut Cx<'_>,
 ) -> Result<Chosen, Reason> {
-    let Some(cluster) = cx.snapshot.cluster(id) else {
+    let Some(cluster) = own.or_else(|| cx.snapshot.cluster(id)) else {
         cx.explain(|| Why::new(Stage::Endpoint, "none", format!("{name} does not exist")));
         return Err(Reason::UnknownCluster);
     };
@@ -95,6 +96,25 @@ pub(super) fn choose(
 }
 
 impl Exchange {
+    /// Takes the addresses of the name that the caller said.
+    pub(super) fn addressed(
+        &mut self,
+        request: &mut Canonical,
+        all: &[SocketAddr],
+        cx: &mut Cx<'_>,
+    ) -> Effect {
+        let route = self.route.clone();
+        let target = route.as_deref().and_then(|route| self.destination(route));
+        let Some(id) = target
+            .map(|target| target.cluster)
+            .filter(|_| !all.is_empty())
+        else {
+            return self.refuse(request, Reason::UnknownHost, cx);
+        };
+        self.lookup.addresses(id, all, cx);
+        self.attempt(request, cx)
+    }
+
     /// Starts the next try.
     pub(super) fn attempt(&mut self, request: &mut Canonical, cx: &mut Cx<'_>) -> Effect {
         self.attempts += 1;
@@ -115,10 +135,15 @@ impl Exchange {
         let Some((id, name)) = target else {
             return self.refuse(request, Reason::Internal, cx);
         };
+        if let Some(need) = self.lookup.needs(id, cx) {
+            self.attempts -= 1;
+            return Effect::Need(need);
+        }
         let avoid = self.endpoint.as_ref().map(|e| e.address);
+        let own = self.lookup.cluster().cloned();
         let retry = self.retry_slot.take();
         let key = |key: &HashKey, cx: &mut Cx<'_>| self.key(key, request, cx);
-        let chosen = match choose(id, &name, avoid, retry, key, cx) {
+        let chosen = match choose(id, &name, avoid, retry, own.as_ref(), key, cx) {
             Ok(chosen) => chosen,
             Err(reason) => {
                 self.cluster = cx.snapshot.cluster(id).cloned();

@@ -4,6 +4,7 @@
 //! the program. A connection that could not be made is tried at other endpoints, up to three times, since not a byte
 //! has been passed on.
 
+use super::lookup::Lookup;
 use super::{
     Answered, Cx, Effect, Input, Need, Outcome, PassThrough, Try, affinity, attempt, inbound,
 };
@@ -23,6 +24,7 @@ pub struct Dial {
     target: Option<(ClusterId, Arc<str>)>,
     pub(super) cluster: Option<Arc<Cluster>>,
     pub(super) endpoint: Option<Arc<Endpoint>>,
+    lookup: Lookup,
     tries: u32,
     over: bool,
     pub(super) barred: bool,
@@ -46,7 +48,21 @@ impl Dial {
                 Direction::Inbound { port } => self.begin_inbound(port, cx),
                 Direction::Outbound | Direction::Gateway => self.begin(true, cx),
             },
+            Input::Answer(Answered::Ready) if self.target.is_some() => self.attempt(cx),
             Input::Answer(Answered::Ready) => self.begin(false, cx),
+            Input::Addresses(all) => match &self.target {
+                Some((id, _)) if !all.is_empty() => {
+                    let id = *id;
+                    self.lookup.addresses(id, all, cx);
+                    self.attempt(cx)
+                }
+                _ => Self::refuse(Reason::UnknownHost, cx),
+            },
+            Input::Answer(Answered::Through(id)) => {
+                let cluster = cx.snapshot.cluster(id);
+                self.target = cluster.map(|cluster| (id, Arc::clone(cluster.name())));
+                self.attempt(cx)
+            }
             Input::Answer(Answered::Failed(reason)) => Self::refuse(reason, cx),
             Input::Answer(Answered::External) => match &cx.origin.destination {
                 Some((host, port)) => Effect::PassThrough(PassThrough {
@@ -145,6 +161,9 @@ impl Dial {
             .get(choice)
             .map(|c| (c.cluster, Arc::clone(&c.name)));
         self.route = Some(Arc::clone(route));
+        if let (Some((id, _)), Some((host, port))) = (&self.target, &cx.origin.destination) {
+            self.lookup.call(*id, host, *port, cx);
+        }
         self.attempt(cx)
     }
 
@@ -164,8 +183,21 @@ impl Dial {
         let Some((id, name)) = self.target.clone() else {
             return Self::refuse(Reason::UnknownCluster, cx);
         };
+        if let Some(need) = self.lookup.needs(id, cx) {
+            self.tries -= 1;
+            return Effect::Need(need);
+        }
         let avoid = self.endpoint.as_ref().map(|e| e.address);
-        match attempt::choose(id, &name, avoid, None, affinity::of_connection, cx) {
+        let own = self.lookup.cluster().cloned();
+        match attempt::choose(
+            id,
+            &name,
+            avoid,
+            None,
+            own.as_ref(),
+            affinity::of_connection,
+            cx,
+        ) {
             Err(reason) => Self::refuse(reason, cx),
             Ok(chosen) => {
                 self.cluster = Some(Arc::clone(&chosen.cluster));

@@ -2,6 +2,7 @@
 
 use super::balance::{Balance, Group, Policy};
 use super::keeping::{Budget, Keeping};
+use super::{OutsideTls, Tunnel};
 use crate::outlier::Outlier;
 use crate::pick::Plan;
 use crate::runtime::{ClusterRuntime, EndpointState};
@@ -105,6 +106,12 @@ pub struct ClusterSpec {
     pub http: HttpVersion,
     /// For endpoints with the mesh mark.
     pub tls: Option<PeerTls>,
+    /// TLS with a server outside the mesh; comes before [`Self::tls`].
+    pub outside: Option<Arc<OutsideTls>>,
+    /// Connections of bytes lead on through a proxy.
+    pub tunnel: Option<Tunnel>,
+    /// The caller says which name is called; there are no endpoints.
+    pub by_caller: bool,
     /// For metrics.
     pub service: ServiceMeta,
     /// How connections are kept.
@@ -132,6 +139,9 @@ impl ClusterSpec {
                 Protocol::Http | Protocol::Tcp | Protocol::Tls => HttpVersion::Http1,
             },
             tls: None,
+            outside: None,
+            tunnel: None,
+            by_caller: false,
             service: ServiceMeta::default(),
             keeping: Keeping::default(),
             panic_threshold: 0,
@@ -151,6 +161,8 @@ pub struct Cluster {
     pub endpoints: Box<[Arc<Endpoint>]>,
     /// Counts that outlive this snapshot.
     pub runtime: Arc<ClusterRuntime>,
+    /// Whether its endpoints are looked up by name and no answer has come yet.
+    pub looking: bool,
     /// How they are grouped by place; the sizes add up to the number of endpoints.
     pub groups: Box<[Group]>,
     /// What may be picked while this proxy has barred none of them.
@@ -190,6 +202,7 @@ impl Cluster {
             spec,
             endpoints: endpoints.into(),
             runtime,
+            looking: false,
             groups: groups.into(),
             version: VERSIONS.fetch_add(1, Ordering::Relaxed),
         }

@@ -7,7 +7,7 @@ use super::HEAD;
 use crate::outward;
 use std::fs;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -27,9 +27,9 @@ const UDP_ANSWER: usize = 8 * 1024;
 
 /// What `resolv.conf` says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Resolv {
-    pub(super) servers: Vec<SocketAddr>,
-    pub(super) search: Vec<String>,
+pub(crate) struct Resolv {
+    pub(crate) servers: Vec<SocketAddr>,
+    pub(crate) search: Vec<String>,
 }
 
 impl Resolv {
@@ -41,9 +41,8 @@ impl Resolv {
             match words.next() {
                 Some("nameserver") => {
                     // A zone (`fe80::1%eth0`) cannot be kept apart from the host's interfaces; such a server is left out.
-                    let address = words.next().and_then(|word| word.parse::<IpAddr>().ok());
-                    read.servers
-                        .extend(address.map(|address| SocketAddr::new(address, 53)));
+                    // With a port, `[address]:port` as OpenBSD writes it, or without.
+                    read.servers.extend(words.next().and_then(server));
                 }
                 Some("search" | "domain") => {
                     let domain = |word: &str| word.trim_matches('.').to_ascii_lowercase();
@@ -61,9 +60,18 @@ impl Resolv {
     }
 }
 
+/// An address, or `[address]:port` as OpenBSD writes it.
+fn server(word: &str) -> Option<SocketAddr> {
+    if let Ok(ip) = word.parse() {
+        return Some(SocketAddr::new(ip, 53));
+    }
+    let (ip, port) = word.strip_prefix('[')?.split_once("]:")?;
+    Some(SocketAddr::new(ip.parse().ok()?, port.parse().ok()?))
+}
+
 /// The file, as it is now.
 #[derive(Debug)]
-pub(super) struct Host {
+pub(crate) struct Host {
     path: PathBuf,
     known: Mutex<Known>,
 }
@@ -76,7 +84,7 @@ struct Known {
 }
 
 impl Host {
-    pub(super) fn new(path: PathBuf) -> Self {
+    pub(crate) fn new(path: PathBuf) -> Self {
         Self {
             path,
             known: Mutex::default(),
@@ -84,7 +92,7 @@ impl Host {
     }
 
     /// Servers and search domains. A small local file: reading it blocks no longer than the system call.
-    pub(super) fn resolv(&self) -> Arc<Resolv> {
+    pub(crate) fn resolv(&self) -> Arc<Resolv> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.looked.is_none_or(|at| at.elapsed() >= LOOK) {
             known.looked = Some(Instant::now());
@@ -101,7 +109,7 @@ impl Host {
 }
 
 /// Asks each server in turn; `None` when none answered.
-pub(super) async fn ask(resolv: &Resolv, message: &[u8], tcp: bool) -> Option<Vec<u8>> {
+pub(crate) async fn ask(resolv: &Resolv, message: &[u8], tcp: bool) -> Option<Vec<u8>> {
     for _ in 0..ROUNDS {
         for server in &resolv.servers {
             let asking = async {
@@ -232,6 +240,11 @@ mod tests {
                 &[],
             ),
             ("search .", &["127.0.0.1:53"], &[]),
+            (
+                "nameserver [127.0.0.2]:5353\nnameserver [::1]:54",
+                &["127.0.0.2:5353", "[::1]:54"],
+                &[],
+            ),
         ] {
             let read = Resolv::parse(text);
             let shown: Vec<_> = read.servers.iter().map(ToString::to_string).collect();

@@ -114,6 +114,7 @@ enum Next {
     Begin,
     Answer(Answered),
     Body(Option<Bytes>),
+    Addresses(Vec<SocketAddr>),
     Timer,
     Failed(Outcome<'static>),
     Response,
@@ -190,6 +191,16 @@ impl Run {
                     }
                     Next::Body(body)
                 }
+                Effect::Need(Need::Lookup(cluster)) => {
+                    let worker = Rc::clone(&self.scope.conn.worker);
+                    Box::pin(worker.looked_up(cluster)).await;
+                    Next::Answer(Answered::Ready)
+                }
+                Effect::Need(Need::Addresses { host, port }) => {
+                    let conn = Rc::clone(&self.scope.conn);
+                    let found = Box::pin(dial::addresses(&conn, &host, port)).await;
+                    Next::Addresses(found)
+                }
                 Effect::Need(Need::Backoff(pause)) => {
                     answer = None;
                     Box::pin(tokio::time::sleep(pause)).await;
@@ -229,7 +240,12 @@ impl Run {
 
     fn step(&mut self, next: Next, answer: Option<&mut Answer>) -> Effect {
         let replayable = self.body.as_ref().is_none_or(|body| body.replayable());
+        let found;
         let input = match (next, answer) {
+            (Next::Addresses(addresses), _) => {
+                found = addresses;
+                Input::Addresses(&found)
+            }
             (Next::Begin, _) => Input::Begin,
             (Next::Answer(answered), _) => Input::Answer(answered),
             (Next::Body(body), _) => Input::Body(body),
@@ -319,12 +335,11 @@ impl Run {
         let (cluster, endpoint) = (attempt.cluster, attempt.endpoint);
         let spec = &cluster.spec;
         let carry = self.carry(spec.http, &spec.limits);
-        let (tls, secured) = match &spec.tls {
-            Some(peer) if endpoint.mtls => match worker.secured(cluster.id, peer, carry) {
-                Ok((number, secured)) => (number, Some(secured)),
-                Err(_) => return Err(Outcome::TlsFailed),
-            },
-            _ => (0, None),
+        let called = self.scope.origin.destination.as_ref();
+        let called = called.map_or(self.request.host(), |(host, _)| host);
+        let (tls, secured) = match worker.towards(&cluster, &endpoint, called, carry) {
+            Ok(secured) => secured.map_or((0, None), |(number, s)| (number, Some(s))),
+            Err(_) => return Err(Outcome::TlsFailed),
         };
         let to = match self.scope.origin.direction {
             Direction::Inbound { .. } => To::Program,
@@ -333,7 +348,7 @@ impl Run {
         // Programs close what rests, and what crosses on the way is lost: whatever is written, they get little rest.
         let keep = match (to, secured.is_some(), spec.keeping.idle) {
             (To::Anyone, _, Some(wanted)) => wanted,
-            (To::Anyone, true, None) => limits::MESH_IDLE,
+            (To::Anyone, true, None) if spec.outside.is_none() => limits::MESH_IDLE,
             (_, _, wanted) => limits::H1_IDLE_PROGRAM.min(wanted.unwrap_or(Duration::MAX)),
         };
         let target = Target {

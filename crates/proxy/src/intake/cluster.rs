@@ -1,8 +1,8 @@
 //! Clusters: how a destination is called, and who may answer for it.
 
-use super::endpoint::{self, Member};
+use super::endpoint::{self, Member, Named};
 use super::{Error, Taken};
-use naka_engine::model::{ClusterSpec, HttpVersion, PeerTls, ServiceMeta};
+use naka_engine::model::{ClusterSpec, HttpVersion, OutsideTls, PeerTls, Policy, ServiceMeta};
 use naka_types::locality::Nearness;
 use naka_types::node::NAKA;
 use naka_types::protocol::Protocol;
@@ -29,6 +29,7 @@ mod pool;
 
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 const TLS_SOCKET: &str = "envoy.transport_sockets.tls";
+const BY_CALLER: &str = "envoy.clusters.dynamic_forward_proxy";
 const RAW_SOCKET: &str = "envoy.transport_sockets.raw_buffer";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -41,6 +42,8 @@ pub struct Part {
     pub near: Option<Nearness>,
     /// Its own endpoints; `None` when they come apart from it.
     pub members: Option<Vec<Member>>,
+    /// Its own endpoints by names that are to be looked up.
+    pub named: Option<Named>,
 }
 
 /// A cluster.
@@ -48,31 +51,13 @@ pub struct Part {
 /// # Errors
 /// [`Error`] when it cannot be called as it says.
 pub fn cluster(wire: &pb::Cluster) -> Result<Taken<Part>, Error> {
-    let (members, left_out) = match &wire.cluster_discovery_type {
-        Some(cluster::ClusterDiscoveryType::Type(kind)) => {
-            match cluster::DiscoveryType::try_from(*kind) {
-                Ok(cluster::DiscoveryType::Eds) => (None, Vec::new()),
-                Ok(cluster::DiscoveryType::Static) => {
-                    let assignment = wire
-                        .load_assignment
-                        .as_ref()
-                        .ok_or_else(|| Error::at("load_assignment", "it is missing"))?;
-                    let taken = endpoint::members(assignment);
-                    (Some(taken.model), taken.left_out)
-                }
-                _ => return Err(Error::at("type", "only EDS and STATIC are supported")),
-            }
-        }
-        _ => {
-            return Err(Error::at(
-                "cluster_discovery_type",
-                "only EDS and STATIC are supported",
-            ));
-        }
-    };
+    let (found, left_out) = found(wire)?;
     let protocol = protocol(wire.metadata.as_ref());
     let mut spec = ClusterSpec::new(&wire.name, protocol);
     balance::read(wire, &mut spec)?;
+    if found == Found::ByCaller {
+        spec.policy = Policy::RoundRobin;
+    }
     spec.connect_timeout = match &wire.connect_timeout {
         None => CONNECT_TIMEOUT,
         Some(wire) => time::from_wire(wire)
@@ -81,19 +66,90 @@ pub fn cluster(wire: &pb::Cluster) -> Result<Taken<Part>, Error> {
     };
     spec.limits = pool::limits(wire)?;
     spec.keeping.probes = pool::probes(wire);
+    spec.outside = outside(wire)?;
+    spec.tunnel = super::outside::tunnel(wire);
+    spec.by_caller = found == Found::ByCaller;
     spec.outlier = outlier::outlier(wire)?;
     spec.panic_threshold = outlier::panic(wire)?;
     spec.tls = sockets(wire)?;
     spec.service = service(wire.metadata.as_ref());
     http_options(wire, &mut spec)?;
+    let (members, named) = match found {
+        Found::Told => (None, None),
+        Found::Written(members) => (Some(members), None),
+        Found::Named(named) => (None, Some(named)),
+        Found::ByCaller => (Some(Vec::new()), None),
+    };
     Ok(Taken {
         model: Part {
             near: balance::near(wire),
             spec: Arc::new(spec),
             members,
+            named,
         },
         left_out,
     })
+}
+
+/// How endpoints are found.
+#[derive(Debug, PartialEq)]
+enum Found {
+    Told,
+    Written(Vec<Member>),
+    Named(Named),
+    ByCaller,
+}
+
+fn found(wire: &pb::Cluster) -> Result<(Found, Vec<Error>), Error> {
+    use cluster::{ClusterDiscoveryType as By, DiscoveryType};
+    let refused = |field: &str| {
+        Err(Error::at(
+            field,
+            "this way of finding endpoints is not supported",
+        ))
+    };
+    let assignment = || {
+        let assignment = wire.load_assignment.as_ref();
+        assignment.ok_or_else(|| Error::at("load_assignment", "it is missing"))
+    };
+    let kind = match &wire.cluster_discovery_type {
+        Some(By::Type(kind)) => DiscoveryType::try_from(*kind),
+        Some(By::ClusterType(custom)) if custom.name == BY_CALLER => {
+            return Ok((Found::ByCaller, Vec::new()));
+        }
+        _ => return refused("cluster_discovery_type"),
+    };
+    match kind {
+        Ok(DiscoveryType::Eds) => Ok((Found::Told, Vec::new())),
+        Ok(DiscoveryType::Static) => {
+            let taken = endpoint::members(assignment()?);
+            Ok((Found::Written(taken.model), taken.left_out))
+        }
+        Ok(DiscoveryType::StrictDns | DiscoveryType::LogicalDns) => {
+            let one = kind == Ok(DiscoveryType::LogicalDns);
+            let taken = endpoint::named(assignment()?, one);
+            Ok((Found::Named(taken.model), taken.left_out))
+        }
+        _ => refused("type"),
+    }
+}
+
+/// TLS with servers outside the mesh: what a cluster without the choice by mesh mark says.
+fn outside(wire: &pb::Cluster) -> Result<Option<Arc<OutsideTls>>, Error> {
+    let Some(socket) = &wire.transport_socket else {
+        return Ok(None);
+    };
+    match socket.name.as_str() {
+        RAW_SOCKET => Ok(None),
+        TLS_SOCKET => {
+            let tls = super::outside::tls(socket).map_err(|e| e.within("transport_socket"))?;
+            Ok(Some(Arc::new(tls)))
+        }
+        other => Err(Error::at(
+            "transport_socket",
+            format!("{other} is not supported here"),
+        )),
+    }
 }
 
 fn protocol(metadata: Option<&Metadata>) -> Protocol {
@@ -122,14 +178,6 @@ fn service(metadata: Option<&Metadata>) -> ServiceMeta {
 
 /// Mutual TLS for endpoints with the mesh mark; anything else must be plaintext.
 fn sockets(wire: &pb::Cluster) -> Result<Option<PeerTls>, Error> {
-    if let Some(socket) = &wire.transport_socket
-        && socket.name != RAW_SOCKET
-    {
-        return Err(Error::at(
-            "transport_socket",
-            "only as transport_socket_matches",
-        ));
-    }
     let mut mutual = None;
     for (index, candidate) in wire.transport_socket_matches.iter().enumerate() {
         let at = |what: String| Error::at(format!("transport_socket_matches[{index}]"), what);

@@ -2,15 +2,19 @@
 
 use super::{Error, Taken};
 use naka_engine::model::{Health, WorkloadMeta};
+use naka_types::host::Host;
 use naka_types::locality::Locality;
 use naka_types::node::NAKA;
 use naka_types::workload::Ulid;
-use naka_wire::envoy::config::core::v3::{HealthStatus, Metadata};
+use naka_wire::envoy::config::core::v3::{
+    HealthStatus, Metadata, address, socket_address::PortSpecifier,
+};
 use naka_wire::envoy::config::endpoint::v3::{
     ClusterLoadAssignment, LbEndpoint, LocalityLbEndpoints, lb_endpoint,
 };
 use naka_wire::values;
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 /// One endpoint as received; what lives longer (counts) is added from the engine's registry.
@@ -47,11 +51,7 @@ pub fn members(wire: &ClusterLoadAssignment) -> Taken<Vec<Member>> {
     let mut model = Vec::new();
     let mut left_out = Vec::new();
     for (l, locality) in wire.endpoints.iter().enumerate() {
-        let stand = Stand {
-            priority: locality.priority,
-            place: Arc::new(place(locality)),
-            weight: locality.load_balancing_weight.map_or(0, |w| w.value),
-        };
+        let stand = stand(locality);
         for (e, endpoint) in locality.lb_endpoints.iter().enumerate() {
             match member(endpoint, &stand) {
                 Ok(member) => model.push(member),
@@ -75,6 +75,109 @@ fn place(wire: &LocalityLbEndpoints) -> Locality {
     }
 }
 
+fn stand(wire: &LocalityLbEndpoints) -> Stand {
+    Stand {
+        priority: wire.priority,
+        place: Arc::new(place(wire)),
+        weight: wire.load_balancing_weight.map_or(0, |w| w.value),
+    }
+}
+
+/// Endpoints that are looked up by name.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Named {
+    /// In the order of configuration.
+    pub endpoints: Vec<NamedEndpoint>,
+    /// One address at a time, the first of the answer.
+    pub one: bool,
+}
+
+/// An endpoint whose address is a name, or an address already.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NamedEndpoint {
+    /// Name.
+    pub host: String,
+    /// What holds for each of its addresses; the address itself is not looked at, its port is.
+    pub member: Member,
+}
+
+impl Named {
+    /// The endpoints as far as names have a meaning.
+    #[must_use]
+    pub fn members(&self, meanings: &BTreeMap<String, Vec<IpAddr>>) -> Vec<Member> {
+        let mut all: Vec<Member> = Vec::new();
+        for endpoint in &self.endpoints {
+            let addresses = meanings.get(&endpoint.host).map_or(&[][..], Vec::as_slice);
+            let most = if self.one { 1 } else { addresses.len() };
+            for ip in addresses.iter().take(most) {
+                let address = SocketAddr::new(*ip, endpoint.member.address.port());
+                // Two names may mean the same machine.
+                if all.iter().all(|known| known.address != address) {
+                    all.push(Member {
+                        address,
+                        ..endpoint.member.clone()
+                    });
+                }
+            }
+        }
+        all
+    }
+
+    /// Whether nobody has answered about any of the names yet.
+    #[must_use]
+    pub fn is_unanswered(&self, meanings: &BTreeMap<String, Vec<IpAddr>>) -> bool {
+        let mut names = self.endpoints.iter().map(|endpoint| &endpoint.host);
+        !self.endpoints.is_empty() && names.all(|name| !meanings.contains_key(name))
+    }
+}
+
+/// Endpoints that are looked up. One without a name is left out.
+#[must_use]
+pub fn named(wire: &ClusterLoadAssignment, one: bool) -> Taken<Named> {
+    let mut endpoints = Vec::new();
+    let mut left_out = Vec::new();
+    for (l, locality) in wire.endpoints.iter().enumerate() {
+        let stand = stand(locality);
+        for (e, endpoint) in locality.lb_endpoints.iter().enumerate() {
+            match named_endpoint(endpoint, &stand) {
+                Ok(endpoint) => endpoints.push(endpoint),
+                Err(error) => {
+                    left_out.push(error.within(&format!("endpoints[{l}].lb_endpoints[{e}]")));
+                }
+            }
+        }
+    }
+    Taken {
+        model: Named { endpoints, one },
+        left_out,
+    }
+}
+
+fn named_endpoint(wire: &LbEndpoint, stand: &Stand) -> Result<NamedEndpoint, Error> {
+    let refused = || Error::at("endpoint.address", "not a name with a port");
+    let Some(lb_endpoint::HostIdentifier::Endpoint(endpoint)) = &wire.host_identifier else {
+        return Err(Error::at("endpoint", "it is missing"));
+    };
+    let address = endpoint.address.as_ref().ok_or_else(refused)?;
+    let Some(address::Address::SocketAddress(socket)) = &address.address else {
+        return Err(refused());
+    };
+    let host = Host::parse(&socket.address).map_err(|_| refused())?;
+    let Some(PortSpecifier::PortValue(port)) = socket.port_specifier else {
+        return Err(refused());
+    };
+    let port = u16::try_from(port).map_err(|_| refused())?;
+    let member = described(
+        wire,
+        SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port),
+        stand,
+    )?;
+    Ok(NamedEndpoint {
+        host: host.as_str().to_owned(),
+        member,
+    })
+}
+
 fn member(wire: &LbEndpoint, stand: &Stand) -> Result<Member, Error> {
     let Some(lb_endpoint::HostIdentifier::Endpoint(endpoint)) = &wire.host_identifier else {
         return Err(Error::at("endpoint", "it is missing"));
@@ -84,6 +187,11 @@ fn member(wire: &LbEndpoint, stand: &Stand) -> Result<Member, Error> {
         .as_ref()
         .and_then(super::socket_address)
         .ok_or_else(|| Error::at("endpoint.address", "not an IP address with a port"))?;
+    described(wire, address, stand)
+}
+
+/// Everything but the address.
+fn described(wire: &LbEndpoint, address: SocketAddr, stand: &Stand) -> Result<Member, Error> {
     let health = match HealthStatus::try_from(wire.health_status) {
         Ok(HealthStatus::Unknown | HealthStatus::Healthy | HealthStatus::Degraded) => {
             Health::Healthy

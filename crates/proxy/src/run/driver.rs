@@ -24,7 +24,6 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
-const RESOLV_CONF: &str = "/etc/resolv.conf";
 const TICK: Duration = Duration::from_millis(50);
 /// How often what was seen is reported.
 const SEEN_EVERY: Duration = Duration::from_secs(5);
@@ -149,7 +148,8 @@ impl Driver {
     fn names(&mut self, sockets: DnsSockets, six: bool, vips: Arc<Vips>) -> Result<(), Error> {
         let shared = Arc::clone(&self.shared);
         self.tasks.spawn(Arc::clone(&vips).keep());
-        let dns = Arc::new(Dns::new(shared, vips, six, RESOLV_CONF.into()));
+        let servers = shared.settings.resolv_conf.clone();
+        let dns = Arc::new(Dns::new(shared, vips, six, servers));
         for socket in sockets.udp {
             let socket = tokio::net::UdpSocket::from_std(socket).map_err(Error::Thread)?;
             self.tasks.spawn(dns::serve_udp(Arc::clone(&dns), socket));

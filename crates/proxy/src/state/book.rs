@@ -17,6 +17,7 @@ use naka_wire::v1::{NameFilter, WorkloadRecord};
 use naka_wire::{type_url, unpack};
 use naka_xds::{Reject, Resource};
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 mod near;
@@ -59,6 +60,8 @@ pub struct Book {
     edge: Arc<Table>,
     /// Whether something of a gateway's TLS may differ.
     rekeyed: bool,
+    /// What names mean, as far as anybody answered.
+    meanings: BTreeMap<String, Vec<IpAddr>>,
     snapshot: Arc<Snapshot>,
     touched: BTreeSet<String>,
     stale: bool,
@@ -82,6 +85,7 @@ impl Book {
             credentials: BTreeMap::new(),
             edge: Arc::default(),
             rekeyed: false,
+            meanings: BTreeMap::new(),
             snapshot: Arc::new(SnapshotBuilder::new(namespace).build()),
             touched: BTreeSet::new(),
             stale: false,
@@ -254,11 +258,42 @@ impl Book {
         self.remove(type_url::VIRTUAL_HOST, name);
     }
 
+    /// Names that clusters call their endpoints by.
+    #[must_use]
+    pub fn names(&self) -> BTreeSet<String> {
+        let named = self.clusters.values().filter_map(|p| p.named.as_ref());
+        let all = named.flat_map(|named| &named.endpoints);
+        all.map(|endpoint| endpoint.host.clone()).collect()
+    }
+
+    /// Takes what a name means; nothing: it has no addresses.
+    pub fn means(&mut self, name: &str, addresses: Vec<IpAddr>) {
+        if self.meanings.get(name) == Some(&addresses) {
+            return;
+        }
+        self.meanings.insert(name.to_owned(), addresses);
+        let naming = self.clusters.iter().filter(|(_, part)| {
+            let named = part.named.as_ref();
+            named.is_some_and(|named| named.endpoints.iter().any(|e| e.host == name))
+        });
+        let naming: Vec<String> = naming.map(|(name, _)| name.clone()).collect();
+        self.touched.extend(naming);
+    }
+
+    /// Forgets what nobody calls any more.
+    fn forget_meanings(&mut self) {
+        let names = self.names();
+        self.meanings.retain(|name, _| names.contains(name));
+    }
+
     /// Everything that changed since the last call, as one step.
     pub fn settle(&mut self) -> Change {
         let mut change = std::mem::take(&mut self.change);
         if self.stale || !self.touched.is_empty() {
             self.snapshot = Arc::new(self.build());
+            if !self.meanings.is_empty() {
+                self.forget_meanings();
+            }
             self.registry.sweep();
             self.stale = false;
             change.snapshot = Some(Arc::clone(&self.snapshot));
@@ -387,9 +422,14 @@ impl Book {
 
     fn cluster(&self, part: &cluster::Part) -> Cluster {
         let name = &part.spec.name;
-        let members = match &part.members {
-            Some(own) => own.as_slice(),
-            None => self.members.get(&**name).map_or(&[][..], Vec::as_slice),
+        let named = part
+            .named
+            .as_ref()
+            .map(|named| named.members(&self.meanings));
+        let members = match (&named, &part.members) {
+            (Some(named), _) => named.as_slice(),
+            (None, Some(own)) => own.as_slice(),
+            (None, None) => self.members.get(&**name).map_or(&[][..], Vec::as_slice),
         };
         let (members, groups) = self.near.groups(part, members, || self.siblings());
         let endpoints = members
@@ -406,13 +446,18 @@ impl Book {
                 })
             })
             .collect();
-        Cluster::placed(
+        let mut cluster = Cluster::placed(
             self.registry.id(name),
             Arc::clone(&part.spec),
             endpoints,
             groups,
             self.registry.cluster(name),
-        )
+        );
+        cluster.looking = part
+            .named
+            .as_ref()
+            .is_some_and(|named| named.is_unanswered(&self.meanings));
+        cluster
     }
 
     /// The snapshot in force.

@@ -2,6 +2,7 @@
 
 use crate::admin::Order;
 use crate::control_client::Line;
+use crate::dns::forward::Host;
 use crate::lease::Lease;
 use crate::names::Filter;
 use crate::rotation::Feed;
@@ -54,6 +55,8 @@ struct Progress {
 pub struct Shared {
     /// Settings of the process.
     pub settings: Arc<Settings>,
+    /// The host's name servers.
+    pub(crate) servers: Arc<Host>,
     /// Who we are.
     pub feed: Arc<Feed>,
     /// What we register.
@@ -110,6 +113,7 @@ impl Shared {
     #[must_use]
     pub fn new(params: SharedParams) -> Self {
         Self {
+            servers: Arc::new(Host::new(params.settings.resolv_conf.clone())),
             settings: params.settings,
             feed: params.feed,
             lease: params.lease,

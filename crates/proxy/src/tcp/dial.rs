@@ -6,10 +6,11 @@
 use crate::fail::Fail;
 use crate::io::Io;
 use crate::limits;
-use crate::names::{self, InMesh};
+use crate::names::{self, InMesh, Outside};
 use crate::record::host_of;
 use crate::tls::Carry;
 use crate::upstream::connect::{To, connect};
+use crate::upstream::tunnel;
 use crate::worker::{Conn, Worker};
 use naka_engine::canonical::{Direction, Origin};
 use naka_engine::exchange::{Answered, Cx, Dial, Effect, Input, Need, PassThrough, Tried, Try};
@@ -52,7 +53,7 @@ pub(crate) async fn virtual_host(
         return Ok(Some(Arc::clone(found)));
     }
     match answer(worker, host, port).await {
-        Answered::External => Ok(None),
+        Answered::External | Answered::Through(_) => Ok(None),
         Answered::Failed(reason) => Err(reason),
         Answered::Ready => {
             let found = worker.snapshot().virtual_host(host, port).cloned();
@@ -65,13 +66,29 @@ pub(crate) async fn virtual_host(
 pub(crate) async fn answer(worker: &Worker, host: &str, port: u16) -> Answered {
     match in_mesh(worker, host) {
         Err(reason) => Answered::Failed(reason),
-        Ok(None) => Answered::External,
+        Ok(None) => outside_of(worker),
         Ok(Some(full)) => match worker.obtain(full.as_str().to_owned(), port).await {
             Ok(()) => Answered::Ready,
             // Only names of the mesh's own domain can be nothing else; any other is called as if it were unknown.
-            Err(Reason::NoSuchPort) if !names::is_of_mesh(full.as_str()) => Answered::External,
+            Err(Reason::NoSuchPort) if !names::is_of_mesh(full.as_str()) => outside_of(worker),
             Err(reason) => Answered::Failed(reason),
         },
+    }
+}
+
+/// What becomes of a call to a host that is not of the mesh.
+fn outside_of(worker: &Worker) -> Answered {
+    match worker.outside() {
+        Outside::Allowed => Answered::External,
+        Outside::Denied => Answered::Failed(Reason::EgressDenied),
+        Outside::Through(name) => {
+            let snapshot = worker.snapshot();
+            let mut clusters = snapshot.clusters();
+            let found = clusters.find(|cluster| **cluster.name() == *name);
+            found.map_or(Answered::Failed(Reason::UnknownCluster), |cluster| {
+                Answered::Through(cluster.id)
+            })
+        }
     }
 }
 
@@ -98,6 +115,16 @@ pub(crate) fn called(conn: &Conn, origin: &Origin) -> Option<Arc<str>> {
         Some(vhost) => host_of(vhost, None),
         None => known(&conn.worker, host),
     }
+}
+
+/// Addresses of a name that the caller said, of a host that configuration knows by a pattern only. Never this host's
+/// own loopback: the program has no business there.
+pub(crate) async fn addresses(conn: &Conn, host: &str, port: u16) -> Vec<SocketAddr> {
+    let all = conn.worker.lookups.look_up(host).await;
+    all.into_iter()
+        .map(|ip| SocketAddr::new(ip, port))
+        .filter(|address| *address != conn.local)
+        .collect()
 }
 
 /// Addresses of a host outside the mesh.
@@ -128,6 +155,7 @@ pub(crate) async fn dial(conn: &Rc<Conn>, origin: &Origin) -> Result<Dialled, Fa
     let mut engine = Dial::new();
     let mut input = Input::Begin;
     let mut detail = String::new();
+    let mut found: Vec<SocketAddr>;
     loop {
         let effect = step(worker, &mut engine, input, origin);
         input = match effect {
@@ -139,6 +167,14 @@ pub(crate) async fn dial(conn: &Rc<Conn>, origin: &Origin) -> Result<Dialled, Fa
             Effect::Need(Need::Backoff(pause)) => {
                 tokio::time::sleep(pause).await;
                 Input::TimerFired
+            }
+            Effect::Need(Need::Lookup(cluster)) => {
+                worker.looked_up(cluster).await;
+                Input::Answer(Answered::Ready)
+            }
+            Effect::Need(Need::Addresses { host, port }) => {
+                found = addresses(conn, &host, port).await;
+                Input::Addresses(&found)
             }
             Effect::Try(attempt) => match call(conn, origin, &attempt).await {
                 Ok(io) => {
@@ -187,15 +223,12 @@ fn step(worker: &Worker, engine: &mut Dial, input: Input<'_>, origin: &Origin) -
 
 async fn call(conn: &Rc<Conn>, origin: &Origin, attempt: &Try) -> Result<Io, Fail> {
     let spec = &attempt.cluster.spec;
-    let secured = match &spec.tls {
-        Some(peer) if attempt.endpoint.mtls => {
-            let made = conn.worker.secured(attempt.cluster.id, peer, Carry::Tcp);
-            let (_, secured) =
-                made.map_err(|reason| Fail::connect(reason, "no certificate yet"))?;
-            Some(secured)
-        }
-        _ => None,
-    };
+    let called = origin.destination.as_ref().map_or("", |(host, _)| host);
+    let secured = conn
+        .worker
+        .towards(&attempt.cluster, &attempt.endpoint, called, Carry::Tcp)
+        .map_err(|reason| Fail::connect(reason, "no certificate yet"))?
+        .map(|(_, secured)| secured);
     // Connections of bytes do not wait for each other: they are long.
     let slot = attempt.cluster.runtime.connection(&spec.limits);
     let slot = slot.ok_or_else(Fail::full)?;
@@ -212,6 +245,10 @@ async fn call(conn: &Rc<Conn>, origin: &Origin, attempt: &Try) -> Result<Io, Fai
         spec.keeping.probes.as_ref(),
     )
     .await?;
+    let io = match &spec.tunnel {
+        None => io,
+        Some(tunnel) => tunnel::through(io, tunnel).await?,
+    };
     Ok(io.counted(Some(slot)))
 }
 

@@ -9,15 +9,16 @@ use crate::hash::QuickMap;
 use crate::io::Moved;
 use crate::limits;
 use crate::listen::Owners;
-use crate::names::Filter;
+use crate::names::{Filter, Outside};
 use crate::record::Late;
 use crate::seen::Seen;
 use crate::tls::{Carry, TlsSet};
 use crate::upstream::connect::{Secured, Sockets};
+use crate::upstream::foreign::Foreign;
 use crate::upstream::pool::Pools;
 use crate::vip::Vips;
 use naka_engine::exchange::Around;
-use naka_engine::model::{ClusterId, PeerTls, Snapshot};
+use naka_engine::model::{Cluster, ClusterId, Endpoint, PeerTls, Snapshot};
 use naka_engine::pick::Cursors;
 use naka_telemetry::{Lines, Shard, Workload};
 use naka_types::reason::Reason;
@@ -52,7 +53,11 @@ pub(crate) struct Worker {
     pub(crate) shard: Shard,
     pub(crate) lines: Option<Lines>,
     pub(crate) handles: crate::record::Handles,
+    /// Names that callers say themselves.
+    pub(crate) lookups: crate::resolve::Cache,
     snapshot: RefCell<Arc<Snapshot>>,
+    /// Told whenever there is a newer one.
+    renewed: Notify,
     tls: RefCell<Option<Arc<TlsSet>>>,
     edge: RefCell<Arc<Table>>,
     names: RefCell<Arc<Filter>>,
@@ -63,6 +68,7 @@ pub(crate) struct Worker {
     next: Cell<u64>,
     draining: [RefCell<Draining>; 2],
     configs: RefCell<QuickMap<(ClusterId, Carry), Config>>,
+    foreign: Foreign,
     next_config: Cell<u64>,
     /// Ourselves, with the principal of our certificate.
     me: RefCell<Arc<Workload>>,
@@ -115,7 +121,9 @@ impl Worker {
             shard: params.shard,
             lines: params.access,
             handles: crate::record::Handles::default(),
+            lookups: crate::resolve::Cache::new(params.resolv_conf),
             snapshot: RefCell::new(params.snapshot),
+            renewed: Notify::new(),
             tls: RefCell::default(),
             edge: RefCell::default(),
             names: RefCell::new(params.names),
@@ -126,6 +134,7 @@ impl Worker {
             next: Cell::new(0),
             draining: [RefCell::default(), RefCell::default()],
             configs: RefCell::default(),
+            foreign: Foreign::default(),
             next_config: Cell::new(1),
             peers: RefCell::default(),
             asked: RefCell::default(),
@@ -159,6 +168,28 @@ impl Worker {
     pub(crate) fn set_snapshot(&self, snapshot: Arc<Snapshot>) {
         self.handles.forget();
         *self.snapshot.borrow_mut() = snapshot;
+        self.renewed.notify_waiters();
+    }
+
+    /// Waits until somebody has answered about the names of a cluster, within bounds.
+    pub(crate) async fn looked_up(&self, cluster: ClusterId) {
+        let looking = async {
+            loop {
+                let renewed = self.renewed.notified();
+                let snapshot = self.snapshot();
+                if !snapshot.cluster(cluster).is_some_and(|c| c.looking) {
+                    return;
+                }
+                renewed.await;
+            }
+        };
+        // Whoever waits too long finds that there are no endpoints.
+        let _ = tokio::time::timeout(limits::LOOK_UP, looking).await;
+    }
+
+    /// What becomes of calls to hosts that are not of the mesh.
+    pub(crate) fn outside(&self) -> Outside {
+        self.names.borrow().outside().clone()
     }
 
     pub(crate) fn set_tls(&self, set: Arc<TlsSet>) {
@@ -273,7 +304,7 @@ impl Worker {
     }
 
     /// The TLS settings towards a cluster and their number, made once per identity and set of allowed peers.
-    pub(crate) fn secured(
+    fn secured(
         &self,
         cluster: ClusterId,
         peer: &PeerTls,
@@ -307,6 +338,28 @@ impl Worker {
             },
         );
         Ok((number, secured))
+    }
+
+    /// The TLS settings towards an endpoint of a cluster, with their number; `None`: plaintext.
+    pub(crate) fn towards(
+        &self,
+        cluster: &Cluster,
+        endpoint: &Endpoint,
+        called: &str,
+        carry: Carry,
+    ) -> Result<Option<(u64, Secured)>, Reason> {
+        let spec = &cluster.spec;
+        if let Some(outside) = &spec.outside {
+            let number = || self.next_config.replace(self.next_config.get() + 1);
+            return self
+                .foreign
+                .towards(outside, called, carry, number)
+                .map(Some);
+        }
+        match &spec.tls {
+            Some(peer) if endpoint.mtls => self.secured(cluster.id, peer, carry).map(Some),
+            _ => Ok(None),
+        }
     }
 
     /// Lets connections of one side end after what they do now.

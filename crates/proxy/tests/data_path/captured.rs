@@ -32,7 +32,10 @@ fn a_door(dir: &Path) -> PathBuf {
 /// A pair whose called side reaches its program by a door.
 fn pair_by_door(door: Option<PathBuf>, program: SocketAddr, protocol: Protocol) -> Pair {
     let mesh = Mesh::new();
-    let inside = Inside { door, vips: None };
+    let inside = Inside {
+        door,
+        ..Inside::default()
+    };
     let snapshot = mesh.inbound(program, protocol, MtlsMode::Strict);
     let called = mesh.proxy_within(inside, 1, "web", snapshot, &[HOST], |_| {});
     let port = program.port();
@@ -333,6 +336,7 @@ async fn a_call_out_of_the_namespace_arrives_by_the_name_behind_its_address() {
     let inside = Inside {
         door: Some(door.clone()),
         vips: Some(vips),
+        ..Inside::default()
     };
     let snapshot = pair.mesh.outbound(Protocol::Http, &[pair.inbound]);
     let caller = pair

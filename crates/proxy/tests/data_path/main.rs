@@ -10,6 +10,7 @@ mod keeping;
 mod late;
 mod mesh;
 mod outlier;
+mod outside;
 mod pool;
 mod program;
 mod relay;

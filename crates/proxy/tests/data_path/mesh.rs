@@ -67,6 +67,8 @@ impl Log {
 pub(crate) struct Inside {
     pub(crate) door: Option<PathBuf>,
     pub(crate) vips: Option<Arc<Vips>>,
+    /// Names the host's name servers.
+    pub(crate) resolv_conf: Option<PathBuf>,
 }
 
 /// One proxy.
@@ -249,6 +251,7 @@ impl Mesh {
                 door: inside.door.clone(),
                 vips: inside.vips.clone(),
                 seen: Arc::clone(&seen),
+                resolv_conf: inside.resolv_conf.clone().unwrap_or_default(),
             })
             .unwrap()
         };
@@ -257,6 +260,7 @@ impl Mesh {
             metrics,
             log,
             seen: Arc::clone(&seen),
+            resolv_conf: inside.resolv_conf.clone().unwrap_or_default(),
             wants: RefCell::new(Some(asked)),
             _access: access,
             accepting: RefCell::default(),

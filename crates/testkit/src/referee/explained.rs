@@ -41,6 +41,8 @@ impl Wanted {
         ] {
             options.extend(value.map(|value| format!("{option}={value}")));
         }
+        let labels = file.case.caller.labels.iter();
+        options.extend(labels.map(|(key, value)| format!("--label={key}={value}")));
         Question {
             request: self.request.clone(),
             headers: self.headers.clone(),

@@ -117,13 +117,16 @@ impl Verdict {
             return self.shares_differ(all).or_else(|| self.each(who, all));
         }
         let free = self.to.is_empty() && !self.at.is_empty();
-        let astray = arrivals().find(|one| !free && self.to.is_disjoint(&one.clusters));
+        // A server that is no service's endpoint is known by its name alone.
+        let foreign = |one: &Arrival| one.clusters.is_empty() && self.at.contains(&one.endpoint);
+        let astray =
+            arrivals().find(|one| !free && !foreign(one) && self.to.is_disjoint(&one.clusters));
         let missed = |cluster: &&String| !arrivals().any(|one| one.clusters.contains(*cluster));
         if let Some(astray) = astray {
             return Some(format!("goes to {:?} {}", astray.clusters, astray.endpoint));
         }
         // A connection that was refused reached nobody.
-        let refused = who != Who::Explain && self.never_arrives();
+        let refused = who != Who::Explain && (self.never_arrives() || arrivals().any(foreign));
         if let Some(missed) = self.to.iter().find(missed).filter(|_| !refused) {
             let status: BTreeSet<u16> = all.iter().map(|one| one.status).collect();
             return Some(format!("never goes to {missed}; answered with {status:?}"));

@@ -11,6 +11,7 @@ mod cli;
 mod count;
 mod crowd;
 mod days;
+mod egress;
 mod envoy;
 mod host;
 mod identity;

@@ -204,6 +204,12 @@ pub struct NameFilter {
     /// Used instead of `fuse16` for small meshes.
     #[prost(string, repeated, tag = "3")]
     pub exact: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Hosts outside of it may not be called.
+    #[prost(bool, tag = "4")]
+    pub registry_only: bool,
+    /// Cluster that hosts outside of it are called by; empty: directly.
+    #[prost(string, tag = "5")]
+    pub outside_cluster: ::prost::alloc::string::String,
 }
 impl ::prost::Name for NameFilter {
     const NAME: &'static str = "NameFilter";

@@ -1,10 +1,9 @@
 //! The typed DestinationRule from a checked tree.
 
-use super::{DestinationRule, Subset, TlsMode, TrafficPolicy, balancer};
-use crate::codes;
+use super::{DestinationRule, Subset, TrafficPolicy, balancer, tls, tunnel};
 use crate::decode::Report;
 use crate::decode::meta::labels;
-use crate::networking::read;
+use crate::networking::{export, read};
 use crate::tree::Node;
 use std::collections::BTreeSet;
 
@@ -80,7 +79,10 @@ pub(crate) fn build(
         host: host?,
         policy,
         subsets,
-        export_to: read::texts(spec.get("exportTo")),
+        export: export::read(report, spec, namespace),
+        selector: spec
+            .get("workloadSelector")
+            .map(|selector| labels(selector.get("matchLabels"))),
     })
 }
 
@@ -126,26 +128,12 @@ fn blocks(report: &mut Report, node: &Node, at: &str) -> TrafficPolicy {
             .map(|block| outlier::build(report, block, &format!("{at}.outlierDetection"))),
         tls: node
             .get("tls")
-            .and_then(|block| tls(report, block, &format!("{at}.tls"))),
+            .and_then(|block| tls::build(report, block, &format!("{at}.tls")))
+            .map(Box::new),
+        tunnel: node
+            .get("tunnel")
+            .and_then(|block| tunnel::build(report, block, &format!("{at}.tunnel"))),
         retry_budget: node.get("retryBudget").map(pool::retry_budget),
         ports: Vec::new(),
-    }
-}
-
-fn tls(report: &mut Report, node: &Node, at: &str) -> Option<TlsMode> {
-    let mode = node.get("mode")?;
-    match mode.text()? {
-        "ISTIO_MUTUAL" => Some(TlsMode::IstioMutual),
-        word @ ("SIMPLE" | "MUTUAL") => {
-            report.error(
-                codes::E901,
-                &format!("{at}.mode"),
-                mode.place,
-                format!("mode {word} is not enforced yet, and without it calls would leave unencrypted or with the wrong certificate"),
-                "remove tls, or write ISTIO_MUTUAL or DISABLE".to_owned(),
-            );
-            None
-        }
-        _ => Some(TlsMode::Disable),
     }
 }

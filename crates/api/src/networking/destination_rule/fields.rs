@@ -3,7 +3,7 @@
 use crate::schema::{COUNT, Field, Now, PORT, STRINGS, TEXTS, Ty};
 
 use super::balancer::fields::LOAD_BALANCER;
-use Now::{Alias, Default, NotYet, Refused, Yes};
+use Now::{Alias, NotYet, Yes};
 
 const fn f(name: &'static str, ty: Ty, now: Now, doc: &'static str) -> Field {
     Field::new(name, ty, now, doc)
@@ -242,35 +242,6 @@ const OUTLIER: Ty = Ty::Object(&[
     ),
 ]);
 
-const TLS_KINDS: &[&str] = &["DISABLE", "SIMPLE", "MUTUAL", "ISTIO_MUTUAL"];
-
-const TLS: Ty = Ty::Object(&[
-    f(
-        "mode",
-        Ty::Enum(TLS_KINDS),
-        Yes,
-        "ISTIO_MUTUAL (default between mesh workloads) or DISABLE. SIMPLE and MUTUAL are refused (E901).",
-    ),
-    f("clientCertificate", Ty::Str, NotYet, "For MUTUAL."),
-    f("privateKey", Ty::Str, NotYet, "For MUTUAL."),
-    f("caCertificates", Ty::Str, NotYet, "For SIMPLE and MUTUAL."),
-    f("caCrl", Ty::Str, NotYet, "For SIMPLE and MUTUAL."),
-    f("credentialName", Ty::Str, NotYet, "For SIMPLE and MUTUAL."),
-    f(
-        "subjectAltNames",
-        TEXTS,
-        Refused("without it any identity of the service would be accepted"),
-        "Names accepted.",
-    ),
-    f("sni", Ty::Str, NotYet, "Server name sent."),
-    f(
-        "insecureSkipVerify",
-        Ty::Bool,
-        Default("false"),
-        "Not verified.",
-    ),
-]);
-
 const BLOCKS: [Field; 4] = [
     f(
         "loadBalancer",
@@ -285,7 +256,12 @@ const BLOCKS: [Field; 4] = [
         Yes,
         "Ejection of failing endpoints.",
     ),
-    f("tls", TLS, Yes, "TLS towards the destination."),
+    f(
+        "tls",
+        super::tls::FIELDS,
+        Yes,
+        "TLS towards the destination.",
+    ),
 ];
 
 const PORT_POLICY: &[Field] = &[
@@ -315,12 +291,8 @@ const POLICY: Ty = Ty::Object(&[
     ),
     f(
         "tunnel",
-        Ty::Object(&[
-            f("protocol", Ty::Str, Yes, "CONNECT or POST."),
-            f("targetHost", Ty::Str, Yes, "Host behind the tunnel.").required(),
-            f("targetPort", PORT, Yes, "Port there.").required(),
-        ]),
-        Refused("calls would go around the tunnel"),
+        super::tunnel::FIELDS,
+        Yes,
         "CONNECT through another host.",
     ),
     f(
@@ -396,14 +368,14 @@ const SPEC: &[Field] = &[
     f(
         "exportTo",
         TEXTS,
-        Default("[\"*\"]"),
-        "Namespaces that see it; today all do.",
+        Yes,
+        "Namespaces whose callers it holds for; default all.",
     ),
     f(
         "workloadSelector",
         Ty::Object(&[f("matchLabels", STRINGS, Yes, "Labels.")]),
-        Refused("without it the rule would hold for every caller"),
-        "Callers it holds for.",
+        Yes,
+        "Labels of the callers it holds for.",
     ),
 ];
 

@@ -12,6 +12,7 @@ use naka_engine::exchange::{
 };
 use naka_engine::pick::Cursors;
 use naka_engine::why::{Stage, Why};
+use naka_proxy::names::{Filter, Outside};
 use naka_proxy::state::book::Book;
 use naka_types::finding::Finding;
 use naka_types::host::Host;
@@ -22,12 +23,16 @@ use naka_types::reason::Reason;
 use naka_wire::type_url;
 use naka_xds::Resource;
 use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 /// No request needs more steps; a loop here would be a fault of ours.
 const MAX_STEPS: usize = 32;
+
+/// What a name outside the mesh is taken to mean: an address reserved for documentation.
+const ASSUMED: [u8; 4] = [192, 0, 2, 1];
 
 /// A request as asked for.
 #[derive(Debug)]
@@ -45,6 +50,8 @@ pub(crate) struct Asked {
     at: Duration,
     /// Labels of the gateway that is asked; none: a sidecar is.
     gateway: Labels,
+    /// Labels of the caller.
+    labels: Labels,
     /// How the tries end, one after the other; after the last one every try is answered with 200.
     answers: Vec<Answer>,
 }
@@ -159,6 +166,7 @@ impl Asked {
                 .iter()
                 .map(|(key, value)| (key.clone(), crate::cmd::apply::show(value)))
                 .collect(),
+            labels: args.labels.iter().cloned().collect(),
             answers: args
                 .answers
                 .iter()
@@ -290,7 +298,11 @@ impl<'a> Walk<'a> {
                     false => Role::Gateway,
                 },
                 namespace: asked.namespace.clone(),
-                labels: asked.gateway.clone(),
+                labels: match asked.gateway.is_empty() {
+                    true => world.labels_read(&asked.namespace, &asked.labels),
+                    false => asked.gateway.clone(),
+                },
+                narrow: world.narrows(&asked.namespace),
                 ..Class::default()
             },
             book: Book::new(&asked.namespace),
@@ -309,6 +321,7 @@ impl<'a> Walk<'a> {
             let listeners = roots::listeners(self.world, &self.class);
             self.load(listeners.into_iter().collect(), explained);
         }
+        let mut found;
         for _ in 0..MAX_STEPS {
             let snapshot = self.book.snapshot();
             let mut cx = Cx {
@@ -326,6 +339,11 @@ impl<'a> Walk<'a> {
                 }
                 Effect::Need(Need::Body { limit }) => Input::Body(self.body(limit)),
                 Effect::Need(Need::Backoff(_)) => Input::TimerFired,
+                Effect::Need(Need::Lookup(_)) => Input::Answer(Answered::Ready),
+                Effect::Need(Need::Addresses { port, .. }) => {
+                    found = [SocketAddr::from((ASSUMED, port))];
+                    Input::Addresses(&found)
+                }
                 Effect::Try(to_try) => {
                     explained.verdict = self.verdict(&request, &to_try);
                     explained.sent.push(sent(&request, &to_try));
@@ -396,29 +414,61 @@ impl<'a> Walk<'a> {
     /// What the proxy would do on demand: ask for the virtual host, get everything it refers to before it.
     fn fetch(&mut self, host: &str, port: u16, explained: &mut Explained) -> Answered {
         let Some(host) = self.full(host) else {
-            return Answered::External;
+            return self.outside(explained);
         };
         let name = VirtualHostName {
             host: host.as_str().to_owned(),
             port,
         };
-        if !self.load(vec![Key::VirtualHost(name)], explained) {
-            let known = self.world.services.contains_key(&host);
-            let because = if known {
-                format!("{host} has no port {port}")
-            } else {
-                format!("{host} is no service of the mesh")
-            };
-            explained
-                .trail
-                .push(Why::new(Stage::Host, "outside the mesh", because));
-            return if known {
+        if self.load(vec![Key::VirtualHost(name)], explained) {
+            return Answered::Ready;
+        }
+        let known = self.world.holder(&host, &self.class.namespace).is_some();
+        let because = match known {
+            _ if !self.sees(&host) => format!("{host} is not to be seen from this caller"),
+            true => format!("{host} has no port {port}"),
+            false => format!("{host} is no service of the mesh"),
+        };
+        explained
+            .trail
+            .push(Why::new(Stage::Host, "outside the mesh", because));
+        if host.as_str().ends_with(naka_types::host::DOMAIN) && host.as_str().contains(".svc.") {
+            return if known || self.world.services.contains_key(&host) {
                 Answered::Failed(Reason::UnknownHost)
             } else {
-                Answered::External
+                self.outside(explained)
             };
         }
-        Answered::Ready
+        self.outside(explained)
+    }
+
+    /// Whether the caller may know the host at all.
+    fn sees(&self, host: &Host) -> bool {
+        let names = compile(self.world, &Key::Names, &self.class);
+        let filter = names.resource.and_then(|r| naka_wire::unpack(&r.any).ok());
+        let filter = filter.and_then(|wire| Filter::decode(&wire).ok());
+        filter.is_some_and(|filter| filter.contains(host.as_str()))
+            || !self.world.services.contains_key(host)
+    }
+
+    /// What becomes of a call to a host that is not of the mesh.
+    fn outside(&mut self, explained: &mut Explained) -> Answered {
+        let names = compile(self.world, &Key::Names, &self.class);
+        let refers = names.refers.clone();
+        let filter = names.resource.and_then(|r| naka_wire::unpack(&r.any).ok());
+        let filter = filter.and_then(|wire| Filter::decode(&wire).ok());
+        match filter.as_ref().map(Filter::outside) {
+            None | Some(Outside::Allowed) => Answered::External,
+            Some(Outside::Denied) => Answered::Failed(Reason::EgressDenied),
+            Some(Outside::Through(name)) => {
+                self.load(refers, explained);
+                let snapshot = self.book.snapshot();
+                let found = snapshot.clusters().find(|c| **c.name() == **name);
+                found.map_or(Answered::Failed(Reason::UnknownCluster), |cluster| {
+                    Answered::Through(cluster.id)
+                })
+            }
+        }
     }
 
     /// Gives the proxy these resources with everything they refer to; `false` if there is none of them.
@@ -468,13 +518,23 @@ impl<'a> Walk<'a> {
                 explained.findings.push(finding);
             }
         }
+        for name in self.book.names() {
+            let address = name.parse().unwrap_or(IpAddr::from(ASSUMED));
+            self.book.means(&name, vec![address]);
+        }
+        for name in self.book.names() {
+            let address = name.parse().unwrap_or(IpAddr::from(ASSUMED));
+            self.book.means(&name, vec![address]);
+        }
         self.book.settle();
         found
     }
 
     fn verdict(&self, request: &Canonical, to_try: &naka_engine::exchange::Try) -> String {
         let endpoint = &to_try.endpoint;
-        let how = if endpoint.mtls {
+        let how = if to_try.cluster.spec.outside.is_some() {
+            "over TLS"
+        } else if endpoint.mtls {
             "over mutual TLS"
         } else {
             "in plaintext"

@@ -4,6 +4,7 @@ use super::objects::Implied;
 use crate::client::Client;
 use crate::exit::Outcome;
 use crate::{manifests, out};
+use naka_api::networking::export::Export;
 use naka_api::networking::virtual_service::Action;
 use naka_api::{Mode, Object, Spec};
 use naka_control::registry::Health;
@@ -35,12 +36,12 @@ pub(crate) async fn live(context: Option<&str>) -> Outcome<Found> {
             .cloned()
             .unwrap_or_default()
     };
-    let objects = list("objects")
+    let objects: Vec<Object> = list("objects")
         .iter()
         .filter_map(|raw| naka_api::decode_json(raw, Mode::Compat).0)
         .collect();
     let word = |name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default();
-    let mut world = joined(objects, word("trust_domain"));
+    let mut world = joined(objects.clone(), word("trust_domain"));
     let map = |name: &str| {
         value
             .get(name)
@@ -49,7 +50,11 @@ pub(crate) async fn live(context: Option<&str>) -> Outcome<Found> {
             .unwrap_or_default()
     };
     for (host, shown) in map("services") {
-        if let Ok(host) = Host::parse(&host) {
+        // Hosts of ServiceEntries come from their objects.
+        let entry = shown.get("entry").is_some_and(|entry| !entry.is_null());
+        if let Ok(host) = Host::parse(&host)
+            && !entry
+        {
             world
                 .services
                 .insert(host.clone(), Arc::new(service(host, &shown)));
@@ -68,6 +73,7 @@ pub(crate) async fn live(context: Option<&str>) -> Outcome<Found> {
             .collect();
         world.endpoints.insert(host, Arc::new(all));
     }
+    world.rejoin(&snapshot(objects));
     Ok(Found {
         world,
         notes: Vec::new(),
@@ -121,6 +127,14 @@ pub(super) fn implied(objects: &[Object], namespace: &str, asked: &str) -> BTree
             let one = all.entry(spec.host.clone()).or_default();
             one.subsets.extend(labels);
         }
+        if let Spec::ServiceEntry(spec) = &object.spec {
+            let named = spec.endpoints.iter().map(|endpoint| &endpoint.address);
+            let services = named.filter_map(|address| Host::parse(address).ok());
+            for host in services.filter(|host| host.service().is_some()) {
+                let ports = &mut all.entry(host).or_default().ports;
+                ports.extend(spec.ports.iter().map(|p| p.target.unwrap_or(p.number)));
+            }
+        }
     }
     all
 }
@@ -129,7 +143,7 @@ pub(super) fn implied(objects: &[Object], namespace: &str, asked: &str) -> BTree
 /// are; a service without any gets one for each of its subsets.
 pub(crate) fn of_objects(objects: Vec<Object>, namespace: &str, asked: &str) -> World {
     let implied = implied(&objects, namespace, asked);
-    let mut world = joined(objects, naka_types::spiffe::DEFAULT_TRUST_DOMAIN);
+    let mut world = joined(objects.clone(), naka_types::spiffe::DEFAULT_TRUST_DOMAIN);
     let mut number = 0_u32;
     for (host, Implied { mut ports, subsets }) in implied {
         let known = world.endpoints.get(&host);
@@ -160,6 +174,8 @@ pub(crate) fn of_objects(objects: Vec<Object>, namespace: &str, asked: &str) -> 
                 declared: false,
                 accounts: BTreeSet::from([name.clone()]),
                 ports: ports.iter().map(port).collect(),
+                export: Export::Everywhere,
+                entry: None,
             };
             world.services.insert(host.clone(), Arc::new(made));
         }
@@ -180,6 +196,7 @@ pub(crate) fn of_objects(objects: Vec<Object>, namespace: &str, asked: &str) -> 
             .collect();
         world.endpoints.insert(host, Arc::new(all));
     }
+    world.rejoin(&snapshot(objects));
     world
 }
 
@@ -198,15 +215,19 @@ fn assumed(name: &str, namespace: &str, labels: Labels, number: u32) -> Endpoint
     }
 }
 
-fn joined(objects: Vec<Object>, trust_domain: &str) -> World {
+fn snapshot(objects: Vec<Object>) -> Snapshot {
     let objects: BTreeMap<_, _> = objects
         .into_iter()
         .map(|object| (object.reference(), Arc::new(object)))
         .collect();
-    let snapshot = Snapshot {
+    Snapshot {
         objects: Arc::new(objects),
         ..Snapshot::default()
-    };
+    }
+}
+
+fn joined(objects: Vec<Object>, trust_domain: &str) -> World {
+    let snapshot = snapshot(objects);
     World::build(Inputs {
         snapshot: &snapshot,
         members: Vec::new(),
@@ -244,6 +265,8 @@ fn service(host: Host, shown: &Value) -> Service {
             .flatten()
             .filter_map(|account| account.as_str().map(str::to_owned))
             .collect(),
+        export: Export::Everywhere,
+        entry: None,
         ports: ports
             .filter_map(|(number, port)| {
                 let protocol = port.get("protocol").cloned().unwrap_or_default();

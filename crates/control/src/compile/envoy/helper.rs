@@ -101,7 +101,7 @@ impl Helper {
 }
 
 /// Names out of the mesh; filter and cluster must say the same.
-pub(super) fn dns() -> DnsCacheConfig {
+pub(crate) fn dns() -> DnsCacheConfig {
     DnsCacheConfig {
         name: "external".to_owned(),
         dns_lookup_family: cluster::DnsLookupFamily::V4Preferred as i32,

@@ -5,8 +5,8 @@ use super::{HTTP_PROXY, INBOUND, limit, route};
 use crate::compile;
 use crate::compile::cluster::{pool, socket_address};
 use crate::compile::gateway::chain::Serves;
-use crate::compile::listener::{Chain, chains, tcp, whole};
-use crate::compile::{Built, Class, Key, View, gateway, roots, tls};
+use crate::compile::listener::{Chain, chains, tcp, tunnelled, whole};
+use crate::compile::{Built, Class, Key, View, cluster, gateway, roots, tls};
 use crate::world::Read;
 use naka_api::networking::destination_rule::ConnectionPool;
 use naka_api::security::peer_authentication::MtlsMode;
@@ -55,7 +55,11 @@ pub(super) fn listener(view: &View<'_>, name: &str, class: &Class) -> Option<Bui
             let mut ends = ConnectionPool::default();
             let (filter, refers) = if bytes {
                 ends = pool(view, &cluster, class);
-                (tcp(&cluster.to_string(), &ends), Key::Cluster(cluster))
+                let filter = match cluster::tunnel(view, &cluster, class) {
+                    None => tcp(&cluster.to_string(), &ends),
+                    Some((target, post)) => tunnelled(&cluster.to_string(), &target, post),
+                };
+                (filter, Key::Cluster(cluster))
             } else {
                 let manager = filter(name, Place::Outbound, named(name), None);
                 (manager, Key::Routes(name.to_owned()))

@@ -1,13 +1,13 @@
 //! Route configurations of an Envoy: the forward proxy's, an upstream's, a gateway port's.
 //!
 //! Domains of a configuration must differ, or Envoy refuses all of it: the first service to claim a name keeps it.
-//! Hosts of the mesh that nobody serves get 404 and never leave the mesh; other names go out by DNS.
+//! Hosts of the mesh that nobody serves get 503, as at our own proxies, and never leave the mesh; other names go out by DNS.
 
 use super::HTTP_PROXY;
 use super::acceptable::acceptable;
 use super::helper::Helper;
 use crate::compile::gateway::chain::Serves;
-use crate::compile::{Built, Class, Key, Upstream, View, gateway, route, vhost};
+use crate::compile::{Built, Class, Key, Upstream, View, cluster, gateway, names, route, vhost};
 use crate::world::{Read, Service};
 use naka_types::header;
 use naka_types::host::{DOMAIN, Host};
@@ -28,8 +28,9 @@ use std::time::Duration;
 
 /// Largest body of a direct response, as manifests may hold them.
 const DIRECT_BYTES: u32 = 1 << 20;
-const NOT_FOUND: u32 = 404;
 const FORBIDDEN: u32 = 403;
+const BAD_GATEWAY: u32 = 502;
+const UNAVAILABLE: u32 = 503;
 /// The machine itself: reached without a proxy, never through one.
 const LOOPBACK: &str = r"(127\.[0-9.]+|localhost|\[::1\])(:[0-9]+)?";
 
@@ -96,9 +97,16 @@ pub(super) fn destination(
     class: &Class,
 ) -> (ClusterName, Protocol) {
     let host = Host::resolve(&upstream.host, &class.namespace).ok();
-    let known = host.as_ref().and_then(|host| view.service(host));
+    let known = host.as_ref().and_then(|host| {
+        view.serving(host, class)
+            .filter(|s| view.admits(s, host, class))
+    });
     let port = known.and_then(|service| service.ports.get(&upstream.port));
-    let name = host.map_or_else(|| upstream.host.clone(), |host| host.as_str().to_owned());
+    let name = match (known, host) {
+        (Some(service), _) => service.host.as_str().to_owned(),
+        (None, Some(host)) => host.as_str().to_owned(),
+        (None, None) => upstream.host.clone(),
+    };
     let protocol = port.map_or(Protocol::Auto, |port| port.protocol);
     (ClusterName::outbound(upstream.port, "", &name), protocol)
 }
@@ -115,8 +123,11 @@ fn one(view: &View<'_>, name: &str, upstream: &Upstream, class: &Class) -> Built
         ClusterName::Outbound { host, .. } => Host::parse(host).ok(),
         ClusterName::Inbound { .. } => None,
     };
+    let service = host.as_ref().and_then(|host| view.seen(host, class));
     let models = host
-        .map(|host| vhost::models(&at, &host, protocol))
+        .as_ref()
+        .zip(service)
+        .map(|(host, service)| vhost::models(&at, host, service, protocol))
         .unwrap_or_default();
     let refers = vhost::clusters(&at, &models);
     let everything = acceptable(VirtualHost {
@@ -131,15 +142,11 @@ fn one(view: &View<'_>, name: &str, upstream: &Upstream, class: &Class) -> Built
 
 /// Every service of the mesh, under every name a program of the namespace may know it by.
 fn forward(view: &View<'_>, class: &Class) -> Built {
-    let world = view.read(Read::Hosts);
     let mut taken = BTreeSet::new();
     let mut model = Vec::new();
     let mut refers = vec![Key::Helper(Helper::External), Key::Helper(Helper::Tunnel)];
     let mut messages = Vec::new();
-    for host in world.services.keys() {
-        let Some(service) = view.service(host) else {
-            continue;
-        };
+    for (host, service) in callable(view, class) {
         for (port, known) in &service.ports {
             let at = route::Place {
                 view,
@@ -147,14 +154,14 @@ fn forward(view: &View<'_>, class: &Class) -> Built {
                 port: *port,
                 gateway: None,
             };
-            let mut domains = domains(service, *port, &class.namespace);
+            let mut domains = domains(&host, *port, &class.namespace);
             domains.retain(|domain| taken.insert(domain.clone()));
             if domains.is_empty() {
                 continue;
             }
-            let models = vhost::models(&at, host, known.protocol);
+            let models = vhost::models(&at, &host, service, known.protocol);
             refers.extend(vhost::clusters(&at, &models));
-            let own = ClusterName::outbound(*port, "", host.as_str());
+            let own = ClusterName::outbound(*port, "", service.host.as_str());
             // Bytes go to the service itself even where routes lead elsewhere.
             refers.push(Key::Cluster(own.clone()));
             let bytes = matches!(known.protocol, Protocol::Tcp | Protocol::Tls);
@@ -164,25 +171,72 @@ fn forward(view: &View<'_>, class: &Class) -> Built {
                 Helper::Tunnel.name().to_owned()
             };
             let routes = models.iter().flat_map(route::messages);
+            // A route cannot lead CONNECT on through a proxy; bytes sent to the proxy itself would go astray.
+            let closed = bytes && cluster::tunnel(view, &own, class).is_some();
+            let first = match closed {
+                true => answer("tunnel", ".*", true, UNAVAILABLE),
+                false => connect(&tunnel),
+            };
             messages.push(acceptable(VirtualHost {
                 name: format!("{host}:{port}"),
                 domains: domains.clone(),
-                routes: std::iter::once(connect(&tunnel)).chain(routes).collect(),
+                routes: std::iter::once(first).chain(routes).collect(),
                 ..VirtualHost::default()
             }));
-            model.push((host.as_str(), *port, domains, tunnel, models));
+            model.push((
+                host.as_str().to_owned(),
+                *port,
+                domains,
+                tunnel,
+                closed,
+                models,
+            ));
         }
     }
-    messages.push(outside());
+    let outside = view
+        .sidecar(class)
+        .and_then(|sidecar| sidecar.outside.as_ref());
+    let through = outside.and_then(|outside| names::through(view, outside, class));
+    refers.extend(through.iter().cloned().map(Key::Cluster));
+    let denied = outside.is_some_and(|outside| outside.registry_only);
+    messages.push(self::outside(denied, through.as_ref()));
     let config = configuration(HTTP_PROXY, messages);
-    Built::new(&(HTTP_PROXY, &model), naka_wire::pack(&config)).referring(refers)
+    Built::new(
+        &(HTTP_PROXY, &model, denied, &through),
+        naka_wire::pack(&config),
+    )
+    .referring(refers)
+}
+
+/// Every host that programs of a class see and may call, and of a pattern the single names that their Sidecar lets
+/// through.
+fn callable<'a>(view: &View<'a>, class: &Class) -> Vec<(Host, &'a Service)> {
+    let world = view.read(Read::Hosts);
+    let egress = view
+        .sidecar(class)
+        .and_then(|sidecar| sidecar.egress.as_ref());
+    let mut all = Vec::new();
+    for host in world.services.keys() {
+        let Some(service) = view.seen(host, class) else {
+            continue;
+        };
+        if view.admits(service, host, class) {
+            all.push((host.clone(), &**service));
+        } else if let Some(suffix) = host.as_str().strip_prefix('*') {
+            let named = egress.into_iter().flatten().map(|one| &one.host);
+            let named = named.filter(|named| {
+                named.as_str().ends_with(suffix) && view.admits(service, named, class)
+            });
+            all.extend(named.map(|named| (named.clone(), &**service)));
+        }
+    }
+    all
 }
 
 /// Names of a service port: full and shortened, with the port, and without it where HTTP leaves it out.
-fn domains(service: &Service, port: u16, namespace: &str) -> Vec<String> {
-    let host = service.host.as_str();
-    let mut names = vec![host.to_owned()];
-    if let Some((name, own)) = service.host.service() {
+fn domains(host: &Host, port: u16, namespace: &str) -> Vec<String> {
+    let mut names = vec![host.as_str().to_owned()];
+    if let Some((name, own)) = host.service() {
         names.push(format!("{name}.{own}.svc"));
         names.push(format!("{name}.{own}"));
         if own == namespace {
@@ -228,13 +282,19 @@ fn action(cluster: &str) -> RouteAction {
 }
 
 /// Everything the mesh has no service for.
-fn outside() -> VirtualHost {
-    let external = Helper::External.name();
+fn outside(denied: bool, through: Option<&ClusterName>) -> VirtualHost {
+    let external = through.map_or_else(|| Helper::External.name().to_owned(), ToString::to_string);
+    let external = external.as_str();
     let mesh = format!(r".*\.{}\.?(:[0-9]+)?", DOMAIN.replace('.', r"\."));
     let mut routes = Vec::new();
     for connects in [true, false] {
-        routes.push(answer("mesh", &mesh, connects, NOT_FOUND));
+        routes.push(answer("mesh", &mesh, connects, UNAVAILABLE));
         routes.push(answer("loopback", LOOPBACK, connects, FORBIDDEN));
+    }
+    if denied {
+        // Istio's name and status for what may not leave.
+        routes.push(answer("block_all", ".*", true, BAD_GATEWAY));
+        routes.push(answer("block_all", ".*", false, BAD_GATEWAY));
     }
     routes.push(connect(external));
     routes.push(Route {

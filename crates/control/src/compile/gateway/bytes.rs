@@ -139,10 +139,12 @@ pub(crate) fn named(at: &Place<'_, '_>, server: &Server) -> Vec<ClusterName> {
             .hosts
             .iter()
             .any(|one| overlap(one.host.as_str(), host.as_str()));
-        let Some(service) = at.view.service(host).filter(|_| served) else {
+        // What is declared outside the mesh is called by its own name, never through here.
+        let seen = at.view.seen(host, at.class).filter(|_| served);
+        let Some(service) = seen.filter(|service| service.entry.is_none()) else {
             continue;
         };
-        let rule = at.view.rule(host, &at.class.namespace);
+        let rule = at.view.rule(service, at.class);
         let rule = rule.and_then(|object| object.destination_rule());
         let subsets = rule.into_iter().flat_map(|rule| &rule.subsets);
         let subsets: Vec<&str> = std::iter::once("")

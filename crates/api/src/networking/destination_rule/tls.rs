@@ -1,0 +1,181 @@
+//! `tls` of a traffic policy: how a destination's TLS is begun, and what its certificate must show.
+
+use crate::codes;
+use crate::decode::Report;
+use crate::networking::read;
+use crate::schema::{Field, Now::Yes, TEXTS, Ty};
+use crate::tree::{Node, join};
+
+/// How a destination is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum TlsMode {
+    /// Plaintext.
+    #[default]
+    Disable,
+    /// TLS without a certificate of our own.
+    Simple,
+    /// TLS with a certificate of our own.
+    Mutual,
+    /// Mesh mTLS.
+    IstioMutual,
+}
+
+/// TLS towards a destination.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct ClientTls {
+    /// Which kind.
+    pub mode: TlsMode,
+    /// File with our certificate.
+    pub client_certificate: Option<String>,
+    /// File with its key.
+    pub private_key: Option<String>,
+    /// File with the authorities believed; none = those of the system.
+    pub ca_certificates: Option<String>,
+    /// File with revoked certificates.
+    pub ca_crl: Option<String>,
+    /// Secret that holds all three.
+    pub credential_name: Option<String>,
+    /// Names of which the certificate must carry one; empty = the server name.
+    pub subject_alt_names: Vec<String>,
+    /// Server name sent; none = the host called.
+    pub sni: Option<String>,
+    /// The certificate is not verified.
+    pub insecure_skip_verify: bool,
+}
+
+impl ClientTls {
+    /// Whether TLS of the outside world is begun.
+    #[must_use]
+    pub fn originates(&self) -> bool {
+        matches!(self.mode, TlsMode::Simple | TlsMode::Mutual)
+    }
+}
+
+const fn f(name: &'static str, ty: Ty, doc: &'static str) -> Field {
+    Field::new(name, ty, Yes, doc)
+}
+
+pub(super) const FIELDS: Ty = Ty::Object(&[
+    f(
+        "mode",
+        Ty::Enum(&["DISABLE", "SIMPLE", "MUTUAL", "ISTIO_MUTUAL"]),
+        "ISTIO_MUTUAL (default between mesh workloads), DISABLE, SIMPLE, or MUTUAL with a certificate of our own.",
+    ),
+    f(
+        "clientCertificate",
+        Ty::Str,
+        "File with the certificate shown, for MUTUAL.",
+    ),
+    f("privateKey", Ty::Str, "File with its key, for MUTUAL."),
+    f(
+        "caCertificates",
+        Ty::Str,
+        "File with the authorities believed; default: the system's (`system` says so, too).",
+    ),
+    f("caCrl", Ty::Str, "File with revoked certificates."),
+    f(
+        "credentialName",
+        Ty::Str,
+        "Secret of the rule's namespace that holds certificate, key and authorities.",
+    ),
+    f(
+        "subjectAltNames",
+        TEXTS,
+        "Names of which the certificate must carry one; default: the server name.",
+    ),
+    f(
+        "sni",
+        Ty::Str,
+        "Server name sent; default: the host called.",
+    ),
+    f(
+        "insecureSkipVerify",
+        Ty::Bool,
+        "The certificate is not verified (L346).",
+    ),
+]);
+
+pub(super) fn build(report: &mut Report, node: &Node, at: &str) -> Option<ClientTls> {
+    let mode = match node.get("mode").and_then(Node::text) {
+        None | Some("DISABLE") => TlsMode::Disable,
+        Some("SIMPLE") => TlsMode::Simple,
+        Some("MUTUAL") => TlsMode::Mutual,
+        Some("ISTIO_MUTUAL") => TlsMode::IstioMutual,
+        // Reported by the walk.
+        Some(_) => return None,
+    };
+    let text = |field: &str| read::text(node.get(field));
+    let tls = ClientTls {
+        mode,
+        client_certificate: text("clientCertificate"),
+        private_key: text("privateKey"),
+        ca_certificates: text("caCertificates").filter(|file| file != "system"),
+        ca_crl: text("caCrl"),
+        credential_name: text("credentialName"),
+        subject_alt_names: read::texts(node.get("subjectAltNames")),
+        sni: text("sni"),
+        insecure_skip_verify: node
+            .get("insecureSkipVerify")
+            .and_then(Node::truth)
+            .unwrap_or(false),
+    };
+    check(report, node, at, &tls);
+    Some(tls)
+}
+
+fn check(report: &mut Report, node: &Node, at: &str, tls: &ClientTls) {
+    let files = ["clientCertificate", "privateKey", "caCertificates", "caCrl"];
+    if tls.mode == TlsMode::IstioMutual {
+        for field in [
+            "clientCertificate",
+            "privateKey",
+            "caCertificates",
+            "credentialName",
+        ] {
+            if let Some(value) = node.get(field) {
+                report.invalid(
+                    &join(at, field),
+                    value,
+                    format!("{field} has no meaning with ISTIO_MUTUAL, whose certificates are the mesh's"),
+                    format!("remove {field}, or write mode: MUTUAL"),
+                );
+            }
+        }
+        return;
+    }
+    if tls.credential_name.is_some() {
+        for field in files.iter().filter(|field| node.get(field).is_some()) {
+            report.invalid(
+                &join(at, field),
+                node.get(field).unwrap_or(node),
+                format!("{field} and credentialName are both set; only one of them may be"),
+                format!("keep {field} or credentialName"),
+            );
+        }
+    }
+    if tls.mode == TlsMode::Mutual && tls.credential_name.is_none() {
+        for (field, value) in [
+            ("clientCertificate", &tls.client_certificate),
+            ("privateKey", &tls.private_key),
+        ] {
+            if value.is_none() {
+                report.error(
+                    codes::E006,
+                    &join(at, field),
+                    node.place,
+                    format!("{field} is required with MUTUAL"),
+                    format!("add {field}, or credentialName"),
+                );
+            }
+        }
+    }
+    if tls.originates() && tls.insecure_skip_verify {
+        report.error(
+            codes::L346,
+            &join(at, "insecureSkipVerify"),
+            node.place,
+            "the server's certificate is not verified: whoever answers is believed".to_owned(),
+            "remove insecureSkipVerify, or name the authority in caCertificates".to_owned(),
+        );
+    }
+}

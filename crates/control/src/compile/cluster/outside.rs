@@ -1,0 +1,198 @@
+//! What hosts of ServiceEntries need of a cluster beyond what services do: endpoints that are looked up, callers that
+//! say the name themselves, and TLS of the outside world.
+//!
+//! A name is looked up by whoever calls it, never here: what a name means may differ by place, and a control plane
+//! that looked names up for a mesh would be its bottleneck. Where the caller says the name (resolutions NONE and
+//! DYNAMIC_DNS) the cluster is Envoy's dynamic forward proxy, for Naka too, because a program that was given a virtual
+//! address, or uses a proxy, has no address of its own to keep.
+
+use crate::compile::envoy::dns;
+use crate::compile::{Dialect, endpoint, tls};
+use crate::world::{Endpoint, Entry, Service};
+use naka_api::networking::destination_rule::{ClientTls, TlsMode};
+use naka_api::networking::service_entry::Resolution;
+use naka_types::host::Host;
+use naka_types::labels::{Labels, selects};
+use naka_types::protocol::Protocol;
+use naka_wire::envoy::config::cluster::v3::{Cluster, cluster};
+use naka_wire::envoy::config::core::v3::TransportSocket;
+use naka_wire::envoy::config::endpoint::v3::{ClusterLoadAssignment, LocalityLbEndpoints};
+use naka_wire::envoy::extensions::clusters::dynamic_forward_proxy::v3::{
+    ClusterConfig, cluster_config::ClusterImplementationSpecifier,
+};
+use naka_wire::time;
+use std::time::Duration;
+
+/// Names whose records say nothing else are looked up again after this time, as in Istio.
+const REFRESH: Duration = Duration::from_secs(60);
+
+/// How endpoints are found.
+#[derive(Debug)]
+pub(super) enum Found<'a> {
+    /// They come apart from the cluster.
+    Told,
+    /// By looking these up.
+    LookedUp {
+        endpoints: Vec<&'a Endpoint>,
+        one_at_a_time: bool,
+    },
+    /// The caller says the name.
+    ByCaller,
+}
+
+/// How the endpoints of a service's port are found.
+pub(super) fn found<'a>(service: &'a Service, port: u16, labels: Option<&Labels>) -> Found<'a> {
+    let Some(entry) = &service.entry else {
+        return Found::Told;
+    };
+    let by_name = |one_at_a_time| {
+        let endpoints = chosen(entry, port, labels);
+        // One address of several names at a time is no balance at all.
+        Found::LookedUp {
+            one_at_a_time: one_at_a_time && endpoints.len() == 1,
+            endpoints,
+        }
+    };
+    match entry.resolution {
+        Resolution::Static => Found::Told,
+        Resolution::Dns => by_name(false),
+        Resolution::DnsRoundRobin => by_name(true),
+        Resolution::None | Resolution::DynamicDns if entry.endpoints.is_empty() => Found::ByCaller,
+        Resolution::None => Found::Told,
+        Resolution::DynamicDns => by_name(false),
+    }
+}
+
+fn chosen<'a>(entry: &'a Entry, port: u16, labels: Option<&Labels>) -> Vec<&'a Endpoint> {
+    let all = entry.endpoints.get(&port).into_iter().flatten();
+    all.filter(|endpoint| labels.is_none_or(|labels| selects(labels, &endpoint.labels)))
+        .collect()
+}
+
+impl Found<'_> {
+    /// Whether an endpoint set of the cluster's name exists.
+    pub(super) fn is_told(&self) -> bool {
+        matches!(self, Self::Told)
+    }
+
+    /// Writes it into a cluster made for endpoints that are told.
+    #[expect(
+        deprecated,
+        reason = "Envoy's newer form names a typed extension; every version reads these fields"
+    )]
+    pub(super) fn write(&self, message: &mut Cluster) {
+        use cluster::{ClusterDiscoveryType, DiscoveryType, DnsLookupFamily};
+        match self {
+            Self::Told => {}
+            Self::LookedUp {
+                endpoints,
+                one_at_a_time,
+            } => {
+                message.eds_cluster_config = None;
+                let kind = if *one_at_a_time {
+                    DiscoveryType::LogicalDns
+                } else {
+                    DiscoveryType::StrictDns
+                };
+                message.cluster_discovery_type = Some(ClusterDiscoveryType::Type(kind as i32));
+                message.respect_dns_ttl = true;
+                message.dns_refresh_rate = Some(time::to_wire(REFRESH));
+                message.dns_lookup_family = DnsLookupFamily::V4Preferred as i32;
+                message.load_assignment = Some(ClusterLoadAssignment {
+                    cluster_name: message.name.clone(),
+                    endpoints: vec![LocalityLbEndpoints {
+                        lb_endpoints: endpoints
+                            .iter()
+                            .filter_map(|endpoint| endpoint::message(endpoint))
+                            .collect(),
+                        ..LocalityLbEndpoints::default()
+                    }],
+                    ..ClusterLoadAssignment::default()
+                });
+            }
+            Self::ByCaller => {
+                message.eds_cluster_config = None;
+                message.lb_policy = cluster::LbPolicy::ClusterProvided as i32;
+                message.load_balancing_policy = None;
+                let config = ClusterConfig {
+                    cluster_implementation_specifier: Some(
+                        ClusterImplementationSpecifier::DnsCacheConfig(dns()),
+                    ),
+                    ..ClusterConfig::default()
+                };
+                message.cluster_discovery_type = Some(ClusterDiscoveryType::ClusterType(
+                    cluster::CustomClusterType {
+                        name: "envoy.clusters.dynamic_forward_proxy".to_owned(),
+                        typed_config: Some(naka_wire::pack(&config)),
+                    },
+                ));
+            }
+        }
+    }
+}
+
+/// TLS of the outside world towards a host.
+#[derive(Debug)]
+pub(super) struct Origination<'a> {
+    tls: &'a ClientTls,
+    /// Server name; `None` = the one that the caller says.
+    sni: Option<String>,
+    /// Names of which the certificate must carry one; empty = the server name.
+    names: &'a [String],
+    http2: Option<bool>,
+}
+
+impl<'a> Origination<'a> {
+    /// What a rule asks for, if it asks for any.
+    pub(super) fn of(
+        tls: Option<&'a ClientTls>,
+        service: &'a Service,
+        protocol: Protocol,
+    ) -> Option<Self> {
+        let tls = tls.filter(|tls| tls.originates())?;
+        let host: &Host = &service.host;
+        let own = (!host.is_wildcard()).then(|| host.as_str().to_owned());
+        let entry = service.entry.as_ref();
+        Some(Self {
+            tls,
+            sni: tls.sni.clone().or(own),
+            names: match (tls.subject_alt_names.as_slice(), entry) {
+                ([], Some(entry)) => &entry.names,
+                (written, _) => written,
+            },
+            http2: match protocol {
+                Protocol::Http => Some(false),
+                Protocol::Http2 | Protocol::Grpc => Some(true),
+                Protocol::Auto | Protocol::Tcp | Protocol::Tls => None,
+            },
+        })
+    }
+
+    /// Its transport socket.
+    pub(super) fn socket(&self, dialect: Dialect) -> TransportSocket {
+        let alpn: &[&str] = match self.http2 {
+            Some(true) => &["h2"],
+            Some(false) => &["http/1.1"],
+            None => &[],
+        };
+        tls::outside(
+            &tls::Outside {
+                sni: self.sni.as_deref(),
+                names: self.names,
+                roots: self.tls.ca_certificates.as_deref(),
+                revoked: self.tls.ca_crl.as_deref(),
+                certificate: match self.tls.mode {
+                    TlsMode::Mutual => self
+                        .tls
+                        .client_certificate
+                        .as_deref()
+                        .zip(self.tls.private_key.as_deref()),
+                    _ => None,
+                },
+                verify: !self.tls.insecure_skip_verify,
+                alpn,
+            },
+            dialect,
+        )
+    }
+}
