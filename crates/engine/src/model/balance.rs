@@ -13,7 +13,7 @@ pub enum Policy {
     /// The less busy of two drawn in proportion to the weights (Istio's default).
     #[default]
     LeastRequest,
-    /// Drawn in proportion to the weights.
+    /// At random, each one as often whatever its weight.
     Random,
     /// The one of two drawn that is likely to answer sooner: peak of the latencies seen, decaying, times what is
     /// under way.

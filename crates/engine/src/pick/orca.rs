@@ -1,8 +1,8 @@
 //! Reports of load that programs put into their responses (ORCA, `endpoint-load-metrics`), and the weight they make.
 //!
-//! Three forms, as Envoy reads them: `endpoint-load-metrics: cpu_utilization:0.3,rps_fractional:100`, the same with
-//! `-json` and a JSON object, the same with `-bin` and base64 of the protobuf message `xds.data.orca.v3.
-//! OrcaLoadReport`. The weight is calls per second for each unit of utilisation; errors count as utilisation. A
+//! Three forms, as Envoy reads them: `endpoint-load-metrics: TEXT cpu_utilization:0.3,rps_fractional:100`, `JSON` with
+//! an object, `BIN` with base64 of the protobuf message `xds.data.orca.v3.OrcaLoadReport`; and the older headers of
+//! each form's own (`endpoint-load-metrics` without a word, `…-json`, `…-bin`). The weight is calls per second for each unit of utilisation; errors count as utilisation. A
 //! report that cannot be read, or comes in two forms at once, is none.
 
 use crate::model::Utilization;
@@ -31,9 +31,17 @@ struct Report {
 pub(crate) fn weight(headers: &HeaderMap, rules: &Utilization) -> Option<u32> {
     let report = match (headers.get(TEXT), headers.get(JSON), headers.get(BINARY)) {
         (None, None, None) => None,
-        (Some(_), None, None) => text(headers, rules),
-        (None, Some(json), None) => of_json(json, rules),
-        (None, None, Some(binary)) => of_binary(binary, rules),
+        (Some(value), None, None) => {
+            let value = short(value)?;
+            match value.split_once(' ') {
+                Some(("TEXT", text)) => of_text(text, rules),
+                Some(("JSON", json)) => of_json(json, rules),
+                Some(("BIN", binary)) => of_binary(binary, rules),
+                _ => of_text(value, rules),
+            }
+        }
+        (None, Some(json), None) => of_json(short(json)?, rules),
+        (None, None, Some(binary)) => of_binary(short(binary)?, rules),
         _ => None,
     }?;
     report.weight(rules.penalty)
@@ -74,15 +82,13 @@ impl Report {
     }
 }
 
-fn text(headers: &HeaderMap, rules: &Utilization) -> Option<Report> {
+fn of_text(text: &str, rules: &Utilization) -> Option<Report> {
     let mut report = Report::default();
-    for line in headers.get_all(TEXT) {
-        for pair in short(line)?.split(',') {
-            let (name, value) = pair.trim().split_once(':')?;
-            let value: f64 = value.trim().parse().ok()?;
-            if !value.is_finite() || !report.set(name.trim(), value, rules) {
-                return None;
-            }
+    for pair in text.split(',') {
+        let (name, value) = pair.trim().split_once(':')?;
+        let value: f64 = value.trim().parse().ok()?;
+        if !value.is_finite() || !report.set(name.trim(), value, rules) {
+            return None;
         }
     }
     Some(report)
@@ -92,8 +98,8 @@ fn short(value: &HeaderValue) -> Option<&str> {
     value.to_str().ok().filter(|text| text.len() <= MAX_BYTES)
 }
 
-fn of_json(value: &HeaderValue, rules: &Utilization) -> Option<Report> {
-    let json: Value = serde_json::from_str(short(value)?).ok()?;
+fn of_json(text: &str, rules: &Utilization) -> Option<Report> {
+    let json: Value = serde_json::from_str(text).ok()?;
     let mut report = Report::default();
     for (name, value) in json.as_object()? {
         // Both spellings of protobuf's JSON.
@@ -118,8 +124,8 @@ fn of_json(value: &HeaderValue, rules: &Utilization) -> Option<Report> {
     Some(report)
 }
 
-fn of_binary(value: &HeaderValue, rules: &Utilization) -> Option<Report> {
-    let bytes = base64(short(value)?.as_bytes())?;
+fn of_binary(text: &str, rules: &Utilization) -> Option<Report> {
+    let bytes = base64(text.as_bytes())?;
     let mut report = Report::default();
     for field in fields(&bytes)? {
         match field {
@@ -276,6 +282,17 @@ mod tests {
             of(&[(json, r#"{"cpu_utilization":0.5,"rpsFractional":100}"#)]),
             Some(200)
         );
+        for (word, report) in [
+            ("TEXT", "cpu_utilization:0.5,rps_fractional:100"),
+            ("JSON", r#"{"cpu_utilization":0.5,"rpsFractional":100}"#),
+            ("BIN", "CQAAAAAAAOA/MQAAAAAAAFlA"),
+        ] {
+            assert_eq!(
+                of(&[(text, &format!("{word} {report}"))]),
+                Some(200),
+                "{word}"
+            );
+        }
         // Fields 1 (cpu 0.5) and 6 (rps 100).
         assert_eq!(of(&[(binary, "CQAAAAAAAOA/MQAAAAAAAFlA")]), Some(200));
     }

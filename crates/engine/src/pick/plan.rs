@@ -396,6 +396,11 @@ impl Weights {
             factors: Vec::new(),
             until: None,
         };
+        if policy == Policy::Random {
+            // As in Envoy: at random means each one as often.
+            weights.reported = vec![1; endpoints.len()];
+            return weights;
+        }
         let Some(now) = now else {
             return weights;
         };

@@ -195,6 +195,9 @@ pub struct Verdict {
     /// The exact set of named endpoints it may go to.
     #[serde(default)]
     pub at: BTreeSet<String>,
+    /// All requests go to one endpoint, whichever that is: the same one from Naka's proxies and from an Envoy.
+    #[serde(default)]
+    pub sticky: bool,
     /// Percent of the requests by cluster or named endpoint.
     #[serde(default)]
     pub shares: BTreeMap<String, f64>,

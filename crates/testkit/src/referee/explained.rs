@@ -22,8 +22,9 @@ impl Wanted {
     pub fn draws(&self) -> usize {
         let many = self.verdict.to.len() > 1 || self.verdict.at.len() > 1;
         let shares = !self.verdict.shares.is_empty();
+        let usual = if many || shares { DRAWS } else { FEW };
         self.times
-            .unwrap_or(if many || shares { DRAWS } else { FEW })
+            .unwrap_or(if self.verdict.sticky { 2 * FEW } else { usual })
     }
 
     /// The request as it would be typed.

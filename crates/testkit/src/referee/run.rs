@@ -1,12 +1,12 @@
 //! All cases, in lanes beside each other, and the line that sums them up.
 
-use super::case::{self, File};
+use super::case::{self, File, Verdict};
 use super::explained;
 use super::lane::{Kind, Lane};
-use super::seen::Who;
+use super::seen::{Seen, Who};
 use super::upstream::Upstreams;
 use anyhow::{Context, Result, bail};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -171,6 +171,25 @@ fn note(report: &mut Report, file: &File, judged: Result<Judged>, say: &(dyn Fn(
     }
 }
 
+/// Requests that must go to one endpoint and go to another one from an Envoy than from Naka's proxies.
+fn apart(file: &File, seen: &BTreeMap<Who, Vec<Option<Vec<Seen>>>>) -> Vec<(Who, String)> {
+    let (Some(naka), Some(envoy)) = (seen.get(&Who::Naka), seen.get(&Who::Envoy)) else {
+        return Vec::new();
+    };
+    let mut wrong = Vec::new();
+    for ((wanted, naka), envoy) in file.case.requests.iter().zip(naka).zip(envoy) {
+        let (Some(naka), Some(envoy)) = (naka, envoy) else {
+            continue;
+        };
+        let (naka, envoy) = (Verdict::places(naka), Verdict::places(envoy));
+        if wanted.verdict.sticky && naka != envoy {
+            let why = format!("{}: goes to {envoy:?}, Naka to {naka:?}", wanted.request);
+            wrong.push((Who::Envoy, why));
+        }
+    }
+    wrong
+}
+
 fn judge(lane: &mut Lane, file: &File, features: &BTreeSet<&str>) -> Result<Judged> {
     let mut judged = Judged::default();
     let mut who = vec![Who::Naka];
@@ -195,6 +214,7 @@ fn judge(lane: &mut Lane, file: &File, features: &BTreeSet<&str>) -> Result<Judg
     judged
         .wrong
         .extend(explained.into_iter().map(|why| (Who::Explain, why)));
+    judged.wrong.extend(apart(file, &outcome.seen));
     for (who, all) in &outcome.seen {
         for (wanted, first) in file.case.requests.iter().zip(all) {
             let Some(first) = first else { continue };

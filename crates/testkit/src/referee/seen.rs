@@ -95,7 +95,13 @@ fn headers_differ(
 ) -> Option<String> {
     wanted.iter().find_map(|(name, value)| {
         let is = got.get(&name.to_ascii_lowercase()).map(String::as_str);
-        (is != value.as_deref()).then(|| format!("header {name} is {is:?}, not {value:?}"))
+        let fits = match (is, value.as_deref().and_then(|value| value.split_once('…'))) {
+            (Some(is), Some((begin, end))) => {
+                is.len() >= begin.len() + end.len() && is.starts_with(begin) && is.ends_with(end)
+            }
+            _ => is == value.as_deref(),
+        };
+        (!fits).then(|| format!("header {name} is {is:?}, not {value:?}"))
     })
 }
 
@@ -116,7 +122,7 @@ impl Verdict {
         if !self.shares.is_empty() {
             return self.shares_differ(all).or_else(|| self.each(who, all));
         }
-        let free = self.to.is_empty() && !self.at.is_empty();
+        let free = self.to.is_empty() && (!self.at.is_empty() || self.sticky);
         // A server that is no service's endpoint is known by its name alone.
         let foreign = |one: &Arrival| one.clusters.is_empty() && self.at.contains(&one.endpoint);
         let astray =
@@ -137,7 +143,17 @@ impl Verdict {
                 return Some(format!("goes to endpoints {at:?}"));
             }
         }
+        if who != Who::Explain && self.sticky && Self::places(all).len() != 1 {
+            return Some(format!("goes to endpoints {:?}", Self::places(all)));
+        }
         self.each(who, all)
+    }
+
+    /// Names of the endpoints that were reached.
+    #[must_use]
+    pub fn places(all: &[Seen]) -> BTreeSet<String> {
+        let arrivals = all.iter().flat_map(|one| &one.arrivals);
+        arrivals.map(|one| one.endpoint.clone()).collect()
     }
 
     fn never_arrives(&self) -> bool {
@@ -170,7 +186,8 @@ impl Verdict {
     }
 
     fn one_differs(&self, who: Who, one: &Seen) -> Option<String> {
-        let nowhere = self.to.is_empty() && self.at.is_empty() && self.shares.is_empty();
+        let nowhere =
+            self.to.is_empty() && self.at.is_empty() && self.shares.is_empty() && !self.sticky;
         if self.reply.is_none() && nowhere {
             return Some(format!("is answered with {}", said(one)));
         }

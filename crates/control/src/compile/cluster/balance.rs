@@ -65,7 +65,12 @@ pub(super) fn apply(cluster: &mut Cluster, policy: &TrafficPolicy, dialect: Dial
     let near = nearness(policy);
     let by_place = near.as_ref().is_some_and(Nearness::by_place);
     let warmup = balancer.warmup.filter(|_| balancer.warms_up());
-    if by_place {
+    // An Envoy refuses a cluster that says so in both places.
+    let extension_says = matches!(
+        balancer.algorithm,
+        Algorithm::Hash(_) | Algorithm::Utilization(_)
+    );
+    if by_place && !extension_says {
         let common = cluster
             .common_lb_config
             .get_or_insert_with(CommonLbConfig::default);
