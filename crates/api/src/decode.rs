@@ -301,14 +301,9 @@ fn build(report: &mut Report, node: &Node, kind: Kind, namespace: &str) -> Optio
         Kind::VirtualService => {
             Spec::VirtualService(networking::virtual_service::build(report, spec, namespace)?)
         }
-        Kind::DestinationRule => {
-            Spec::DestinationRule(Box::new(networking::destination_rule::build(
-                report,
-                spec,
-                node.at(&["metadata", "annotations"]),
-                namespace,
-            )?))
-        }
+        Kind::DestinationRule => Spec::DestinationRule(Box::new(
+            networking::destination_rule::build(report, spec, namespace)?,
+        )),
         Kind::Gateway => Spec::Gateway(networking::gateway::build(report, spec, namespace)),
         Kind::PeerAuthentication => {
             Spec::PeerAuthentication(security::peer_authentication::build(report, spec))
@@ -337,6 +332,9 @@ fn build(report: &mut Report, node: &Node, kind: Kind, namespace: &str) -> Optio
 
 /// What annotations add to a spec; `None` when nothing is left of it.
 fn annotated(report: &mut Report, annotations: Option<&Node>, mut spec: Spec) -> Option<Spec> {
+    if let Spec::DestinationRule(rule) = &mut spec {
+        networking::destination_rule::balancer::attach(report, annotations, rule);
+    }
     if let Spec::VirtualService(routes) = &mut spec {
         let any = !routes.http.is_empty();
         networking::virtual_service::conditions::attach(report, annotations, routes);

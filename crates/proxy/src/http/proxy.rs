@@ -108,6 +108,7 @@ pub(crate) async fn connect(conn: Rc<Conn>, mut request: Request<Incoming>) -> R
         Ok(None) => {
             // Connected first, so that the caller learns of a failure in a status and not by a closed tunnel.
             let mut origin = Origin::outbound(port);
+            origin.address = Some(conn.remote.ip());
             origin.destination = Some((Arc::clone(&host), port));
             match dial::dial(&conn, &origin).await {
                 Err(failed) => refused(failed.reason, &failed.detail),

@@ -89,7 +89,9 @@ pub(crate) fn refuse(conn: &Conn, reason: Reason, detail: &str) {
 }
 
 async fn outbound(conn: Rc<Conn>, io: Io) {
-    detected(conn, io, Origin::outbound(80), None).await;
+    let mut origin = Origin::outbound(80);
+    origin.address = Some(conn.remote.ip());
+    detected(conn, io, origin, None).await;
 }
 
 /// HTTP of either version; anything else is closed.

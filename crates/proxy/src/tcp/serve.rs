@@ -34,6 +34,7 @@ const UNDECIDED: Duration = Duration::from_secs(1);
 pub(crate) async fn captured(conn: Rc<Conn>, mut io: Io, host: Arc<str>, port: u16) {
     conn.watch(io.moved(), false);
     let mut origin = Origin::outbound(port);
+    origin.address = Some(conn.remote.ip());
     origin.destination = Some((Arc::clone(&host), port));
     let protocol = match dial::virtual_host(&conn, &host, port).await {
         Ok(Some(vhost)) => protocol_of(&conn.worker.snapshot(), &vhost),

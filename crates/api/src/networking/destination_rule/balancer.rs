@@ -4,6 +4,7 @@
 //! it for the whole rule, `naka.dev/load-balancer.<subset>` for a subset. It stands in for `simple` only; whoever
 //! writes a hash keeps it.
 
+use super::DestinationRule;
 use crate::decode::Report;
 use crate::networking::read;
 use crate::tree::Node;
@@ -141,40 +142,52 @@ impl LoadBalancer {
     }
 }
 
-/// Puts what the annotations say into a policy that does not say more itself.
-pub(super) fn annotate(
-    report: &mut Report,
-    annotations: Option<&Node>,
-    key: &str,
-    policy: &mut Option<Box<LoadBalancer>>,
-) {
-    let Some(node) = annotations.and_then(|all| all.get(key)) else {
-        return;
-    };
-    let at = format!("metadata.annotations[{key}]");
-    let Some("PEAK_EWMA" | "least_latency" | "latency_aware") = node.text() else {
-        report.invalid(
-            &at,
-            node,
-            "only PEAK_EWMA is known here".to_owned(),
-            "write PEAK_EWMA, or use spec.trafficPolicy.loadBalancer.simple".to_owned(),
-        );
-        return;
-    };
-    let own = policy.get_or_insert_default();
-    if matches!(
-        own.algorithm,
-        Algorithm::Hash(_) | Algorithm::Utilization(_)
-    ) {
-        report.invalid(
-            &at,
-            node,
-            "PEAK_EWMA and consistentHash or backendUtilization exclude each other".to_owned(),
-            "keep one of them".to_owned(),
-        );
-        return;
+/// Puts what the annotations say into policies that do not say more themselves.
+pub(crate) fn attach(report: &mut Report, annotations: Option<&Node>, rule: &mut DestinationRule) {
+    for entry in annotations.map(Node::entries).unwrap_or_default() {
+        let Some(rest) = entry.key.strip_prefix(ANNOTATION) else {
+            continue;
+        };
+        let policy = match rest.strip_prefix('.') {
+            None if rest.is_empty() => Some(&mut rule.policy),
+            None => continue,
+            Some(name) => rule
+                .subsets
+                .iter_mut()
+                .find(|subset| subset.name == name)
+                .map(|subset| &mut subset.policy),
+        };
+        let at = format!("metadata.annotations[{}]", entry.key);
+        let Some(policy) = policy else {
+            let what = format!("{} names no subset of this rule", entry.key);
+            let fix = "name one of its subsets, or none for the whole rule".to_owned();
+            report.invalid(&at, &entry.value, what, fix);
+            continue;
+        };
+        let Some("PEAK_EWMA" | "least_latency" | "latency_aware") = entry.value.text() else {
+            report.invalid(
+                &at,
+                &entry.value,
+                "only PEAK_EWMA is known here".to_owned(),
+                "write PEAK_EWMA, or use spec.trafficPolicy.loadBalancer.simple".to_owned(),
+            );
+            continue;
+        };
+        let own = policy.load_balancer.get_or_insert_default();
+        if matches!(
+            own.algorithm,
+            Algorithm::Hash(_) | Algorithm::Utilization(_)
+        ) {
+            report.invalid(
+                &at,
+                &entry.value,
+                "PEAK_EWMA excludes consistentHash and backendUtilization".to_owned(),
+                "keep one of them".to_owned(),
+            );
+            continue;
+        }
+        own.algorithm = Algorithm::PeakEwma;
     }
-    own.algorithm = Algorithm::PeakEwma;
 }
 
 /// Whether a number is a prime; for table sizes only.

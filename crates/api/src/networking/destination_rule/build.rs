@@ -11,20 +11,9 @@ mod outlier;
 mod pool;
 
 /// Builds; `None` without a host.
-pub(crate) fn build(
-    report: &mut Report,
-    spec: &Node,
-    annotations: Option<&Node>,
-    namespace: &str,
-) -> Option<DestinationRule> {
+pub(crate) fn build(report: &mut Report, spec: &Node, namespace: &str) -> Option<DestinationRule> {
     let host = read::host(report, spec.get("host"), "spec.host", namespace, true);
-    let mut policy = policy(report, spec.get("trafficPolicy"), "spec.trafficPolicy");
-    balancer::annotate(
-        report,
-        annotations,
-        balancer::ANNOTATION,
-        &mut policy.load_balancer,
-    );
+    let policy = policy(report, spec.get("trafficPolicy"), "spec.trafficPolicy");
     let mut subsets = Vec::new();
     let mut names = BTreeSet::new();
     for (index, node) in spec
@@ -35,7 +24,7 @@ pub(crate) fn build(
         .enumerate()
     {
         let at = format!("spec.subsets[{index}]");
-        let mut policy = self::policy(
+        let policy = self::policy(
             report,
             node.get("trafficPolicy"),
             &format!("{at}.trafficPolicy"),
@@ -43,8 +32,6 @@ pub(crate) fn build(
         let Some(name) = read::text(node.get("name")) else {
             continue;
         };
-        let key = format!("{}.{name}", balancer::ANNOTATION);
-        balancer::annotate(report, annotations, &key, &mut policy.load_balancer);
         // The name is a part of cluster names and of the server name in TLS.
         if name.len() > 63
             || !name
