@@ -13,7 +13,7 @@ use crate::push::{Hub, Phases};
 use crate::registry::{Millis, Note, Outcome, Refused, Registration, Registry, State};
 use crate::settings::Leases;
 use crate::source::Source;
-use crate::world::{Inputs, World, claim};
+use crate::world::{Inputs, World, claim, secrets};
 use naka_store::{Draft, Store};
 use naka_telemetry::Metrics;
 use naka_types::spiffe::SpiffeId;
@@ -182,6 +182,7 @@ impl Plane {
         let roots = self.roots.lock().unwrap_or_else(PoisonError::into_inner);
         World::build(Inputs {
             snapshot,
+            secrets: secrets::named(snapshot, |object| self.store.reveal(object).ok()),
             members: registry.members(),
             owners: registry.owners(),
             trust_domain: Arc::clone(&self.trust_domain),

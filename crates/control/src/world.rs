@@ -23,6 +23,7 @@ mod build;
 mod callers;
 mod change;
 mod entries;
+pub mod secrets;
 
 #[cfg(test)]
 mod tests;
@@ -30,6 +31,7 @@ mod tests;
 pub use build::{Inputs, claim};
 pub use change::Read;
 pub(crate) use entries::GRANTS;
+pub use secrets::Secrets;
 
 /// Everything joined for one moment.
 #[derive(Debug, Default)]
@@ -60,8 +62,8 @@ pub struct World {
     pub gateways: BTreeMap<(String, String), Arc<Object>>,
     /// VirtualServices bound to each gateway, older before younger.
     pub gateway_routes: BTreeMap<(String, String), Arc<Vec<Arc<Object>>>>,
-    /// Secrets by namespace and name.
-    pub secrets: BTreeMap<(String, String), Arc<Object>>,
+    /// Secrets that Gateways name.
+    pub secrets: Secrets,
     /// Workloads by id.
     pub workloads: BTreeMap<String, Arc<Member>>,
     /// Whether a service is not seen by everybody.

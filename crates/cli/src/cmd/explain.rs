@@ -120,7 +120,7 @@ impl request::Explained {
         let sent: Vec<_> = self.sent.iter().map(request::Sent::to_json).collect();
         let got = self.got.as_ref().map(request::Got::to_json);
         json!({
-            "request": self.request, "verdict": self.verdict, "trail": trail, "sent": sent, "got": got,
+            "request": self.request, "verdict": self.verdict, "trail": trail, "sent": sent, "got": got, "closed": self.closed,
             "findings": self.findings, "notes": notes,
         })
     }

@@ -58,7 +58,7 @@ impl Credential {
 fn held<'a>(view: &View<'a>, namespace: &str, name: &str) -> Option<&'a Held> {
     let key = (namespace.to_owned(), name.to_owned());
     let read = Read::Secret(key.0.clone(), key.1.clone());
-    view.read(read).secrets.get(&key)?.secret()
+    view.read(read).secrets.get(&key).map(|secret| &**secret)
 }
 
 fn value<'a>(secret: &'a Held, keys: &[&str]) -> Option<&'a [u8]> {

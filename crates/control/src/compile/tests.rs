@@ -70,6 +70,7 @@ pub(crate) fn member(id: u16, service: &str, version: &str, health: Health) -> M
 pub(crate) fn world(snapshot: &Snapshot, members: Vec<Member>) -> World {
     World::build(Inputs {
         snapshot,
+        secrets: crate::world::secrets::named(snapshot, |_| None),
         members,
         owners: &BTreeMap::new(),
         trust_domain: "cluster.local".into(),

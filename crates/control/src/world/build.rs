@@ -27,6 +27,8 @@ type Ranked = BTreeMap<Host, Vec<(bool, usize, Arc<Object>)>>;
 pub struct Inputs<'a> {
     /// Objects.
     pub snapshot: &'a Snapshot,
+    /// Secrets of them that Gateways name, opened.
+    pub secrets: super::Secrets,
     /// Workloads, oldest first.
     pub members: Vec<Member>,
     /// Owners of undeclared services, by (namespace, service).
@@ -90,6 +92,7 @@ impl World {
             revision: inputs.snapshot.revision,
             trust_domain: Arc::clone(&inputs.trust_domain),
             roots: Arc::clone(&inputs.roots),
+            secrets: inputs.secrets,
             ..Self::default()
         };
         let members: Vec<Arc<Member>> = inputs.members.into_iter().map(Arc::new).collect();
@@ -238,10 +241,6 @@ impl World {
                         .entry(namespace.clone())
                         .or_default();
                     Arc::make_mut(all).push(Arc::clone(object));
-                }
-                Spec::Secret(_) => {
-                    let key = (namespace.clone(), name.clone());
-                    self.secrets.insert(key, Arc::clone(object));
                 }
                 Spec::LocalRateLimit(_) => {
                     let all = self.limits.entry(namespace.clone()).or_default();

@@ -90,7 +90,7 @@ impl World {
         differing(
             &self.secrets,
             &next.secrets,
-            same_object,
+            |a, b| a == b,
             |(namespace, name)| {
                 reads.insert(Read::Secret(namespace.clone(), name.clone()));
             },

@@ -98,7 +98,7 @@ fn one(explained: &Value) -> Seen {
         )
     });
     Seen {
-        outside: got.is_null(),
+        outside: got.is_null() && explained["closed"] != true,
         status: u16::try_from(got["status"].as_u64().unwrap_or(0)).unwrap_or(0),
         reason: text(&got["reason"]),
         headers: seen::headers(&got["headers"]),

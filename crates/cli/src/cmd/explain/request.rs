@@ -10,6 +10,7 @@ use naka_engine::canonical::{Canonical, Origin, Source};
 use naka_engine::exchange::{
     Answered, Around, Cx, Effect, Exchange, Input, Need, Outcome as Ended, Tried,
 };
+use naka_engine::model::Met;
 use naka_engine::pick::Cursors;
 use naka_engine::why::{Stage, Why};
 use naka_proxy::names::{Filter, Outside};
@@ -110,6 +111,8 @@ pub(crate) struct Explained {
     pub(crate) sent: Vec<Sent>,
     /// The answer; none when the request leaves the mesh.
     pub(crate) got: Option<Got>,
+    /// The connection is closed before a request.
+    pub(crate) closed: bool,
 }
 
 impl Asked {
@@ -233,14 +236,18 @@ pub(crate) fn explain(world: &World, asked: &Asked) -> Explained {
         verdict: String::new(),
         sent: Vec::new(),
         got: None,
+        closed: false,
     };
     let origin = match asked.gateway.is_empty() {
         true => Origin::outbound(80),
         false => Origin::gateway(asked.port, asked.uri.scheme_str() == Some("https"), None),
     };
-    let mut builder = Request::builder()
-        .method(asked.method.clone())
-        .uri(asked.uri.clone());
+    // Inside TLS a client writes the path alone.
+    let uri = match asked.uri.path_and_query() {
+        Some(path) if asked.uri.scheme_str() == Some("https") => http::Uri::from(path.clone()),
+        _ => asked.uri.clone(),
+    };
+    let mut builder = Request::builder().method(asked.method.clone()).uri(uri);
     if let Some(headers) = builder.headers_mut() {
         headers.clone_from(&asked.headers);
         if let Some(host) = asked
@@ -297,7 +304,11 @@ impl<'a> Walk<'a> {
                     true => Role::Sidecar,
                     false => Role::Gateway,
                 },
-                namespace: asked.namespace.clone(),
+                // Where `naka proxy gateway` is unless it is told another namespace.
+                namespace: match asked.gateway.is_empty() {
+                    true => asked.namespace.clone(),
+                    false => naka_types::host::ROOT_NAMESPACE.to_owned(),
+                },
                 labels: match asked.gateway.is_empty() {
                     true => world.labels_read(&asked.namespace, &asked.labels),
                     false => asked.gateway.clone(),
@@ -309,7 +320,36 @@ impl<'a> Walk<'a> {
         }
     }
 
+    /// The server of a gateway that takes the connection; `None`: it is closed.
+    fn chain(&self, explained: &mut Explained) -> Option<Arc<str>> {
+        let snapshot = self.book.snapshot();
+        let here = IpAddr::from([127, 0, 0, 1]);
+        let name = self.asked.host.to_ascii_lowercase();
+        let met = Met {
+            tls: self.origin.tls,
+            server_name: self.origin.tls.then_some(name.as_str()),
+            local: here,
+            direct: here,
+            remote: here,
+        };
+        let port = self.asked.port;
+        let found = snapshot.edge(port).and_then(|edge| edge.choose(&met));
+        let Some(chain) = found else {
+            let because = format!("no server of port {port} takes such a connection");
+            explained.trail.push(Why::new(Stage::Host, "none", because));
+            explained.verdict = "the connection is closed".to_owned();
+            explained.closed = true;
+            return None;
+        };
+        let because = format!("takes the connection to port {port}");
+        explained
+            .trail
+            .push(Why::new(Stage::Host, &*chain.name, because));
+        Some(Arc::clone(&chain.name))
+    }
+
     fn run(mut self, mut request: Canonical, explained: &mut Explained) {
+        let mut origin = self.origin.clone();
         let mut exchange = Exchange::new();
         let mut rng = fastrand::Rng::new();
         let mut cursors = Cursors::new();
@@ -320,13 +360,17 @@ impl<'a> Walk<'a> {
         if self.class.role == Role::Gateway {
             let listeners = roots::listeners(self.world, &self.class);
             self.load(listeners.into_iter().collect(), explained);
+            match self.chain(explained) {
+                Some(chain) => origin.chain = Some(chain),
+                None => return,
+            }
         }
         let mut found;
         for _ in 0..MAX_STEPS {
             let snapshot = self.book.snapshot();
             let mut cx = Cx {
                 snapshot: &snapshot,
-                origin: self.origin,
+                origin: &origin,
                 now: Duration::ZERO,
                 around: &around,
                 rng: &mut rng,

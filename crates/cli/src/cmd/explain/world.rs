@@ -230,6 +230,7 @@ fn joined(objects: Vec<Object>, trust_domain: &str) -> World {
     let snapshot = snapshot(objects);
     World::build(Inputs {
         snapshot: &snapshot,
+        secrets: naka_control::world::secrets::named(&snapshot, |_| None),
         members: Vec::new(),
         owners: &BTreeMap::new(),
         trust_domain: trust_domain.into(),

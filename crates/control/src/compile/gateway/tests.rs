@@ -102,7 +102,8 @@ fn servers_with_tls_have_chains_of_their_own_and_refer_to_their_certificates() {
 
 #[test]
 fn a_certificate_goes_to_gateways_of_its_namespace_only() {
-    let world = at(&certificate("a"));
+    let yaml = certificate("a") + &servers("edge", &[&https("a.example.com", "a")]);
+    let world = at(&yaml);
     let own = gateway(Dialect::Naka);
     let compiled = compile(&world, &credential("a"), &own);
     let message: Secret = naka_wire::unpack(&compiled.resource.unwrap().any).unwrap();
