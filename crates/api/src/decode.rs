@@ -7,7 +7,7 @@ use crate::kind::{self, Kind};
 use crate::object::{Object, Spec};
 use crate::schema::Field;
 use crate::tree::{self, Data, Node, Place, Problem};
-use crate::{codes, core, extensions, limits, networking, security, telemetry};
+use crate::{codes, core, extensions, limits, networking, own, security, telemetry};
 use naka_types::finding::Finding;
 use naka_types::host::DEFAULT_NAMESPACE;
 use serde_json::Value;
@@ -268,6 +268,7 @@ pub(crate) fn fields_of(kind: Kind) -> &'static [Field] {
         Kind::VirtualService => networking::virtual_service::fields::OBJECT,
         Kind::DestinationRule => networking::destination_rule::fields::OBJECT,
         Kind::Gateway => networking::gateway::fields::OBJECT,
+        Kind::BackendPolicy => own::backend_policy::fields::OBJECT,
         Kind::PeerAuthentication => security::peer_authentication::fields::OBJECT,
         Kind::LocalRateLimit => limits::local_rate_limit::fields::OBJECT,
         Kind::ServiceEntry => networking::service_entry::fields::OBJECT,
@@ -304,6 +305,9 @@ fn build(report: &mut Report, node: &Node, kind: Kind, namespace: &str) -> Optio
         Kind::DestinationRule => Spec::DestinationRule(Box::new(
             networking::destination_rule::build(report, spec, namespace)?,
         )),
+        Kind::BackendPolicy => Spec::BackendPolicy(Box::new(own::backend_policy::build(
+            report, spec, namespace,
+        )?)),
         Kind::Gateway => Spec::Gateway(networking::gateway::build(report, spec, namespace)),
         Kind::PeerAuthentication => {
             Spec::PeerAuthentication(security::peer_authentication::build(report, spec))

@@ -58,6 +58,8 @@ pub enum Kind {
     PrometheusRule,
     /// eventing.knative.dev Trigger.
     Trigger,
+    /// naka.dev BackendPolicy.
+    BackendPolicy,
     /// serving.knative.dev Service; `Service` in manifests, where the apiVersion tells it from the core kind.
     KnativeService,
 }

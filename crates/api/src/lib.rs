@@ -20,6 +20,7 @@ pub mod limits;
 pub mod lint;
 pub mod networking;
 pub mod object;
+pub mod own;
 pub mod patch;
 pub mod schema;
 pub mod security;

@@ -11,6 +11,7 @@ use crate::networking::{
     destination_rule::DestinationRule, gateway::Gateway, service_entry::ServiceEntry,
     sidecar::Sidecar, virtual_service::VirtualService, workload_entry::WorkloadEntry,
 };
+use crate::own::backend_policy::BackendPolicy;
 use crate::security::peer_authentication::PeerAuthentication;
 use naka_types::labels::Labels;
 use naka_types::name::ObjectRef;
@@ -55,6 +56,8 @@ pub enum Spec {
     DestinationRule(Box<DestinationRule>),
     /// Gateway.
     Gateway(Gateway),
+    /// BackendPolicy.
+    BackendPolicy(Box<BackendPolicy>),
     /// PeerAuthentication.
     PeerAuthentication(PeerAuthentication),
     /// LocalRateLimit.
@@ -112,6 +115,16 @@ impl Object {
     #[must_use]
     pub fn destination_rule(&self) -> Option<&DestinationRule> {
         if let Spec::DestinationRule(spec) = &self.spec {
+            Some(spec)
+        } else {
+            None
+        }
+    }
+
+    /// The BackendPolicy, if it is one.
+    #[must_use]
+    pub fn backend_policy(&self) -> Option<&BackendPolicy> {
+        if let Spec::BackendPolicy(spec) = &self.spec {
             Some(spec)
         } else {
             None

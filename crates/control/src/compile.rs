@@ -342,6 +342,15 @@ impl<'a> View<'a> {
         )
     }
 
+    pub(crate) fn backend(
+        &self,
+        to: (&Host, u16, &str),
+        namespace: &str,
+    ) -> Option<&'a Arc<Object>> {
+        let world = self.read(Read::Rules(to.0.clone()));
+        world.backend(to, namespace)
+    }
+
     pub(crate) fn routes(&self, host: &Host) -> &'a [Arc<Object>] {
         let routes = &self.read(Read::Routes(host.clone())).routes;
         routes.get(host).map_or(&[], |all| all.as_slice())

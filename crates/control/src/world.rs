@@ -50,6 +50,8 @@ pub struct World {
     pub routes: BTreeMap<Host, Arc<Vec<Arc<Object>>>>,
     /// DestinationRules by service host: exact hosts before wildcards, older before younger.
     pub rules: BTreeMap<Host, Arc<Vec<Arc<Object>>>>,
+    /// BackendPolicies by service host, older before younger.
+    pub backends: BTreeMap<Host, Arc<Vec<Arc<Object>>>>,
     /// PeerAuthentications by namespace, older before younger.
     pub peer_authentications: BTreeMap<String, Arc<Vec<Arc<Object>>>>,
     /// LocalRateLimits by namespace, older before younger.
@@ -180,6 +182,25 @@ impl World {
             .filter(|(key, _)| reads(namespace, key) || reads(ROOT_NAMESPACE, key));
         read.map(|(key, value)| (key.clone(), value.clone()))
             .collect()
+    }
+
+    /// The BackendPolicy that holds for callers of `namespace` towards a destination: the most exact one, then by
+    /// namespace as for DestinationRules, then the oldest.
+    #[must_use]
+    pub fn backend(
+        &self,
+        (host, port, subset): (&Host, u16, &str),
+        namespace: &str,
+    ) -> Option<&Arc<Object>> {
+        let service_namespace = host.service().map_or("", |(_, namespace)| namespace);
+        let near = [namespace, service_namespace, ROOT_NAMESPACE];
+        let all = self.backends.get(host)?.iter().filter_map(|object| {
+            let exact = object.backend_policy()?.names(host, port, subset)?;
+            let distance = near.iter().position(|ns| *ns == object.meta.namespace)?;
+            Some(((std::cmp::Reverse(exact), distance), object))
+        });
+        // The first of equals is the oldest.
+        all.min_by_key(|(rank, _)| *rank).map(|(_, object)| object)
     }
 
     /// Hosts of a namespace's services.

@@ -16,6 +16,7 @@ mod affinity;
 mod attempt;
 mod attributes;
 mod dial;
+mod fallback;
 mod headers;
 mod inbound;
 mod limit;
@@ -31,6 +32,7 @@ pub use dial::Dial;
 pub use headers::xfcc;
 pub use matching::first_failing;
 
+use crate::breaker::Trial;
 use crate::canonical::{Canonical, Direction, Origin};
 use crate::model::{
     Action, Cluster, ClusterId, Endpoint, Forward, Hosts, Route, Serves, Snapshot, VirtualHost,
@@ -296,6 +298,11 @@ pub struct Exchange {
     started: Duration,
     barred: bool,
     let_through: bool,
+    /// The trial of a half-open breaker that the try under way is.
+    trial: Option<Trial>,
+    /// Why somebody else is asked instead of the destination, and who.
+    fallen: Option<Reason>,
+    instead_of: Option<(ClusterId, Arc<str>)>,
     body: attributes::Read,
     /// For the answer, when a limit wants it told.
     told: Option<limit::Told>,
@@ -330,6 +337,9 @@ impl Exchange {
             started: Duration::ZERO,
             barred: false,
             let_through: false,
+            trial: None,
+            fallen: None,
+            instead_of: None,
             body: attributes::Read::default(),
             told: None,
         }

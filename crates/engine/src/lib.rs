@@ -12,8 +12,10 @@
 //!
 //! Not here: pools and the sending of health checks (the proxy's), decoding of xDS (`proxy::intake`).
 
+pub mod breaker;
 pub mod canonical;
 pub mod exchange;
+pub mod health;
 pub mod limits;
 pub mod model;
 pub mod outlier;

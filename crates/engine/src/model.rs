@@ -6,6 +6,7 @@
 //!
 //! Not here: counts and permits ([`crate::runtime`]).
 
+mod backend;
 mod balance;
 mod cluster;
 mod condition;
@@ -20,6 +21,7 @@ mod retry;
 mod route;
 mod snapshot;
 
+pub use backend::{Ask, Backend, Fallback, FallbackTo, HealthCheck};
 pub use balance::{Balance, Cookie, Group, HashKey, Policy, SlowStart, Utilization};
 pub use cluster::{
     Cluster, ClusterId, ClusterSpec, Endpoint, Health, HttpVersion, Limits, PeerTls, ServiceMeta,

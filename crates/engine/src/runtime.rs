@@ -17,7 +17,10 @@ pub use availability::Bar;
 pub use bucket::{Buckets, Left, MOST as MOST_BUCKETS, Pace};
 pub use load::Load;
 pub use queue::{Offer, Waiter};
+pub(crate) use recent::Recent;
 
+use crate::breaker::Circuit;
+use crate::health::Asked;
 use crate::model::{ClusterId, Limits, RateLimit};
 use crate::outlier::Tally;
 use std::collections::{BTreeMap, HashMap};
@@ -114,7 +117,8 @@ pub struct ClusterRuntime {
     requests: Gauge,
     retries: Gauge,
     queue: queue::Queue,
-    recent: recent::Recent,
+    recent: Recent,
+    pub(crate) circuit: Circuit,
     epoch: AtomicU64,
     /// Held while it is decided whether one more endpoint may be ejected.
     pub(crate) ejecting: Mutex<()>,
@@ -127,6 +131,7 @@ pub struct EndpointState {
     bars: AtomicU32,
     load: Load,
     pub(crate) tally: Tally,
+    pub(crate) asked: Asked,
 }
 
 impl EndpointState {

@@ -14,6 +14,7 @@ pub mod dump;
 pub mod edge;
 mod fail;
 mod hash;
+pub mod health;
 mod http;
 pub mod intake;
 mod io;

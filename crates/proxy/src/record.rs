@@ -182,7 +182,9 @@ impl Drop for Finish {
                 Reason::ClientGone
             };
             open.reason = match open.reason {
-                None | Some(Reason::UnhealthyEndpoint) => Some(gone),
+                None => Some(gone),
+                // What was to be said of a response that was passed on.
+                Some(_) if open.answered.is_some() => Some(gone),
                 told => told,
             };
             open.tell();

@@ -262,6 +262,9 @@ pub async fn start(settings: Settings) -> Result<Running, Error> {
     tasks.spawn(control_client::run(line));
     let of_now = Arc::clone(&shared);
     tasks.spawn(recovery::readmit(move || of_now.snapshot(), barred));
+    let of_now = Arc::clone(&shared);
+    let workers = Arc::clone(&shared.workers);
+    tasks.spawn(crate::health::check(move || of_now.snapshot(), workers));
     let (ended, stopped) = watch::channel(false);
     let driver = Driver::new(DriverParams {
         shared: Arc::clone(&shared),

@@ -14,7 +14,7 @@ use crate::names::Filter;
 use crate::seen::Seen;
 use crate::tls::TlsSet;
 use crate::vip::Vips;
-use naka_engine::model::Snapshot;
+use naka_engine::model::{Cluster, Endpoint, Snapshot};
 use naka_telemetry::{Lines, Shard, Workload};
 use naka_types::reason::Reason;
 use naka_types::workload::Ulid;
@@ -109,6 +109,8 @@ pub enum WorkerMsg {
     DrainInbound(oneshot::Sender<()>),
     /// The same for the program's own calls.
     DrainOutbound(oneshot::Sender<()>),
+    /// An endpoint to be asked after its health.
+    Check(Arc<Cluster>, Arc<Endpoint>),
     /// Answered at once: the thread still takes what it is told.
     Ping(oneshot::Sender<()>),
     /// The thread ends; open connections are closed.
@@ -245,6 +247,10 @@ async fn serve(
             WorkerMsg::Accept(accepted) => state::accept(&worker, accepted),
             WorkerMsg::DrainInbound(done) => worker.drain(false, done),
             WorkerMsg::DrainOutbound(done) => worker.drain(true, done),
+            WorkerMsg::Check(cluster, endpoint) => {
+                let worker = std::rc::Rc::clone(&worker);
+                tokio::task::spawn_local(crate::health::ask(worker, cluster, endpoint));
+            }
             WorkerMsg::Ping(pong) => {
                 // Nobody waits any more: fine.
                 let _ = pong.send(());

@@ -51,6 +51,8 @@ reasons! {
     RequestTimeout "request-timeout" 504 4 "UT" "The route's timeout passed before the response began.";
     PerTryTimeout "per-try-timeout" 504 4 "UT" "The last try took longer than its own timeout.";
     IdleTimeout "idle-timeout" 504 4 "SI" "No byte moved in either direction for the idle timeout.";
+    Fallback "fallback" 0 2 "-" "The destination's own answer was replaced by what its BackendPolicy names as fallback.";
+    BreakerOpen "breaker-open" 503 14 "UO" "The destination's breaker (BackendPolicy) is open: it failed too often, and is left alone for a while.";
     MaxConnectionDuration "max-connection-duration" 0 14 "DT" "The connection reached its maxConnectionDuration and was closed.";
     UnhealthyEndpoint "unhealthy-endpoint" 0 2 "-" "The response comes from an endpoint known to be unhealthy: fewer were healthy than minHealthPercent wants, so all were called.";
     CircuitOpen "circuit-open" 503 14 "UO" "The destination is at its limit of connections, requests or pending requests.";

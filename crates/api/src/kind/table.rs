@@ -154,6 +154,14 @@ pub const TABLE: &[Names] = &[
         &[],
     ),
     row(
+        Kind::BackendPolicy,
+        (NAKA, &["v1alpha1"]),
+        "BackendPolicy",
+        "backendpolicies",
+        "backendpolicy",
+        &["bp"],
+    ),
+    row(
         Kind::PeerAuthentication,
         (SECURITY, SECURED),
         "PeerAuthentication",

@@ -27,6 +27,7 @@ use naka_wire::envoy::extensions::upstreams::http::v3::{
 use naka_wire::{time, values};
 use std::time::Duration;
 
+pub(super) mod backend;
 pub(crate) mod balance;
 mod outlier;
 mod outside;
@@ -49,6 +50,7 @@ struct Outbound<'a> {
     origination: Option<Origination<'a>>,
     identities: Vec<String>,
     dialect: Dialect,
+    backend: Option<backend::Model>,
 }
 
 /// A destination as far as a cluster name leads to one: the service has the port, the rule has the subset.
@@ -113,6 +115,9 @@ pub(crate) fn outbound(view: &View<'_>, name: &ClusterName, class: &Class) -> Op
         rule.effective(subset_name, *port)
     });
     policy.ports.clear();
+    let backend = backend::of(view, (&host, *port, subset), class);
+    let instead = backend.as_ref().and_then(|b| b.cluster.clone());
+    let mut refers: Vec<Key> = instead.map(Key::Cluster).into_iter().collect();
     let model = Outbound {
         name: name.to_string(),
         sni: format!("outbound_.{port}_.{subset}_.{host}"),
@@ -123,10 +128,13 @@ pub(crate) fn outbound(view: &View<'_>, name: &ClusterName, class: &Class) -> Op
         origination: Origination::of(policy.tls.as_deref(), service, protocol),
         identities: identities(service, domain),
         dialect: class.dialect,
+        backend,
     };
     let any = naka_wire::pack(&message(&model));
-    let told = model.found.is_told().then(|| Key::Endpoints(name.clone()));
-    Some(Built::new(&model, any).referring(told.into_iter().collect()))
+    if model.found.is_told() {
+        refers.push(Key::Endpoints(name.clone()));
+    }
+    Some(Built::new(&model, any).referring(refers))
 }
 
 /// Whether a destination's endpoints come apart from its cluster.
@@ -191,6 +199,7 @@ fn message(model: &Outbound<'_>) -> Cluster {
         ),
         upstream_connection_options: keepalive,
         metadata: Some(metadata(model)),
+        health_checks: model.backend.iter().flat_map(backend::checks).collect(),
         common_lb_config: outlier::panic(model.policy.outlier_detection.as_ref(), model.dialect),
         outlier_detection: model
             .policy
@@ -343,7 +352,10 @@ fn metadata(model: &Outbound<'_>) -> Metadata {
         own.push(("tunnel", tunnel_target(&tunnel.host, tunnel.port)));
         own.push(("tunnel_by", by.to_owned()));
     }
-    let own = values::string_struct(own);
+    let mut own = values::string_struct(own);
+    if let (Some(backend), Dialect::Naka) = (&model.backend, model.dialect) {
+        own.fields.extend(backend::fields(backend));
+    }
     values::metadata([
         ("istio", values::fields([("services", services)])),
         (NAKA, own),

@@ -78,6 +78,20 @@ pub fn not_expressed(world: &World, class: &Class) -> Vec<String> {
         ));
     }
     words.push("tunnels: a destination with a tunnel is reached through an upstream port only; CONNECT to it through the proxy port gets 503".to_owned());
+    for (host, objects) in &world.backends {
+        for object in objects.iter() {
+            let parts = object
+                .backend_policy()
+                .map(|spec| cluster::backend::not_expressed(&spec.policy));
+            for part in parts.into_iter().flatten() {
+                let meta = &object.meta;
+                words.push(format!(
+                    "{part}: BackendPolicy {}/{} has one for {host}; an Envoy goes on calling and passes failures on",
+                    meta.namespace, meta.name
+                ));
+            }
+        }
+    }
     for upstream in &class.binds.upstreams {
         let view = View::new(world);
         if route::destination(&view, upstream, class).1 == naka_types::protocol::Protocol::Auto {

@@ -28,6 +28,7 @@ pub(super) fn hosts(world: &World, object: &Object) -> BTreeSet<Host> {
     match &object.spec {
         Spec::VirtualService(spec) => spec.hosts.iter().flat_map(spread).collect(),
         Spec::DestinationRule(spec) => spread(&spec.host).into_iter().collect(),
+        Spec::BackendPolicy(spec) => spec.targets.iter().map(|to| to.host.clone()).collect(),
         Spec::Service(_) => [own(&object.meta.name)].into(),
         Spec::ServiceEntry(spec) => spec.hosts.iter().cloned().collect(),
         Spec::WorkloadEntry(entry) => world
@@ -153,6 +154,7 @@ impl Touch {
                 let namespace = &object.meta.namespace;
                 touch.within = (namespace != ROOT_NAMESPACE).then(|| namespace.clone());
             }
+            Spec::BackendPolicy(_) => touch.clusters = true,
             Spec::Service(_) | Spec::ServiceEntry(_) => {
                 touch.virtual_hosts = true;
                 touch.clusters = true;

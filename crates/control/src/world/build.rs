@@ -223,7 +223,7 @@ impl World {
     /// Objects in order of age.
     fn objects(&mut self, objects: &[&Arc<Object>]) {
         let mut routes: Ranked = BTreeMap::new();
-        let mut rules = routes.clone();
+        let (mut rules, mut backends) = (routes.clone(), routes.clone());
         for &object in objects {
             let (namespace, name) = (&object.meta.namespace, &object.meta.name);
             match &object.spec {
@@ -234,6 +234,12 @@ impl World {
                 }
                 Spec::DestinationRule(spec) => {
                     spread(&self.services, &spec.host, object, &mut rules);
+                }
+                Spec::BackendPolicy(spec) => {
+                    let hosts: BTreeSet<&Host> = spec.targets.iter().map(|t| &t.host).collect();
+                    for host in hosts {
+                        spread(&self.services, host, object, &mut backends);
+                    }
                 }
                 Spec::PeerAuthentication(_) => {
                     let all = self
@@ -259,6 +265,7 @@ impl World {
         }
         self.routes = ranked(routes);
         self.rules = ranked(rules);
+        self.backends = ranked(backends);
     }
 
     fn bind(

@@ -19,7 +19,7 @@ pub enum Read {
     Endpoints(Host),
     /// VirtualServices of a host, for sidecars.
     Routes(Host),
-    /// DestinationRules of a host.
+    /// DestinationRules and BackendPolicies of a host.
     Rules(Host),
     /// PeerAuthentications of a namespace.
     PeerAuthentications(String),
@@ -69,6 +69,9 @@ impl World {
             reads.insert(Read::Routes(host.clone()));
         });
         differing(&self.rules, &next.rules, same_objects, |host| {
+            reads.insert(Read::Rules(host.clone()));
+        });
+        differing(&self.backends, &next.backends, same_objects, |host| {
             reads.insert(Read::Rules(host.clone()));
         });
         let (old, new) = (&self.peer_authentications, &next.peer_authentications);

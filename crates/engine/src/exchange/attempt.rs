@@ -1,6 +1,7 @@
 //! Drawing a destination, picking an endpoint, counting and starting a try.
 
 use super::{Cx, Effect, Exchange, PassThrough, Try, affinity, headers, wanted};
+use crate::breaker::{Pass, Trial};
 use crate::canonical::{Canonical, Direction};
 use crate::model::{Action, Cluster, ClusterId, Endpoint, Forward, HashKey};
 use crate::pick::{Wish, explain, pick};
@@ -48,6 +49,8 @@ pub(super) struct Chosen {
     pub(super) cluster: Arc<Cluster>,
     pub(super) endpoint: Arc<Endpoint>,
     pub(super) permit: Permit,
+    /// The call is a trial of the cluster's breaker.
+    pub(super) trial: Option<Trial>,
     /// Whether the endpoint is known to be broken and called for want of better ones.
     pub(super) panic: bool,
 }
@@ -68,6 +71,7 @@ pub(super) fn choose(
         return Err(Reason::UnknownCluster);
     };
     let cluster = Arc::clone(cluster);
+    let trial = pass(&cluster, cx)?;
     let hash = match &cluster.spec.balance.hash {
         None => None,
         Some(wanted) => key(wanted, cx),
@@ -87,12 +91,41 @@ pub(super) fn choose(
         .request(&endpoint.state, &cluster.spec.limits, retry)
         .ok_or(Reason::CircuitOpen)?;
     cluster.runtime.began(&cluster.spec.limits, cx.now);
+    if cluster
+        .spec
+        .backend
+        .as_ref()
+        .is_some_and(|b| b.check.is_some())
+    {
+        endpoint.state.asked.called(cx.now);
+    }
     Ok(Chosen {
         cluster,
         endpoint,
         permit,
+        trial,
         panic,
     })
+}
+
+/// The breaker's leave to call a cluster.
+fn pass(cluster: &Arc<Cluster>, cx: &mut Cx<'_>) -> Result<Option<Trial>, Reason> {
+    let breaker = cluster
+        .spec
+        .backend
+        .as_ref()
+        .and_then(|b| b.breaker.as_ref());
+    let Some(breaker) = breaker else {
+        return Ok(None);
+    };
+    match cluster.runtime.pass(breaker, cx.now) {
+        Some(Pass::Closed) => Ok(None),
+        Some(Pass::Trial(trial)) => {
+            cx.explain(|| Why::new(Stage::Endpoint, "trial", "the breaker is half open"));
+            Ok(Some(trial))
+        }
+        None => Err(Reason::BreakerOpen),
+    }
 }
 
 impl Exchange {
@@ -127,6 +160,7 @@ impl Exchange {
         }
         let route = self.route.clone();
         let target = match &route {
+            _ if self.instead_of.is_some() => self.instead_of.clone(),
             Some(route) => self
                 .destination(route)
                 .map(|c| (c.cluster, Arc::clone(&c.name))),
@@ -147,13 +181,16 @@ impl Exchange {
             Ok(chosen) => chosen,
             Err(reason) => {
                 self.cluster = cx.snapshot.cluster(id).cloned();
-                return self.refuse(request, reason, cx);
+                // Nothing of it was sent, or all of it is still there.
+                let instead = self.fall_back(request, reason, true, cx);
+                return instead.unwrap_or_else(|| self.refuse(request, reason, cx));
             }
         };
         self.cluster = Some(Arc::clone(&chosen.cluster));
         self.endpoint = Some(Arc::clone(&chosen.endpoint));
         self.started = cx.now;
         self.let_through = chosen.panic;
+        self.trial = chosen.trial;
         if !matches!(cx.origin.direction, Direction::Inbound { .. }) {
             let left = self.deadline.map(|d| d.saturating_sub(cx.now));
             headers::mark_attempt(request, self.attempts, self.retry.per_try, left);
@@ -168,7 +205,7 @@ impl Exchange {
                 Some(Action::Forward(forward)) => forward.idle_timeout,
                 _ => None,
             },
-            keep: self.attempts <= self.retry.retries,
+            keep: self.attempts <= self.retry.retries || self.may_fall_back(),
             attempt: self.attempts,
         })
     }

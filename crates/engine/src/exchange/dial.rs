@@ -8,6 +8,7 @@ use super::lookup::Lookup;
 use super::{
     Answered, Cx, Effect, Input, Need, Outcome, PassThrough, Try, affinity, attempt, inbound,
 };
+use crate::breaker::Trial;
 use crate::canonical::Direction;
 use crate::model::{Action, Cluster, ClusterId, Endpoint, Route, Serves, VirtualHost};
 use crate::reply::LocalReply;
@@ -28,6 +29,7 @@ pub struct Dial {
     tries: u32,
     over: bool,
     pub(super) barred: bool,
+    pub(super) trial: Option<Trial>,
 }
 
 impl Dial {
@@ -202,6 +204,7 @@ impl Dial {
             Ok(chosen) => {
                 self.cluster = Some(Arc::clone(&chosen.cluster));
                 self.endpoint = Some(Arc::clone(&chosen.endpoint));
+                self.trial = chosen.trial;
                 Effect::Try(Try {
                     cluster: chosen.cluster,
                     endpoint: chosen.endpoint,

@@ -2,13 +2,13 @@
 //! endpoint known to be unhealthy says so.
 
 use super::{Cx, Dial, Exchange, Outcome};
+use crate::breaker::Trial;
 use crate::canonical::{Canonical, Direction};
 use crate::model::{Cluster, Endpoint};
 use crate::outlier::{self, Seen};
 use crate::why::{Stage, Why};
 use http::{HeaderName, HeaderValue};
 use naka_types::header as names;
-use naka_types::reason::Reason;
 use std::time::Duration;
 
 const REASON: HeaderName = HeaderName::from_static(names::REASON);
@@ -45,16 +45,44 @@ fn tell(cluster: &Cluster, endpoint: &Endpoint, seen: Seen, cx: &mut Cx<'_>) -> 
     ejected
 }
 
+/// Tells the breaker. An outcome that says nothing gives a trial back by dropping it.
+fn break_circuit(cluster: &Cluster, trial: Option<Trial>, seen: Seen, cx: &mut Cx<'_>) {
+    let Some(breaker) = cluster
+        .spec
+        .backend
+        .as_ref()
+        .and_then(|b| b.breaker.as_ref())
+    else {
+        return;
+    };
+    let failed = match seen {
+        Seen::Status(status) => breaker.is_failure(status),
+        Seen::Connected => false,
+        Seen::NotConnected | Seen::Broken | Seen::TimedOut => true,
+    };
+    if cluster.runtime.ended(breaker, trial, failed, cx.now) {
+        cx.explain(|| {
+            let because = format!("{seen:?} opened its breaker");
+            Why::new(Stage::Endpoint, &**cluster.name(), because)
+        });
+    }
+}
+
 impl Exchange {
     /// Takes note of what the last try says about its endpoint.
     pub(super) fn observe(&mut self, request: &Canonical, outcome: &Outcome<'_>, cx: &mut Cx<'_>) {
-        let Some(cluster) = self.cluster.as_ref().filter(|c| c.spec.outlier.is_some()) else {
+        let Some(cluster) = &self.cluster else {
             return;
         };
+        if cluster.spec.outlier.is_none() && cluster.spec.backend.is_none() {
+            return;
+        }
+        let trial = self.trial.take();
         if let Some(endpoint) = &self.endpoint
             && let Some(seen) = seen(outcome, request.is_grpc())
         {
             self.barred |= tell(cluster, endpoint, seen, cx);
+            break_circuit(cluster, trial, seen, cx);
         }
     }
 
@@ -63,35 +91,37 @@ impl Exchange {
         std::mem::take(&mut self.barred)
     }
 
-    /// Whether the endpoint of the last try was picked although it was known to be unhealthy.
-    #[must_use]
-    pub fn let_through(&self) -> bool {
-        self.let_through
-    }
-
-    /// Says on a response that it came from an endpoint known to be unhealthy.
+    /// Says on a response why it is not simply that of a healthy endpoint.
     pub(super) fn warn(&self, headers: &mut http::HeaderMap, direction: Direction) {
-        if direction == Direction::Outbound && self.let_through {
-            let code = HeaderValue::from_static(Reason::UnhealthyEndpoint.code());
-            headers.insert(REASON, code);
+        if direction == Direction::Outbound
+            && let Some(reason) = self.remark()
+        {
+            headers.insert(REASON, HeaderValue::from_static(reason.code()));
         }
     }
 }
 
 impl Dial {
     /// The connection stands: outlier detection is told.
-    pub fn connected(&self, now: Duration) {
+    pub fn connected(&mut self, now: Duration) {
+        let trial = self.trial.take();
         if let (Some(cluster), Some(endpoint)) = (&self.cluster, &self.endpoint) {
             outlier::observe(cluster, endpoint, Seen::Connected, now);
+            let backend = cluster.spec.backend.as_ref();
+            if let Some(breaker) = backend.and_then(|b| b.breaker.as_ref()) {
+                cluster.runtime.ended(breaker, trial, false, now);
+            }
         }
     }
 
     /// Takes note of a connection that did not come about.
     pub(super) fn observe(&mut self, outcome: &Outcome<'_>, cx: &mut Cx<'_>) {
+        let trial = self.trial.take();
         if let (Some(cluster), Some(endpoint), Some(seen)) =
             (&self.cluster, &self.endpoint, seen(outcome, false))
         {
             self.barred |= tell(cluster, endpoint, seen, cx);
+            break_circuit(cluster, trial, seen, cx);
         }
     }
 

@@ -162,6 +162,10 @@ impl Exchange {
         }
         match outcome {
             Outcome::Response(parts) => {
+                let status = parts.status.as_u16();
+                if let Some(instead) = self.replaced(request, status, replayable, cx) {
+                    return instead;
+                }
                 self.edit_response(parts, cx);
                 if let Some(told) = self.told {
                     told.write(&mut parts.headers);
@@ -171,7 +175,8 @@ impl Exchange {
             Outcome::ClientGone => Effect::Done,
             failure => {
                 let reason = failure.reason().unwrap_or(Reason::Internal);
-                self.refuse(request, reason, cx)
+                let instead = self.fall_back(request, reason, replayable, cx);
+                instead.unwrap_or_else(|| self.refuse(request, reason, cx))
             }
         }
     }

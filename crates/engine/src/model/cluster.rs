@@ -1,5 +1,6 @@
 //! Clusters and their endpoints.
 
+use super::backend::Backend;
 use super::balance::{Balance, Group, Policy};
 use super::keeping::{Budget, Keeping};
 use super::{OutsideTls, Tunnel};
@@ -120,6 +121,8 @@ pub struct ClusterSpec {
     pub panic_threshold: u32,
     /// Ejection of failing endpoints.
     pub outlier: Option<Box<Outlier>>,
+    /// What a BackendPolicy adds.
+    pub backend: Option<Box<Backend>>,
 }
 
 impl ClusterSpec {
@@ -146,6 +149,7 @@ impl ClusterSpec {
             keeping: Keeping::default(),
             panic_threshold: 0,
             outlier: None,
+            backend: None,
         }
     }
 }

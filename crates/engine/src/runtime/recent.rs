@@ -10,7 +10,7 @@ use std::time::Duration;
 /// Counts of two periods. Each is a number of the period (upper half) and a count (lower half), so that both change
 /// at once.
 #[derive(Debug, Default)]
-pub(super) struct Recent([AtomicU64; 2]);
+pub(crate) struct Recent([AtomicU64; 2]);
 
 fn period(window: Duration, now: Duration) -> (u32, f64) {
     let periods = now.as_secs_f64() / window.as_secs_f64().max(0.001);
@@ -29,7 +29,7 @@ const fn joined(number: u32, count: u32) -> u64 {
 
 impl Recent {
     /// One more began.
-    pub(super) fn add(&self, window: Duration, now: Duration) {
+    pub(crate) fn add(&self, window: Duration, now: Duration) {
         let (number, _) = period(window, now);
         let slot = &self.0[usize::from(number % 2 == 1)];
         let next = |was: u64| {
@@ -40,8 +40,15 @@ impl Recent {
         let _ = slot.fetch_update(Relaxed, Relaxed, next);
     }
 
+    /// Forgets all.
+    pub(crate) fn clear(&self) {
+        for slot in &self.0 {
+            slot.store(0, Relaxed);
+        }
+    }
+
     /// How many began within the window.
-    pub(super) fn count(&self, window: Duration, now: Duration) -> u32 {
+    pub(crate) fn count(&self, window: Duration, now: Duration) -> u32 {
         let (number, gone) = period(window, now);
         let of = |number: u32| {
             let was = self.0[usize::from(number % 2 == 1)].load(Relaxed);

@@ -22,6 +22,8 @@ use std::task::{Context, Poll};
 pub(crate) enum ReqBody {
     /// There is none.
     Empty,
+    /// One frame of our own.
+    Once(Option<Bytes>),
     /// From the start, or from where the kept part is replayed.
     Stream {
         /// Shared with earlier and later tries.
@@ -204,6 +206,7 @@ impl Body for ReqBody {
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match &mut *self {
             Self::Empty => Poll::Ready(None),
+            Self::Once(frame) => Poll::Ready(frame.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Stream { source, at } => source.0.borrow_mut().poll(at, cx),
         }
     }
@@ -211,6 +214,7 @@ impl Body for ReqBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
+            Self::Once(frame) => frame.is_none(),
             Self::Stream { source, at } => {
                 let inner = source.0.borrow();
                 *at >= inner.kept.len()
@@ -223,6 +227,9 @@ impl Body for ReqBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
+            Self::Once(frame) => {
+                SizeHint::with_exact(frame.as_ref().map_or(0, |bytes| bytes.len() as u64))
+            }
             Self::Stream { source, at } => {
                 let inner = source.0.borrow();
                 let kept: usize = inner.kept.iter().skip(*at).map(Bytes::len).sum();

@@ -542,9 +542,7 @@ impl Run {
         let mut finish = self.finish;
         finish.status = head.status.as_u16();
         finish.grpc_status = grpc_status(&head.headers);
-        if self.engine.let_through() {
-            finish.reason = Some(Reason::UnhealthyEndpoint);
-        }
+        finish.reason = self.engine.remark();
         finish.busy = Some(busy);
         if let Some(body) = &finish.body {
             body.stop_keeping();

@@ -23,6 +23,7 @@ use naka_wire::{time, values};
 use std::sync::Arc;
 use std::time::Duration;
 
+mod backend;
 mod balance;
 mod outlier;
 mod pool;
@@ -71,6 +72,7 @@ pub fn cluster(wire: &pb::Cluster) -> Result<Taken<Part>, Error> {
     spec.by_caller = found == Found::ByCaller;
     spec.outlier = outlier::outlier(wire)?;
     spec.panic_threshold = outlier::panic(wire)?;
+    spec.backend = backend::backend(wire)?;
     spec.tls = sockets(wire)?;
     spec.service = service(wire.metadata.as_ref());
     http_options(wire, &mut spec)?;

@@ -52,6 +52,8 @@ pub(super) fn detection(rule: &OutlierDetection) -> pb::OutlierDetection {
             .is_none()
             .then_some(BoolValue { value: true }),
         enforcing_success_rate: number(0),
+        // A program may answer health checks and fail at its work: only time brings it back.
+        successful_active_health_check_uneject_host: Some(BoolValue { value: false }),
         enforcing_local_origin_success_rate: if rule.split_local { number(0) } else { None },
         ..pb::OutlierDetection::default()
     }

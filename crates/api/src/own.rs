@@ -1,0 +1,3 @@
+//! Naka's own kinds, `naka.dev/v1alpha1`: for what neither Istio nor the Gateway API has a kind.
+
+pub mod backend_policy;
