@@ -102,6 +102,16 @@ codes! {
         "a proxy that could not reach the control plane for a day", "Let it reach the control plane; its log (`proxy.log`) says why it could not.";
     E918: "A proxy refuses a part of its configuration and keeps what it had.",
         "a proxy that knows less than the control plane sends", "See `naka status` for the proxy's words.";
+    E920: "A service that nothing declares and no workload runs under. Found by `naka why`, as are E921 to E924 and W920 to W922.",
+        "`naka why paymnet`", "Correct the name or its namespace (`-n`), or start a workload under it.";
+    E921: "A service without any endpoint: its selector fits no workload, or the workload that fits may not serve it.",
+        "`selector: {app: payments}` while the workload has `app: payment`", "Correct the selector or the workload's labels (`naka run -l`), or name its service account in `naka.dev/service-accounts`.";
+    E922: "A port without a ready endpoint: all workloads behind it are unhealthy or draining.",
+        "the program crashed, or its port does not answer", "Look at the workloads named: does the program listen, does its sidecar run (`naka get workloads`)?";
+    E923: "A service port that leads where no workload listens.",
+        "`targetPort: 8081` while the program listens on 8080", "Correct `targetPort`, or the port of the workload (`naka run -p`).";
+    E924: "A DestinationRule turns TLS off towards a service whose PeerAuthentication lets nobody in without it: calls are refused.",
+        "`trafficPolicy.tls.mode: DISABLE` with `mtls.mode: STRICT`", "Remove `tls.mode`, or make the PeerAuthentication PERMISSIVE.";
     E960: "The watched directory, or a file of it, cannot be read. What it gave stays in force.",
         "the directory was moved; a file is not UTF-8", "Bring it back, or correct the file named.";
     E961: "Two files of the watched directory hold different versions of one object; which one is meant is unknown. Its last good version stays in force.",
@@ -147,6 +157,12 @@ codes! {
         "a frozen proxy, or a change of this moment", "Ask again; if it stays so, look at the proxy's machine.";
     W919: "A registered proxy is not connected. It runs on what it knows, if it runs.",
         "a machine that is cut off", "Restore its line to the control plane; it leaves the list when its lease is over.";
+    W920: "Some endpoints of a port are not ready; calls go to the others.",
+        "one of three workloads is draining", "Look at the workloads named.";
+    W921: "Outlier detection that throws endpoints out for very little, for long, or all at once.",
+        "`consecutive5xxErrors: 1`", "Use 3 or more errors, a `baseEjectionTime` of 30s and a `maxEjectionPercent` of 50 or less.";
+    W922: "A limit so small that the breaker is open whenever two callers come together.",
+        "`http1MaxPendingRequests: 1`", "Raise the limit above the calls that come at the same time, or remove it.";
     W950: "Many workloads vanished at once, too many to be believed: none of them is removed until the control plane is sure. Their endpoints are still in use.",
         "the control plane restarts while half of the workloads cannot reach it", "Wait for them to return, or look for what cuts them off; those that really ended leave after their lease.";
     W951: "The packet rules that capture a whole machine (`--capture host`) were changed by somebody. They are put right within seconds; in between calls went around the mesh.",

@@ -65,6 +65,8 @@ pub(crate) enum Command {
     /// What has reached whom
     #[command(alias = "proxy-status")]
     Status(Status),
+    /// What is wrong with a service now, its cause, and the fix
+    Why(Why),
     /// List objects and live kinds (proxies, workloads, revisions, events)
     Get(Get),
     /// Everything about one object
@@ -294,6 +296,18 @@ pub(crate) struct Status {
     /// Object, KIND/NAME; the whole mesh unless given
     pub(crate) object: Option<String>,
     /// Namespace of the object
+    #[arg(short, long, value_name = "NS", default_value = "default")]
+    pub(crate) namespace: String,
+    /// How to print
+    #[arg(short, long, value_name = "FORM")]
+    pub(crate) output: Option<Output>,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Why {
+    /// Service; all of them unless given
+    pub(crate) service: Option<String>,
+    /// Namespace of the service
     #[arg(short, long, value_name = "NS", default_value = "default")]
     pub(crate) namespace: String,
     /// How to print

@@ -24,3 +24,4 @@ pub(crate) mod support;
 pub(crate) mod token;
 pub(crate) mod up;
 pub(crate) mod version;
+pub(crate) mod why;

@@ -113,6 +113,7 @@ async fn with_runtime(command: Command, context: Option<&str>) -> Outcome {
         Command::History(history) => cmd::history::history(&history, context).await,
         Command::Undo(undo) => cmd::history::undo(&undo, context).await,
         Command::Status(status) => cmd::status::run(&status, context).await,
+        Command::Why(why) => cmd::why::run(&why, context).await,
         Command::Get(get) => cmd::get::run(&get, context).await,
         Command::Describe(describe) => cmd::describe::run(&describe, context).await,
         Command::Explain(explain) => cmd::explain::run(&explain, context).await,

@@ -94,7 +94,7 @@ impl Filter {
 
 /// Where a name belongs.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum InMesh {
+pub enum InMesh {
     /// It may be this host of the mesh.
     Yes(Host),
     /// Somebody else's.
@@ -105,7 +105,7 @@ pub(crate) enum InMesh {
 ///
 /// # Errors
 /// [`Reason::UnknownHost`] for what is no name, and for a name of the mesh's own domain that does not exist.
-pub(crate) fn in_mesh(
+pub fn in_mesh(
     name: &str,
     namespace: &str,
     knows: impl Fn(&str) -> bool,
@@ -131,7 +131,8 @@ pub(crate) fn in_mesh(
 }
 
 /// Whether a full host is of the mesh's own domain.
-pub(crate) fn is_of_mesh(host: &str) -> bool {
+#[must_use]
+pub fn is_of_mesh(host: &str) -> bool {
     let rest = host.strip_suffix(DOMAIN);
     rest.is_some_and(|rest| rest.ends_with('.'))
 }

@@ -5,7 +5,7 @@
 
 pub(crate) mod objects;
 mod request;
-mod world;
+pub(crate) mod world;
 
 use crate::args::{self, Output};
 use crate::exit::{Exit, Outcome};

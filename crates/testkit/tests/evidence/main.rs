@@ -33,4 +33,5 @@ mod skew;
 mod source;
 mod support;
 mod traffic;
+mod why;
 mod wire;

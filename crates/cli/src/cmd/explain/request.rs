@@ -13,10 +13,9 @@ use naka_engine::exchange::{
 use naka_engine::model::Met;
 use naka_engine::pick::Cursors;
 use naka_engine::why::{Stage, Why};
-use naka_proxy::names::{Filter, Outside};
+use naka_proxy::names::{self, Filter, InMesh, Outside};
 use naka_proxy::state::book::Book;
 use naka_types::finding::Finding;
-use naka_types::host::Host;
 use naka_types::labels::Labels;
 use naka_types::name::VirtualHostName;
 use naka_types::node::Role;
@@ -409,8 +408,10 @@ impl<'a> Walk<'a> {
                 }
                 Effect::PassThrough(outside) => {
                     explained.verdict = format!(
-                        "passed through to {}:{}, outside the mesh",
-                        outside.host, outside.port
+                        "passed through to {}:{}, outside the mesh, if that name can be resolved; else 503 {}",
+                        outside.host,
+                        outside.port,
+                        Reason::UnknownHost
                     );
                     return;
                 }
@@ -441,67 +442,57 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// The full name of a host as a program wrote it. `payment.shop` may be a service or a domain; the services decide.
-    fn full(&self, host: &str) -> Option<Host> {
-        let full = Host::resolve(host, &self.asked.namespace).ok()?;
-        if let Some((service, namespace)) = full.as_str().split_once('.')
-            && !namespace.contains('.')
-        {
-            let service = Host::of_service(service, namespace);
-            if self.world.services.contains_key(&service) {
-                return Some(service);
-            }
-        }
-        Some(full)
-    }
-
     /// What the proxy would do on demand: ask for the virtual host, get everything it refers to before it.
     fn fetch(&mut self, host: &str, port: u16, explained: &mut Explained) -> Answered {
-        let Some(host) = self.full(host) else {
-            return self.outside(explained);
+        let filter = self.filter();
+        let knows = |host: &str| filter.as_ref().is_some_and(|filter| filter.contains(host));
+        let full = match names::in_mesh(host, &self.asked.namespace, knows) {
+            Err(reason) => return Answered::Failed(reason),
+            Ok(InMesh::No) => {
+                let seen = self
+                    .world
+                    .services
+                    .keys()
+                    .any(|known| known.as_str() == host);
+                let because = if seen {
+                    format!("{host} is not to be seen from this caller")
+                } else {
+                    format!("{host} is no service of the mesh")
+                };
+                let why = Why::new(Stage::Host, "outside the mesh", because);
+                explained.trail.push(why);
+                return self.outside(explained);
+            }
+            Ok(InMesh::Yes(full)) => full,
         };
         let name = VirtualHostName {
-            host: host.as_str().to_owned(),
+            host: full.as_str().to_owned(),
             port,
         };
         if self.load(vec![Key::VirtualHost(name)], explained) {
             return Answered::Ready;
         }
-        let known = self.world.holder(&host, &self.class.namespace).is_some();
-        let because = match known {
-            _ if !self.sees(&host) => format!("{host} is not to be seen from this caller"),
-            true => format!("{host} has no port {port}"),
-            false => format!("{host} is no service of the mesh"),
-        };
-        explained
-            .trail
-            .push(Why::new(Stage::Host, "outside the mesh", because));
-        if host.as_str().ends_with(naka_types::host::DOMAIN) && host.as_str().contains(".svc.") {
-            return if known || self.world.services.contains_key(&host) {
-                Answered::Failed(Reason::UnknownHost)
-            } else {
-                self.outside(explained)
-            };
+        let because = format!("{full} has no port {port}");
+        let why = Why::new(Stage::Host, "no such port", because);
+        explained.trail.push(why);
+        // As at the proxy: only names of the mesh's own domain can be nothing else.
+        if names::is_of_mesh(full.as_str()) {
+            Answered::Failed(Reason::NoSuchPort)
+        } else {
+            self.outside(explained)
         }
-        self.outside(explained)
     }
 
-    /// Whether the caller may know the host at all.
-    fn sees(&self, host: &Host) -> bool {
-        let names = compile(self.world, &Key::Names, &self.class);
-        let filter = names.resource.and_then(|r| naka_wire::unpack(&r.any).ok());
-        let filter = filter.and_then(|wire| Filter::decode(&wire).ok());
-        filter.is_some_and(|filter| filter.contains(host.as_str()))
-            || !self.world.services.contains_key(host)
+    /// The names that this caller may know.
+    fn filter(&self) -> Option<Filter> {
+        let names = compile(self.world, &Key::Names, &self.class).resource?;
+        Filter::decode(&naka_wire::unpack(&names.any).ok()?).ok()
     }
 
     /// What becomes of a call to a host that is not of the mesh.
     fn outside(&mut self, explained: &mut Explained) -> Answered {
-        let names = compile(self.world, &Key::Names, &self.class);
-        let refers = names.refers.clone();
-        let filter = names.resource.and_then(|r| naka_wire::unpack(&r.any).ok());
-        let filter = filter.and_then(|wire| Filter::decode(&wire).ok());
-        match filter.as_ref().map(Filter::outside) {
+        let refers = compile(self.world, &Key::Names, &self.class).refers;
+        match self.filter().as_ref().map(Filter::outside) {
             None | Some(Outside::Allowed) => Answered::External,
             Some(Outside::Denied) => Answered::Failed(Reason::EgressDenied),
             Some(Outside::Through(name)) => {

@@ -29,6 +29,14 @@ pub(crate) struct Found {
 /// The running mesh's.
 pub(crate) async fn live(context: Option<&str>) -> Outcome<Found> {
     let value = Client::open(context).await?.get("/naka/v1/world").await?;
+    Ok(Found {
+        world: of_value(&value),
+        notes: Vec::new(),
+    })
+}
+
+/// The world that a control plane describes.
+pub(crate) fn of_value(value: &Value) -> World {
     let list = |name: &str| {
         value
             .get(name)
@@ -74,10 +82,7 @@ pub(crate) async fn live(context: Option<&str>) -> Outcome<Found> {
         world.endpoints.insert(host, Arc::new(all));
     }
     world.rejoin(&snapshot(objects));
-    Ok(Found {
-        world,
-        notes: Vec::new(),
-    })
+    world
 }
 
 /// One made of files. Files say nothing of what runs, so every service and every subset is assumed to have one
