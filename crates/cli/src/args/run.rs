@@ -21,6 +21,9 @@ pub(crate) struct Run {
     /// Label of the workload; app and version have defaults
     #[arg(short, long = "label", value_name = "K=V")]
     pub(crate) labels: Vec<String>,
+    /// Where it runs, for rules that prefer near endpoints: `in/mumbai/rack1`
+    #[arg(long, value_name = "REGION[/ZONE[/SUBZONE]]")]
+    pub(crate) locality: Option<String>,
     /// Take plain calls from outside the mesh here
     #[arg(long, value_name = "[ADDR:]PORT")]
     pub(crate) publish: Vec<String>,

@@ -170,6 +170,13 @@ fn who(args: &args::Run) -> Outcome<Who> {
         labels.entry("app").or_insert_with(|| json!(service));
         labels.entry("version").or_insert_with(|| json!("v1"));
     }
+    if let Some(place) = &args.locality {
+        // A label's value has no slashes; Istio writes dots there.
+        labels.insert(
+            naka_types::locality::LABEL.to_owned(),
+            json!(place.replace('/', ".")),
+        );
+    }
     let account = args
         .service_account
         .clone()

@@ -2,7 +2,7 @@
 //! got. Both are plain blocking code with no mesh library in them, so that what they count is evidence from outside.
 //!
 //! ```text
-//! naka-testprog serve --port P --name NAME --version V --log FILE [--bind ADDR]
+//! naka-testprog serve --port P --name NAME --version V --log FILE [--bind ADDR] [--delay MS]
 //! naka-testprog load  --url URL --rate N --for SECONDS --connections N --log FILE [--count N] [--marker TEXT] [--method M]
 //! naka-testprog echo  --port P             TCP echo
 //! naka-testprog greet --port P             TCP, server speaks first
@@ -99,18 +99,25 @@ fn serve(options: &Options) -> Result<()> {
     let name: Arc<str> = option(options, "name")?.into();
     let version: Arc<str> = options.get("version").map_or("v1", String::as_str).into();
     let log = Log::open(options.get("log"))?;
+    let delay = Duration::from_millis(number(options, "delay", 0)?);
     for stream in listener.incoming() {
         let (stream, name, version, log) = (stream?, name.clone(), version.clone(), log.clone());
         std::thread::Builder::new()
             .stack_size(128 * 1024)
             .spawn(move || {
-                let _ = answer_all(stream, &name, &version, &log);
+                let _ = answer_all(stream, &name, &version, delay, &log);
             })?;
     }
     Ok(())
 }
 
-fn answer_all(stream: TcpStream, name: &str, version: &str, log: &Log) -> Result<()> {
+fn answer_all(
+    stream: TcpStream,
+    name: &str,
+    version: &str,
+    delay: Duration,
+    log: &Log,
+) -> Result<()> {
     stream.set_nodelay(true)?;
     let mut writer = stream.try_clone()?;
     let mut reader = BufReader::new(stream);
@@ -136,6 +143,7 @@ fn answer_all(stream: TcpStream, name: &str, version: &str, log: &Log) -> Result
             std::io::copy(&mut reader, &mut writer)?;
             return Ok(());
         }
+        std::thread::sleep(delay);
         let path = head.target.split('?').next().unwrap_or_default();
         let (status, body) = match path.trim_start_matches('/').split_once('/') {
             Some(("status", code)) => (code.parse().unwrap_or(200), String::new()),

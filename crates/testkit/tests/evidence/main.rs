@@ -4,6 +4,7 @@
 
 mod api;
 mod backup;
+mod balance;
 mod captured;
 mod change;
 mod check;

@@ -14,8 +14,9 @@ use naka_engine::model::Met;
 use naka_engine::pick::Cursors;
 use naka_engine::why::{Stage, Why};
 use naka_proxy::names::{self, Filter, InMesh, Outside};
-use naka_proxy::state::book::Book;
+use naka_proxy::state::book::{Book, Near};
 use naka_types::finding::Finding;
+use naka_types::host::Host;
 use naka_types::labels::Labels;
 use naka_types::name::VirtualHostName;
 use naka_types::node::Role;
@@ -315,7 +316,8 @@ impl<'a> Walk<'a> {
                 narrow: world.narrows(&asked.namespace),
                 ..Class::default()
             },
-            book: Book::new(&asked.namespace),
+            book: Book::new(&asked.namespace)
+                .called_by(Near::new(asked.labels.clone(), &own_host(asked))),
         }
     }
 
@@ -643,4 +645,12 @@ fn describe(asked: &Asked) -> String {
         "{} {} (port {}) from {from}",
         asked.method, asked.uri, asked.port
     )
+}
+
+/// Host of the service that calls, empty if none was named.
+fn own_host(asked: &Asked) -> String {
+    if asked.from.is_empty() {
+        return String::new();
+    }
+    Host::of_service(&asked.from, &asked.namespace).to_string()
 }
