@@ -101,7 +101,7 @@ fn order_in_mumbai(mesh: &Mesh, name: &str, arguments: &[&str]) -> crate::count:
 }
 
 fn healthy(mesh: &Mesh) -> usize {
-    let up = |w: &&Value| w["service"] == "payment" && w["health"] == "healthy";
+    let up = |w: &&Value| w["service"] == "payment" && w["state"] == "healthy";
     mesh.workloads().iter().filter(up).count()
 }
 

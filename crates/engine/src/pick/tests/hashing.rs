@@ -1,7 +1,7 @@
 //! Consistent hashing: one key, one endpoint; few keys move; the layout is Envoy's.
 
 use super::{address, cluster_of};
-use crate::model::{Cluster, Health, Policy};
+use crate::model::{Cluster, ClusterSpec, Group, Health, Policy};
 use crate::pick::{Cursors, Wish, pick};
 use crate::runtime::{Bar, Registry};
 use std::net::SocketAddr;
@@ -113,4 +113,56 @@ fn a_table_that_is_no_prime_ends_and_picks_nobody() {
     let (mut cursors, mut rng) = (Cursors::new(), fastrand::Rng::with_seed(1));
     // Whatever comes of it, it comes.
     let _ = pick(&cluster, &Wish::default(), &mut cursors, &mut rng);
+}
+
+/// What a real Envoy chose (see the file's first line), key by key.
+const ENVOY: &str = include_str!("envoy-1.40.txt");
+
+#[test]
+fn every_key_lies_where_a_real_envoy_puts_it() {
+    let weights = [1, 2, 3, 5, 8, 1, 4];
+    let equal = [1; 7];
+    let odd = [3, 1, 3, 1, 7, 2, 9];
+    let ring = |minimum| Policy::RingHash { minimum };
+    let maglev = |table| Policy::Maglev { table };
+    let layouts = [
+        ("ring", ring(1024), equal, false),
+        ("ring-small", ring(7), equal, false),
+        ("ring-weights", ring(1024), weights, false),
+        ("ring-odd", ring(100), odd, false),
+        ("maglev", maglev(65_537), equal, false),
+        ("maglev-weights", maglev(251), weights, false),
+        ("maglev-small", maglev(11), equal, false),
+        ("ring-places", ring(1024), weights, true),
+        ("maglev-places", maglev(65_537), weights, true),
+    ];
+    let registry = Registry::default();
+    for (name, policy, weights, places) in layouts {
+        let mut cluster = hashing(&registry, policy, &weights);
+        if places {
+            let mut spec = ClusterSpec::clone(&cluster.spec);
+            spec.balance.by_place = true;
+            let group = |place: &str, weight, size| Group {
+                priority: 0,
+                place: place.into(),
+                weight,
+                size,
+            };
+            cluster = Cluster::placed(
+                cluster.id,
+                std::sync::Arc::new(spec),
+                cluster.endpoints.to_vec(),
+                vec![group("a", 30, 3), group("b", 70, 4)],
+                std::sync::Arc::clone(&cluster.runtime),
+            );
+        }
+        let line = ENVOY
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        let cursors = &mut Cursors::new();
+        let ours: String = (0..240)
+            .map(|key| (to(&cluster, cursors, key, None).port() - 1).to_string())
+            .collect();
+        assert_eq!(Some(&*ours), line, "{name}");
+    }
 }
