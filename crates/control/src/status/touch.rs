@@ -220,6 +220,39 @@ fn ports(object: &Object) -> BTreeSet<u16> {
         .collect()
 }
 
+/// Listeners that hold a limit: ports of gateways, else those of programs.
+fn limited(world: &World, object: &Object, limit: &LocalRateLimit) -> Listeners {
+    let namespace = &object.meta.namespace;
+    let of_gateway = |name: &String| world.gateways.get(&(namespace.clone(), name.clone()));
+    let bound = |name: &String| {
+        let holds = |all: &Arc<Vec<Arc<Object>>>| {
+            let own = |o: &Arc<Object>| o.meta.namespace == *namespace && o.meta.name == *name;
+            all.iter().any(own)
+        };
+        let routes = world.gateway_routes.iter();
+        let keys = routes
+            .filter(move |(_, all)| holds(all))
+            .map(|(key, _)| key);
+        keys.filter_map(|key| world.gateways.get(key))
+            .collect::<Vec<_>>()
+    };
+    let at: BTreeSet<u16> = limit
+        .targets
+        .iter()
+        .flat_map(|target| match target {
+            Target::Service(_) => Vec::new(),
+            Target::Gateway(name) => of_gateway(name).into_iter().collect(),
+            Target::Route { name, .. } => bound(name),
+        })
+        .flat_map(|gateway| ports(gateway))
+        .collect();
+    if at.is_empty() {
+        Listeners::Inbound
+    } else {
+        Listeners::Ports(at)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::called;
@@ -280,38 +313,5 @@ spec: {mtls: {mode: STRICT}}
         let both = [full("order"), full("payment")];
         assert_eq!(of("VirtualService", "payment"), both);
         assert_eq!(of("PeerAuthentication", "strict"), both);
-    }
-}
-
-/// Listeners that hold a limit: ports of gateways, else those of programs.
-fn limited(world: &World, object: &Object, limit: &LocalRateLimit) -> Listeners {
-    let namespace = &object.meta.namespace;
-    let of_gateway = |name: &String| world.gateways.get(&(namespace.clone(), name.clone()));
-    let bound = |name: &String| {
-        let holds = |all: &Arc<Vec<Arc<Object>>>| {
-            let own = |o: &Arc<Object>| o.meta.namespace == *namespace && o.meta.name == *name;
-            all.iter().any(own)
-        };
-        let routes = world.gateway_routes.iter();
-        let keys = routes
-            .filter(move |(_, all)| holds(all))
-            .map(|(key, _)| key);
-        keys.filter_map(|key| world.gateways.get(key))
-            .collect::<Vec<_>>()
-    };
-    let at: BTreeSet<u16> = limit
-        .targets
-        .iter()
-        .flat_map(|target| match target {
-            Target::Service(_) => Vec::new(),
-            Target::Gateway(name) => of_gateway(name).into_iter().collect(),
-            Target::Route { name, .. } => bound(name),
-        })
-        .flat_map(|gateway| ports(gateway))
-        .collect();
-    if at.is_empty() {
-        Listeners::Inbound
-    } else {
-        Listeners::Ports(at)
     }
 }

@@ -256,6 +256,7 @@ async fn tls_passes_through_byte_by_byte_and_other_names_do_not() {
         action: Action::Forward(Forward::new(vec![share]).unwrap()),
         request_headers: HeaderEdits::default(),
         response_headers: HeaderEdits::default(),
+        limit: None,
     };
     let bytes = Serves::Bytes(Arc::new(VirtualHost {
         name: "tls".into(),

@@ -260,7 +260,6 @@ impl Mesh {
             metrics,
             log,
             seen: Arc::clone(&seen),
-            resolv_conf: inside.resolv_conf.clone().unwrap_or_default(),
             wants: RefCell::new(Some(asked)),
             _access: access,
             accepting: RefCell::default(),

@@ -61,6 +61,7 @@ fn leading(
             action: Action::Forward(forward),
             request_headers: Default::default(),
             response_headers: Default::default(),
+            limit: None,
         })]
         .into(),
     }));
