@@ -13,6 +13,8 @@ pub mod case;
 pub mod certs;
 pub mod client;
 pub mod explained;
+pub mod fields;
+pub mod generate;
 pub mod lane;
 #[cfg(test)]
 mod proofs;

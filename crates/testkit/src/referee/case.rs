@@ -39,6 +39,9 @@ pub struct Case {
     /// Certificates to be made; manifests name them as `${NAME.crt}` and `${NAME.key}`.
     #[serde(default)]
     pub certs: BTreeMap<String, Certificate>,
+    /// Changes of its objects, each of which must change a verdict at Naka's proxies.
+    #[serde(default)]
+    pub twins: Vec<Twin>,
     /// `not expressible: FEATURE`, a line of `cases/not-expressible.txt`: an Envoy cannot do this.
     pub envoy: Option<String>,
     /// What is asked.
@@ -55,6 +58,19 @@ pub struct Caller {
     /// `gateway`: requests come from outside, to a gateway with the labels `istio: ingressgateway`.
     #[serde(default)]
     pub via: Via,
+}
+
+/// A change that must change a verdict: an object gone, or a field left out and given other values.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Twin {
+    /// `Kind/name` of the object.
+    pub of: String,
+    /// Path of the field, as in `docs/reference/fields.md`, wherever it stands in the object; without it the object goes.
+    pub path: Option<String>,
+    /// Other values, each of which must change a verdict, too.
+    #[serde(default)]
+    pub values: Vec<Value>,
 }
 
 /// A certificate to be made.

@@ -16,6 +16,7 @@ use crate::program::{Program, free_port};
 use anyhow::{Context, Result, bail};
 use base64::Engine as _;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -33,7 +34,7 @@ static NUMBER: AtomicU64 = AtomicU64::new(0);
 
 /// What tells callers apart.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Kind {
+pub struct Callers {
     namespace: String,
     caller: Caller,
 }
@@ -41,7 +42,7 @@ pub struct Kind {
 /// A caller and how its proxy is reached.
 #[derive(Debug)]
 struct Running {
-    kind: Kind,
+    kind: Callers,
     who: Who,
     doors: BTreeMap<u16, Door>,
     program: Program,
@@ -95,7 +96,8 @@ impl Lane {
     /// When the mesh fails (not: when a verdict is not met).
     pub fn run(&mut self, file: &File, who: &[Who]) -> Result<(Set, Outcome)> {
         let set = topology::set(file, &self.upstreams)?;
-        self.apply(file, &set)?;
+        self.in_order_of_age(&set);
+        self.apply(file, &set, &set.text)?;
         let mut outcome = Outcome::default();
         for who in who {
             let mut all = Vec::new();
@@ -105,6 +107,30 @@ impl Lane {
             outcome.seen.insert(*who, all);
         }
         Ok((set, outcome))
+    }
+
+    /// Whether some request of a case gets another verdict at Naka's proxies when these are the objects.
+    ///
+    /// # Errors
+    /// When the mesh fails.
+    pub fn notices(
+        &mut self,
+        file: &File,
+        set: &Set,
+        objects: &[serde_json::Value],
+    ) -> Result<bool> {
+        let mut text = String::new();
+        for object in objects {
+            let _ = writeln!(text, "---\n{object}");
+        }
+        self.apply(file, set, &text)?;
+        for wanted in &file.case.requests {
+            let seen = self.ask(file, wanted, Who::Naka, &set.certs)?;
+            if seen.is_some_and(|seen| wanted.verdict.differs(Who::Naka, &seen).is_some()) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Asks again, with the objects as they are.
@@ -121,7 +147,7 @@ impl Lane {
         let Some(plan) = Plan::of(wanted) else {
             return Ok(None);
         };
-        let kind = Kind::of(file, wanted);
+        let kind = Callers::of(file, wanted);
         let at = self.caller(&kind, who)?;
         let uri = wanted.uri()?;
         let tls = matches!(uri.scheme_str(), Some("https" | "tls"));
@@ -156,7 +182,7 @@ impl Lane {
         Ok(Some(all))
     }
 
-    fn apply(&mut self, file: &File, set: &Set) -> Result<()> {
+    fn apply(&mut self, file: &File, set: &Set, manifests: &str) -> Result<()> {
         if self.applied {
             let before = self.mesh.home().join("case.yaml");
             let before = before.to_string_lossy().into_owned();
@@ -165,10 +191,9 @@ impl Lane {
         let mark = NUMBER.fetch_add(1, Ordering::Relaxed).to_string();
         let text = format!(
             "{}---\n{{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {{name: mark, namespace: referee}}, spec: {{hosts: [{MARK_HOST}], http: [{{directResponse: {{status: 200, body: {{string: '{mark}'}}}}}}]}}}}\n",
-            set.text
+            manifests
         );
         self.applied = true;
-        self.in_order_of_age(set);
         let path = self.mesh.file("case.yaml", &text);
         let path = path.to_string_lossy().into_owned();
         let namespace = &file.case.namespace;
@@ -242,7 +267,7 @@ impl Lane {
     }
 
     /// Index of a caller, which is started if there is none.
-    fn caller(&mut self, kind: &Kind, who: Who) -> Result<usize> {
+    fn caller(&mut self, kind: &Callers, who: Who) -> Result<usize> {
         let is = |one: &Running| one.kind == *kind && one.who == who;
         if let Some(at) = self.callers.iter().position(is) {
             return Ok(at);
@@ -265,7 +290,7 @@ impl Lane {
         Ok(self.callers.len() - 1)
     }
 
-    fn sidecar(&self, kind: &Kind, who: Who) -> Result<Running> {
+    fn sidecar(&self, kind: &Callers, who: Who) -> Result<Running> {
         let name = format!("caller-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
         let labels: Vec<String> = kind
             .caller
@@ -316,7 +341,7 @@ impl Lane {
         })
     }
 
-    fn gateway(&self, kind: &Kind, who: Who) -> Result<Running> {
+    fn gateway(&self, kind: &Callers, who: Who) -> Result<Running> {
         let name = format!("gateway-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
         let service = format!("edge-{who}");
         let arguments = ["proxy", "gateway", "-s", &service, "-l", GATEWAY];
@@ -336,10 +361,10 @@ impl Lane {
             doors.insert(*port, door);
         }
         let mut command = self.mesh.command(&arguments);
-        let program = Program::start(&name, self.mesh.home(), &mut command)?;
+        let mut program = Program::start(&name, self.mesh.home(), &mut command)?;
         let end = Instant::now() + START;
         while !self.joined(&service) {
-            if Instant::now() > end {
+            if Instant::now() > end || !program.alive() {
                 bail!("no gateway of {who}: {}", program.err());
             }
             std::thread::sleep(Duration::from_millis(20));
@@ -364,7 +389,7 @@ impl Lane {
     }
 }
 
-impl Kind {
+impl Callers {
     /// Who calls in a request.
     #[must_use]
     pub fn of(file: &File, wanted: &Wanted) -> Self {

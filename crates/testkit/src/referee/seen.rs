@@ -37,6 +37,10 @@ impl std::fmt::Display for Who {
 /// are the same.
 pub const ENVOY_STATUS: &[(Reason, u16)] = &[];
 
+/// Headers that an Envoy adds to an answer of its own: reason, header. A direct response with 201 or a status of
+/// redirection gets the request's own address.
+pub const ENVOY_ADDS: &[(Reason, &str)] = &[(Reason::DirectResponse, "location")];
+
 /// A request as it reached an endpoint.
 #[derive(Debug, Clone, Default)]
 pub struct Arrival {
@@ -235,7 +239,19 @@ impl Verdict {
         {
             return Some(format!("took {took:?}"));
         }
-        headers_differ(&self.answer_headers, &one.headers)
+        if who != Who::Envoy {
+            return headers_differ(&self.answer_headers, &one.headers);
+        }
+        let reply = self.reply.as_deref().unwrap_or_default();
+        let added = |name: &str| {
+            let by = |(reason, header): &&(Reason, &str)| {
+                reply.ends_with(reason.code()) && *header == name
+            };
+            ENVOY_ADDS.iter().any(|one| by(&one))
+        };
+        let mut wanted = self.answer_headers.clone();
+        wanted.retain(|name, value| value.is_some() || !added(name));
+        headers_differ(&wanted, &one.headers)
     }
 
     fn sends_differ(&self, who: Who, last: &Arrival) -> Option<String> {
