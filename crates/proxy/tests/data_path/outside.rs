@@ -188,125 +188,139 @@ async fn status(mesh: &Mesh, server: &Server, tls: OutsideTls) -> (u16, String) 
     (answer.status.as_u16(), answer.reason().to_owned())
 }
 
+/// What is asked of a server, and the status that comes of it.
+type Row = (&'static str, OutsideTls, u16);
+
+/// Whose name a server may have.
+fn named(made: &Made) -> Vec<Row> {
+    let names = |all: &[&str]| all.iter().map(|n| (*n).to_owned()).collect();
+    let base = || tls(made);
+    vec![
+        ("the right name", base(), 200),
+        (
+            "another name",
+            OutsideTls {
+                sni: Some("other.example.com".into()),
+                ..base()
+            },
+            503,
+        ),
+        (
+            "another server name, but a name that is listed",
+            OutsideTls {
+                sni: Some("other.example.com".into()),
+                names: names(&["x", "api.example.com"]),
+                ..base()
+            },
+            200,
+        ),
+        (
+            "a list without its name",
+            OutsideTls {
+                names: names(&["other.example.com"]),
+                ..base()
+            },
+            503,
+        ),
+        (
+            "a pattern",
+            OutsideTls {
+                names: names(&["*.example.com"]),
+                ..base()
+            },
+            200,
+        ),
+        (
+            "a pattern of others",
+            OutsideTls {
+                names: names(&["*.example.org"]),
+                ..base()
+            },
+            503,
+        ),
+        (
+            "its URI",
+            OutsideTls {
+                names: names(&["spiffe://outside/server"]),
+                ..base()
+            },
+            200,
+        ),
+        (
+            "another URI",
+            OutsideTls {
+                names: names(&["spiffe://outside/client"]),
+                ..base()
+            },
+            503,
+        ),
+    ]
+}
+
+/// Whom files let vouch for a server, and whom they revoke.
+fn from_files(made: &Made) -> Vec<Row> {
+    let base = || tls(made);
+    vec![
+        (
+            "the system's authorities",
+            OutsideTls {
+                roots: None,
+                ..base()
+            },
+            503,
+        ),
+        (
+            "the system's authorities, not verified",
+            OutsideTls {
+                roots: None,
+                verify: false,
+                ..base()
+            },
+            200,
+        ),
+        (
+            "no such file",
+            OutsideTls {
+                roots: Some(made.source("nothing")),
+                ..base()
+            },
+            503,
+        ),
+        (
+            "nothing revoked",
+            OutsideTls {
+                revoked: Some(made.source("empty.crl")),
+                ..base()
+            },
+            200,
+        ),
+        (
+            "revoked",
+            OutsideTls {
+                revoked: Some(made.source("revoked.crl")),
+                ..base()
+            },
+            503,
+        ),
+        (
+            "revoked, with a name that is listed",
+            OutsideTls {
+                revoked: Some(made.source("revoked.crl")),
+                names: ["api.example.com".to_owned()].into(),
+                ..base()
+            },
+            503,
+        ),
+    ]
+}
+
 #[tokio::test]
 async fn tls_is_begun_with_real_servers_and_only_with_the_right_ones() {
     let made = Made::new();
     let mesh = Mesh::new();
     for version in ["-tls1_2", "-tls1_3"] {
         let server = made.server(version).await;
-        let names = |all: &[&str]| all.iter().map(|n| (*n).to_owned()).collect();
-        let base = || tls(&made);
-        let rows: Vec<(&str, OutsideTls, u16)> = vec![
-            ("the right name", base(), 200),
-            (
-                "another name",
-                OutsideTls {
-                    sni: Some("other.example.com".into()),
-                    ..base()
-                },
-                503,
-            ),
-            (
-                "another server name, but a name that is listed",
-                OutsideTls {
-                    sni: Some("other.example.com".into()),
-                    names: names(&["x", "api.example.com"]),
-                    ..base()
-                },
-                200,
-            ),
-            (
-                "a list without its name",
-                OutsideTls {
-                    names: names(&["other.example.com"]),
-                    ..base()
-                },
-                503,
-            ),
-            (
-                "a pattern",
-                OutsideTls {
-                    names: names(&["*.example.com"]),
-                    ..base()
-                },
-                200,
-            ),
-            (
-                "a pattern of others",
-                OutsideTls {
-                    names: names(&["*.example.org"]),
-                    ..base()
-                },
-                503,
-            ),
-            (
-                "its URI",
-                OutsideTls {
-                    names: names(&["spiffe://outside/server"]),
-                    ..base()
-                },
-                200,
-            ),
-            (
-                "another URI",
-                OutsideTls {
-                    names: names(&["spiffe://outside/client"]),
-                    ..base()
-                },
-                503,
-            ),
-            (
-                "the system's authorities",
-                OutsideTls {
-                    roots: None,
-                    ..base()
-                },
-                503,
-            ),
-            (
-                "the system's authorities, not verified",
-                OutsideTls {
-                    roots: None,
-                    verify: false,
-                    ..base()
-                },
-                200,
-            ),
-            (
-                "no such file",
-                OutsideTls {
-                    roots: Some(made.source("nothing")),
-                    ..base()
-                },
-                503,
-            ),
-            (
-                "nothing revoked",
-                OutsideTls {
-                    revoked: Some(made.source("empty.crl")),
-                    ..base()
-                },
-                200,
-            ),
-            (
-                "revoked",
-                OutsideTls {
-                    revoked: Some(made.source("revoked.crl")),
-                    ..base()
-                },
-                503,
-            ),
-            (
-                "revoked, with a name that is listed",
-                OutsideTls {
-                    revoked: Some(made.source("revoked.crl")),
-                    names: names(&["api.example.com"]),
-                    ..base()
-                },
-                503,
-            ),
-        ];
-        for (what, tls, expect) in rows {
+        for (what, tls, expect) in named(&made).into_iter().chain(from_files(&made)) {
             let (got, reason) = status(&mesh, &server, tls).await;
             assert_eq!(got, expect, "{version}: {what}");
             let wanted = if expect == 200 { "-" } else { "tls-failed" };
