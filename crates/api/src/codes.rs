@@ -138,6 +138,8 @@ codes! {
         "`key: source.labels[team]`", "Use `source.principal` or `source.namespace` where the policy must work elsewhere too.";
     W131: "A version or a suite of TLS that nobody here serves; it is left out.",
         "`minProtocolVersion: TLSV1_0`", "Write TLSV1_2 or a suite with ECDHE and GCM or CHACHA20.";
+    W132: "A match of `tcp` or `tls` asks for addresses. Beside a program they are not known when routes are made, so this match holds at gateways only.",
+        "`destinationSubnets: [10.0.0.0/8]` in an object for `mesh`", "Use a ServiceEntry with the host, or bind the object to a gateway.";
     W341: "An environment variable that no proxy reads.", "env `PILOT_AGENT_MODE`", "Remove it.";
     W342: "A sidecar written by hand into a Deployment: nothing redirects traffic to it, and it ages with the file.",
         "`image: istio/proxyv2:1.19.0`", "Remove the container and let the sidecar be injected.";

@@ -571,7 +571,7 @@ impl Exchange {
         cx.explain(|| Why::new(Stage::Reply, reason.code(), reason.meaning()));
         let reply = LocalReply::new(reason, request.is_grpc());
         Effect::Reply(match cx.origin.direction {
-            Direction::Gateway => reply.for_outside(),
+            Direction::Gateway => reply.at_gateway(headers::request_id_of(request)),
             Direction::Outbound | Direction::Inbound { .. } => reply,
         })
     }

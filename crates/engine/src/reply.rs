@@ -82,10 +82,51 @@ impl LocalReply {
     }
 }
 
+impl LocalReply {
+    /// For a stranger at a gateway: without the mesh's own headers, and with the one shape of body that all answers
+    /// of a gateway itself have. gRPC says it in its own way; what a route answers is the route's.
+    #[must_use]
+    pub fn at_gateway(self, request_id: Option<&HeaderValue>) -> Self {
+        let mut reply = self.for_outside();
+        let own = matches!(reply.reason, Reason::DirectResponse | Reason::Redirect);
+        if own || reply.body.is_empty() {
+            return reply;
+        }
+        let id = request_id
+            .and_then(|id| id.to_str().ok())
+            .unwrap_or_default();
+        // What a caller wrote is not to end the text.
+        let plain = |c: &char| c.is_ascii_alphanumeric() || "-_.:/+=".contains(*c);
+        let id: String = id.chars().filter(plain).collect();
+        let (status, code) = (reply.status.as_u16(), reply.reason.code());
+        let text =
+            format!("{{\"status\":{status},\"reason\":\"{code}\",\"request_id\":\"{id}\"}}\n");
+        reply.body = Bytes::from(text);
+        let json = HeaderValue::from_static("application/json");
+        reply.headers.insert(header::CONTENT_TYPE, json);
+        reply
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::LocalReply;
     use naka_types::reason::Reason;
+
+    #[test]
+    fn a_gateways_own_answers_have_one_shape() {
+        let id = http::HeaderValue::from_static("a\"},{b-1");
+        let reply = LocalReply::new(Reason::NoRoute, false).at_gateway(Some(&id));
+        let wanted = "{\"status\":404,\"reason\":\"no-route\",\"request_id\":\"ab-1\"}\n";
+        assert_eq!(reply.body, wanted);
+        assert_eq!(reply.headers["content-type"], "application/json");
+        assert!(!reply.headers.contains_key("x-naka-reason"));
+        let grpc = LocalReply::new(Reason::NoRoute, true).at_gateway(None);
+        assert!(grpc.body.is_empty());
+        let direct = LocalReply::new(Reason::DirectResponse, false);
+        let body = direct.body.clone();
+        assert_eq!(direct.at_gateway(None).body, body);
+    }
 
     #[test]
     fn every_reason_has_a_reply_in_both_dialects() {

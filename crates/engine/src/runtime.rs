@@ -9,12 +9,14 @@
 
 mod availability;
 mod bucket;
+mod gate;
 mod load;
 mod queue;
 mod recent;
 
 pub use availability::Bar;
 pub use bucket::{Buckets, Left, MOST as MOST_BUCKETS, Pace};
+pub use gate::{Entered, Gate, PortLimits};
 pub use load::Load;
 pub use queue::{Offer, Waiter};
 pub(crate) use recent::Recent;

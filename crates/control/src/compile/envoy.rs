@@ -14,6 +14,7 @@ use naka_types::node::Role;
 use std::collections::BTreeSet;
 
 mod acceptable;
+mod answers;
 mod helper;
 mod limit;
 mod listener;
@@ -69,6 +70,15 @@ pub fn not_expressed(world: &World, class: &Class) -> Vec<String> {
     words.extend(cluster::balance::not_expressed(world));
     words.extend(limit::not_expressed(world));
     if class.role == Role::Gateway {
+        let view = View::new(world);
+        let limited = super::roots::gateway_ports(&view, class)
+            .into_iter()
+            .any(|port| {
+                let stands =
+                    super::gateway::chain::stands(&super::gateway::place(&view, class, port));
+                super::gateway::port::port(&view, &stands).by_address()
+            });
+        words.extend(limited.then(|| super::gateway::port::BY_ADDRESS.to_owned()));
         return words;
     }
     words.push("capture: an Envoy takes no handed-over sockets; only calls through its proxy or upstream ports are in the mesh".to_owned());

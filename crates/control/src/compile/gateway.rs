@@ -23,6 +23,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(crate) mod bytes;
 pub(crate) mod chain;
 pub(crate) mod message;
+pub(crate) mod port;
 
 use chain::{Chain, Security, Serves, Stand};
 
@@ -50,10 +51,11 @@ pub(crate) fn listener(view: &View<'_>, wanted: &str, class: &Class) -> Option<B
     let at = place(view, class, port);
     let chains = chain::chains(&at);
     let refers = refers(&at, &chains);
+    let whole = port::port(view, &chain::stands(&at));
     let to = message::For {
         dialect: Dialect::Naka,
         trust_domain: "",
-        direct: &[],
+        port: &whole,
     };
     let messages = chains.iter().map(|one| {
         message::chain(one, &to, || {
@@ -68,10 +70,12 @@ pub(crate) fn listener(view: &View<'_>, wanted: &str, class: &Class) -> Option<B
         name: wanted.to_owned(),
         address: Some(socket_address("0.0.0.0", port)),
         filter_chains: messages.collect(),
+        listener_filters: whole.heads().into_iter().collect(),
+        metadata: whole.metadata(),
         traffic_direction: TrafficDirection::Outbound as i32,
         ..Listener::default()
     };
-    Some(Built::new(&(wanted, &chains), naka_wire::pack(&message)).referring(refers))
+    Some(Built::new(&(wanted, &chains, &whole), naka_wire::pack(&message)).referring(refers))
 }
 
 /// Where routes of a port are compiled for.

@@ -87,6 +87,24 @@ impl Model {
     }
 }
 
+/// A route of connections.
+pub(crate) fn of_bytes(
+    at: &Place<'_, '_>,
+    host: &Host,
+    route: super::gateway::bytes::Route,
+) -> Model {
+    let share = |(cluster, weight)| Share {
+        cluster,
+        weight,
+        headers: Headers::default(),
+    };
+    Model {
+        name: route.name,
+        action: ModelAction::Clusters(route.shares.into_iter().map(share).collect()),
+        ..default(at, host)
+    }
+}
+
 /// The route of a service without VirtualService.
 pub(crate) fn default(at: &Place<'_, '_>, host: &Host) -> Model {
     Model {

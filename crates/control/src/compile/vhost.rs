@@ -3,6 +3,7 @@
 //! The oldest VirtualService of a host holds for it as a whole; younger ones are Conflicted (status names the
 //! winner). A service without VirtualService has one route that takes everything.
 
+use super::gateway::bytes;
 use super::{Built, Class, Key, View, route};
 use crate::world::{Service, World};
 use naka_api::Object;
@@ -53,10 +54,13 @@ pub(crate) fn models(
     // A host of a pattern may have routes of its own.
     let own = at.view.routes(host).first();
     let winner = own.or_else(|| at.view.routes(&service.host).first());
-    winner
-        .filter(|_| !opaque)
-        .and_then(|object| bound(at, object))
-        .unwrap_or_else(|| vec![route::default(at, &service.host)])
+    let routes = match (winner, opaque) {
+        (None, _) => None,
+        (Some(object), false) => bound(at, object),
+        (Some(object), true) => bytes::at_sidecar(at, object, host, protocol)
+            .map(|found| vec![route::of_bytes(at, &service.host, found)]),
+    };
+    routes.unwrap_or_else(|| vec![route::default(at, &service.host)])
 }
 
 /// Routes of a service port by name, with everything that decides what they do.

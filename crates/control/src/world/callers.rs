@@ -85,6 +85,18 @@ impl World {
     pub(super) fn read_labels(&mut self, objects: &[&Arc<Object>]) {
         let mut read: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         for object in objects {
+            // Routes of connections hold for callers of any namespace.
+            if let Some(spec) = object.virtual_service() {
+                let matches = spec
+                    .tls
+                    .iter()
+                    .chain(&spec.tcp)
+                    .flat_map(|route| &route.matches);
+                let keys = matches.flat_map(|wanted| wanted.source_labels.keys().cloned());
+                read.entry(ROOT_NAMESPACE.to_owned())
+                    .or_default()
+                    .extend(keys);
+            }
             let selector = object
                 .sidecar()
                 .and_then(|sidecar| sidecar.selector.as_ref())

@@ -137,6 +137,11 @@ fn add(headers: &mut HeaderMap, cx: &mut Cx<'_>) {
     }
 }
 
+/// The id that a request has been given.
+pub(super) fn request_id_of(request: &Canonical) -> Option<&HeaderValue> {
+    request.headers().get(&REQUEST_ID)
+}
+
 /// Adds the address the gateway saw; what the caller claimed stays before it.
 fn forwarded_for(headers: &mut HeaderMap, address: IpAddr) {
     let mut text = String::new();

@@ -111,7 +111,7 @@ impl Exchange {
             told.write(&mut reply.headers);
         }
         Effect::Reply(match cx.origin.direction {
-            Direction::Gateway => reply.for_outside(),
+            Direction::Gateway => reply.at_gateway(super::headers::request_id_of(request)),
             Direction::Outbound | Direction::Inbound { .. } => reply,
         })
     }

@@ -7,6 +7,7 @@
 //! Not here: keys and certificates; a chain only says how its connections are secured.
 
 use super::{Hosts, VirtualHost};
+use crate::runtime::{Gate, PortLimits};
 use naka_types::cidr::Cidr;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -20,8 +21,8 @@ pub struct Edge {
     chains: Vec<Arc<Chain>>,
     /// Whether connections begin with a PROXY header.
     pub proxy_protocol: bool,
-    /// Whether local replies have the gateway's body in JSON.
-    pub json_errors: bool,
+    /// Limits of its connections, with what holds them.
+    pub limits: Option<(PortLimits, Arc<Gate>)>,
 }
 
 impl Edge {
@@ -58,6 +59,13 @@ impl Edge {
             .chains
             .binary_search_by(|chain| (*chain.name).cmp(name));
         self.chains.get(found.ok()?)
+    }
+
+    /// Whether a connection of this address may belong to any chain: who else sends a PROXY header is not believed.
+    #[must_use]
+    pub fn trusts(&self, direct: IpAddr) -> bool {
+        let mut all = self.chains.iter();
+        all.any(|chain| range(&chain.wants.direct, direct).is_some())
     }
 
     /// The chain that a connection belongs to.

@@ -4,6 +4,7 @@
 //! of plain servers waits for nothing. Bytes that were looked at go on as they came.
 
 use super::hello::{self, Hello};
+use super::proxy_protocol::{self, Header};
 use crate::http::serve::{detected, refuse};
 use crate::io::Io;
 use crate::limits;
@@ -36,6 +37,31 @@ pub(crate) async fn connection(conn: Rc<Conn>, mut stream: TcpStream, port: u16)
         return refuse(&conn, Reason::ConfigUnavailable, "no Gateway has this port");
     };
     let mut first = First::default();
+    let direct = conn.remote.ip().to_canonical();
+    let mut caller = direct;
+    if edge.proxy_protocol {
+        if !edge.trusts(direct) {
+            return refuse(
+                &conn,
+                Reason::BadRequest,
+                "no PROXY header is believed of this address",
+            );
+        }
+        let heading = heading(&conn, &mut stream, &mut first);
+        match tokio::time::timeout(limits::HEADER_READ, heading).await {
+            Ok(Ok(Some(named))) => caller = named.unwrap_or(direct).to_canonical(),
+            Ok(Ok(None)) => return,
+            Ok(Err(why)) => return refuse(&conn, Reason::BadRequest, why),
+            Err(_) => return refuse(&conn, Reason::BadRequest, "no PROXY header in time"),
+        }
+    }
+    if let Some((port_limits, gate)) = &edge.limits {
+        match gate.enter(port_limits, caller, crate::edge::uptime()) {
+            // The cell is empty: a connection enters once.
+            Ok(entered) => drop(conn.entered.set(entered)),
+            Err(which) => return refuse(&conn, Reason::RateLimited, which),
+        }
+    }
     if edge.looks_at_tls() {
         let looking = look(&conn, &mut stream, &mut first);
         match tokio::time::timeout(limits::HEADER_READ, looking).await {
@@ -49,13 +75,12 @@ pub(crate) async fn connection(conn: Rc<Conn>, mut stream: TcpStream, port: u16)
         tls: first.tls,
         server_name: first.server_name.as_deref(),
         local: conn.local.ip().to_canonical(),
-        direct: conn.remote.ip().to_canonical(),
-        remote: conn.remote.ip().to_canonical(),
+        direct,
+        remote: caller,
     };
     let Some(chain) = edge.choose(&met).cloned() else {
         return refuse(&conn, Reason::NoRoute, &nobody(&first));
     };
-    let caller = met.remote;
     taken(conn, stream, first, &edge, &chain, caller).await;
 }
 
@@ -68,6 +93,32 @@ fn nobody(first: &First) -> String {
     }
 }
 
+/// Reads the PROXY header and takes it off; `None` when the caller left or is to be closed, else whom it names.
+async fn heading(
+    conn: &Conn,
+    stream: &mut TcpStream,
+    first: &mut First,
+) -> Result<Option<Option<IpAddr>>, &'static str> {
+    loop {
+        match proxy_protocol::read(&first.bytes) {
+            Header::Read(length, caller) => {
+                first.bytes.drain(..length);
+                return Ok(Some(caller));
+            }
+            Header::Malformed => return Err("the first bytes are no sound PROXY header"),
+            Header::More => {}
+        }
+        let read = tokio::select! {
+            biased;
+            read = stream.read_buf(&mut first.bytes) => read,
+            () = conn.reaches(Phase::Closing) => return Ok(None),
+        };
+        if matches!(read, Ok(0) | Err(_)) {
+            return Ok(None);
+        }
+    }
+}
+
 /// Reads until it is known what the caller begins with; false when it left or is to be closed.
 async fn look(
     conn: &Conn,
@@ -75,6 +126,9 @@ async fn look(
     first: &mut First,
 ) -> Result<bool, &'static str> {
     loop {
+        if let Some(seen) = begins(first)? {
+            return Ok(seen);
+        }
         let end = if first.bytes.is_empty() && conn.phase() == Phase::Open {
             Phase::Finishing
         } else {
@@ -88,18 +142,24 @@ async fn look(
         if matches!(read, Ok(0) | Err(_)) {
             return Ok(false);
         }
-        if first.bytes.first() != Some(&22) {
-            return Ok(true);
+    }
+}
+
+/// What the bytes so far begin with; `None` while more are needed.
+fn begins(first: &mut First) -> Result<Option<bool>, &'static str> {
+    match first.bytes.first() {
+        None => return Ok(None),
+        Some(22) => {}
+        Some(_) => return Ok(Some(true)),
+    }
+    match hello::read(&first.bytes) {
+        Hello::Said(name) => {
+            first.tls = true;
+            first.server_name = name;
+            Ok(Some(true))
         }
-        match hello::read(&first.bytes) {
-            Hello::Said(name) => {
-                first.tls = true;
-                first.server_name = name;
-                return Ok(true);
-            }
-            Hello::Malformed => return Err("the first bytes are no client hello"),
-            Hello::More => {}
-        }
+        Hello::Malformed => Err("the first bytes are no client hello"),
+        Hello::More => Ok(None),
     }
 }
 

@@ -144,7 +144,10 @@ impl Run {
             Ok(request) => request,
             Err(refused) => {
                 finish.detail = refused.detail.into();
-                let local = LocalReply::new(refused.reason, refused.grpc);
+                let mut local = LocalReply::new(refused.reason, refused.grpc);
+                if matches!(*scope.conn.entrance, Entrance::Gateway { .. }) {
+                    local = local.at_gateway(None);
+                }
                 return Err(Box::new(replied(finish, local)));
             }
         };

@@ -41,6 +41,8 @@ pub struct Part {
     pub spec: Arc<ClusterSpec>,
     /// What makes endpoints near, where the proxy ranks them itself.
     pub near: Option<Nearness>,
+    /// Name of the endpoints that come apart from it.
+    pub told: Arc<str>,
     /// Its own endpoints; `None` when they come apart from it.
     pub members: Option<Vec<Member>>,
     /// Its own endpoints by names that are to be looked up.
@@ -85,6 +87,10 @@ pub fn cluster(wire: &pb::Cluster) -> Result<Taken<Part>, Error> {
     Ok(Taken {
         model: Part {
             near: balance::near(wire),
+            told: match &wire.eds_cluster_config {
+                Some(eds) if !eds.service_name.is_empty() => eds.service_name.as_str().into(),
+                _ => wire.name.as_str().into(),
+            },
             spec: Arc::new(spec),
             members,
             named,

@@ -12,7 +12,9 @@ use naka_engine::model::{
     VirtualHost, Wants, WeightedCluster,
 };
 use naka_identity::served::{Pin, Version};
+use naka_engine::runtime::PortLimits;
 use naka_types::cidr::Cidr;
+use naka_types::node::NAKA;
 use naka_types::node::LIMIT;
 use naka_wire::envoy::config::core::v3::{
     CidrRange, DataSource, data_source::Specifier, transport_socket,
@@ -28,6 +30,7 @@ use naka_wire::envoy::extensions::transport_sockets::tls::v3::{
     common_tls_context::ValidationContextType, tls_parameters::TlsProtocol,
 };
 use naka_wire::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
+use naka_wire::values;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -87,6 +90,7 @@ pub fn port(wire: &Listener, ids: route::Ids<'_>) -> Result<Taken<Port>, Error> 
     }
     let mut edge = Edge::new(port, chains);
     edge.proxy_protocol = proxy_protocol;
+    edge.limits = limits(wire).map(|limits| (limits, Arc::default()));
     Ok(Taken {
         model: Port {
             edge: Arc::new(edge),
@@ -94,6 +98,19 @@ pub fn port(wire: &Listener, ids: route::Ids<'_>) -> Result<Taken<Port>, Error> 
         },
         left_out,
     })
+}
+
+/// Limits of the port's connections, as our control plane says them.
+fn limits(wire: &Listener) -> Option<PortLimits> {
+    let own = values::of_metadata(wire.metadata.as_ref(), NAKA)?;
+    let number = |key: &str| values::get_str(own, key).and_then(|text| text.parse().ok());
+    let limits = PortLimits {
+        connections: number("max-connections"),
+        connections_per_address: number("max-connections-per-address"),
+        rate: number("connections-per-second"),
+        rate_per_address: number("connections-per-second-per-address"),
+    };
+    (limits != PortLimits::default()).then_some(limits)
 }
 
 fn chain(

@@ -7,7 +7,9 @@
 use crate::edge::spec::{Held, Spec, Table};
 use crate::intake::{self, cluster, endpoint, listener, route};
 use crate::names::Filter;
-use naka_engine::model::{Cluster, Endpoint, Inbound, Snapshot, SnapshotBuilder, VirtualHost};
+use naka_engine::model::{
+    Cluster, Edge, Endpoint, Inbound, Snapshot, SnapshotBuilder, VirtualHost,
+};
 use naka_engine::runtime::Registry;
 use naka_types::locality::Locality;
 use naka_types::name::{ClusterName, VirtualHostName};
@@ -318,6 +320,18 @@ impl Book {
         self.rekeyed = true;
     }
 
+    /// A port with the gate it had before, so that connections stay counted.
+    fn edge_with_gate(&self, port: &intake::edge::Port) -> Arc<Edge> {
+        let Some((limits, _)) = port.edge.limits else {
+            return Arc::clone(&port.edge);
+        };
+        let before = self.snapshot.edge(port.edge.port);
+        let gate = before.and_then(|edge| Some(Arc::clone(&edge.limits.as_ref()?.1)));
+        let mut edge = Edge::clone(&port.edge);
+        edge.limits = Some((limits, gate.unwrap_or_default()));
+        Arc::new(edge)
+    }
+
     fn rekey(&mut self) -> Option<Arc<Table>> {
         let ports = self.listeners.values().filter_map(|part| match part {
             listener::Part::Gateway(port) => Some(port),
@@ -355,7 +369,7 @@ impl Book {
                     }
                 }
                 listener::Part::Gateway(port) => {
-                    next.put_edge(Arc::clone(&port.edge));
+                    next.put_edge(self.edge_with_gate(port));
                 }
             }
         }
@@ -366,7 +380,7 @@ impl Book {
             let kept = self
                 .snapshot
                 .cluster(id)
-                .filter(|_| !touched.contains(name));
+                .filter(|_| !touched.contains(name) && !touched.contains(&*part.told));
             let cluster = match kept {
                 Some(cluster) => Arc::clone(cluster),
                 None => Arc::new(self.cluster(part)),
@@ -429,7 +443,7 @@ impl Book {
         let members = match (&named, &part.members) {
             (Some(named), _) => named.as_slice(),
             (None, Some(own)) => own.as_slice(),
-            (None, None) => self.members.get(&**name).map_or(&[][..], Vec::as_slice),
+            (None, None) => self.members.get(&*part.told).map_or(&[][..], Vec::as_slice),
         };
         let (members, groups) = self.near.groups(part, members, || self.siblings());
         let endpoints = members

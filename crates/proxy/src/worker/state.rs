@@ -20,6 +20,7 @@ use crate::vip::Vips;
 use naka_engine::exchange::Around;
 use naka_engine::model::{Cluster, ClusterId, Endpoint, PeerTls, Snapshot};
 use naka_engine::pick::Cursors;
+use naka_engine::runtime::Entered;
 use naka_telemetry::{Lines, Shard, Workload};
 use naka_types::reason::Reason;
 use naka_types::spiffe::SpiffeId;
@@ -432,6 +433,8 @@ pub(crate) struct Conn {
     pub(crate) remote: SocketAddr,
     pub(crate) local: SocketAddr,
     pub(crate) peer: OnceCell<Peer>,
+    /// Counts it among the connections of a gateway's port that has limits.
+    pub(crate) entered: OnceCell<Entered>,
     /// The kernel says that the workload's own uid made it.
     pub(crate) by_owner: bool,
     number: u64,
@@ -480,6 +483,7 @@ pub(crate) fn accept(worker: &Rc<Worker>, accepted: Accepted) {
         remote: accepted.peer,
         local,
         peer: OnceCell::new(),
+        entered: OnceCell::new(),
         by_owner: ours,
         number,
         phase: Cell::new(phase),

@@ -529,9 +529,11 @@ impl<'a> Walk<'a> {
                 any: encoded.any.clone(),
             };
             match key {
-                Key::Cluster(_) | Key::Endpoints(_) | Key::VirtualHost(_) | Key::Listener(_) => {
-                    all.push(resource)
-                }
+                Key::Cluster(_)
+                | Key::Raw(_)
+                | Key::Endpoints(_)
+                | Key::VirtualHost(_)
+                | Key::Listener(_) => all.push(resource),
                 _ => {}
             }
         }

@@ -45,7 +45,7 @@ pub(super) fn listener(view: &View<'_>, name: &str, class: &Class) -> Option<Bui
         let bind = class.binds.http_proxy?;
         let manager = filter(HTTP_PROXY, Place::ForwardProxy, named(HTTP_PROXY), None);
         let (routes, ends) = (Key::Routes(name.to_owned()), ConnectionPool::default());
-        return Some(outbound(name, bind, manager, routes, &ends));
+        return Some(outbound(name, bind, manager, routes, &(ends, None)));
     }
     let mut upstreams = class.binds.upstreams.iter();
     match upstreams.find(|upstream| upstream.listener() == name) {
@@ -53,18 +53,22 @@ pub(super) fn listener(view: &View<'_>, name: &str, class: &Class) -> Option<Bui
             let (cluster, protocol) = route::destination(view, upstream, class);
             let bytes = matches!(protocol, Protocol::Tcp | Protocol::Tls | Protocol::Auto);
             let mut ends = ConnectionPool::default();
+            let mut led = None;
             let (filter, refers) = if bytes {
                 ends = pool(view, &cluster, class);
-                let filter = match cluster::tunnel(view, &cluster, class) {
-                    None => tcp(&cluster.to_string(), &ends),
-                    Some((target, post)) => tunnelled(&cluster.to_string(), &target, post),
+                let routed = route::routed(view, upstream, class);
+                let filter = match (cluster::tunnel(view, &cluster, class), &routed) {
+                    (None, None) => tcp(&cluster.to_string(), &ends),
+                    (None, Some(route)) => gateway::message::tcp(route, &ends),
+                    (Some((target, post)), _) => tunnelled(&cluster.to_string(), &target, post),
                 };
+                led = routed;
                 (filter, Key::Cluster(cluster))
             } else {
                 let manager = filter(name, Place::Outbound, named(name), None);
                 (manager, Key::Routes(name.to_owned()))
             };
-            Some(outbound(name, upstream.bind, filter, refers, &ends))
+            Some(outbound(name, upstream.bind, filter, refers, &(ends, led)))
         }
         None => inbound(view, name, class),
     }
@@ -80,7 +84,7 @@ fn outbound(
     bind: SocketAddr,
     filter: Filter,
     refers: Key,
-    ends: &ConnectionPool,
+    bytes: &(ConnectionPool, Option<gateway::bytes::Route>),
 ) -> Built {
     let message = Listener {
         name: name.to_owned(),
@@ -92,7 +96,11 @@ fn outbound(
         traffic_direction: TrafficDirection::Outbound as i32,
         ..Listener::default()
     };
-    Built::new(&(name, bind, &refers, ends), naka_wire::pack(&message)).referring(vec![refers])
+    let led = bytes.1.iter().flat_map(|route| &route.shares);
+    let mut all: Vec<Key> = led.map(|(name, _)| Key::Cluster(name.clone())).collect();
+    let built = Built::new(&(name, bind, &refers, bytes), naka_wire::pack(&message));
+    all.push(refers);
+    built.referring(all)
 }
 
 /// A gateway's port. Connections that no chain takes are closed; a port without any chain has no listener, because an
@@ -107,10 +115,11 @@ fn edge(view: &View<'_>, name: &str, class: &Class) -> Option<Built> {
     let at = gateway::place(view, class, port);
     let chains = gateway::chain::chains(&at);
     let domain = &view.read(Read::Trust).trust_domain;
+    let whole = gateway::port::port(view, &gateway::chain::stands(&at));
     let to = gateway::message::For {
         dialect: class.dialect,
         trust_domain: domain,
-        direct: &[],
+        port: &whole,
     };
     let mut refers = Vec::new();
     let mut model = Vec::new();
@@ -151,11 +160,11 @@ fn edge(view: &View<'_>, name: &str, class: &Class) -> Option<Built> {
     let message = Listener {
         name: name.to_owned(),
         address: Some(socket_address(&bind.ip().to_string(), bind.port())),
-        listener_filters: chains
-            .iter()
-            .any(|chain| chain.wants.tls)
-            .then(inspector)
+        listener_filters: whole
+            .rate()
             .into_iter()
+            .chain(whole.heads())
+            .chain(chains.iter().any(|chain| chain.wants.tls).then(inspector))
             .collect(),
         listener_filters_timeout: Some(time::to_wire(FIRST_BYTES)),
         per_connection_buffer_limit_bytes: Some(UInt32Value {
@@ -165,7 +174,13 @@ fn edge(view: &View<'_>, name: &str, class: &Class) -> Option<Built> {
         traffic_direction: TrafficDirection::Outbound as i32,
         ..Listener::default()
     };
-    Some(Built::new(&(name, bind, domain, &model), naka_wire::pack(&message)).referring(refers))
+    Some(
+        Built::new(
+            &(name, bind, domain, &model, &whole),
+            naka_wire::pack(&message),
+        )
+        .referring(refers),
+    )
 }
 
 fn inspector() -> ListenerFilter {

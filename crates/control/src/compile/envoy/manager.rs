@@ -96,6 +96,7 @@ pub(super) fn filter(
         xff_num_trusted_hops: u32::from(own),
         skip_xff_append: place != Place::Edge,
         internal_address_config: own.then(own_program),
+        local_reply_config: (place == Place::Edge).then(super::answers::bodies),
         server_header_transformation: ServerHeaderTransformation::PassThrough as i32,
         forward_client_cert_details: match place {
             Place::Inbound => ForwardClientCertDetails::SanitizeSet,

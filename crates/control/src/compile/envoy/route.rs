@@ -111,6 +111,28 @@ pub(super) fn destination(
     (ClusterName::outbound(upstream.port, "", &name), protocol)
 }
 
+/// The route of connections that an upstream's bytes take, if a VirtualService has one.
+pub(super) fn routed(
+    view: &View<'_>,
+    upstream: &Upstream,
+    class: &Class,
+) -> Option<gateway::bytes::Route> {
+    let (cluster, protocol) = destination(view, upstream, class);
+    let ClusterName::Outbound { host, .. } = &cluster else {
+        return None;
+    };
+    let host = Host::parse(host).ok()?;
+    let at = route::Place {
+        view,
+        class,
+        port: upstream.port,
+        gateway: None,
+    };
+    let opaque = matches!(protocol, Protocol::Tcp | Protocol::Tls);
+    let object = view.routes(&host).first().filter(|_| opaque)?;
+    gateway::bytes::at_sidecar(&at, object, &host, protocol)
+}
+
 fn one(view: &View<'_>, name: &str, upstream: &Upstream, class: &Class) -> Built {
     let (cluster, protocol) = destination(view, upstream, class);
     let at = route::Place {
@@ -162,7 +184,7 @@ fn forward(view: &View<'_>, class: &Class) -> Built {
             let models = vhost::models(&at, &host, service, known.protocol);
             refers.extend(vhost::clusters(&at, &models));
             let own = ClusterName::outbound(*port, "", service.host.as_str());
-            // Bytes go to the service itself even where routes lead elsewhere.
+            // Where they are not known to be bytes.
             refers.push(Key::Cluster(own.clone()));
             let bytes = matches!(known.protocol, Protocol::Tcp | Protocol::Tls);
             let tunnel = if bytes {
@@ -175,7 +197,7 @@ fn forward(view: &View<'_>, class: &Class) -> Built {
             let closed = bytes && cluster::tunnel(view, &own, class).is_some();
             let first = match closed {
                 true => answer("tunnel", ".*", true, UNAVAILABLE),
-                false => connect(&tunnel),
+                false => connect(&tunnel, bytes.then(|| models.first()).flatten()),
             };
             messages.push(acceptable(VirtualHost {
                 name: format!("{host}:{port}"),
@@ -251,7 +273,16 @@ fn domains(host: &Host, port: u16, namespace: &str) -> Vec<String> {
     all
 }
 
-fn connect(cluster: &str) -> Route {
+/// What comes through CONNECT: to a cluster, or to where a route of connections leads.
+fn connect(cluster: &str, bytes: Option<&route::Model>) -> Route {
+    let shares = bytes.and_then(|model| match route::messages(model).pop()?.action? {
+        pb::Action::Route(action) => action.cluster_specifier,
+        _ => None,
+    });
+    let mut base = action(cluster);
+    if shares.is_some() {
+        base.cluster_specifier = shares;
+    }
     let connect = route_action::UpgradeConfig {
         upgrade_type: "CONNECT".to_owned(),
         connect_config: Some(route_action::upgrade_config::ConnectConfig::default()),
@@ -267,7 +298,7 @@ fn connect(cluster: &str) -> Route {
         }),
         action: Some(pb::Action::Route(RouteAction {
             upgrade_configs: vec![connect],
-            ..action(cluster)
+            ..base
         })),
         ..Route::default()
     }
@@ -296,7 +327,7 @@ fn outside(denied: bool, through: Option<&ClusterName>) -> VirtualHost {
         routes.push(answer("block_all", ".*", true, BAD_GATEWAY));
         routes.push(answer("block_all", ".*", false, BAD_GATEWAY));
     }
-    routes.push(connect(external));
+    routes.push(connect(external, None));
     routes.push(Route {
         name: "external".to_owned(),
         r#match: Some(prefix(Vec::new())),

@@ -1,16 +1,18 @@
-//! Routes of bytes: of `spec.tcp` and `spec.tls` of VirtualServices, at gateways.
+//! Routes of bytes: of `spec.tcp` and `spec.tls` of VirtualServices, at gateways and beside programs.
 
 use super::chain::Stand;
 use super::narrower;
 use crate::compile::route::{self, Place};
 use crate::world::Read;
-use naka_api::Object;
 use naka_api::networking::gateway::{Server, overlap};
-use naka_api::networking::virtual_service::{BytesMatch, BytesRoute, VirtualService};
+use naka_api::networking::virtual_service::{BytesMatch, BytesRoute, GatewayRef, VirtualService};
+use naka_api::{Object, codes};
 use naka_types::cidr::Cidr;
+use naka_types::finding::Finding;
 use naka_types::host::Host;
 use naka_types::labels::selects;
 use naka_types::name::ClusterName;
+use naka_types::protocol::Protocol;
 use std::collections::BTreeSet;
 
 /// Where bytes go.
@@ -47,11 +49,7 @@ pub(crate) fn model(at: &Place<'_, '_>, object: &Object, route: &BytesRoute) -> 
 }
 
 /// Whether a match can hold for this proxy at this port; the rest of it is left to the connection.
-pub(crate) fn holds(
-    at: &Place<'_, '_>,
-    wanted: &BytesMatch,
-    gateway: &naka_api::networking::virtual_service::GatewayRef,
-) -> bool {
+pub(crate) fn holds(at: &Place<'_, '_>, wanted: &BytesMatch, gateway: &GatewayRef) -> bool {
     wanted.port.is_none_or(|port| port == at.port)
         && (wanted.gateways.is_empty() || wanted.gateways.contains(gateway))
         && wanted
@@ -90,6 +88,52 @@ pub(crate) fn at_gateway(at: &Place<'_, '_>, stand: &Stand<'_>, by_name: bool) -
         }
     }
     all
+}
+
+/// The first route that a VirtualService has for programs that call bytes of this host and port.
+///
+/// A connection of a program is known by the name it called, so a server name of a match is held against that name.
+/// Of addresses nothing is known when this is made: a match on addresses never holds here, and says so.
+pub(crate) fn at_sidecar(
+    at: &Place<'_, '_>,
+    object: &Object,
+    host: &Host,
+    protocol: Protocol,
+) -> Option<Route> {
+    let spec = object.virtual_service()?;
+    let by_name = if protocol == Protocol::Tls {
+        spec.tls.as_slice()
+    } else {
+        &[]
+    };
+    let holds = |route: &&BytesRoute| {
+        let one = |wanted: &BytesMatch| {
+            let named = wanted.sni_hosts.is_empty()
+                || wanted
+                    .sni_hosts
+                    .iter()
+                    .any(|name| overlap(name.as_str(), host.as_str()));
+            named && holds(at, wanted, &GatewayRef::Mesh) && anywhere(at, object, route, wanted)
+        };
+        route.matches.is_empty() || route.matches.iter().any(one)
+    };
+    let found = by_name.iter().chain(&spec.tcp).find(holds)?;
+    Some(model(at, object, found))
+}
+
+/// Whether a match says nothing of addresses.
+fn anywhere(at: &Place<'_, '_>, object: &Object, route: &BytesRoute, wanted: &BytesMatch) -> bool {
+    if wanted.destinations.is_empty() && wanted.sources.is_empty() {
+        return true;
+    }
+    let message = "addresses are not known beside a program: this match holds at gateways only";
+    let finding = Finding::new(codes::W132.id, message.to_owned());
+    at.view.finding(
+        finding
+            .at(format!("{}.match", route.path()))
+            .on(object.reference()),
+    );
+    false
 }
 
 /// VirtualServices bound to the server's Gateway for one of its hosts.

@@ -2,6 +2,7 @@
 
 use super::bytes;
 use super::chain::{Chain, Security, Serves, Wants};
+use super::port::Port;
 use crate::compile::credential::Credential;
 use crate::compile::{Dialect, listener, tls};
 use naka_api::networking::destination_rule::ConnectionPool;
@@ -47,16 +48,20 @@ const SUITES: [&str; 6] = [
 pub(crate) struct For<'a> {
     pub(crate) dialect: Dialect,
     pub(crate) trust_domain: &'a str,
-    /// Addresses that may connect; empty = all.
-    pub(crate) direct: &'a [Cidr],
+    /// What holds for the port.
+    pub(crate) port: &'a Port,
 }
 
 /// A chain whose requests go through `http`.
 pub(crate) fn chain(chain: &Chain, to: &For<'_>, http: impl FnOnce() -> Filter) -> FilterChain {
     let is_http = matches!(chain.serves, Serves::Http(_));
+    let counted = to
+        .port
+        .connections()
+        .filter(|_| to.dialect == Dialect::Envoy);
     let filters = match &chain.serves {
         Serves::Http(_) => vec![http()],
-        Serves::Bytes(route) => vec![tcp(route)],
+        Serves::Bytes(route) => vec![tcp(route, &ConnectionPool::default())],
         Serves::Named(_) => {
             let name = "envoy.filters.network.sni_cluster";
             let by_name = listener::typed(name, naka_wire::pack(&SniCluster {}));
@@ -85,7 +90,7 @@ pub(crate) fn chain(chain: &Chain, to: &For<'_>, http: impl FnOnce() -> Filter) 
     FilterChain {
         name: chain.name.clone(),
         filter_chain_match: Some(wanted(&chain.wants, to)),
-        filters,
+        filters: counted.into_iter().chain(filters).collect(),
         transport_socket_connect_timeout: transport_socket
             .is_some()
             .then(|| time::to_wire(HANDSHAKE)),
@@ -101,7 +106,7 @@ fn wanted(wants: &Wants, to: &For<'_>) -> FilterChainMatch {
         server_names: wants.server_names.clone(),
         prefix_ranges: ranges(&wants.local),
         source_prefix_ranges: ranges(&wants.remote),
-        direct_source_prefix_ranges: ranges(to.direct),
+        direct_source_prefix_ranges: ranges(&to.port.heads_from),
         ..FilterChainMatch::default()
     }
 }
@@ -117,7 +122,7 @@ fn ranges(all: &[Cidr]) -> Vec<CidrRange> {
 }
 
 /// Bytes to one of several clusters.
-pub(crate) fn tcp(route: &bytes::Route) -> Filter {
+pub(crate) fn tcp(route: &bytes::Route, ends: &ConnectionPool) -> Filter {
     use tcp_proxy::weighted_cluster::ClusterWeight;
     let specifier = match route.shares.as_slice() {
         [(only, _)] => tcp_proxy::ClusterSpecifier::Cluster(only.to_string()),
@@ -135,6 +140,8 @@ pub(crate) fn tcp(route: &bytes::Route) -> Filter {
     };
     let proxy = TcpProxy {
         stat_prefix: route.name.clone(),
+        idle_timeout: ends.tcp_idle.map(time::to_wire),
+        max_downstream_connection_duration: ends.max_connection_duration.map(time::to_wire),
         cluster_specifier: Some(specifier),
         ..TcpProxy::default()
     };

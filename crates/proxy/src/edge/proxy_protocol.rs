@@ -1,0 +1,207 @@
+//! The PROXY header that a load balancer puts before a caller's bytes, versions 1 and 2.
+//!
+//! Pure: the caller reads and asks again while the answer is [`Header::More`]. Nothing is believed of a header that is
+//! not complete and sound, and a header is looked for only from addresses that the Gateway names.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// The longest header of version 1, as its text says.
+const LONGEST_V1: usize = 107;
+/// The longest header of version 2 that is taken: addresses and some kilobytes of extensions.
+pub(crate) const LONGEST: usize = 16 + 4096;
+const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
+
+/// The answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Header {
+    /// A header of so many bytes; the caller, unless the balancer speaks for itself.
+    Read(usize, Option<IpAddr>),
+    /// None, or one that is not sound.
+    Malformed,
+    /// Not enough bytes to tell.
+    More,
+}
+
+/// Reads the first bytes of a connection.
+pub(crate) fn read(bytes: &[u8]) -> Header {
+    let seen = bytes.len().min(SIGNATURE.len());
+    if bytes[..seen] == SIGNATURE[..seen] {
+        return if seen < SIGNATURE.len() {
+            Header::More
+        } else {
+            second(bytes)
+        };
+    }
+    first(bytes)
+}
+
+fn first(bytes: &[u8]) -> Header {
+    const WORD: &[u8] = b"PROXY ";
+    let seen = bytes.len().min(WORD.len());
+    if bytes[..seen] != WORD[..seen] {
+        return Header::Malformed;
+    }
+    let line = &bytes[..bytes.len().min(LONGEST_V1)];
+    let Some(end) = line.windows(2).position(|pair| pair == b"\r\n") else {
+        return if line.len() < LONGEST_V1 {
+            Header::More
+        } else {
+            Header::Malformed
+        };
+    };
+    let text = std::str::from_utf8(&line[WORD.len().min(end)..end]).unwrap_or_default();
+    let words: Vec<&str> = text.split(' ').collect();
+    let caller = match words.as_slice() {
+        ["UNKNOWN", ..] => Some(None),
+        ["TCP4", from, to, from_port, to_port] => {
+            let v4 = |text: &str| text.parse::<Ipv4Addr>().ok();
+            v4(to)
+                .and_then(|_| v4(from))
+                .map(IpAddr::V4)
+                .filter(|_| ports(from_port, to_port))
+                .map(Some)
+        }
+        ["TCP6", from, to, from_port, to_port] => {
+            let v6 = |text: &str| text.parse::<Ipv6Addr>().ok();
+            v6(to)
+                .and_then(|_| v6(from))
+                .map(IpAddr::V6)
+                .filter(|_| ports(from_port, to_port))
+                .map(Some)
+        }
+        _ => None,
+    };
+    caller.map_or(Header::Malformed, |caller| Header::Read(end + 2, caller))
+}
+
+fn ports(from: &str, to: &str) -> bool {
+    from.parse::<u16>().is_ok() && to.parse::<u16>().is_ok()
+}
+
+fn second(bytes: &[u8]) -> Header {
+    let Some(head) = bytes.get(12..16) else {
+        return Header::More;
+    };
+    let (version, command, family) = (head[0] >> 4, head[0] & 15, head[1]);
+    let length = usize::from(head[2]) << 8 | usize::from(head[3]);
+    if version != 2 || command > 1 || 16 + length > LONGEST {
+        return Header::Malformed;
+    }
+    let Some(body) = bytes.get(16..16 + length) else {
+        return Header::More;
+    };
+    let (size, caller) = match (command, family) {
+        // The balancer's own look at our health.
+        (0, _) => (0, None),
+        (1, 0x11) => (12, body.first_chunk::<4>().map(|four| IpAddr::from(*four))),
+        (1, 0x21) => (36, body.first_chunk::<16>().map(|six| IpAddr::from(*six))),
+        // A family without an address of the Internet.
+        (1, 0x00 | 0x31 | 0x32) => (0, None),
+        _ => return Header::Malformed,
+    };
+    if body.len() < size || command == 1 && !extensions(&body[size..], family) {
+        return Header::Malformed;
+    }
+    Header::Read(16 + length, caller)
+}
+
+/// Whether what follows the addresses is a list of extensions that ends where the header does.
+fn extensions(mut rest: &[u8], family: u8) -> bool {
+    if !matches!(family, 0x11 | 0x21) {
+        return true;
+    }
+    while !rest.is_empty() {
+        let Some((head, body)) = rest.split_first_chunk::<3>() else {
+            return false;
+        };
+        let length = usize::from(head[1]) << 8 | usize::from(head[2]);
+        let Some(next) = body.get(length..) else {
+            return false;
+        };
+        rest = next;
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Header, LONGEST, SIGNATURE, read};
+
+    fn v2(command: u8, family: u8, body: &[u8]) -> Vec<u8> {
+        let mut out = SIGNATURE.to_vec();
+        out.extend([
+            0x20 | command,
+            family,
+            (body.len() >> 8) as u8,
+            body.len() as u8,
+        ]);
+        out.extend(body);
+        out
+    }
+
+    #[test]
+    fn headers_of_both_versions_name_the_caller() {
+        let four = [192, 0, 2, 7, 10, 0, 0, 1, 0, 80, 1, 187];
+        let with = |extension: &[u8]| [&four[..], extension].concat();
+        let caller = Some([192, 0, 2, 7].into());
+        for (bytes, expect) in [
+            (
+                b"PROXY TCP4 192.0.2.7 10.0.0.1 80 443\r\nGET".to_vec(),
+                Header::Read(38, caller),
+            ),
+            (
+                b"PROXY TCP6 2001:db8::1 ::1 80 443\r\n".to_vec(),
+                Header::Read(35, Some("2001:db8::1".parse().unwrap())),
+            ),
+            (b"PROXY UNKNOWN\r\n".to_vec(), Header::Read(15, None)),
+            (
+                b"PROXY TCP4 192.0.2.7 10.0.0.1 80\r\n".to_vec(),
+                Header::Malformed,
+            ),
+            (
+                b"PROXY TCP4 192.0.2.7 10.0.0.1 80 99999\r\n".to_vec(),
+                Header::Malformed,
+            ),
+            (b"PROXY TCP4 ::1 ::1 80 443\r\n".to_vec(), Header::Malformed),
+            (
+                [b"PROXY ".to_vec(), vec![b'a'; 200]].concat(),
+                Header::Malformed,
+            ),
+            (b"GET / HTTP/1.1\r\n".to_vec(), Header::Malformed),
+            (b"PROXY TCP4 192.0".to_vec(), Header::More),
+            (Vec::new(), Header::More),
+            (v2(1, 0x11, &four), Header::Read(28, caller)),
+            (v2(1, 0x11, &with(&[4, 0, 1, 9])), Header::Read(32, caller)),
+            (v2(1, 0x11, &with(&[4, 0, 9, 9])), Header::Malformed),
+            (v2(1, 0x11, &with(&[4, 0])), Header::Malformed),
+            (v2(1, 0x11, &four[..8]), Header::Malformed),
+            (v2(0, 0x00, &[]), Header::Read(16, None)),
+            (v2(2, 0x11, &four), Header::Malformed),
+            (v2(1, 0x12, &four), Header::Malformed),
+            (v2(1, 0x11, &[0; LONGEST]), Header::Malformed),
+            (v2(1, 0x11, &four)[..20].to_vec(), Header::More),
+        ] {
+            assert_eq!(
+                read(&bytes),
+                expect,
+                "{:?}",
+                String::from_utf8_lossy(&bytes)
+            );
+        }
+    }
+
+    #[test]
+    fn no_bytes_make_it_panic() {
+        let mut rng = fastrand::Rng::with_seed(5);
+        let sound = v2(1, 0x21, &[7; 60]);
+        for _ in 0..20_000 {
+            let mut bytes = sound.clone();
+            for _ in 0..rng.usize(1..4) {
+                let at = rng.usize(..bytes.len());
+                bytes[at] = rng.u8(..);
+            }
+            bytes.truncate(rng.usize(..=bytes.len()));
+            let _any = read(&bytes);
+        }
+    }
+}
