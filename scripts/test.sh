@@ -39,6 +39,7 @@ grep -E '^(test .* FAILED|---- .* stdout|thread .* panicked)' "$log" || true
 [ "$failed" = 0 ] || sed -n '/^failures:/,/^test result/p' "$log" | sed -n 1,300p
 echo "== ten slowest tests =="
 sed -n 's/^test \(.*\) \.\.\. ok <\(.*\)s>$/\2 \1/p' "$log" | sort -rn | awk 'NR <= 10 {printf "%8.2f s  %s\n", $1, $2}'
+grep -E '^attacks [0-9]+ of' "$log" || true
 awk '/^test result:/ {p += $4; f += $6} END {printf "%d passed, %d failed\n", p, f}' "$log" >target/test-summary.txt
 echo "build $((built - start)) s, tests $((ended - built)) s, size $size"
 cat target/test-summary.txt

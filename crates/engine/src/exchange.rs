@@ -35,8 +35,8 @@ pub use matching::first_failing;
 use crate::breaker::Trial;
 use crate::canonical::{Canonical, Direction, Origin};
 use crate::model::{
-    Action, Cluster, ClusterId, Endpoint, Forward, Hosts, Route, Serves, Snapshot, VirtualHost,
-    WeightedCluster,
+    Action, Cluster, ClusterId, Endpoint, Forward, Hosts, HttpVersion, Route, Serves, Snapshot,
+    VirtualHost, WeightedCluster,
 };
 use crate::pick::Cursors;
 use crate::reply::LocalReply;
@@ -253,6 +253,8 @@ pub struct Try {
     pub keep: bool,
     /// Number of this try, from 1.
     pub attempt: u32,
+    /// Which HTTP the endpoint is spoken to in.
+    pub http: HttpVersion,
 }
 
 /// A call outside the mesh.
@@ -284,6 +286,8 @@ pub struct Exchange {
     choice: usize,
     cluster: Option<Arc<Cluster>>,
     endpoint: Option<Arc<Endpoint>>,
+    /// What the own program's port was declared as: clusters of programs do not say.
+    program: Option<HttpVersion>,
     external: bool,
     lookup: lookup::Lookup,
     attempts: u32,
@@ -325,6 +329,7 @@ impl Exchange {
             choice: 0,
             cluster: None,
             endpoint: None,
+            program: None,
             external: false,
             lookup: lookup::Lookup::default(),
             attempts: 0,

@@ -106,6 +106,15 @@ pub fn sha256_hex(bytes: &[u8]) -> String {
     hex(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes).as_ref())
 }
 
+/// SHA-1, for the handshake of WebSocket alone: nothing is secured by it.
+#[must_use]
+pub fn sha1(bytes: &[u8]) -> Vec<u8> {
+    let algorithm = &aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY;
+    aws_lc_rs::digest::digest(algorithm, bytes)
+        .as_ref()
+        .to_vec()
+}
+
 /// Random bytes from the cryptographic generator.
 #[must_use]
 pub fn random_bytes<const N: usize>() -> [u8; N] {

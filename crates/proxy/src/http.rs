@@ -6,3 +6,4 @@ pub(crate) mod proxy;
 pub(crate) mod reply;
 pub(crate) mod serve;
 pub(crate) mod upgrade;
+pub(crate) mod websocket;

@@ -5,12 +5,14 @@
 //! after an upgrade; nothing here moves between threads. Bytes already read while the protocol was detected come back
 //! first. The counters are plain loads and stores on atomics: one thread writes.
 
+mod frames;
+
 use bytes::{Buf, Bytes};
 use hyper_util::rt::TokioIo;
 use naka_engine::runtime::Slot;
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -42,6 +44,7 @@ pub(crate) struct Moved {
     read: AtomicU64,
     written: AtomicU64,
     last: AtomicU32,
+    flooded: AtomicBool,
 }
 
 impl Moved {
@@ -71,6 +74,11 @@ impl Moved {
         self.written.load(Relaxed)
     }
 
+    /// Whether it was closed because of a flood of frames.
+    pub(crate) fn flooded(&self) -> bool {
+        self.flooded.load(Relaxed)
+    }
+
     /// Coarse time of the last byte in either direction.
     pub(crate) fn last(&self) -> u32 {
         self.last.load(Relaxed)
@@ -91,6 +99,8 @@ pub(crate) struct Io {
     moved: Arc<Moved>,
     /// Counts the connection while it is open, whatever it is used for.
     slot: Option<Slot>,
+    /// Watches what a caller sends as HTTP/2.
+    frames: Option<Box<frames::Guard>>,
 }
 
 impl std::fmt::Debug for Io {
@@ -110,7 +120,14 @@ impl Io {
             first: Bytes::new(),
             moved: Arc::new(moved),
             slot: None,
+            frames: None,
         }
+    }
+
+    /// The same, whose reads fail once the peer floods it with HTTP/2 frames that ask for nothing.
+    pub(crate) fn guarded(mut self) -> Self {
+        self.frames = Some(Box::default());
+        self
     }
 
     /// The same, counted by this slot until it is closed.
@@ -202,6 +219,16 @@ impl AsyncRead for Io {
             this.first.advance(take);
         }
         this.moved.add_read(buf.filled().len() - before);
+        if let Some(guard) = &mut this.frames
+            && !guard.passes(
+                &buf.filled()[before..],
+                this.moved.written(),
+                coarse_seconds(),
+            )
+        {
+            this.moved.flooded.store(true, Relaxed);
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         Poll::Ready(Ok(()))
     }
 }

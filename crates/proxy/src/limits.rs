@@ -44,6 +44,17 @@ pub const H2_STREAMS_EDGE: u32 = 100;
 pub const H2_STREAM_WINDOW: u32 = 64 * 1024;
 /// HTTP/2 flow-control window of one connection.
 pub const H2_CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// The same where many callers' streams share a connection between our proxies: none of them can use it up for the
+/// others, however little it reads.
+pub const H2_SHARED_WINDOW: u32 = H2_STREAM_WINDOW * H2_STREAMS_PER_CONNECTION as u32;
+/// Requests of a stranger's HTTP/2 connection before it is judged by how many of them it broke off (Envoy's default).
+pub const H2_RESETS_JUDGED: u32 = 500;
+/// A request that its caller breaks off within this time counts as one (Envoy's default).
+pub const H2_RESET_EARLY: Duration = Duration::from_secs(1);
+/// Resets that a mesh peer may have waiting: it passes on those of all its callers.
+pub const H2_RESETS_MESH: usize = 1024;
+/// How long a stranger may leave an answer where it is (Envoy's idle time of streams).
+pub const STALLED: Duration = Duration::from_secs(300);
 /// Response bytes that one HTTP/2 stream may hold back in memory.
 pub const H2_SEND_BUFFER: usize = 64 * 1024;
 /// An HTTP/2 connection with requests under way is asked for a sign of life this often.

@@ -7,7 +7,7 @@
 use crate::hash::QuickMap;
 use crate::http::body::Source;
 use crate::upstream::pool::Busy;
-use crate::worker::{Conn, Entrance, Own, Peer, Worker};
+use crate::worker::{Conn, Entrance, Own, Peer, Phase, Worker};
 use http::{HeaderMap, HeaderValue, Method, Uri, Version};
 use naka_engine::model::{Cluster, ClusterId, Endpoint, Inbound, VirtualHost};
 use naka_engine::outlier;
@@ -157,6 +157,10 @@ impl Finish {
                 if let (Some(busy), true) = (open.busy.take(), sent_whole) {
                     busy.finished();
                 }
+                if let (Some(body), false) = (&open.body, sent_whole) {
+                    // The rest would reach a program that waits for its next request.
+                    body.cut();
+                }
             }
             End::UpstreamBroke => {
                 open.reason = Some(Reason::UpstreamReset);
@@ -169,6 +173,7 @@ impl Finish {
             }
             End::Late => open.reason = Some(Reason::RequestTimeout),
         }
+        open.conn.patience().ended();
         open.tell();
     }
 }
@@ -187,6 +192,7 @@ impl Drop for Finish {
                 Some(_) if open.answered.is_some() => Some(gone),
                 told => told,
             };
+            open.broken_off();
             open.tell();
         }
     }
@@ -198,6 +204,18 @@ pub(crate) fn grpc_status(headers: &HeaderMap) -> Option<u8> {
 }
 
 impl Open {
+    /// The caller broke it off. A stranger that does so with most of its requests is let go; a mesh peer passes on what
+    /// its callers do.
+    fn broken_off(&self) {
+        let early = self.started.elapsed() < crate::limits::H2_RESET_EARLY;
+        let too_many = self.conn.patience().broken_off(early);
+        if too_many && self.conn.is_stranger() && self.conn.phase() == Phase::Open {
+            let detail = "most of its requests were broken off at once";
+            crate::http::serve::refuse(&self.conn, Reason::Flood, detail);
+            self.conn.set_phase(Phase::Closing);
+        }
+    }
+
     fn tell(&mut self) {
         self.busy = None;
         let worker = Rc::clone(&self.conn.worker);

@@ -39,6 +39,8 @@ pub(crate) enum Carry {
     Http1Alone,
     /// Requests that came as HTTP/2, or must be.
     Http2,
+    /// Requests for WebSockets by HTTP/2's own CONNECT.
+    Http2Upgrade,
     /// One HTTP/1.1 request that may turn into something else (WebSocket).
     Upgrade,
     /// Opaque bytes.
@@ -49,7 +51,7 @@ impl Carry {
     /// What is offered to servers outside the mesh.
     pub(crate) fn foreign_alpn(self) -> &'static [&'static [u8]] {
         match self {
-            Self::Http2 => &[ALPN_H2],
+            Self::Http2 | Self::Http2Upgrade => &[ALPN_H2],
             Self::Http1 | Self::Http1Alone | Self::Upgrade => &[ALPN_HTTP11],
             Self::Tcp => &[],
         }
@@ -58,7 +60,7 @@ impl Carry {
     fn alpn(self) -> &'static [&'static [u8]] {
         match self {
             Self::Http1 => &[ALPN_H1_MUX, ALPN_HTTP11],
-            Self::Http2 => &[ALPN_H2],
+            Self::Http2 | Self::Http2Upgrade => &[ALPN_H2],
             Self::Http1Alone | Self::Upgrade => &[ALPN_HTTP11],
             Self::Tcp => &[ALPN_TCP, b"istio"],
         }

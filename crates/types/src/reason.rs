@@ -59,7 +59,7 @@ reasons! {
     BadRequest "bad-request" 400 13 "DPE" "The request is malformed or ambiguous (path, host, framing); it is not forwarded.";
     HeadersTooLarge "headers-too-large" 431 8 "DPE" "The request's headers are over the limit of 64 KiB or 100 fields.";
     UriTooLong "uri-too-long" 414 8 "DPE" "The request's target is over the limit of 8 KiB.";
-    UnsupportedVersion "unsupported-version" 426 13 "DPE" "The protocol version or upgrade is not supported here.";
+    UnsupportedVersion "unsupported-version" 403 7 "DPE" "The request asks to switch to a protocol that does not pass here; only WebSocket does.";
     DirectResponse "direct-response" 0 2 "-" "The route itself says what to answer.";
     Redirect "redirect" 0 2 "-" "The route redirects the request.";
     MtlsRequired "mtls-required" 403 7 "UAEX" "This workload takes calls from mesh identities only (PeerAuthentication STRICT); call through a sidecar.";
@@ -68,6 +68,7 @@ reasons! {
     ProxyAuthRequired "proxy-auth-required" 407 16 "UAEX" "Only the workload itself may use this sidecar; the credential of its proxy variables is missing or wrong.";
     RateLimited "rate-limited" 429 14 "RL" "A rate limit of the called side has no token left; come back after the time in retry-after.";
     LoopDetected "loop-detected" 508 13 "DPE" "The request came back to the proxy that sent it.";
+    Flood "flood" 0 8 "DPE" "The caller sent far more frames that ask for nothing, or requests that it reset at once, than any client needs; its connection is closed.";
     Draining "draining" 503 14 "DC" "The proxy is stopping and takes no new request on this connection.";
     ClientGone "client-gone" 0 1 "DC" "The caller went away before the response was complete.";
     Overloaded "overloaded" 503 8 "UO" "The proxy is at a limit of its own (connections or memory).";

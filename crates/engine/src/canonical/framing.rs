@@ -16,6 +16,10 @@ pub(super) fn check(parts: &request::Parts) -> Check<()> {
         if !(1..=19).contains(&digits.len()) || !digits.iter().all(u8::is_ascii_digit) {
             return Err(bad("Content-Length is no number"));
         }
+        // In base eight to some.
+        if digits.len() > 1 && digits[0] == b'0' {
+            return Err(bad("Content-Length begins with 0"));
+        }
     }
     let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
     let Some(coding) = codings.next() else {

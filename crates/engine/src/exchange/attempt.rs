@@ -196,6 +196,7 @@ impl Exchange {
             headers::mark_attempt(request, self.attempts, self.retry.per_try, left);
         }
         Effect::Try(Try {
+            http: self.program.unwrap_or(chosen.cluster.spec.http),
             cluster: chosen.cluster,
             endpoint: chosen.endpoint,
             permit: chosen.permit,

@@ -206,6 +206,7 @@ impl Dial {
                 self.endpoint = Some(Arc::clone(&chosen.endpoint));
                 self.trial = chosen.trial;
                 Effect::Try(Try {
+                    http: chosen.cluster.spec.http,
                     cluster: chosen.cluster,
                     endpoint: chosen.endpoint,
                     permit: chosen.permit,

@@ -5,7 +5,7 @@
 
 use super::{Cx, Effect, Exchange, retry};
 use crate::canonical::{Caller, Canonical};
-use crate::model::{Inbound, MtlsMode};
+use crate::model::{HttpVersion, Inbound, MtlsMode};
 use crate::why::{Stage, Why};
 use naka_types::reason::Reason;
 
@@ -54,6 +54,7 @@ impl Exchange {
             return self.refuse(request, Reason::UnknownCluster, cx);
         };
         self.cluster = Some(cluster.clone());
+        self.program = Some(HttpVersion::of(inbound.protocol));
         self.retry = retry::Rules::transport_only(request.method());
         self.attempt(request, cx)
     }

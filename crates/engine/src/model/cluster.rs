@@ -68,6 +68,18 @@ pub enum HttpVersion {
     SameAsCaller,
 }
 
+impl HttpVersion {
+    /// What a declared protocol says of it.
+    #[must_use]
+    pub const fn of(protocol: Protocol) -> Self {
+        match protocol {
+            Protocol::Http2 | Protocol::Grpc => Self::Http2,
+            Protocol::Auto => Self::SameAsCaller,
+            Protocol::Http | Protocol::Tcp | Protocol::Tls => Self::Http1,
+        }
+    }
+}
+
 /// What mutual TLS with a cluster's endpoints must prove.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerTls {
@@ -136,11 +148,7 @@ impl ClusterSpec {
             balance: Balance::default(),
             limits: Limits::default(),
             connect_timeout: Duration::from_secs(10),
-            http: match protocol {
-                Protocol::Http2 | Protocol::Grpc => HttpVersion::Http2,
-                Protocol::Auto => HttpVersion::SameAsCaller,
-                Protocol::Http | Protocol::Tcp | Protocol::Tls => HttpVersion::Http1,
-            },
+            http: HttpVersion::of(protocol),
             tls: None,
             outside: None,
             tunnel: None,

@@ -7,6 +7,7 @@
 
 use crate::limits::REPLAY_BYTES;
 use crate::record::{End, Finish};
+use crate::worker::patience::Offered;
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
@@ -49,6 +50,16 @@ struct Inner {
     bytes: u64,
     ended: bool,
     failed: bool,
+    cut: bool,
+}
+
+/// Why a request's body is not sent on to its end.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unsent {
+    #[error("the request's body broke off")]
+    Caller(#[source] hyper::Error),
+    #[error("the answer was complete before the request was")]
+    Answered,
 }
 
 impl Source {
@@ -67,6 +78,7 @@ impl Source {
             bytes: 0,
             ended: false,
             failed: false,
+            cut: false,
         }))))
     }
 
@@ -111,6 +123,11 @@ impl Source {
         self.0.borrow_mut().keep = false;
     }
 
+    /// The answer is complete: nothing of the body is sent any more, and the connection it went on ends.
+    pub(crate) fn cut(&self) {
+        self.0.borrow_mut().cut = true;
+    }
+
     /// Bytes that came from the caller.
     pub(crate) fn bytes(&self) -> u64 {
         self.0.borrow().bytes
@@ -130,12 +147,12 @@ impl Source {
 
 impl Inner {
     /// The next frame of the caller, counted.
-    fn read(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn read(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Unsent>>> {
         let frame = match std::task::ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
             Some(Ok(frame)) => frame,
             Some(Err(error)) => {
                 self.failed = true;
-                return Poll::Ready(Some(Err(error)));
+                return Poll::Ready(Some(Err(Unsent::Caller(error))));
             }
             None => {
                 self.ended = true;
@@ -157,7 +174,10 @@ impl Inner {
         &mut self,
         at: &mut usize,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Unsent>>> {
+        if self.cut {
+            return Poll::Ready(Some(Err(Unsent::Answered)));
+        }
         if let Some(bytes) = self.kept.get(*at) {
             *at += 1;
             return Poll::Ready(Some(Ok(Frame::data(bytes.clone()))));
@@ -198,12 +218,12 @@ impl ReqBody {
 
 impl Body for ReqBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Unsent;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Unsent>>> {
         match &mut *self {
             Self::Empty => Poll::Ready(None),
             Self::Once(frame) => Poll::Ready(frame.take().map(|bytes| Ok(Frame::data(bytes)))),
@@ -261,6 +281,8 @@ pub(crate) struct Relay {
     pub(crate) finish: Option<Finish>,
     /// When the whole exchange must be over (the route's timeout).
     pub(crate) limit: Option<Pin<Box<tokio::time::Sleep>>>,
+    /// A part that the caller may not have taken yet.
+    pub(crate) offered: Option<Rc<Offered>>,
 }
 
 /// Why a relayed body ended early; ends the caller's stream as a broken one, never as a complete one.
@@ -276,6 +298,19 @@ impl Relay {
     fn end(&mut self, how: End) {
         if let Some(finish) = self.finish.take() {
             finish.done(how);
+        }
+    }
+
+    /// A part was handed over and more is to come; hyper asks for it once the caller has room. Whether a stranger makes
+    /// room is watched.
+    fn offer(&mut self) {
+        match (&self.offered, &self.finish) {
+            (Some(offered), _) => offered.again(),
+            (None, Some(finish)) if finish.conn.is_stranger() => {
+                let until = self.limit.as_ref().map(|limit| limit.deadline());
+                self.offered = Some(finish.conn.patience().offer(until));
+            }
+            (None, _) => {}
         }
     }
 
@@ -306,6 +341,9 @@ impl Body for RespBody {
             }
             Self::Relay(relay) => relay,
         };
+        if let Some(offered) = &relay.offered {
+            offered.taken();
+        }
         let polled = Pin::new(&mut relay.incoming).poll_frame(cx);
         let unfinished = matches!(polled, Poll::Pending | Poll::Ready(Some(Ok(_))));
         if unfinished && relay.finish.is_some() && relay.is_late(polled.is_pending(), cx) {
@@ -329,6 +367,8 @@ impl Body for RespBody {
                     // A caller that knows the length never asks for the end.
                     if relay.incoming.is_end_stream() {
                         relay.end(End::Complete(None));
+                    } else {
+                        relay.offer();
                     }
                 } else if let Some(trailers) = frame.trailers_ref() {
                     relay.end(End::Complete(Some(trailers)));

@@ -6,6 +6,7 @@
 
 use super::body::{Relay, ReqBody, RespBody, Source};
 use super::serve::Scope;
+use super::websocket::{self, Asked, Switch};
 use super::{proxy, reply, upgrade};
 use crate::fail::Fail;
 use crate::limits;
@@ -16,7 +17,7 @@ use crate::upstream::connect::To;
 use crate::upstream::pool::{Busy, Key, Lease, Target};
 use crate::worker::Entrance;
 use bytes::Bytes;
-use http::header::{CONNECTION, EXPECT, TE, UPGRADE};
+use http::header::{CONNECTION, EXPECT, TE};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
@@ -66,11 +67,9 @@ fn start(scope: Rc<Scope>, mut request: Request<Incoming>) -> Start {
         unrecorded();
         super::serve::refuse(&scope.conn, reason, detail);
         let grpc = naka_engine::canonical::is_grpc(request.headers());
-        Box::new(reply::last(
-            reason,
-            grpc,
-            request.version() <= Version::HTTP_11,
-        ))
+        let http1 = request.version() <= Version::HTTP_11;
+        let head = request.method() == Method::HEAD;
+        Box::new(reply::to(head, reply::last(reason, grpc, http1)))
     };
     if let Some(reason) = scope.refuse {
         let detail = "plaintext to a port that takes mesh identities only";
@@ -81,7 +80,9 @@ fn start(scope: Rc<Scope>, mut request: Request<Incoming>) -> Start {
             let detail = "another uid without the credential";
             return Start::Answered(refused(Reason::ProxyAuthRequired, detail, &request));
         }
-        if request.method() == Method::CONNECT {
+        // With a protocol in it, it is a request for a WebSocket and no tunnel.
+        let tunnel = request.extensions().get::<hyper::ext::Protocol>().is_none();
+        if request.method() == Method::CONNECT && tunnel {
             unrecorded();
             return Start::Tunnel(Box::pin(proxy::connect(Rc::clone(&scope.conn), request)));
         }
@@ -103,7 +104,7 @@ struct Run {
     engine: Exchange,
     body: Option<Rc<Source>>,
     caller_version: Version,
-    upgrade: Option<(HeaderValue, OnUpgrade)>,
+    upgrade: Option<Switch>,
     outside: Vec<SocketAddr>,
     /// When the whole exchange must be over.
     until: Option<Instant>,
@@ -125,6 +126,8 @@ struct Answer {
     head: http::response::Parts,
     body: Incoming,
     busy: Busy,
+    /// In which the request was sent.
+    version: Version,
 }
 
 impl Run {
@@ -134,6 +137,7 @@ impl Run {
     ) -> Result<Box<Self>, Box<Response<RespBody>>> {
         let (mut parts, incoming) = request.into_parts();
         let on_upgrade = parts.extensions.remove::<OnUpgrade>();
+        let by_connect = websocket::by_connect(&mut parts);
         let mut finish = Finish::begin(Rc::clone(&scope.conn), &parts);
         let caller_version = if scope.were_http1 {
             Version::HTTP_11
@@ -152,6 +156,20 @@ impl Run {
             }
         };
         let hop = strip_hop_by_hop(request.headers_mut());
+        let asked = websocket::asked(
+            hop.upgrade.as_ref(),
+            by_connect,
+            on_upgrade,
+            request.headers_mut(),
+        );
+        let upgrade = match asked {
+            Asked::Nothing => None,
+            Asked::WebSocket(switch) => Some(switch),
+            Asked::Other => {
+                let local = LocalReply::new(Reason::UnsupportedVersion, request.is_grpc());
+                return Err(Box::new(replied(finish, local)));
+            }
+        };
         // Our own server side answers 100 as soon as the body is asked for.
         request.headers_mut().remove(EXPECT);
         if hop.trailers {
@@ -162,7 +180,7 @@ impl Run {
         let body = Source::new(incoming, true);
         finish.body = body.clone();
         Ok(Box::new(Self {
-            upgrade: hop.upgrade.zip(on_upgrade),
+            upgrade,
             scope,
             finish,
             request,
@@ -321,10 +339,12 @@ impl Run {
             .ok()?
     }
 
-    /// How the request travels on.
-    fn carry(&self, http: HttpVersion, limits: &Limits) -> Carry {
+    /// How the request travels on; `mesh`: to another proxy, which takes a WebSocket in HTTP/1.1 whatever its program
+    /// speaks.
+    fn carry(&self, http: HttpVersion, limits: &Limits, mesh: bool) -> Carry {
         let caller_http2 = self.caller_version == Version::HTTP_2;
         match http {
+            HttpVersion::Http2 if self.upgrade.is_some() && !mesh => Carry::Http2Upgrade,
             _ if self.upgrade.is_some() => Carry::Upgrade,
             HttpVersion::Http2 => Carry::Http2,
             HttpVersion::SameAsCaller if caller_http2 => Carry::Http2,
@@ -337,7 +357,8 @@ impl Run {
         let worker = Rc::clone(&self.scope.conn.worker);
         let (cluster, endpoint) = (attempt.cluster, attempt.endpoint);
         let spec = &cluster.spec;
-        let carry = self.carry(spec.http, &spec.limits);
+        let mesh = spec.tls.is_some() && endpoint.mtls;
+        let carry = self.carry(attempt.http, &spec.limits, mesh);
         let called = self.scope.origin.destination.as_ref();
         let called = called.map_or(self.request.host(), |(host, _)| host);
         let (tls, secured) = match worker.towards(&cluster, &endpoint, called, carry) {
@@ -410,7 +431,7 @@ impl Run {
                 cluster: None,
                 address,
                 tls: 0,
-                carry: self.carry(HttpVersion::SameAsCaller, &Limits::default()),
+                carry: self.carry(HttpVersion::SameAsCaller, &Limits::default(), false),
             },
             to: To::Anyone,
             cluster: None,
@@ -466,10 +487,8 @@ impl Run {
         } else {
             self.request.take_head(version)
         };
-        if let Some((protocol, _)) = &self.upgrade {
-            head.headers_mut()
-                .insert(CONNECTION, HeaderValue::from_static("upgrade"));
-            head.headers_mut().insert(UPGRADE, protocol.clone());
+        if self.upgrade.is_some() {
+            websocket::ask(&mut head);
         }
         if version == Version::HTTP_11 && head.headers().contains_key(TE) {
             head.headers_mut()
@@ -482,7 +501,12 @@ impl Run {
         if head.status != StatusCode::SWITCHING_PROTOCOLS {
             strip_hop_by_hop(&mut head.headers);
         }
-        Ok(Answer { head, body, busy })
+        Ok(Answer {
+            head,
+            body,
+            busy,
+            version,
+        })
     }
 
     /// Notes where the exchange went.
@@ -541,6 +565,7 @@ impl Run {
             mut head,
             body,
             busy,
+            version,
         } = answer;
         let mut finish = self.finish;
         finish.status = head.status.as_u16();
@@ -551,14 +576,22 @@ impl Run {
             body.stop_keeping();
         }
         head.version = Version::HTTP_11;
-        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+        let asked = self.upgrade.is_some();
+        let refused = !websocket::switched(version, head.status) && head.status.is_success();
+        if refused && self.upgrade.as_ref().is_some_and(Switch::by_connect) {
+            // To who asked by CONNECT any success would be the WebSocket.
+            let local = LocalReply::new(Reason::UpstreamProtocolError, false);
+            return replied(finish, local);
+        }
+        if head.status == StatusCode::SWITCHING_PROTOCOLS
+            || asked && websocket::switched(version, head.status)
+        {
             let called = head.extensions.remove::<OnUpgrade>();
-            let (Some((_, caller)), Some(called)) = (self.upgrade, called) else {
-                return replied(
-                    finish,
-                    LocalReply::new(Reason::UpstreamProtocolError, false),
-                );
+            let (Some(switch), Some(called)) = (self.upgrade, called) else {
+                let local = LocalReply::new(Reason::UpstreamProtocolError, false);
+                return replied(finish, local);
             };
+            let caller = switch.answer(&mut head);
             upgrade::relay(Rc::clone(&self.scope.conn), caller, called, finish);
             return Response::from_parts(head, RespBody::Empty);
         }
@@ -573,6 +606,7 @@ impl Run {
             incoming: body,
             finish: Some(finish),
             limit: self.until.map(|until| Box::pin(sleep_until(until))),
+            offered: None,
         };
         Response::from_parts(head, RespBody::Relay(Box::new(relay)))
     }
@@ -587,6 +621,7 @@ fn replied(mut finish: Finish, local: LocalReply) -> Response<RespBody> {
     }
     finish.received(local.body.len());
     finish.busy = None;
+    let head = finish.method == Method::HEAD;
     finish.done(End::Complete(None));
-    reply::response(local)
+    reply::to(head, reply::response(local))
 }

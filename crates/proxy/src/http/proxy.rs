@@ -14,7 +14,6 @@ use http::header::{HeaderMap, HeaderName, PROXY_AUTHORIZATION};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use naka_engine::canonical::{Authority, Origin};
-use naka_engine::reply::LocalReply;
 use naka_types::reason::Reason;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -44,7 +43,7 @@ fn is_credential(own: &Own, shown: &[u8]) -> bool {
     scheme.eq_ignore_ascii_case(b"basic ") && token.len() == wanted.len() && differing == 0
 }
 
-fn base64(bytes: &[u8]) -> String {
+pub(super) fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for group in bytes.chunks(3) {
@@ -77,9 +76,11 @@ pub(crate) fn strip_internal(headers: &mut HeaderMap) {
 
 /// Answers CONNECT: 200 once it is clear that the tunnel leads somewhere.
 pub(crate) async fn connect(conn: Rc<Conn>, mut request: Request<Incoming>) -> Response<RespBody> {
+    let http1 = request.version() <= http::Version::HTTP_11;
     let refused = |reason, detail: &str| {
         super::serve::refuse(&conn, reason, detail);
-        reply::response(LocalReply::new(reason, false))
+        // What came for the tunnel already is no request.
+        reply::last(reason, false, http1)
     };
     let target = request
         .uri()

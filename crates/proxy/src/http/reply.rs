@@ -29,3 +29,11 @@ pub(crate) fn last(reason: Reason, grpc: bool, http1: bool) -> Response<RespBody
     }
     response
 }
+
+/// The same for a HEAD request: without its body, which HTTP/2 would carry all the same.
+pub(crate) fn to(head: bool, mut response: Response<RespBody>) -> Response<RespBody> {
+    if head {
+        *response.body_mut() = RespBody::Empty;
+    }
+    response
+}

@@ -389,21 +389,25 @@ async fn serve1(conn: &Rc<Conn>, io: Io, scope: Rc<Scope>) {
 }
 
 async fn serve2(conn: &Rc<Conn>, io: Io, scope: Rc<Scope>) {
-    let trusted = conn.peer.get().is_some() || conn.entrance.is_outbound();
-    let streams = if trusted {
-        limits::H2_STREAMS_MESH
+    let mut builder = http2::Builder::new(Local);
+    if conn.is_stranger() {
+        builder
+            .max_concurrent_streams(limits::H2_STREAMS_EDGE)
+            .initial_connection_window_size(limits::H2_CONNECTION_WINDOW);
     } else {
-        limits::H2_STREAMS_EDGE
-    };
-    let serving = http2::Builder::new(Local)
+        builder
+            .max_concurrent_streams(limits::H2_STREAMS_MESH)
+            .max_pending_accept_reset_streams(limits::H2_RESETS_MESH)
+            .initial_connection_window_size(limits::H2_SHARED_WINDOW);
+    }
+    let serving = builder
         .timer(hyper_util::rt::TokioTimer::new())
         .auto_date_header(false)
-        .max_concurrent_streams(streams)
         .initial_stream_window_size(limits::H2_STREAM_WINDOW)
-        .initial_connection_window_size(limits::H2_CONNECTION_WINDOW)
         .max_send_buf_size(limits::H2_SEND_BUFFER)
         .max_header_list_size(u32::try_from(limits::HEADER_BYTES).unwrap_or(u32::MAX))
-        .serve_connection(io, service(scope));
+        .enable_connect_protocol()
+        .serve_connection(io.guarded(), service(scope));
     let mut serving = pin!(serving);
     let ended = tokio::select! {
         ended = serving.as_mut() => Some(ended),
@@ -425,7 +429,9 @@ async fn serve2(conn: &Rc<Conn>, io: Io, scope: Rc<Scope>) {
 /// hyper has answered what it could not parse; it is counted here.
 fn note(conn: &Conn, ended: Result<(), hyper::Error>) {
     if let Err(error) = ended {
-        if error.is_parse_too_large() {
+        if conn.flooded() {
+            refuse(conn, Reason::Flood, "HTTP/2 frames that ask for nothing");
+        } else if error.is_parse_too_large() {
             conn.worker.shard.local_reply(Reason::HeadersTooLarge);
         } else if error.is_parse() {
             conn.worker.shard.local_reply(Reason::BadRequest);

@@ -22,11 +22,14 @@ use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use naka_engine::model::{Cluster, ClusterId};
 use naka_engine::runtime::{ClusterRuntime, Offer, Slot as Counted};
+use naka_types::reason::Reason;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
@@ -216,7 +219,7 @@ impl Pools {
     pub(super) fn shareable(&self, target: &Target) -> bool {
         match target.key.carry {
             Carry::Http1Alone | Carry::Upgrade | Carry::Tcp => false,
-            Carry::Http2 => true,
+            Carry::Http2 | Carry::Http2Upgrade => true,
             Carry::Http1 => {
                 target.secured.is_some()
                     && !self
@@ -257,7 +260,7 @@ impl Pools {
         let io = self.dial(target).await?.counted(counted);
         let multiplexed = !io.is_tls()
             || matches!(agreed(io.alpn()), Agreed::Http2 | Agreed::Http1Mux)
-            || target.key.carry == Carry::Http2;
+            || matches!(target.key.carry, Carry::Http2 | Carry::Http2Upgrade);
         if multiplexed {
             let shared = handshake2(io, target).await?;
             let mut slots = self.slots.borrow_mut();
@@ -408,10 +411,10 @@ async fn handshake1(io: Io, target: &Target) -> Result<H1, Fail> {
 
 async fn handshake2(io: Io, target: &Target) -> Result<H2, Fail> {
     let (moved, pings) = (io.moved(), target.pings());
-    let (sender, connection) = http2::Builder::new(Local)
+    let (sender, mut connection) = http2::Builder::new(Local)
         .timer(hyper_util::rt::TokioTimer::new())
         .initial_stream_window_size(limits::H2_STREAM_WINDOW)
-        .initial_connection_window_size(limits::H2_CONNECTION_WINDOW)
+        .initial_connection_window_size(limits::H2_SHARED_WINDOW)
         .max_send_buf_size(limits::H2_SEND_BUFFER)
         .max_header_list_size(u32::try_from(limits::HEADER_BYTES).unwrap_or(u32::MAX))
         .keep_alive_interval(pings.every)
@@ -419,6 +422,21 @@ async fn handshake2(io: Io, target: &Target) -> Result<H2, Fail> {
         .handshake::<_, ReqBody>(io)
         .await
         .map_err(|error| Fail::sending(&error, false, NO_REQUEST))?;
+    if target.key.carry == Carry::Http2Upgrade {
+        // Only what the peer has allowed may be asked for, and it says so in its first frame.
+        let allowed = std::future::poll_fn(|cx| {
+            let ended = Pin::new(&mut connection).poll(cx).is_ready();
+            match connection.is_extended_connect_protocol_enabled() {
+                true => Poll::Ready(true),
+                false if ended => Poll::Ready(false),
+                false => Poll::Pending,
+            }
+        });
+        if !matches!(tokio::time::timeout(target.limit, allowed).await, Ok(true)) {
+            let detail = "the endpoint takes no WebSocket over HTTP/2";
+            return Err(Fail::connect(Reason::UpstreamProtocolError, detail));
+        }
+    }
     tokio::task::spawn_local(async move {
         let _ = connection.await;
     });

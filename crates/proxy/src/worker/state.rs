@@ -448,6 +448,7 @@ pub(crate) struct Conn {
     one_head_at_a_time: Cell<bool>,
     /// When the one exchange under way must be over.
     ends_by: Cell<Option<tokio::time::Instant>>,
+    patience: super::patience::Patience,
 }
 
 impl std::fmt::Debug for Conn {
@@ -494,6 +495,7 @@ pub(crate) fn accept(worker: &Rc<Worker>, accepted: Accepted) {
         head_since: Cell::new(None),
         one_head_at_a_time: Cell::new(false),
         ends_by: Cell::new(None),
+        patience: super::patience::Patience::default(),
     });
     worker.draining[usize::from(conn.entrance.is_outbound())]
         .borrow_mut()
@@ -569,11 +571,26 @@ impl Conn {
         }
     }
 
+    /// Whether its caller is neither the workload's own program nor a verified mesh peer.
+    pub(crate) fn is_stranger(&self) -> bool {
+        self.peer.get().is_none() && !self.entrance.is_outbound()
+    }
+
+    /// What is borne of its caller.
+    pub(crate) fn patience(&self) -> &super::patience::Patience {
+        &self.patience
+    }
+
+    /// Whether it sent a flood of frames.
+    pub(crate) fn flooded(&self) -> bool {
+        self.moved.get().is_some_and(|moved| moved.flooded())
+    }
+
     fn is_overdue(&self, now: u32) -> bool {
         let Some(moved) = self.moved.get() else {
             return false;
         };
-        if self.is_late() {
+        if self.is_late() || self.patience.is_stalled(now) {
             return true;
         }
         let idle = now.saturating_sub(moved.last());

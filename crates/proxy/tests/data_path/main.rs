@@ -14,6 +14,7 @@ mod outlier;
 mod outside;
 mod pool;
 mod program;
+mod protocols;
 mod relay;
 mod replay;
 mod safety;

@@ -3,7 +3,7 @@
 use super::helper::dns;
 use crate::compile::{listener, tls};
 use naka_wire::envoy::config::core::v3::{
-    CidrRange, Http2ProtocolOptions, HttpProtocolOptions as Common,
+    CidrRange, Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions as Common,
 };
 use naka_wire::envoy::config::listener::v3::Filter;
 use naka_wire::envoy::config::route::v3::RouteConfiguration;
@@ -81,6 +81,11 @@ pub(super) fn filter(
             max_headers_count: number(HEADER_FIELDS),
             idle_timeout: Some(time::to_wire(CONNECTION_IDLE)),
             ..Common::default()
+        }),
+        // Old callers are answered as they ask; Istio does the same once PILOT_HTTP10 is set.
+        http_protocol_options: Some(Http1ProtocolOptions {
+            accept_http_10: true,
+            ..Http1ProtocolOptions::default()
         }),
         http2_protocol_options: Some(Http2ProtocolOptions {
             allow_connect: true,

@@ -1,0 +1,173 @@
+//! A bound on HTTP/2 frames that cost their sender nothing: SETTINGS, PING, PRIORITY, WINDOW_UPDATE, empty DATA.
+//!
+//! The library answers each of them and counts none (CVE-2019-9512, -9514, -9515, -9517, -9518). So the bytes of a
+//! caller are looked at before the library gets them: nine bytes per frame, the rest is skipped. Each such frame takes
+//! one unit of credit. Credit comes with what clients send them for: requests (priorities, resets), answers that they
+//! take in (window updates), and time (pings). What no client does runs out of it.
+//!
+//! Not counted here: what the library bounds itself (CONTINUATION, resets, header lists, small DATA).
+
+/// Credit at first, and never more.
+const CREDIT: i64 = 2_000;
+/// For each request.
+const OF_REQUEST: i64 = 32;
+/// For each KiB that was sent to the caller.
+const OF_KIB: i64 = 1;
+/// For each second.
+const OF_SECOND: i64 = 100;
+
+/// Bytes of the preface.
+const PREFACE: usize = 24;
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const CONTINUATION: u8 = 9;
+const END_STREAM: u8 = 1;
+
+/// Follows the frames of one connection.
+#[derive(Debug)]
+pub(super) struct Guard {
+    /// Bytes to pass over before the next head.
+    skip: usize,
+    head: [u8; 9],
+    filled: usize,
+    credit: i64,
+    written: u64,
+    second: u32,
+}
+
+impl Default for Guard {
+    fn default() -> Self {
+        Self {
+            skip: PREFACE,
+            head: [0; 9],
+            filled: 0,
+            credit: CREDIT,
+            written: 0,
+            second: 0,
+        }
+    }
+}
+
+impl Guard {
+    /// Whether the connection may go on after these bytes; `written` are all bytes sent to the caller so far.
+    pub(super) fn passes(&mut self, mut bytes: &[u8], written: u64, second: u32) -> bool {
+        let kib = (written - self.written) / 1024;
+        self.written += kib * 1024;
+        let seconds = i64::from(second.saturating_sub(self.second));
+        self.second = second;
+        let sent = i64::try_from(kib).map_or(CREDIT, |kib| kib.min(CREDIT));
+        let earned = sent * OF_KIB + seconds.min(CREDIT) * OF_SECOND;
+        self.credit = (self.credit + earned).min(CREDIT);
+        while !bytes.is_empty() {
+            if self.skip > 0 {
+                let over = self.skip.min(bytes.len());
+                self.skip -= over;
+                bytes = &bytes[over..];
+                continue;
+            }
+            let take = (self.head.len() - self.filled).min(bytes.len());
+            self.head[self.filled..self.filled + take].copy_from_slice(&bytes[..take]);
+            self.filled += take;
+            bytes = &bytes[take..];
+            if self.filled == self.head.len() {
+                self.filled = 0;
+                self.frame();
+            }
+        }
+        self.credit >= 0
+    }
+
+    /// A whole head is there.
+    fn frame(&mut self) {
+        let [high, middle, low, kind, flags, ..] = self.head;
+        self.skip = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
+        match kind {
+            HEADERS => self.credit = (self.credit + OF_REQUEST).min(CREDIT),
+            CONTINUATION => {}
+            DATA if self.skip > 0 || flags & END_STREAM != 0 => {}
+            _ => self.credit -= 1,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{CREDIT, Guard};
+
+    fn frame(kind: u8, flags: u8, length: u8) -> Vec<u8> {
+        let mut bytes = vec![0, 0, length, kind, flags, 0, 0, 0, 1];
+        bytes.resize(9 + usize::from(length), 0xff);
+        bytes
+    }
+
+    fn begun() -> Guard {
+        let mut guard = Guard::default();
+        assert!(guard.passes(&[0; 24], 0, 0));
+        guard
+    }
+
+    /// How many of these frames pass, in reads of `piece` bytes.
+    fn passing(guard: &mut Guard, frame: &[u8], count: usize, piece: usize) -> usize {
+        let all = frame.repeat(count);
+        let mut passed = 0;
+        for part in all.chunks(piece) {
+            if !guard.passes(part, 0, 0) {
+                break;
+            }
+            passed += part.len();
+        }
+        passed / frame.len()
+    }
+
+    #[test]
+    fn frames_that_ask_for_nothing_run_out_of_credit_whatever_the_reads() {
+        let credit = usize::try_from(CREDIT).unwrap();
+        for (kind, flags, length) in [
+            (4, 0, 0),
+            (6, 0, 8),
+            (2, 0, 5),
+            (8, 0, 4),
+            (3, 0, 4),
+            (0, 0, 0),
+            (77, 0, 3),
+        ] {
+            for piece in [1, 7, 9, 100] {
+                let passed = passing(&mut begun(), &frame(kind, flags, length), 10_000, piece);
+                assert!(
+                    passed.abs_diff(credit) <= 12,
+                    "kind {kind}, pieces of {piece}: {passed}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn what_carries_something_costs_nothing() {
+        for (kind, flags, length) in [(1, 5, 20), (0, 0, 1), (0, 1, 0), (9, 4, 3)] {
+            let frame = frame(kind, flags, length);
+            assert_eq!(passing(&mut begun(), &frame, 10_000, 100), 10_000);
+        }
+    }
+
+    #[test]
+    fn requests_answers_and_time_earn_credit() {
+        let ping = frame(6, 0, 8);
+        let mut guard = begun();
+        for second in 1..=100 {
+            assert!(guard.passes(&ping.repeat(99), 0, second), "{second}");
+        }
+        let mut guard = begun();
+        for part in 1..=100u64 {
+            assert!(
+                guard.passes(&ping.repeat(60), part * 64 * 1024, 0),
+                "{part}"
+            );
+        }
+        let mut guard = begun();
+        let request = [frame(1, 5, 10), frame(3, 0, 4), frame(2, 0, 5)].concat();
+        assert!(guard.passes(&request.repeat(10_000), 0, 0));
+        // What was earned is not hoarded.
+        assert!(guard.passes(&[], 1 << 40, 1_000_000));
+        assert!(!guard.passes(&ping.repeat(2_001), 1 << 40, 1_000_000));
+    }
+}

@@ -1,0 +1,282 @@
+//! The mesh under attack: a control plane, a gateway, and a sidecar with a published port, all real processes. The
+//! program behind the sidecar is this test itself, so that it can answer as badly as programs do and see every byte.
+
+use crate::bare::Bare;
+use crate::naive::Naive;
+use crate::program::Raw;
+use naka_testkit::mesh::{Mesh, SOON};
+use naka_testkit::program::{Program, free_port};
+use naka_testkit::wait::until;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Whom an attack is aimed at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    /// Naka's own processes.
+    Naka,
+    /// Something without the guard.
+    Open,
+}
+
+/// All of it.
+pub(crate) struct Ground {
+    /// The program behind the mesh and behind the naive relay.
+    pub(crate) program: Arc<Raw>,
+    /// Plain callers of the program's sidecar.
+    pub(crate) published: SocketAddr,
+    /// Callers of the gateway.
+    pub(crate) edge: SocketAddr,
+    /// The program's own calls.
+    pub(crate) outbound: SocketAddr,
+    /// Callers of the mesh, with mutual TLS.
+    pub(crate) inbound: SocketAddr,
+    /// Relays that believe everything, in front of the same program.
+    pub(crate) naive: Naive,
+    /// Servers whose limits were raised.
+    pub(crate) bare: Bare,
+    pub(crate) mesh: Mesh,
+    pub(crate) gateway: Program,
+    _run: Program,
+    pub(crate) sidecar: u32,
+}
+
+const OBJECTS: &str = "apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: edge, namespace: istio-system}
+spec:
+  selector: {istio: ingressgateway}
+  servers:
+  - {port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: edge, namespace: default}
+spec:
+  hosts: ['*']
+  gateways: [istio-system/edge]
+  http:
+  - match: [{uri: {prefix: /admin}}]
+    directResponse: {status: 403}
+  - match: [{uri: {prefix: /hasty}}]
+    timeout: 1s
+    route: [{destination: {host: web.default.svc.cluster.local, port: {number: 80}}}]
+  - match: [{uri: {prefix: /again}}]
+    retries: {attempts: 2, retryOn: 5xx}
+    route: [{destination: {host: web.default.svc.cluster.local, port: {number: 80}}}]
+  - route: [{destination: {host: web.default.svc.cluster.local, port: {number: 80}}}]
+";
+
+impl Ground {
+    /// Starts it and waits until a request comes through both ways in.
+    pub(crate) fn up() -> Self {
+        let mesh = Mesh::up();
+        let own = free_port();
+        let port = format!("{own}/http");
+        let published = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let (publish, edge) = (published.to_string(), free_port());
+        let options = [
+            "-s",
+            "web",
+            "-p",
+            &port,
+            "--capture",
+            "proxy",
+            "--publish",
+            &publish,
+        ];
+        let run = mesh.run(
+            "web",
+            &options,
+            &["sh", "-c", "echo $http_proxy; exec sleep 100000"],
+        );
+        // `naka run` wants the port free at first, like for any program that it starts.
+        let started = || run.out().contains("http://").then_some(());
+        until(&format!("the sidecar: {}", run.err()), SOON, started);
+        let program = Raw::start(own);
+        mesh.apply("edge.yaml", OBJECTS);
+        let bind = format!("80=127.0.0.1:{edge}");
+        let arguments = ["proxy", "gateway", "-p", &bind, "--workers", "1"];
+        let gateway = Program::start("gateway", mesh.home(), &mut mesh.command(arguments))
+            .expect("start the gateway");
+        let edge = SocketAddr::from(([127, 0, 0, 1], edge));
+        for way in [published, edge] {
+            until(
+                &format!("a request through {way}: {} {}", run.err(), gateway.err()),
+                SOON,
+                || {
+                    get(way, "/ready")
+                        .filter(|answer| answer.starts_with("HTTP/1.1 200"))
+                        .map(drop)
+                },
+            );
+        }
+        let sidecar = mesh.sidecar_of(&run).expect("a sidecar");
+        let proxy = run.out();
+        let outbound = proxy
+            .trim()
+            .rsplit(['@', '/'])
+            .find(|part| part.contains(':'));
+        let outbound = outbound
+            .and_then(|a| a.parse().ok())
+            .expect("http_proxy has an address");
+        Self {
+            naive: Naive::start(program.address),
+            bare: Bare::start(),
+            program,
+            published,
+            edge,
+            outbound,
+            inbound: inbound(&mesh),
+            mesh,
+            gateway,
+            _run: run,
+            sidecar,
+        }
+    }
+
+    /// Where an attack with HTTP/1 syntax goes: the ways in whose next hop is the program itself.
+    pub(crate) fn relay(&self, side: Side) -> SocketAddr {
+        match side {
+            Side::Naka => self.published,
+            Side::Open => self.naive.http1,
+        }
+    }
+
+    /// Where an attack on an HTTP/2 server goes.
+    pub(crate) fn http2(&self, side: Side) -> SocketAddr {
+        match side {
+            Side::Naka => self.edge,
+            Side::Open => self.bare.http2,
+        }
+    }
+
+    /// Where an attack on an HTTP/1 server goes.
+    pub(crate) fn http1(&self, side: Side) -> SocketAddr {
+        match side {
+            Side::Naka => self.edge,
+            Side::Open => self.bare.http1,
+        }
+    }
+
+    /// Resident memory of the gateway and the sidecar.
+    pub(crate) fn resident(&self) -> u64 {
+        [self.gateway.pid(), self.sidecar]
+            .map(naka_testkit::program::resident_bytes)
+            .iter()
+            .sum()
+    }
+
+    /// Open files of the gateway and the sidecar.
+    pub(crate) fn descriptors(&self) -> usize {
+        [self.gateway.pid(), self.sidecar]
+            .iter()
+            .filter_map(|pid| std::fs::read_dir(format!("/proc/{pid}/fd")).ok())
+            .map(Iterator::count)
+            .sum()
+    }
+}
+
+/// Where the sidecar of the program takes mutual TLS.
+fn inbound(mesh: &Mesh) -> SocketAddr {
+    let all = mesh.workloads();
+    let web = all
+        .iter()
+        .find(|workload| workload["service"] == "web")
+        .expect("web is known");
+    let address = web["ports"][0]["inbound_address"].as_str();
+    address.and_then(|a| a.parse().ok()).expect("an address")
+}
+
+/// One GET on a connection of its own.
+pub(crate) fn get(address: SocketAddr, path: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    stream
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .ok()?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: web.default\r\nConnection: close\r\n\r\n"
+    )
+    .ok()?;
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    Some(String::from_utf8_lossy(&answer).into_owned())
+}
+
+/// Somebody who has nothing to do with the attack.
+pub(crate) struct Bystander {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Calls>,
+}
+
+/// What it met with.
+#[derive(Debug, Default)]
+pub(crate) struct Calls {
+    answered: usize,
+    pub(crate) failed: Vec<String>,
+    slowest: Duration,
+}
+
+impl std::fmt::Display for Calls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let all = self.answered + self.failed.len();
+        write!(
+            f,
+            "others answered {} of {all}, slowest {} ms",
+            self.answered,
+            self.slowest.as_millis()
+        )?;
+        match self.failed.first() {
+            Some(first) => write!(f, ", first failure {first:?}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Bystander {
+    /// Calls through the gateway and the sidecar, one call after the other.
+    pub(crate) fn start(ground: &Ground) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (stopped, edge) = (Arc::clone(&stop), ground.edge);
+        let thread = std::thread::spawn(move || {
+            let mut calls = Calls::default();
+            // At least one call after the attack: whoever died of it does not answer.
+            let mut last = false;
+            while !last {
+                last = stopped.load(SeqCst);
+                let began = Instant::now();
+                let answer = get(edge, "/bystander").unwrap_or_default();
+                calls.slowest = calls.slowest.max(began.elapsed());
+                if answer.starts_with("HTTP/1.1 200") {
+                    calls.answered += 1;
+                } else {
+                    calls.failed.push(answer.chars().take(200).collect());
+                }
+                std::thread::park_timeout(Duration::from_millis(5));
+            }
+            calls
+        });
+        Self { stop, thread }
+    }
+
+    /// What it met with until now.
+    pub(crate) fn stop(self) -> Calls {
+        self.stop.store(true, SeqCst);
+        self.thread.thread().unpark();
+        self.thread.join().unwrap_or_default()
+    }
+}
+
+/// Where the lines of the last run are kept.
+pub(crate) fn kept_lines() -> PathBuf {
+    let test = std::env::current_exe().unwrap_or_default();
+    // target/<profile>/deps/attacks-…
+    let target = test.ancestors().nth(3).map(PathBuf::from);
+    target.unwrap_or_default().join("attacks.txt")
+}
