@@ -338,6 +338,7 @@ fn build(report: &mut Report, node: &Node, kind: Kind, namespace: &str) -> Optio
 fn annotated(report: &mut Report, annotations: Option<&Node>, mut spec: Spec) -> Option<Spec> {
     if let Spec::DestinationRule(rule) = &mut spec {
         networking::destination_rule::balancer::attach(report, annotations, rule);
+        networking::destination_rule::build::pool::attach(report, annotations, rule);
     }
     if let Spec::VirtualService(routes) = &mut spec {
         let any = !routes.http.is_empty();

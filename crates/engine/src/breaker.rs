@@ -13,8 +13,8 @@
 
 use crate::runtime::ClusterRuntime;
 use crate::runtime::Recent;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::AcqRel, Ordering::Acquire};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// When a breaker opens, and how it closes.
@@ -66,6 +66,8 @@ pub(crate) struct Circuit {
     in_a_row: AtomicU32,
     failed: Recent,
     all: Recent,
+    /// The breaker that all this was counted for.
+    policy: Mutex<Option<Breaker>>,
 }
 
 /// The right to make a call.
@@ -153,6 +155,17 @@ impl ClusterRuntime {
             return circuit.open(breaker, 0, now);
         }
         false
+    }
+
+    /// Which breaker holds from now on. What was counted for another one means nothing any more. For when
+    /// configuration is built: it takes a lock.
+    pub fn breaker_is(&self, breaker: Option<&Breaker>) {
+        let held = self.circuit.policy.lock();
+        let mut held = held.unwrap_or_else(std::sync::PoisonError::into_inner);
+        if held.as_ref() != breaker {
+            *held = breaker.cloned();
+            self.circuit.close();
+        }
     }
 }
 

@@ -31,7 +31,7 @@ pub use condition::{HeaderCondition, HeaderRule, PathCondition, Subject, TextCon
 pub use edge::{Chain, Edge, Met, Security, Serves, Wants};
 pub use edits::HeaderEdits;
 pub use hosts::Hosts;
-pub use keeping::{Budget, Keeping, Pings, Probes};
+pub use keeping::{Budget, Keeping, Pings, Priority, Probes};
 pub use limit::{LimitRule, RateLimit};
 pub use outside::{OutsideTls, Source, Tunnel};
 pub use pattern::Pattern;

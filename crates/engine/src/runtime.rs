@@ -220,7 +220,7 @@ impl ClusterRuntime {
         Some(Permit {
             cluster: Arc::clone(self),
             endpoint: Arc::clone(endpoint),
-            _retry: retry,
+            retry,
         })
     }
 
@@ -263,7 +263,14 @@ impl Drop for Slot {
 pub struct Permit {
     cluster: Arc<ClusterRuntime>,
     endpoint: Arc<EndpointState>,
-    _retry: Option<Slot>,
+    retry: Option<Slot>,
+}
+
+impl Permit {
+    /// The request goes on as one among others: it does not count as a retry any more.
+    pub(crate) fn retry_ended(&mut self) {
+        self.retry = None;
+    }
 }
 
 impl Drop for Permit {
@@ -340,7 +347,7 @@ mod tests {
         let endpoint = registry.endpoint(&"a".into(), "127.0.0.1:1".parse().unwrap());
         let held: Vec<_> = (0..3).filter_map(|_| cluster.connection(&limits)).collect();
         assert_eq!((held.len(), cluster.connections()), (2, 2));
-        let waiting: Vec<_> = (0..3).filter_map(|_| cluster.wait(&limits, 0)).collect();
+        let waiting: Vec<_> = (0..3).filter_map(|_| cluster.wait(&limits, 0, 0)).collect();
         assert_eq!((waiting.len(), cluster.pending()), (2, 2));
         let requests: Vec<_> = (0..3)
             .filter_map(|_| cluster.request(&endpoint, &limits, None))

@@ -119,6 +119,7 @@ async fn is_well(
         limit: spec.connect_timeout,
         secured,
         keep: Duration::ZERO,
+        class: 0,
     };
     let lease = worker.pools.lease(&target).await.ok()?;
     let version = match &lease {

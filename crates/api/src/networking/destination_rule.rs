@@ -10,7 +10,7 @@ use std::time::Duration;
 
 pub(crate) mod aliases;
 pub mod balancer;
-mod build;
+pub(crate) mod build;
 pub(crate) mod fields;
 mod tls;
 mod tunnel;
@@ -92,6 +92,8 @@ pub struct ConnectionPool {
     pub http_idle: Option<Duration>,
     /// Streams of one HTTP/2 connection.
     pub max_streams: Option<u32>,
+    /// Which requests come first where they wait, from the annotation `naka.dev/priority`: a header, and its values.
+    pub priority: Option<(String, Vec<String>)>,
     /// HTTP/2 pings.
     pub http2_keepalive: Option<Http2Keepalive>,
     /// Which HTTP the destination is spoken to in.

@@ -353,6 +353,16 @@ fn metadata(model: &Outbound<'_>) -> Metadata {
         own.push(("tunnel_by", by.to_owned()));
     }
     let mut own = values::string_struct(own);
+    let priority = model
+        .policy
+        .connection_pool
+        .as_ref()
+        .and_then(|p| p.priority.as_ref());
+    if let (Some((header, classes)), Dialect::Naka) = (priority, model.dialect) {
+        let text = format!("{header}: {}", classes.join(", "));
+        own.fields
+            .insert("priority".to_owned(), values::string(text));
+    }
     if let (Some(backend), Dialect::Naka) = (&model.backend, model.dialect) {
         own.fields.extend(backend::fields(backend));
     }

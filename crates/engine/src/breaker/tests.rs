@@ -155,6 +155,27 @@ fn a_share_of_failures() {
 }
 
 #[test]
+fn another_breaker_begins_anew_and_the_same_goes_on() {
+    let circuit = circuit();
+    circuit.breaker_is(Some(&five()));
+    for n in 1..=5 {
+        call(&circuit, &five(), true, at(n));
+    }
+    circuit.breaker_is(Some(&five()));
+    assert_eq!(
+        call(&circuit, &five(), false, at(10)),
+        None,
+        "a swap changes nothing"
+    );
+    let other = Breaker {
+        open_for: at(1_000),
+        ..five()
+    };
+    circuit.breaker_is(Some(&other));
+    assert_eq!(call(&circuit, &other, false, at(11)), Some(false));
+}
+
+#[test]
 fn statuses_may_be_listed() {
     let listed = Breaker {
         statuses: Some([429].into()),

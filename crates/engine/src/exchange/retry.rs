@@ -218,6 +218,10 @@ impl Exchange {
         if let Some(cluster) = &self.cluster
             && (!free || cluster.spec.limits.retries != u32::MAX)
         {
+            // The retry that just ended is none any more.
+            if let Some(held) = &mut self.held {
+                held.retry_ended();
+            }
             let slot = cluster.runtime.retry(&cluster.spec.limits, cx.now);
             self.retry_slot = Some(slot.ok_or(Some("the retry budget is used up"))?);
         }

@@ -2,7 +2,7 @@
 
 use super::backend::Backend;
 use super::balance::{Balance, Group, Policy};
-use super::keeping::{Budget, Keeping};
+use super::keeping::{Budget, Keeping, Priority};
 use super::{OutsideTls, Tunnel};
 use crate::outlier::Outlier;
 use crate::pick::Plan;
@@ -133,6 +133,8 @@ pub struct ClusterSpec {
     pub panic_threshold: u32,
     /// Ejection of failing endpoints.
     pub outlier: Option<Box<Outlier>>,
+    /// Which requests come first where they wait for a connection.
+    pub priority: Option<Box<Priority>>,
     /// What a BackendPolicy adds.
     pub backend: Option<Box<Backend>>,
 }
@@ -157,6 +159,7 @@ impl ClusterSpec {
             keeping: Keeping::default(),
             panic_threshold: 0,
             outlier: None,
+            priority: None,
             backend: None,
         }
     }

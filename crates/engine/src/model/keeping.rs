@@ -1,6 +1,7 @@
 //! How connections to a destination are kept, and how many of the requests to it may be repetitions.
 
 use crate::limits;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use std::time::Duration;
 
 /// How connections to a destination are kept. By default as long as they serve, within this proxy's own limits.
@@ -38,6 +39,25 @@ pub struct Probes {
     pub after: Option<Duration>,
     /// Between two.
     pub every: Option<Duration>,
+}
+
+/// Which requests come first where requests wait for a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Priority {
+    /// The header that names the class.
+    pub header: HeaderName,
+    /// Its values, the most important first; all others come last.
+    pub values: Box<[Box<str>]>,
+}
+
+impl Priority {
+    /// The class of a request: 0 comes first.
+    #[must_use]
+    pub fn class(&self, headers: &HeaderMap) -> u8 {
+        let value = headers.get(&self.header).map(HeaderValue::as_bytes);
+        let found = self.values.iter().position(|v| Some(v.as_bytes()) == value);
+        u8::try_from(found.unwrap_or(self.values.len())).unwrap_or(u8::MAX)
+    }
 }
 
 /// How many retries may be under way to a cluster.

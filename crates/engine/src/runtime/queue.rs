@@ -1,4 +1,6 @@
-//! Who waits for a connection of a cluster, in the order of arrival and over all workers.
+//! Who waits for a connection of a cluster, by class and in the order of arrival, over all workers.
+//!
+//! A class is strict: as long as somebody of a better one waits, nobody of a worse one is called.
 //!
 //! Being called is a permission to try, not a connection: what became free may be of use to one place only (a pooled
 //! connection to one endpoint on one worker), or be gone. Who tries in vain keeps the place in the line. Whoever
@@ -26,6 +28,8 @@ struct Line {
 struct Entry {
     number: u64,
     place: u64,
+    /// Lower classes come first, each in the order of arrival.
+    class: u8,
     called: bool,
     waker: Option<Waker>,
 }
@@ -46,18 +50,21 @@ impl Queue {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn join(&self, place: u64) -> u64 {
+    fn join(&self, place: u64, class: u8) -> u64 {
         let mut line = self.line();
         let number = line.next;
         line.next += 1;
         // With everyone before it called, a call may have come to nobody: it tries once more.
         let called = line.waiting.iter().all(|entry| entry.called);
-        line.waiting.push_back(Entry {
+        let entry = Entry {
             number,
             place,
+            class,
             called,
             waker: None,
-        });
+        };
+        let behind = line.waiting.partition_point(|other| other.class <= class);
+        line.waiting.insert(behind, entry);
         number
     }
 
@@ -142,11 +149,11 @@ impl Drop for Waiter {
 
 impl ClusterRuntime {
     /// Joins the line for a connection; `None` when as many wait as may. `place` says which pooled connections are of
-    /// use: those of the same worker, endpoint and kind.
+    /// use: those of the same worker, endpoint and kind; who is of a lower `class` comes before all of higher ones.
     #[must_use]
-    pub fn wait(self: &Arc<Self>, limits: &Limits, place: u64) -> Option<Waiter> {
+    pub fn wait(self: &Arc<Self>, limits: &Limits, place: u64, class: u8) -> Option<Waiter> {
         let pending = self.slot(Count::Pending, limits.pending)?;
-        let number = self.queue.join(place);
+        let number = self.queue.join(place, class);
         // Pairs with the one in `released`: either the try that follows sees the slot, or the release sees us.
         fence(Ordering::SeqCst);
         Some(Waiter { number, pending })
@@ -204,13 +211,13 @@ mod tests {
         let held = cluster.connection(&limits).unwrap();
         let counts = [0, 0].map(|_| Arc::new(Count(AtomicUsize::new(0))));
         let wakers = counts.clone().map(Waker::from);
-        let first = cluster.wait(&limits, 1).unwrap();
+        let first = cluster.wait(&limits, 1, 0).unwrap();
         assert!(
             is_called(&first, &wakers[0]),
             "the first tries once more after it joined"
         );
-        let second = cluster.wait(&limits, 2).unwrap();
-        assert!(cluster.wait(&limits, 1).is_none(), "two may wait");
+        let second = cluster.wait(&limits, 2, 0).unwrap();
+        assert!(cluster.wait(&limits, 1, 0).is_none(), "two may wait");
         assert!(!is_called(&first, &wakers[0]) && !is_called(&second, &wakers[1]));
         drop(held);
         assert_eq!(counts.each_ref().map(|c| c.0.load(SeqCst)), [1, 0]);
@@ -227,12 +234,44 @@ mod tests {
     fn an_offer_is_for_the_place_of_the_oldest() {
         let (cluster, limits) = (Registry::default().cluster("a"), Limits::default());
         assert_eq!(cluster.offer(1), Offer::Nobody);
-        let first = cluster.wait(&limits, 1).unwrap();
+        let first = cluster.wait(&limits, 1, 0).unwrap();
         assert!(is_called(&first, Waker::noop()));
-        let _second = cluster.wait(&limits, 2).unwrap();
+        let _second = cluster.wait(&limits, 2, 0).unwrap();
         assert_eq!(cluster.offer(2), Offer::Elsewhere);
         assert_eq!(cluster.offer(1), Offer::Here);
         assert!(is_called(&first, Waker::noop()));
+    }
+
+    #[test]
+    fn better_classes_are_called_first_and_each_in_its_order() {
+        let limits = Limits {
+            connections: 1,
+            ..Limits::default()
+        };
+        let cluster = Registry::default().cluster("a");
+        let held = cluster.connection(&limits).unwrap();
+        let classes = [2, 1, 2, 0, 1];
+        let mut waiting: Vec<_> = classes
+            .iter()
+            .map(|class| cluster.wait(&limits, 1, *class).unwrap())
+            .collect();
+        let places: Vec<usize> = (0..classes.len()).collect();
+        // Each tries once more after it joined, in vain.
+        for waiter in &waiting {
+            let _ = is_called(waiter, Waker::noop());
+        }
+        drop(held);
+        let mut order = Vec::new();
+        let mut left = places;
+        while !waiting.is_empty() {
+            let at = waiting
+                .iter()
+                .position(|w| is_called(w, Waker::noop()))
+                .unwrap();
+            order.push(left.remove(at));
+            drop(waiting.remove(at));
+        }
+        assert_eq!(order, [3, 1, 4, 0, 2]);
     }
 
     #[test]
@@ -253,8 +292,8 @@ mod tests {
                             if let Some(slot) = cluster.connection(limits) {
                                 break slot;
                             }
-                            let waiter =
-                                waiter.get_or_insert_with(|| cluster.wait(limits, place).unwrap());
+                            let waiter = waiter
+                                .get_or_insert_with(|| cluster.wait(limits, place, 0).unwrap());
                             block_on(waiter.called());
                         };
                         drop(waiter);

@@ -386,6 +386,10 @@ impl Run {
             limit: spec.connect_timeout,
             secured,
             keep,
+            class: spec
+                .priority
+                .as_ref()
+                .map_or(0, |priority| priority.class(self.request.headers())),
             cluster: Some(Arc::clone(&cluster)),
         };
         let grpc = self.request.is_grpc();
@@ -438,6 +442,7 @@ impl Run {
             limit: limits::PASSTHROUGH_CONNECT,
             secured: None,
             keep: limits::H1_IDLE_PROGRAM,
+            class: 0,
         };
         self.send(&target, true, None, None).await
     }

@@ -75,6 +75,7 @@ pub fn cluster(wire: &pb::Cluster) -> Result<Taken<Part>, Error> {
     spec.outlier = outlier::outlier(wire)?;
     spec.panic_threshold = outlier::panic(wire)?;
     spec.backend = backend::backend(wire)?;
+    spec.priority = pool::priority(wire)?;
     spec.tls = sockets(wire)?;
     spec.service = service(wire.metadata.as_ref());
     http_options(wire, &mut spec)?;

@@ -460,13 +460,10 @@ impl Book {
                 })
             })
             .collect();
-        let mut cluster = Cluster::placed(
-            self.registry.id(name),
-            Arc::clone(&part.spec),
-            endpoints,
-            groups,
-            self.registry.cluster(name),
-        );
+        let (id, runtime) = (self.registry.id(name), self.registry.cluster(name));
+        let spec = Arc::clone(&part.spec);
+        runtime.breaker_is(spec.backend.as_ref().and_then(|b| b.breaker.as_ref()));
+        let mut cluster = Cluster::placed(id, spec, endpoints, groups, runtime);
         cluster.looking = part
             .named
             .as_ref()

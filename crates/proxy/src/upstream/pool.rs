@@ -56,6 +56,8 @@ pub(crate) struct Target {
     pub(crate) secured: Option<Secured>,
     /// How long an unused connection is kept.
     pub(crate) keep: Duration,
+    /// Who waits for one comes before all of higher classes.
+    pub(crate) class: u8,
 }
 
 /// hyper's tasks on the worker's own thread.

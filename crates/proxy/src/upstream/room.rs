@@ -35,7 +35,7 @@ impl Target {
     fn wait(&self, place: u64) -> Result<Waiter, Fail> {
         let cluster = self.cluster.as_ref();
         cluster
-            .and_then(|c| c.runtime.wait(&c.spec.limits, place))
+            .and_then(|c| c.runtime.wait(&c.spec.limits, place, self.class))
             .ok_or_else(Fail::full)
     }
 

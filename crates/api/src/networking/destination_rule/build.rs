@@ -8,7 +8,7 @@ use crate::tree::Node;
 use std::collections::BTreeSet;
 
 mod outlier;
-mod pool;
+pub(crate) mod pool;
 
 /// Builds; `None` without a host.
 pub(crate) fn build(report: &mut Report, spec: &Node, namespace: &str) -> Option<DestinationRule> {

@@ -396,6 +396,7 @@ impl<'a> Walk<'a> {
                         Some(Answer::ConnectFailed) => Ended::ConnectFailed,
                         Some(Answer::Reset) => Ended::Reset,
                         answer => {
+                            exchange.hold(to_try.permit);
                             response = http::Response::new(()).into_parts().0;
                             if let Some(Answer::Status(status)) = answer {
                                 response.status = *status;

@@ -297,3 +297,154 @@ fn a_rule_with_what_cannot_be_meant_is_refused() {
         assert!(decoded.objects.is_empty(), "{wrong}");
     }
 }
+
+fn backend(spec: &str) -> String {
+    format!(
+        "apiVersion: naka.dev/v1alpha1\nkind: BackendPolicy\nmetadata: {{name: payment, namespace: default}}\n\
+         spec: {{targetRefs: [{{kind: Service, name: payment}}], {spec}}}\n"
+    )
+}
+
+fn compiled_with(objects: &str, dialect: Dialect) -> Cluster {
+    let members = vec![
+        member(1, "order", "v1", Health::Healthy),
+        member(2, "payment", "v1", Health::Healthy),
+    ];
+    let class = Class { dialect, ..class() };
+    let key = Key::Cluster(cluster("payment", 80, ""));
+    super::message(&compile(&world(&snapshot(objects), members), &key, &class))
+}
+
+#[test]
+fn a_backend_policy_is_told_to_whoever_understands_it() {
+    let rows: &[(&str, &str, bool)] = &[
+        ("breaker: {}", "NumberValue(60000.0)", false),
+        (
+            "breaker: {consecutiveFailures: 77}",
+            "NumberValue(77.0)",
+            false,
+        ),
+        ("breaker: {openFor: 78s}", "NumberValue(78000.0)", false),
+        ("breaker: {trials: 79}", "NumberValue(79.0)", false),
+        ("breaker: {statuses: [444]}", "NumberValue(444.0)", false),
+        (
+            "breaker: {failureCount: {failures: 81, window: 82s}}",
+            "NumberValue(82000.0)",
+            false,
+        ),
+        (
+            "breaker: {failureRate: {percent: 12.5}}",
+            "NumberValue(12.5)",
+            false,
+        ),
+        (
+            "fallback: {response: {status: 299, body: sorry}}",
+            "StringValue(\"sorry\")",
+            false,
+        ),
+        (
+            "fallback: {destination: {host: order}}",
+            "outbound|80||order.default.svc.cluster.local",
+            false,
+        ),
+        (
+            "healthCheck: {http: {path: /well}}",
+            "path: \"/well\"",
+            true,
+        ),
+        (
+            "healthCheck: {grpc: {service: pay}}",
+            "service_name: \"pay\"",
+            true,
+        ),
+        ("healthCheck: {tcp: {}}", "TcpHealthCheck", true),
+        (
+            "healthCheck: {tcp: {}, interval: 77s}",
+            "interval: Some(Duration { seconds: 77",
+            true,
+        ),
+        (
+            "healthCheck: {tcp: {}, unhealthyThreshold: 78}",
+            "unhealthy_threshold: Some(UInt32Value { value: 78 })",
+            true,
+        ),
+        (
+            "healthCheck: {tcp: {}, healthyThreshold: 79}",
+            "healthy_threshold: Some(UInt32Value { value: 79 })",
+            true,
+        ),
+    ];
+    for (spec, word, to_envoy) in rows {
+        let with = format!("{:?}", compiled_with(&backend(spec), Dialect::Naka));
+        let without = format!("{:?}", compiled_with("", Dialect::Naka));
+        assert!(with.contains(word), "{spec}: no {word} in {with}");
+        assert!(!without.contains(word), "{spec}");
+        let envoy = format!("{:?}", compiled_with(&backend(spec), Dialect::Envoy));
+        assert_eq!(envoy.contains(word), *to_envoy, "{spec}: {envoy}");
+    }
+}
+
+#[test]
+fn the_most_exact_policy_holds_and_what_cannot_be_meant_is_refused() {
+    let exact = backend("breaker: {consecutiveFailures: 77}")
+        .replace("name: payment}]", "name: payment, port: 80}]")
+        .replace("{name: payment, namespace", "{name: exact, namespace");
+    let both = format!(
+        "{}---\n{exact}",
+        backend("breaker: {consecutiveFailures: 78}")
+    );
+    let shown = format!("{:?}", compiled_with(&both, Dialect::Naka));
+    assert!(shown.contains("NumberValue(77.0)") && !shown.contains("NumberValue(78.0)"));
+    for (wrong, field) in [
+        ("breaker: {openFor: 0s}", "spec.breaker.openFor"),
+        ("fallback: {}", "spec.fallback"),
+        (
+            "fallback: {response: {}, destination: {host: a}}",
+            "spec.fallback",
+        ),
+        (
+            "fallback: {response: {}, reasons: [nope]}",
+            "spec.fallback.reasons[0]",
+        ),
+        ("healthCheck: {}", "spec.healthCheck"),
+        (
+            "healthCheck: {http: {path: well}}",
+            "spec.healthCheck.http.path",
+        ),
+        (
+            "breaker: {failureCount: {failures: 1, window: 1s}, failureRate: {percent: 1}}",
+            "spec.breaker.failureRate",
+        ),
+    ] {
+        let text = backend(wrong);
+        let decoded = naka_api::decode_yaml("t", text.as_bytes(), naka_api::Mode::Compat);
+        let errors: Vec<_> = decoded.findings.iter().filter(|f| f.is_error()).collect();
+        assert_eq!(errors.len(), 1, "{wrong}: {errors:?}");
+        assert_eq!(errors[0].field, field);
+        assert!(decoded.objects.is_empty(), "{wrong}");
+    }
+}
+
+#[test]
+fn who_waits_first_is_told_by_annotation() {
+    let annotated = |text: &str| {
+        rule("").replace(
+            "metadata: {name: payment, namespace: default}",
+            &format!("metadata: {{name: payment, namespace: default, annotations: {{naka.dev/priority: \"{text}\"}}}}"),
+        )
+    };
+    let shown = |text: &str| format!("{:?}", compiled_with(&annotated(text), Dialect::Naka));
+    assert!(shown("X-Tier: gold,silver").contains("x-tier: gold, silver"));
+    for wrong in ["x-tier", ": gold", "x tier: gold", "x-tier: gold,,"] {
+        let decoded =
+            naka_api::decode_yaml("t", annotated(wrong).as_bytes(), naka_api::Mode::Compat);
+        let at = "metadata.annotations[naka.dev/priority]";
+        assert!(
+            decoded
+                .findings
+                .iter()
+                .any(|f| f.is_error() && f.field == at),
+            "{wrong}"
+        );
+    }
+}

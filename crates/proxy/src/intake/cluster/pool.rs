@@ -1,7 +1,8 @@
 //! Limits of a cluster and how its connections are kept.
 
 use crate::intake::Error;
-use naka_engine::model::{Budget, Keeping, Limits, Pings, Probes};
+use naka_engine::model::{Budget, Keeping, Limits, Pings, Priority, Probes};
+use naka_types::node::NAKA;
 use naka_wire::envoy::config::cluster::v3 as pb;
 use naka_wire::envoy::config::core::v3::Http2ProtocolOptions;
 use naka_wire::envoy::extensions::upstreams::http::v3::{
@@ -9,7 +10,7 @@ use naka_wire::envoy::extensions::upstreams::http::v3::{
     http_protocol_options::{UpstreamProtocolOptions, explicit_http_config::ProtocolConfig},
 };
 use naka_wire::google::protobuf::{Duration as Wire, UInt32Value};
-use naka_wire::time;
+use naka_wire::{time, values};
 use std::time::Duration;
 
 /// Longer than any connection lives.
@@ -61,6 +62,20 @@ fn share(percent: f64) -> Result<u32, Error> {
         reason = "it is from 0 to 10000"
     )]
     Ok((percent * 100.0).round() as u32)
+}
+
+/// Which requests come first where they wait, in our own metadata: `<header>: <value>, <value>`.
+pub(super) fn priority(wire: &pb::Cluster) -> Result<Option<Box<Priority>>, Error> {
+    let own = values::of_metadata(wire.metadata.as_ref(), NAKA);
+    let Some(text) = own.and_then(|own| values::get_str(own, "priority")) else {
+        return Ok(None);
+    };
+    let wrong = || Error::at("metadata.naka.dev.priority", "no header with its values");
+    let (header, listed) = text.split_once(": ").ok_or_else(wrong)?;
+    Ok(Some(Box::new(Priority {
+        header: header.parse().map_err(|_| wrong())?,
+        values: listed.split(", ").map(Box::from).collect(),
+    })))
 }
 
 /// TCP keep-alive.

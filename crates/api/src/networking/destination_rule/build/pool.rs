@@ -2,7 +2,7 @@
 
 use crate::decode::Report;
 use crate::networking::destination_rule::{
-    ConnectionPool, Http2Keepalive, HttpUpgrade, RetryBudget, TcpKeepalive,
+    ConnectionPool, DestinationRule, Http2Keepalive, HttpUpgrade, RetryBudget, TcpKeepalive,
 };
 use crate::networking::read;
 use crate::tree::{Data, Node};
@@ -31,6 +31,7 @@ pub(super) fn build(report: &mut Report, node: &Node, at: &str) -> ConnectionPoo
         max_connection_duration: read::duration(tcp("maxConnectionDuration")),
         tcp_idle: read::duration(tcp("idleTimeout")),
         http_idle: read::duration(http("idleTimeout")),
+        priority: None,
         max_streams: read::count(http("maxConcurrentStreams")).filter(|streams| *streams > 0),
         http2_keepalive: http("http2KeepAlive")
             .and_then(|block| http2_keepalive(report, block, &format!("{at}.http.http2KeepAlive"))),
@@ -90,6 +91,52 @@ fn http2_keepalive(report: &mut Report, node: &Node, at: &str) -> Option<Http2Ke
         interval: read::duration(node.get("interval"))?,
         timeout: read::duration(node.get("timeout")).unwrap_or(Duration::from_secs(20)),
     })
+}
+
+/// `naka.dev/priority: "x-tier: gold, silver"`: who waits for a connection comes first with the first value.
+const PRIORITY: &str = "naka.dev/priority";
+/// More classes than this are no order any more.
+const CLASSES: usize = 16;
+
+/// Puts what the annotation says into the pools of the rule, its subsets and their ports.
+pub(crate) fn attach(report: &mut Report, annotations: Option<&Node>, rule: &mut DestinationRule) {
+    let entries = annotations.map(Node::entries).unwrap_or_default();
+    let Some(entry) = entries.iter().find(|entry| entry.key == PRIORITY) else {
+        return;
+    };
+    let text = entry.value.text().unwrap_or_default();
+    let parts = text.split_once(':').map(|(header, values)| {
+        let values = values.split(',').map(|v| v.trim().to_owned());
+        (
+            header.trim().to_ascii_lowercase(),
+            values.collect::<Vec<_>>(),
+        )
+    });
+    let sound = parts.filter(|(header, values)| {
+        let token = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+        !header.is_empty()
+            && header.bytes().all(token)
+            && values.len() <= CLASSES
+            && values.iter().all(|value| !value.is_empty())
+    });
+    let Some(priority) = sound else {
+        report.invalid(
+            &format!("metadata.annotations[{PRIORITY}]"),
+            &entry.value,
+            format!("{text:?} names no header with its values in order"),
+            "write for example x-tier: gold, silver".to_owned(),
+        );
+        return;
+    };
+    rule.policy.connection_pool.get_or_insert_default();
+    let own = rule.subsets.iter_mut().map(|subset| &mut subset.policy);
+    for policy in own.chain([&mut rule.policy]) {
+        let ports = policy.ports.iter_mut().map(|(_, policy)| policy);
+        let pools = ports.filter_map(|policy| policy.connection_pool.as_mut());
+        for pool in pools.chain(policy.connection_pool.as_mut()) {
+            pool.priority = Some(priority.clone());
+        }
+    }
 }
 
 /// The retry budget.
