@@ -42,7 +42,7 @@ fn the_cause_is_named_while_it_lasts() {
         &rule("{outlierDetection: {consecutive5xxErrors: 1}}"),
     );
     finds(&mesh, "payment", "an aggressive rule", 1, &["W921"]);
-    mesh.ok(["delete", "destinationrule/payment", "--wait"]);
+    mesh.ok(["delete", "destinationrule/payment"]);
     finds(&mesh, "payment", "the rule is gone", 0, &[]);
 
     let service = |selector: &str| {
