@@ -140,6 +140,12 @@ pub(crate) struct Demo {
     /// Form of the report at the end
     #[arg(long, value_name = "FORM")]
     pub(crate) report: Option<Report>,
+    /// A story with claims that are proved: upi, tiers, zones, merchants, bank-failover
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["tour", "length"])]
+    pub(crate) scenario: Option<String>,
+    /// Leave an object of the scenario out, KIND/NAME: the claims that rest on it must fail
+    #[arg(long, value_name = "KIND/NAME", requires = "scenario")]
+    pub(crate) without: Vec<String>,
     /// A guided minute: each claim is shown with its evidence
     #[arg(long)]
     pub(crate) tour: bool,

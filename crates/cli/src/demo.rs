@@ -3,6 +3,7 @@
 mod flow;
 mod load;
 pub(crate) mod program;
+mod scenario;
 mod summary;
 mod tally;
 mod tour;
@@ -21,6 +22,9 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// Runs `naka demo`.
 pub(crate) async fn run(args: &args::Demo) -> Outcome {
+    if let Some(name) = &args.scenario {
+        return scenario::run(args, name).await;
+    }
     let home = Home::from_env()?;
     let began = Instant::now();
     let (mut interrupt, mut terminate) = (

@@ -300,6 +300,12 @@ pub(crate) struct DemoProgram {
     /// Directory of the request logs
     #[arg(long)]
     pub(crate) log_dir: PathBuf,
+    /// Status of its answers, when it is to be ill
+    #[arg(long, default_value_t = 200)]
+    pub(crate) status: u16,
+    /// How long it takes over an answer, in milliseconds
+    #[arg(long, default_value_t = 0)]
+    pub(crate) delay_ms: u64,
     /// Services to call for each order, one after the other
     #[arg(long)]
     pub(crate) call: Vec<String>,

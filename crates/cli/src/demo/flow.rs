@@ -10,6 +10,8 @@
 //! Every program is started by `naka run`, as a user would start it. Everything lives in `mesh/demo`, `run/demo.*` and
 //! `demo/` of `$NAKA_HOME` and goes when the demo ends.
 
+mod scenario;
+
 use crate::client::Client;
 use crate::cmd::apply::{self, Request, text};
 use crate::cmd::history::items;
@@ -231,25 +233,9 @@ pub(crate) struct Flow {
 impl Flow {
     /// Starts everything; returns when an order can be placed. Whatever was started ends when it fails.
     pub(crate) async fn start(home: Home, tapped: bool) -> Outcome<Self> {
-        if up::answers(&home.control_sock(MESH)).await {
-            return Err(Exit::failed("a demo is running already"));
-        }
-        remove(&home);
-        make_dir(&home.dir().join("demo"))?;
-        std::fs::write(home.dir().join("demo/canary.yaml"), canary_yaml(90, 10))?;
-        std::fs::write(home.dir().join("demo/ingress.yaml"), INGRESS_YAML)?;
-        let before = Contexts::open(&home)?.current().to_owned();
-        let control = up::start(&home, MESH, &control_options()).await?;
-        let mut flow = Self {
-            context: Context::default(),
-            control,
-            runs: Vec::new(),
-            ingress: SocketAddr::from(([127, 0, 0, 1], 0)),
-            gateway: None,
-            relays: Vec::new(),
-            before,
-            home,
-        };
+        let mut flow = Self::empty(home).await?;
+        std::fs::write(flow.file("canary.yaml"), canary_yaml(90, 10))?;
+        std::fs::write(flow.file("ingress.yaml"), INGRESS_YAML)?;
         match flow.assemble(tapped).await {
             Ok(()) => Ok(flow),
             Err(error) => {
@@ -259,11 +245,37 @@ impl Flow {
         }
     }
 
-    async fn assemble(&mut self, tapped: bool) -> Outcome {
+    /// A control plane and nothing else.
+    async fn empty(home: Home) -> Outcome<Self> {
+        if up::answers(&home.control_sock(MESH)).await {
+            return Err(Exit::failed("a demo is running already"));
+        }
+        remove(&home);
+        make_dir(&home.dir().join("demo"))?;
+        let before = Contexts::open(&home)?.current().to_owned();
+        let control = up::start(&home, MESH, &control_options()).await?;
+        Ok(Self {
+            context: Context::default(),
+            control,
+            runs: Vec::new(),
+            ingress: SocketAddr::from(([127, 0, 0, 1], 0)),
+            gateway: None,
+            relays: Vec::new(),
+            before,
+            home,
+        })
+    }
+
+    /// Makes its context, without making it the current one.
+    async fn enter(&mut self) -> Outcome {
         self.context = up::record(&self.home, MESH, false).await?;
         let mut contexts = Contexts::open(&self.home)?;
         contexts.make_current(&self.before);
-        contexts.save()?;
+        contexts.save()
+    }
+
+    async fn assemble(&mut self, tapped: bool) -> Outcome {
+        self.enter().await?;
         for part in PARTS {
             let options = if tapped && part.service == "payment" {
                 self.tap().await?
@@ -295,6 +307,10 @@ impl Flow {
 
     /// Starts one program and its sidecar through `naka run`.
     fn spawn(&self, part: Part, options: &[String]) -> Outcome<Running> {
+        self.spawn_as(part, options, &[])
+    }
+
+    fn spawn_as(&self, part: Part, options: &[String], behaviour: &[String]) -> Outcome<Running> {
         let exe = std::env::current_exe()?;
         let log = std::fs::OpenOptions::new()
             .create(true)
@@ -323,7 +339,8 @@ impl Flow {
                 part.version,
                 "--log-dir",
             ])
-            .arg(self.logs());
+            .arg(self.logs())
+            .args(behaviour);
         for service in part.calls {
             command.args(["--call", service]);
         }
@@ -447,7 +464,7 @@ impl Flow {
             if let Ok(mut client) = self.client().await
                 && let Ok(workloads) = client.get("/naka/v1/workloads").await
             {
-                missing = not_ready(&workloads);
+                missing = not_ready(PARTS, &workloads);
                 if missing.is_empty() {
                     // What is registered may not have reached every proxy yet.
                     if takes_orders(self.ingress).await {
@@ -557,8 +574,8 @@ async fn takes_orders(ingress: SocketAddr) -> bool {
 }
 
 /// Names of the parts that are not registered as ready.
-fn not_ready(workloads: &Value) -> Vec<String> {
-    PARTS
+fn not_ready(parts: &[Part], workloads: &Value) -> Vec<String> {
+    parts
         .iter()
         .filter(|part| {
             !items(workloads).iter().any(|workload| {

@@ -49,6 +49,8 @@ pub(crate) fn run(args: &args::DemoProgram) -> Outcome {
     let program = Rc::new(Program {
         version: args.version.clone(),
         calls: args.call.clone(),
+        status: StatusCode::from_u16(args.status).unwrap_or(StatusCode::OK),
+        delay: Duration::from_millis(args.delay_ms),
         log: RefCell::new(Log::open(
             &args.log_dir,
             &format!("{}-{}", args.name, args.version),
@@ -62,6 +64,9 @@ pub(crate) fn run(args: &args::DemoProgram) -> Outcome {
 struct Program {
     version: String,
     calls: Vec<String>,
+    /// Of its answers, unless a call of its own fails.
+    status: StatusCode,
+    delay: Duration,
     log: RefCell<Log>,
     caller: Caller,
 }
@@ -104,7 +109,10 @@ impl Program {
         self.log
             .borrow_mut()
             .line(&json!({"served": id, "t": now_ms(), "peer": peer, "version": self.version}));
-        let mut status = StatusCode::OK;
+        if !self.delay.is_zero() {
+            tokio::time::sleep(self.delay).await;
+        }
+        let mut status = self.status;
         let mut answers = serde_json::Map::new();
         for service in &self.calls {
             let answered = self.call(service, &id).await;

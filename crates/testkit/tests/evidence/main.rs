@@ -31,6 +31,7 @@ mod proxyless;
 mod ready;
 mod refused;
 mod restart;
+mod scenario;
 mod seal;
 mod skew;
 mod source;
