@@ -169,6 +169,7 @@ impl Key {
             Self::Endpoints(_) if dialect == Dialect::Envoy => Class {
                 namespace: class.namespace.clone(),
                 workload_id: class.workload_id.clone(),
+                labels: class.labels_of_caller(),
                 dialect,
                 ..none
             },

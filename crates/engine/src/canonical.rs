@@ -70,6 +70,10 @@ pub struct Origin {
     /// Where the connection was meant for, when that is known apart from the request (CONNECT, an explicit bind):
     /// it decides the virtual host instead of the authority.
     pub destination: Option<(Arc<str>, u16)>,
+    /// Whether the authority must be the destination's host.
+    pub agreeing: bool,
+    /// The address that the connection was made to, where that is known apart from its name.
+    pub made_to: Option<IpAddr>,
     /// At a gateway, the filter chain that took the connection; its port is `default_port`.
     pub chain: Option<Arc<str>>,
     /// The caller's address.
@@ -97,6 +101,8 @@ impl Origin {
             tls: false,
             default_port,
             destination: None,
+            agreeing: false,
+            made_to: None,
             chain: None,
             address: None,
             source: None,
@@ -112,6 +118,8 @@ impl Origin {
             tls,
             default_port: port,
             destination: None,
+            agreeing: false,
+            made_to: None,
             chain: None,
             address: None,
             source: None,
@@ -127,6 +135,8 @@ impl Origin {
             tls,
             default_port: port,
             destination: None,
+            agreeing: false,
+            made_to: None,
             chain: None,
             address,
             source: None,

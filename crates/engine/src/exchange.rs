@@ -437,6 +437,9 @@ impl Exchange {
 
     fn find_host(&mut self, request: &mut Canonical, ask: bool, cx: &mut Cx<'_>) -> Effect {
         let (host, port) = wanted(request, cx.origin);
+        if cx.origin.agreeing && !host.eq_ignore_ascii_case(request.host()) {
+            return self.refuse(request, Reason::NameMismatch, cx);
+        }
         let found = match &cx.origin.chain {
             None => cx.snapshot.virtual_host(host, port),
             Some(chain) => of_chain(cx.snapshot, port, chain).and_then(|hosts| hosts.find(host)),

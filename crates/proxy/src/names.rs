@@ -11,6 +11,8 @@ use naka_types::host::{DOMAIN, Host, filter_key};
 use naka_types::reason::Reason;
 use naka_wire::v1::NameFilter;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
 
 /// The most names one proxy holds on demand.
 pub const CAPACITY: usize = 1_000;
@@ -34,6 +36,49 @@ pub struct Filter {
     fuse: Option<Fuse>,
     suffixes: Vec<String>,
     outside: Outside,
+    /// The narrowest first.
+    blocks: Vec<Block>,
+}
+
+/// Addresses that hosts are called by.
+#[derive(Debug)]
+struct Block {
+    address: IpAddr,
+    bits: u8,
+    host: Arc<str>,
+    /// Several hosts have it: what is said inside decides.
+    shared: bool,
+}
+
+impl Block {
+    fn read(block: &str, hosts: &str) -> Option<Self> {
+        let (address, bits) = block.split_once('/')?;
+        let (host, shared) = match hosts.split_once(',') {
+            Some((first, _)) => (first, true),
+            None => (hosts, false),
+        };
+        Some(Self {
+            address: address.parse().ok()?,
+            bits: bits.parse().ok()?,
+            host: host.into(),
+            shared,
+        })
+    }
+
+    fn holds(&self, address: IpAddr) -> bool {
+        let shift = |most: u8| u32::from(most - self.bits.min(most));
+        match (self.address, address) {
+            (IpAddr::V4(own), IpAddr::V4(other)) => {
+                let apart = u32::from(own) ^ u32::from(other);
+                apart.checked_shr(shift(32)).unwrap_or(0) == 0
+            }
+            (IpAddr::V6(own), IpAddr::V6(other)) => {
+                let apart = u128::from(own) ^ u128::from(other);
+                apart.checked_shr(shift(128)).unwrap_or(0) == 0
+            }
+            _ => false,
+        }
+    }
 }
 
 /// What becomes of calls to hosts that are not of the mesh.
@@ -59,16 +104,29 @@ impl Filter {
         } else {
             Some(decode_fuse(&wire.fuse16)?)
         };
+        let blocks = wire.addresses.iter();
+        let mut blocks: Vec<Block> = blocks
+            .filter_map(|(block, hosts)| Block::read(block, hosts))
+            .collect();
+        blocks.sort_by_key(|block| std::cmp::Reverse(block.bits));
         Ok(Self {
             exact: wire.exact.iter().cloned().collect(),
             fuse,
             suffixes: wire.suffixes.clone(),
+            blocks,
             outside: match wire.outside_cluster.as_str() {
                 _ if wire.registry_only => Outside::Denied,
                 "" => Outside::Allowed,
                 cluster => Outside::Through(cluster.to_owned()),
             },
         })
+    }
+
+    /// The host that is called by an address, and whether others are, too.
+    #[must_use]
+    pub fn called_by(&self, address: IpAddr) -> Option<(Arc<str>, bool)> {
+        let block = self.blocks.iter().find(|block| block.holds(address))?;
+        Some((Arc::clone(&block.host), block.shared))
     }
 
     /// What becomes of calls to all other hosts.
@@ -362,5 +420,35 @@ mod tests {
         assert_eq!(order.len(), CAPACITY);
         assert_eq!(order.last().map(String::as_str), Some("new"));
         assert_eq!(Called::restore(order.clone()).in_order(), order);
+    }
+
+    #[test]
+    fn addresses_lead_to_the_narrowest_block_that_has_them() {
+        let wire = NameFilter {
+            addresses: [
+                ("240.0.0.1/32", "a.global,b.global"),
+                ("10.0.0.0/8", "*.corp.example"),
+                ("10.1.0.0/16", "db.corp.example"),
+                ("2001:db8::/32", "six.example"),
+                ("0.0.0.0/0", "all.example"),
+                ("nonsense", "x"),
+            ]
+            .map(|(block, hosts)| (block.to_owned(), hosts.to_owned()))
+            .into(),
+            ..NameFilter::default()
+        };
+        let filter = Filter::decode(&wire).unwrap();
+        for (address, expect) in [
+            ("240.0.0.1", Some(("a.global", true))),
+            ("10.1.2.3", Some(("db.corp.example", false))),
+            ("10.2.2.3", Some(("*.corp.example", false))),
+            ("192.0.2.1", Some(("all.example", false))),
+            ("2001:db8::1", Some(("six.example", false))),
+            ("2001:db9::1", None),
+        ] {
+            let got = filter.called_by(address.parse().unwrap());
+            let got = got.as_ref().map(|(host, shared)| (&**host, *shared));
+            assert_eq!(got, expect, "{address}");
+        }
     }
 }

@@ -37,6 +37,7 @@ macro_rules! reasons {
 reasons! {
     NoRoute "no-route" 404 12 "NR" "No route of the virtual host matches the request; add a catch-all route or fix the match.";
     UnknownHost "unknown-host" 503 14 "NR" "The name is neither in the mesh nor resolvable outside; check its spelling and namespace.";
+    NameMismatch "name-mismatch" 421 7 "NR" "The Host header or the server name of TLS names another host than the connection was made to; call each name by itself.";
     EgressDenied "egress-denied" 502 14 "NR" "The name is not of the mesh, and the caller's Sidecar lets it call nothing else (outboundTrafficPolicy REGISTRY_ONLY); add a ServiceEntry.";
     ConfigUnavailable "config-unavailable" 503 14 "NC" "The name is in the mesh but its configuration did not arrive within one second; check the control plane.";
     NoSuchPort "no-such-port" 503 14 "NR" "The name is in the mesh, but not with this port; check the port number.";

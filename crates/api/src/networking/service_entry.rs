@@ -90,6 +90,12 @@ pub struct Block {
     pub bits: u8,
 }
 
+impl std::fmt::Display for Block {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.address, self.bits)
+    }
+}
+
 impl Block {
     /// Reads `192.0.2.1` or `192.0.2.0/24`.
     #[must_use]
@@ -105,11 +111,5 @@ impl Block {
             Some(bits) => bits.parse().ok().filter(|bits| *bits <= most)?,
         };
         Some(Self { address, bits })
-    }
-
-    /// Whether it is one address.
-    #[must_use]
-    pub fn is_single(&self) -> bool {
-        self.bits == if self.address.is_ipv4() { 32 } else { 128 }
     }
 }

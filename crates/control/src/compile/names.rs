@@ -6,7 +6,7 @@
 use super::{Built, Class, Key, View};
 use crate::world::Read;
 use naka_api::networking::sidecar::Outside;
-use naka_types::host::filter_key;
+use naka_types::host::{Host, filter_key};
 use naka_types::name::ClusterName;
 use naka_wire::v1::NameFilter;
 use xorf::BinaryFuse16;
@@ -52,6 +52,19 @@ pub(crate) fn names(view: &View<'_>, class: &Class) -> Built {
         filter.suffixes.sort();
         filter.suffixes.dedup();
     }
+    for host in hosts.iter().chain(&patterns) {
+        let service = Host::parse(host)
+            .ok()
+            .and_then(|host| world.holder(&host, &class.namespace));
+        let entry = service.and_then(|service| service.entry.as_ref());
+        for block in entry.into_iter().flat_map(|entry| &entry.addresses) {
+            let hosts = filter.addresses.entry(block.to_string()).or_default();
+            if !hosts.is_empty() {
+                hosts.push(',');
+            }
+            hosts.push_str(host);
+        }
+    }
     let outside = sidecar.and_then(|sidecar| sidecar.outside.as_ref());
     let through = outside.and_then(|outside| through(view, outside, class));
     filter.registry_only = outside.is_some_and(|outside| outside.registry_only);
@@ -77,6 +90,7 @@ pub(crate) fn names(view: &View<'_>, class: &Class) -> Built {
         &filter.suffixes,
         filter.registry_only,
         &filter.outside_cluster,
+        &filter.addresses,
     );
     Built::new(&model, naka_wire::pack(&filter)).referring(refers)
 }

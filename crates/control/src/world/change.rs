@@ -6,6 +6,7 @@
 
 use super::World;
 use naka_api::networking::export::Export;
+use naka_api::networking::service_entry::Block;
 use naka_types::host::Host;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -122,14 +123,12 @@ impl World {
 }
 
 /// Hosts with who sees them.
-fn visible(world: &World) -> impl Iterator<Item = (&Host, &Export, bool)> {
+fn visible(world: &World) -> impl Iterator<Item = (&Host, &Export, &[Block], bool)> {
     world.services.iter().map(|(host, service)| {
         let entry = service.entry.as_ref();
-        (
-            host,
-            &service.export,
-            entry.is_some_and(|e| e.next.is_some()),
-        )
+        let addresses = entry.map_or(&[][..], |entry| entry.addresses.as_slice());
+        let more = entry.is_some_and(|entry| entry.next.is_some());
+        (host, &service.export, addresses, more)
     })
 }
 

@@ -219,7 +219,8 @@ impl Run {
                 }
                 Effect::Need(Need::Addresses { host, port }) => {
                     let conn = Rc::clone(&self.scope.conn);
-                    let found = Box::pin(dial::addresses(&conn, &host, port)).await;
+                    let origin = self.scope.origin.clone();
+                    let found = Box::pin(dial::addresses(&conn, &origin, &host, port)).await;
                     Next::Addresses(found)
                 }
                 Effect::Need(Need::Backoff(pause)) => {

@@ -119,9 +119,20 @@ pub(crate) fn called(conn: &Conn, origin: &Origin) -> Option<Arc<str>> {
 
 /// Addresses of a name that the caller said, of a host that configuration knows by a pattern only. Never this host's
 /// own loopback: the program has no business there.
-pub(crate) async fn addresses(conn: &Conn, host: &str, port: u16) -> Vec<SocketAddr> {
-    let all = conn.worker.lookups.look_up(host).await;
+pub(crate) async fn addresses(
+    conn: &Conn,
+    origin: &Origin,
+    host: &str,
+    port: u16,
+) -> Vec<SocketAddr> {
+    let all = match origin.made_to.filter(|ip| !crate::vip::is_virtual(*ip)) {
+        Some(ip) => vec![ip],
+        None => conn.worker.lookups.look_up(host).await,
+    };
+    // A program of a network namespace of its own has no business at this host's loopback.
+    let inside = conn.entrance.is_inside();
     all.into_iter()
+        .filter(|ip| !inside || !(ip.to_canonical().is_loopback() || ip.is_unspecified()))
         .map(|ip| SocketAddr::new(ip, port))
         .filter(|address| *address != conn.local)
         .collect()
@@ -173,7 +184,7 @@ pub(crate) async fn dial(conn: &Rc<Conn>, origin: &Origin) -> Result<Dialled, Fa
                 Input::Answer(Answered::Ready)
             }
             Effect::Need(Need::Addresses { host, port }) => {
-                found = addresses(conn, &host, port).await;
+                found = addresses(conn, origin, &host, port).await;
                 Input::Addresses(&found)
             }
             Effect::Try(attempt) => match call(conn, origin, &attempt).await {

@@ -4,6 +4,7 @@
 //! it stays silent for [`SNIFF_GRACE`] the called side is connected, and when that speaks first (MySQL, SMTP, SSH)
 //! its bytes are forwarded and the connection is opaque. A caller that sends HTTP later still gets HTTP.
 
+use super::agree;
 use super::copy::{self, Side};
 use super::dial::{self, Dialled};
 use crate::detect::{self, Speaks};
@@ -30,12 +31,35 @@ use tokio::net::TcpStream;
 /// How long a caller may dawdle over a first word that could still become HTTP once the called side waits too.
 const UNDECIDED: Duration = Duration::from_secs(1);
 
+/// Where a connection of the program goes.
+struct To {
+    host: Arc<str>,
+    port: u16,
+    /// The address it was made to, where that is known.
+    address: Option<IpAddr>,
+    /// Several hosts have the address: requests say themselves which they mean.
+    shared: bool,
+}
+
 /// A connection of the program to a known host and port.
-pub(crate) async fn captured(conn: Rc<Conn>, mut io: Io, host: Arc<str>, port: u16) {
+pub(crate) async fn captured(conn: Rc<Conn>, io: Io, host: Arc<str>, port: u16) {
+    let to = To {
+        host,
+        port,
+        address: None,
+        shared: false,
+    };
+    lead(conn, io, to).await;
+}
+
+async fn lead(conn: Rc<Conn>, mut io: Io, to: To) {
+    let To { host, port, .. } = to;
     conn.watch(io.moved(), false);
     let mut origin = Origin::outbound(port);
     origin.address = Some(conn.remote.ip());
     origin.destination = Some((Arc::clone(&host), port));
+    origin.made_to = to.address;
+    origin.agreeing = !to.shared && agree::applies(&conn, &host);
     let protocol = match dial::virtual_host(&conn, &host, port).await {
         Ok(Some(vhost)) => protocol_of(&conn.worker.snapshot(), &vhost),
         // Outside the mesh nothing is known, and nothing is looked into.
@@ -49,6 +73,9 @@ pub(crate) async fn captured(conn: Rc<Conn>, mut io: Io, host: Arc<str>, port: u
             return refuse(&conn, reason, &host);
         }
     };
+    if to.shared && protocol.is_http() {
+        origin.destination = None;
+    }
     let scope = |conn| Scope {
         conn,
         origin: origin.clone(),
@@ -57,6 +84,11 @@ pub(crate) async fn captured(conn: Rc<Conn>, mut io: Io, host: Arc<str>, port: u
         inner: true,
     };
     match protocol {
+        Protocol::Tls if origin.agreeing => match agree::hello(&conn, &mut io, &host).await {
+            Ok(()) => opaque(conn, io, &origin).await,
+            Err(Some(reason)) => disagreed(&conn, &origin, reason, &host),
+            Err(None) => {}
+        },
         Protocol::Tcp | Protocol::Tls => opaque(conn, io, &origin).await,
         Protocol::Http | Protocol::Http2 | Protocol::Grpc => {
             let mut first = First::default();
@@ -82,6 +114,16 @@ pub(crate) async fn captured(conn: Rc<Conn>, mut io: Io, host: Arc<str>, port: u
     }
 }
 
+/// What a connection says of itself and where it goes are not the same: counted under where it goes, and closed.
+fn disagreed(conn: &Conn, origin: &Origin, reason: Reason, host: &str) {
+    if let Some(called) = dial::called(conn, origin) {
+        let handle = conn.worker.handles.tcp_host(conn, &called);
+        handle.opened();
+        handle.closed(Some(reason));
+    }
+    refuse(conn, reason, host);
+}
+
 /// A connection that the rules of the program's network namespace brought here: to the name that its address stands
 /// for, or, as bytes, to where it was going.
 pub(crate) async fn redirected(conn: Rc<Conn>, stream: TcpStream) {
@@ -97,12 +139,23 @@ pub(crate) async fn redirected(conn: Rc<Conn>, stream: TcpStream) {
         .vips
         .as_ref()
         .and_then(|vips| vips.host(to.ip()));
-    let host = match (named, is_ours(to)) {
-        (Some(host), _) => host,
-        (None, Some((reason, detail))) => return refuse(&conn, reason, detail),
-        (None, None) => to.ip().to_string().into(),
+    let declared = || conn.worker.called_by(to.ip().to_canonical());
+    let (host, shared) = match (named, is_ours(to)) {
+        (Some(host), _) => (host, false),
+        (None, ours) => match (ours, declared()) {
+            // An entry may stand for an address that means nothing else, never for this host itself.
+            (None | Some((Reason::UnknownHost, _)), Some(declared)) => declared,
+            (Some((reason, detail)), _) => return refuse(&conn, reason, detail),
+            (None, None) => (to.ip().to_string().into(), false),
+        },
     };
-    captured(conn, Io::plain(stream), host, to.port()).await;
+    let to = To {
+        host,
+        port: to.port(),
+        address: Some(to.ip()),
+        shared,
+    };
+    lead(conn, Io::plain(stream), to).await;
 }
 
 /// Where the program connected to before the connection was redirected.

@@ -28,7 +28,7 @@ use naka_types::workload::Ulid;
 use rustls_pki_types::ServerName;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -186,6 +186,11 @@ impl Worker {
         };
         // Whoever waits too long finds that there are no endpoints.
         let _ = tokio::time::timeout(limits::LOOK_UP, looking).await;
+    }
+
+    /// The host that configuration says is called by an address, and whether others are, too.
+    pub(crate) fn called_by(&self, address: IpAddr) -> Option<(Arc<str>, bool)> {
+        self.names.borrow().called_by(address)
     }
 
     /// What becomes of calls to hosts that are not of the mesh.

@@ -84,10 +84,10 @@ impl Made {
         let made = Self {
             dir: tempfile::tempdir().unwrap(),
         };
-        let config =
-            "[ca]\ndefault_ca=d\n[d]\ndatabase=index.txt\ndefault_md=sha256\ndefault_crl_days=30\n";
+        let config = "[ca]\ndefault_ca=d\n[d]\ndatabase=index.txt\ndefault_md=sha256\ndefault_crl_days=30\ncrlnumber=number\ncrl_extensions=e\n[e]\nauthorityKeyIdentifier=keyid\n";
         std::fs::write(made.dir.path().join("ca.cnf"), config).unwrap();
         std::fs::write(made.dir.path().join("index.txt"), "").unwrap();
+        std::fs::write(made.dir.path().join("number"), "01\n").unwrap();
         made.openssl("req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout ca.key -out ca.pem -subj /CN=authority -days 2");
         for name in ["server", "client"] {
             let san = format!("subjectAltName=DNS:api.example.com,URI:spiffe://outside/{name}\n");

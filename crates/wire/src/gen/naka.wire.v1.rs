@@ -210,6 +210,12 @@ pub struct NameFilter {
     /// Cluster that hosts outside of it are called by; empty: directly.
     #[prost(string, tag = "5")]
     pub outside_cluster: ::prost::alloc::string::String,
+    /// Addresses, or blocks of them (`192.0.2.0/24`), with the hosts that are called by them, separated by commas.
+    #[prost(btree_map = "string, string", tag = "6")]
+    pub addresses: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
 }
 impl ::prost::Name for NameFilter {
     const NAME: &'static str = "NameFilter";

@@ -76,7 +76,7 @@ pub(super) const FIELDS: Ty = Ty::Object(&[
     f(
         "credentialName",
         Ty::Str,
-        "Secret of the rule's namespace that holds certificate, key and authorities.",
+        "Secret with certificate, key and authorities. Not enforced yet (W900): calls fail until files are named.",
     ),
     f(
         "subjectAltNames",
@@ -168,6 +168,18 @@ fn check(report: &mut Report, node: &Node, at: &str, tls: &ClientTls) {
                 );
             }
         }
+    }
+    if tls.originates()
+        && let Some(name) = node.get("credentialName")
+    {
+        report.error(
+            codes::W900,
+            &join(at, "credentialName"),
+            name.place,
+            "credentialName is not enforced yet at destinations: calls to them fail (tls-failed)"
+                .to_owned(),
+            "name files instead: clientCertificate, privateKey, caCertificates".to_owned(),
+        );
     }
     if tls.originates() && tls.insecure_skip_verify {
         report.error(

@@ -562,10 +562,6 @@ impl<'a> Walk<'a> {
             let address = name.parse().unwrap_or(IpAddr::from(ASSUMED));
             self.book.means(&name, vec![address]);
         }
-        for name in self.book.names() {
-            let address = name.parse().unwrap_or(IpAddr::from(ASSUMED));
-            self.book.means(&name, vec![address]);
-        }
         self.book.settle();
         found
     }

@@ -26,6 +26,9 @@ use std::time::Duration;
 /// Names whose records say nothing else are looked up again after this time, as in Istio.
 const REFRESH: Duration = Duration::from_secs(60);
 
+/// A file that does not exist, so that nobody is believed.
+const NOBODY: &str = "/nonexistent/naka-credential";
+
 /// How endpoints are found.
 #[derive(Debug)]
 pub(super) enum Found<'a> {
@@ -179,7 +182,11 @@ impl<'a> Origination<'a> {
             &tls::Outside {
                 sni: self.sni.as_deref(),
                 names: self.names,
-                roots: self.tls.ca_certificates.as_deref(),
+                // A Secret is not read here yet: without it nobody is believed.
+                roots: match &self.tls.credential_name {
+                    Some(_) => Some(NOBODY),
+                    None => self.tls.ca_certificates.as_deref(),
+                },
                 revoked: self.tls.ca_crl.as_deref(),
                 certificate: match self.tls.mode {
                     TlsMode::Mutual => self
@@ -189,7 +196,7 @@ impl<'a> Origination<'a> {
                         .zip(self.tls.private_key.as_deref()),
                     _ => None,
                 },
-                verify: !self.tls.insecure_skip_verify,
+                verify: !self.tls.insecure_skip_verify || self.tls.credential_name.is_some(),
                 alpn,
             },
             dialect,
