@@ -185,6 +185,8 @@ codes! {
         "`maxRetries: 3`", "Tries belong to the VirtualService's `retries.attempts`; remove it or use 10 or more.";
     L304: "`maxRequestsPerConnection` of 1 or 2 opens a new connection for nearly every request.",
         "`maxRequestsPerConnection: 1`", "Remove it or use a larger number.";
+    L305: "A route's timeout ends before the `connectTimeout` of its destination: a host that does not answer uses up the whole call.",
+        "`timeout: 80ms` with `connectTimeout: 5s`", "Set `connectTimeout` well below the timeout.";
     L306: "All tries together can last longer than the route's timeout: the last ones are cut off.",
         "`timeout: 30s` with 1 + 3 tries of 10s", "Raise `timeout` or lower `attempts` or `perTryTimeout`.";
     L307: "Retries on 5xx repeat requests that may have been processed, for methods that are not safe to repeat.",
@@ -217,6 +219,10 @@ codes! {
         "`location: MESH_EXTERNAL` with an endpoint `…svc.cluster.local`", "Write `MESH_INTERNAL`.";
     L336: "Several hosts have one address: outside of HTTP nothing tells which was meant.",
         "two `hosts`, one of `addresses`, a TCP port", "Give each host an address of its own.";
+    L340: "`PASSTHROUGH` calls the address that a program names; calls by the service's name get 503.",
+        "`loadBalancer: {simple: PASSTHROUGH}`", "Use `LEAST_REQUEST`, unless programs call addresses of endpoints.";
+    L341: "`warmup` does nothing under this policy.",
+        "`{simple: RANDOM, warmup: {duration: 60s}}`", "Remove it, or use `ROUND_ROBIN` or `LEAST_REQUEST`.";
     L345: "Another namespace's name: an entry for it has no effect without a grant of that namespace.",
         "in `shop` a ServiceEntry for `pay.bank.svc.cluster.local`", "Remove the host, or have the other namespace write the annotation `naka.dev/host-grants` on its Service or Namespace.";
     L346: "The certificate of a server that is called by TLS is not verified.",

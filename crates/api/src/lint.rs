@@ -4,6 +4,7 @@
 //! carry object and field; [`crate::Decoded::lint`] adds file and line.
 
 mod access;
+mod balance;
 mod gateways;
 mod limits;
 mod policies;
@@ -29,6 +30,7 @@ pub fn cross_check(objects: &[&Object]) -> Vec<Finding> {
         if let Some(service) = object.virtual_service() {
             gateways::check(&mut out, object, service, &gateways);
             routes::check(&mut out, object, service);
+            balance::check_routes(&mut out, object, service, objects);
             uses.check_routes(&mut out, object, service);
         }
         if let Some(limit) = object.local_rate_limit() {
@@ -36,6 +38,7 @@ pub fn cross_check(objects: &[&Object]) -> Vec<Finding> {
         }
         if let Some(rule) = object.destination_rule() {
             policies::check(&mut out, object, rule);
+            balance::check_rule(&mut out, object, rule);
             uses.check_rule(&mut out, object, rule);
         }
     }

@@ -32,6 +32,30 @@ use Mode::{Compat, Strict};
 
 const CASES: &[Case] = &[
     (
+        "L305",
+        Compat,
+        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: v}\nspec:\n  hosts: [pay]\n  http:\n  - route: [{destination: {host: pay}}]\n    timeout: 80ms\n---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: d}\nspec:\n  host: pay\n  trafficPolicy:\n    connectionPool: {tcp: {connectTimeout: 5s}}\n",
+        "spec.http[0].timeout",
+        8,
+        "ends before the connectTimeout of 5s",
+    ),
+    (
+        "L340",
+        Compat,
+        "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: d}\nspec:\n  host: pay\n  trafficPolicy:\n    loadBalancer:\n      simple: PASSTHROUGH\n",
+        "spec.trafficPolicy.loadBalancer.simple",
+        8,
+        "by the service's name get 503",
+    ),
+    (
+        "L341",
+        Compat,
+        "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: d}\nspec:\n  host: pay\n  trafficPolicy:\n    loadBalancer:\n      simple: RANDOM\n      warmup: {duration: 60s}\n",
+        "spec.trafficPolicy.loadBalancer.warmup",
+        9,
+        "here warmup does nothing",
+    ),
+    (
         "L370",
         Compat,
         "apiVersion: naka.dev/v1alpha1\nkind: LocalRateLimit\nmetadata: {name: l}\nspec:\n  targetRefs:\n  - {kind: Service, name: pay}\n  rules:\n  - name: each\n    requests: 10\n    keys: [\"request.headers['x-merchant']\"]\n",

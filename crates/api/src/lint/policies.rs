@@ -56,7 +56,7 @@ pub(super) fn check(out: &mut Vec<Finding>, object: &Object, rule: &DestinationR
     }
 }
 
-fn every_policy(rule: &DestinationRule) -> Vec<(String, &TrafficPolicy)> {
+pub(super) fn every_policy(rule: &DestinationRule) -> Vec<(String, &TrafficPolicy)> {
     let mut out = vec![("spec.trafficPolicy".to_owned(), &rule.policy)];
     out.extend(rule.subsets.iter().map(|subset| {
         (
