@@ -148,7 +148,7 @@ const CASES: &[Case] = &[
         Compat,
         "%DR  trafficPolicy:\n    tls: {mode: SIMPLE, insecureSkipVerify: true}\n",
         "spec.trafficPolicy.tls.insecureSkipVerify",
-        6,
+        7,
         "not verified",
     ),
     (
