@@ -1,0 +1,30 @@
+//! Cases of the lints on load balancing.
+
+use super::{Case, Compat};
+
+pub(super) const CASES: &[Case] = &[
+    (
+        "L305",
+        Compat,
+        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: v}\nspec:\n  hosts: [pay]\n  http:\n  - route: [{destination: {host: pay}}]\n    timeout: 80ms\n---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: d}\nspec:\n  host: pay\n  trafficPolicy:\n    connectionPool: {tcp: {connectTimeout: 5s}}\n",
+        "spec.http[0].timeout",
+        8,
+        "ends before the connectTimeout of 5s",
+    ),
+    (
+        "L340",
+        Compat,
+        "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: d}\nspec:\n  host: pay\n  trafficPolicy:\n    loadBalancer:\n      simple: PASSTHROUGH\n",
+        "spec.trafficPolicy.loadBalancer.simple",
+        8,
+        "by the service's name get 503",
+    ),
+    (
+        "L341",
+        Compat,
+        "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: d}\nspec:\n  host: pay\n  trafficPolicy:\n    loadBalancer:\n      simple: RANDOM\n      warmup: {duration: 60s}\n",
+        "spec.trafficPolicy.loadBalancer.warmup",
+        9,
+        "here warmup does nothing",
+    ),
+];
