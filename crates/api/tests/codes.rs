@@ -532,14 +532,6 @@ const CASES: &[Case] = &[
         "not the tries of a request",
     ),
     (
-        "L304",
-        Compat,
-        "%DR  trafficPolicy:\n    connectionPool: {http: {maxRequestsPerConnection: 1}}\n",
-        "spec.trafficPolicy.connectionPool.http.maxRequestsPerConnection",
-        7,
-        "new connection",
-    ),
-    (
         "L306",
         Compat,
         "%VS  - route: [{destination: {host: a}}]\n    timeout: 3s\n    retries: {attempts: 3, perTryTimeout: 1s}\n",

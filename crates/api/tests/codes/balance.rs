@@ -1,8 +1,16 @@
-//! Cases of the lints on load balancing.
+//! Cases of the lints on load balancing and connections.
 
 use super::{Case, Compat};
 
 pub(super) const CASES: &[Case] = &[
+    (
+        "L304",
+        Compat,
+        "%DR  trafficPolicy:\n    connectionPool: {http: {maxRequestsPerConnection: 1}}\n",
+        "spec.trafficPolicy.connectionPool.http.maxRequestsPerConnection",
+        7,
+        "new connection",
+    ),
     (
         "L305",
         Compat,
