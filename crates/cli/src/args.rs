@@ -140,7 +140,7 @@ pub(crate) struct Demo {
     /// Form of the report at the end
     #[arg(long, value_name = "FORM")]
     pub(crate) report: Option<Report>,
-    /// A story with claims that are proved: upi, tiers, zones, merchants, bank-failover
+    /// A story with claims that are proved: upi, tiers, zones, merchants, bank-failover, booking
     #[arg(long, value_name = "NAME", conflicts_with_all = ["tour", "length"])]
     pub(crate) scenario: Option<String>,
     /// Leave an object of the scenario out, KIND/NAME: the claims that rest on it must fail

@@ -12,6 +12,8 @@
 
 mod scenario;
 
+pub(crate) use scenario::Cast;
+
 use crate::client::Client;
 use crate::cmd::apply::{self, Request, text};
 use crate::cmd::history::items;
@@ -287,7 +289,7 @@ impl Flow {
         }
         self.apply("ingress.yaml").await?;
         self.apply("canary.yaml").await?;
-        self.start_gateway().await?;
+        self.start_gateway("").await?;
         self.wait_ready().await
     }
 
@@ -401,13 +403,14 @@ impl Flow {
         Ok(applied.revision)
     }
 
-    async fn start_gateway(&mut self) -> Outcome {
+    async fn start_gateway(&mut self, region: &str) -> Outcome {
         let who = Who {
             namespace: INGRESS_NAMESPACE.to_owned(),
             service: Some(INGRESS.to_owned()),
             account: INGRESS.to_owned(),
             labels: [("istio", "ingressgateway"), ("app", INGRESS)]
                 .into_iter()
+                .chain((!region.is_empty()).then_some((naka_types::locality::LABEL, region)))
                 .map(|(key, value)| (key.to_owned(), json!(value)))
                 .collect(),
         };

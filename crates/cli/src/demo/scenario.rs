@@ -41,6 +41,8 @@ type Proof<'a> = Pin<Box<dyn Future<Output = Vec<Claim>> + 'a>>;
 pub(crate) struct Story {
     /// Name on the command line.
     pub(crate) name: &'static str,
+    /// Region of the ingress; empty: not said.
+    pub(crate) region: &'static str,
     /// Its programs.
     pub(crate) parts: &'static [stage::Program],
     /// Its objects, beside the ingress's Gateway.

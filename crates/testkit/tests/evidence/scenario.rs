@@ -115,3 +115,14 @@ fn bank_failover() {
         &[("DestinationRule/banks", "every payment succeeds")],
     );
 }
+
+#[test]
+fn booking() {
+    proves(
+        "booking",
+        &[
+            ("DestinationRule/tickets", "own region"),
+            ("DestinationRule/seats", "region named"),
+        ],
+    );
+}

@@ -34,15 +34,28 @@ spec:
       directResponse: {status: 200}
 "#;
 
+/// A program of a scenario.
+#[derive(Debug)]
+pub(crate) struct Cast {
+    pub(crate) part: Part,
+    /// Of its answers.
+    pub(crate) status: u16,
+    /// How long it takes over one.
+    pub(crate) delay_ms: u64,
+    /// Where it runs; empty: not said.
+    pub(crate) region: &'static str,
+}
+
 impl Flow {
     /// Starts the mesh of a scenario: its programs with their status and delay, its objects, the ingress.
     pub(crate) async fn start_scenario(
         home: Home,
-        parts: Vec<(Part, [String; 2])>,
+        parts: Vec<Cast>,
+        region: &str,
         objects: &[Object],
     ) -> Outcome<Self> {
         let mut flow = Self::empty(home).await?;
-        match flow.assemble_scenario(parts, objects).await {
+        match flow.assemble_scenario(parts, region, objects).await {
             Ok(()) => Ok(flow),
             Err(error) => {
                 flow.end().await;
@@ -53,21 +66,24 @@ impl Flow {
 
     async fn assemble_scenario(
         &mut self,
-        parts: Vec<(Part, [String; 2])>,
+        parts: Vec<Cast>,
+        region: &str,
         objects: &[Object],
     ) -> Outcome {
         self.enter().await?;
-        for (part, [status, delay]) in parts {
+        for one in parts {
             let behaviour = [
                 "--status".to_owned(),
-                status,
+                one.status.to_string(),
                 "--delay-ms".to_owned(),
-                delay,
+                one.delay_ms.to_string(),
             ];
-            let run = self.spawn_as(part, &[], &behaviour)?;
+            let place = (!one.region.is_empty()).then(|| format!("--locality={}", one.region));
+            let options: Vec<String> = place.into_iter().collect();
+            let run = self.spawn_as(one.part, &options, &behaviour)?;
             self.runs.push(run);
         }
-        self.start_gateway().await?;
+        self.start_gateway(region).await?;
         self.wait_registered().await?;
         std::fs::write(self.file("ingress.yaml"), SCENARIO_INGRESS_YAML)?;
         self.apply("ingress.yaml").await?;

@@ -1,7 +1,7 @@
 //! The mesh of a scenario, requests into it, and what its programs logged.
 
 use super::Story;
-use crate::demo::flow::{Flow, Part};
+use crate::demo::flow::{Cast, Flow, Part};
 use crate::exit::{Exit, Outcome};
 use crate::home::Home;
 use naka_api::{Kind, Mode, Object};
@@ -28,6 +28,8 @@ pub(crate) struct Program {
     pub(crate) status: u16,
     /// How long it takes, in milliseconds.
     pub(crate) delay_ms: u64,
+    /// Region it runs in; empty: not said.
+    pub(crate) region: &'static str,
 }
 
 /// An answer.
@@ -77,10 +79,14 @@ impl Stage {
                 version: program.version,
                 calls: &[],
             };
-            let options = [program.status.to_string(), program.delay_ms.to_string()];
-            (part, options)
+            Cast {
+                part,
+                status: program.status,
+                delay_ms: program.delay_ms,
+                region: program.region,
+            }
         });
-        let flow = Flow::start_scenario(home, parts.collect(), &objects).await?;
+        let flow = Flow::start_scenario(home, parts.collect(), story.region, &objects).await?;
         let stage = Self {
             flow,
             programs: story.parts,

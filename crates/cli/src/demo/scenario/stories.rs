@@ -18,6 +18,20 @@ const fn program(
         version,
         status,
         delay_ms,
+        region: "",
+    }
+}
+
+/// A program in a region.
+const fn there(
+    region: &'static str,
+    service: &'static str,
+    version: &'static str,
+    status: u16,
+) -> Program {
+    Program {
+        region,
+        ..program(service, version, status, 0)
     }
 }
 
@@ -25,6 +39,7 @@ const fn program(
 pub(crate) const STORIES: &[Story] = &[
     Story {
         name: "upi",
+        region: "",
         parts: &[
             program("upi", "v1", 200, 0),
             program("upi", "v2", 200, 0),
@@ -37,6 +52,7 @@ pub(crate) const STORIES: &[Story] = &[
     },
     Story {
         name: "tiers",
+        region: "",
         parts: &[
             program("payment-service-premium", "v2", 200, 0),
             program("payment-service-standard", "v1", 200, 0),
@@ -46,6 +62,7 @@ pub(crate) const STORIES: &[Story] = &[
     },
     Story {
         name: "zones",
+        region: "",
         parts: &[
             program("delivery-service", "mumbai-optimized", 200, 0),
             program("delivery-service", "bangalore-optimized", 200, 0),
@@ -57,6 +74,7 @@ pub(crate) const STORIES: &[Story] = &[
     },
     Story {
         name: "merchants",
+        region: "",
         parts: &[
             program("payment-processor", "a", 200, 0),
             program("payment-processor", "b", 200, 0),
@@ -67,6 +85,7 @@ pub(crate) const STORIES: &[Story] = &[
     },
     Story {
         name: "bank-failover",
+        region: "",
         parts: &[
             program("bank", "sbi", 503, 0),
             program("bank", "hdfc", 200, 0),
@@ -74,6 +93,21 @@ pub(crate) const STORIES: &[Story] = &[
         ],
         manifests: BANKS,
         prove: banks,
+    },
+    Story {
+        name: "booking",
+        region: "mumbai",
+        parts: &[
+            there("mumbai", "tickets", "mumbai", 200),
+            there("delhi", "tickets", "delhi", 200),
+            there("bangalore", "tickets", "bangalore", 200),
+            there("mumbai", "seats", "mumbai", 503),
+            there("delhi", "seats", "delhi", 200),
+            there("bangalore", "seats", "bangalore", 200),
+            there("delhi", "profile", "shared", 200),
+        ],
+        manifests: BOOKING,
+        prove: booking,
     },
 ];
 
@@ -203,6 +237,41 @@ spec:
   trafficPolicy:
     loadBalancer: {simple: ROUND_ROBIN}
     outlierDetection: {consecutive5xxErrors: 5, interval: 10s, baseEjectionTime: 30s, maxEjectionPercent: 50}
+";
+
+const BOOKING: &str = "apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: booking}
+spec:
+  hosts: ['*']
+  gateways: [istio-system/demo]
+  http:
+  - match: [{uri: {prefix: /tickets}}]
+    route: [{destination: {host: tickets}}]
+  - match: [{uri: {prefix: /seats}}]
+    route: [{destination: {host: seats}}]
+    retries: {attempts: 0}
+  - match: [{uri: {prefix: /profile}}]
+    route: [{destination: {host: profile}}]
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: tickets}
+spec:
+  host: tickets
+  trafficPolicy:
+    loadBalancer: {localityLbSetting: {enabled: true}}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: seats}
+spec:
+  host: seats
+  trafficPolicy:
+    loadBalancer:
+      simple: ROUND_ROBIN
+      localityLbSetting: {enabled: true, failover: [{from: mumbai, to: delhi}]}
+    outlierDetection: {consecutive5xxErrors: 3, interval: 10s, baseEjectionTime: 30s, maxEjectionPercent: 50}
 ";
 
 fn good(answers: &[Answer]) -> usize {
@@ -416,6 +485,49 @@ fn banks(stage: &Stage) -> Proof<'_> {
                 "the two others share the payments",
                 hdfc >= 20 && icici >= 20 && hdfc + icici == 60,
                 format!("hdfc {hdfc}, icici {icici}"),
+            ),
+            verified(stage),
+        ]
+    })
+}
+
+fn booking(stage: &Stage) -> Proof<'_> {
+    Box::pin(async move {
+        let (answers, served) = during(stage, stage.many(60, 6, "/tickets", &[])).await;
+        let near = served.of("tickets-mumbai");
+        let near_ok = good(&answers) == 60 && near == 60;
+        let (first, early) = during(stage, stage.many(20, 1, "/seats", &[])).await;
+        let failed = 20 - good(&first);
+        let (second, late) = during(stage, stage.many(60, 6, "/seats", &[])).await;
+        let (delhi, far) = (late.of("seats-delhi"), late.of("seats-bangalore"));
+        let (shared, profile) = during(stage, stage.many(20, 2, "/profile", &[])).await;
+        let reached = profile.of("profile-shared");
+        vec![
+            Claim::new(
+                "tickets are booked in the caller's own region",
+                near_ok,
+                format!("{near} of 60 in Mumbai"),
+            ),
+            Claim::new(
+                "a region that fails is left after three failures",
+                failed == 3 && early.of("seats-mumbai") == 3,
+                format!(
+                    "Mumbai was asked {} times, {failed} failed",
+                    early.of("seats-mumbai")
+                ),
+            ),
+            Claim::new(
+                "then every booking goes to the region named for it",
+                good(&second) == 60 && delhi == 60 && far == 0,
+                format!(
+                    "{} of 60 good, Delhi {delhi}, Bangalore {far}",
+                    good(&second)
+                ),
+            ),
+            Claim::new(
+                "a shared service of another region is reached",
+                good(&shared) == 20 && reached == 20,
+                format!("{reached} of 20"),
             ),
             verified(stage),
         ]
