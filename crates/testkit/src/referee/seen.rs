@@ -50,6 +50,8 @@ pub struct Arrival {
     pub endpoint: String,
     /// Method.
     pub method: String,
+    /// Version of HTTP, `1.1` or `2`.
+    pub version: String,
     /// Path and query.
     pub target: String,
     /// Host.
@@ -266,6 +268,7 @@ impl Verdict {
         }
         let all = [
             ("method", json!(last.method)),
+            ("version", json!(last.version)),
             ("tls", json!(last.tls)),
             ("sni", json!(last.sni)),
             ("cert", json!(last.cert)),

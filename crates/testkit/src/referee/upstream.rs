@@ -305,6 +305,11 @@ impl Served {
             clusters: self.clusters.clone(),
             endpoint: self.server.name.clone(),
             method: parts.method.to_string(),
+            version: match parts.version {
+                http::Version::HTTP_2 => "2".to_owned(),
+                http::Version::HTTP_10 => "1.0".to_owned(),
+                _ => "1.1".to_owned(),
+            },
             target: parts
                 .uri
                 .path_and_query()

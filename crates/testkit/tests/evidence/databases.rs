@@ -200,6 +200,7 @@ fn asked(mesh: &Mesh, database: &Database, name: &str, host: &str, port: u16) ->
     began.elapsed()
 }
 
+#[expect(clippy::print_stdout, reason = "a time that the evidence shows")]
 fn passes(make: fn(&Path, u16) -> Database) {
     let mesh = Mesh::up_unprivileged();
     let dir = mesh.home().join("database");

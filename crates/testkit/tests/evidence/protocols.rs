@@ -106,6 +106,7 @@ fn h2spec() -> PathBuf {
 }
 
 /// What h2spec says of a listener: its last line, which is there only when it ran.
+#[expect(clippy::print_stdout, reason = "the line that the evidence shows")]
 fn conformance(port: u16, options: &[&str]) -> String {
     let output = Command::new(h2spec())
         .args([
