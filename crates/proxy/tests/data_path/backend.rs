@@ -253,12 +253,19 @@ async fn an_ill_endpoint_is_found_by_asking_and_only_where_calls_go() {
         ill.ill.store(true, SeqCst);
         // Nobody is called, so nobody is asked; the other proof of it is in the engine.
         assert_eq!((well.asked.load(SeqCst), ill.asked.load(SeqCst)), (0, 0));
-        for _ in 0..2 {
-            get(outbound, "http://web/").await;
-        }
+        // Each worker begins somewhere of its own: until both were called.
+        within(async {
+            while well.calls() == 0 || ill.calls() == 0 {
+                get(outbound, "http://web/").await;
+            }
+        })
+        .await;
         let runtime = mesh.registry.cluster(&name());
         caller.until("it is out", |_| runtime.epoch() == 1).await;
-        assert!(ill.asked.load(SeqCst) >= 5 && well.asked.load(SeqCst) >= 1);
+        let asked = || (ill.asked.load(SeqCst), well.asked.load(SeqCst));
+        caller
+            .until("both were asked", |_| asked().0 >= 5 && asked().1 >= 1)
+            .await;
         let before = ill.calls();
         for _ in 0..6 {
             assert_eq!(get(outbound, "http://web/").await.status, 200);

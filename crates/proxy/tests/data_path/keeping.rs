@@ -2,14 +2,18 @@
 
 use crate::mesh::{HOST, Mesh, Proxy};
 use crate::pool::{Gate, all, ask, counts, name, plain, with};
-use crate::program::{connect, get, http as program, mirror, raw, within};
-use naka_engine::model::{Keeping, Pings, Probes, Snapshot};
+use crate::program::{client1, connect, full, get, http as program, mirror, raw, within};
+use http::Request;
+use hyper_util::rt::TokioIo;
+use naka_engine::model::{Keeping, Pings, Priority, Probes, Snapshot};
 use naka_proxy::worker::Entrance;
 use naka_types::protocol::Protocol;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
 
 fn keeping(mesh: &Mesh, protocol: Protocol, to: SocketAddr, keeping: Keeping) -> Snapshot {
     let snapshot = plain(mesh, protocol, &[to]);
@@ -212,5 +216,67 @@ async fn a_connection_that_answers_no_ping_is_given_up() {
         let snapshot = with(&mesh, &builder.build(), |spec| spec.keeping.pings = pings);
         let (_caller, outbound) = caller(&mesh, snapshot);
         assert_eq!(get(outbound, "http://web/").await.reason(), reason);
+    }
+}
+
+/// A request of a tier, under way.
+fn ask_as(outbound: SocketAddr, path: &'static str, tier: &'static str) -> JoinHandle<u16> {
+    tokio::spawn(async move {
+        let stream = TcpStream::connect(outbound).await.unwrap();
+        let mut sender = client1(TokioIo::new(stream)).await;
+        let request = Request::get(format!("http://web{path}"))
+            .header("host", "web")
+            .header("x-tier", tier)
+            .body(full(""))
+            .unwrap();
+        sender
+            .send_request(request)
+            .await
+            .unwrap()
+            .status()
+            .as_u16()
+    })
+}
+
+#[tokio::test]
+async fn who_waits_first_is_decided_by_class_where_one_is_named() {
+    for classes in [true, false] {
+        let gate = Gate::new();
+        let program = gate.program().await;
+        let mesh = Mesh::new();
+        let snapshot = plain(&mesh, Protocol::Http, &[program.address]);
+        let snapshot = with(&mesh, &snapshot, |spec| {
+            spec.limits.connections = 1;
+            spec.priority = classes.then(|| {
+                Box::new(Priority {
+                    header: http::HeaderName::from_static("x-tier"),
+                    values: ["gold".into(), "silver".into()].into(),
+                })
+            });
+        });
+        let caller = mesh.proxy_of(2, "shopper", snapshot, &[HOST], |_| {});
+        let outbound = caller.open(Entrance::Outbound);
+        let mut asked = vec![ask_as(outbound, "/first", "none")];
+        caller
+            .until("it is there", |_| gate.inside.load(SeqCst) == 1)
+            .await;
+        let waiting = counts(&mesh);
+        for (n, (path, tier)) in
+            (1..).zip([("/none", "none"), ("/silver", "silver"), ("/gold", "gold")])
+        {
+            asked.push(ask_as(outbound, path, tier));
+            caller.until("it waits", |_| waiting.pending() == n).await;
+        }
+        gate.go.add_permits(9);
+        for one in asked {
+            assert_eq!(within(one).await.unwrap(), 200);
+        }
+        let seen = gate.seen.lock().unwrap().clone();
+        let want = if classes {
+            ["/first", "/gold", "/silver", "/none"]
+        } else {
+            ["/first", "/none", "/silver", "/gold"]
+        };
+        assert_eq!(seen, want);
     }
 }

@@ -59,7 +59,7 @@ pub(crate) fn counts(mesh: &Mesh) -> Arc<ClusterRuntime> {
 /// A program whose answers wait until they are let go.
 #[derive(Clone)]
 pub(crate) struct Gate {
-    seen: Arc<Mutex<Vec<String>>>,
+    pub(crate) seen: Arc<Mutex<Vec<String>>>,
     pub(crate) inside: Arc<AtomicUsize>,
     most: Arc<AtomicUsize>,
     pub(crate) go: Arc<Semaphore>,
