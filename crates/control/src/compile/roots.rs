@@ -35,6 +35,8 @@ pub fn eager(world: &World, class: &Class) -> BTreeSet<Key> {
     }
     world
         .hosts_of(&class.namespace)
+        // Hosts of a pattern may have routes of their own: each is asked for by its name.
+        .filter(|service| !service.host.is_wildcard())
         .take(EAGER_HOSTS)
         .flat_map(|service| {
             service.ports.keys().map(|port| {

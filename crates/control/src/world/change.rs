@@ -55,7 +55,10 @@ impl World {
                 reads.insert(Read::Service(host.clone()));
             },
         );
-        if !visible(self).eq(visible(next)) {
+        // An Envoy gets a virtual host for each host of a pattern that has routes of its own.
+        let patterns = next.services.keys().any(Host::is_wildcard);
+        let routed = patterns && !self.routes.keys().eq(next.routes.keys());
+        if routed || !visible(self).eq(visible(next)) {
             reads.insert(Read::Hosts);
         }
         differing(

@@ -244,6 +244,14 @@ fn callable<'a>(view: &View<'a>, class: &Class) -> Vec<(Host, &'a Service)> {
         };
         if view.admits(service, host, class) {
             all.push((host.clone(), &**service));
+            // Hosts of a pattern that have routes of their own.
+            if let Some(suffix) = host.as_str().strip_prefix('*') {
+                let routed = world.routes.keys().filter(|one| {
+                    let below = one.as_str().ends_with(suffix) && !one.is_wildcard();
+                    below && !world.services.contains_key(*one)
+                });
+                all.extend(routed.map(|one| (one.clone(), &**service)));
+            }
         } else if let Some(suffix) = host.as_str().strip_prefix('*') {
             let named = egress.into_iter().flatten().map(|one| &one.host);
             let named = named.filter(|named| {
