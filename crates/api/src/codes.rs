@@ -51,6 +51,7 @@ codes! {
     E110: "Strict mode: W110 as an error.", "`simple: LEAST_CONN`", "Write `LEAST_REQUEST`.";
     E111: "Strict mode: W111 as an error.", "`outlierDetection.consecutiveErrors: 3`", "Choose `consecutive5xxErrors` or `consecutiveGatewayErrors`.";
     E113: "Strict mode: W113 as an error.", "`autoscaling.knative.dev/minScale`", "Write `min-scale`, `max-scale`.";
+    E114: "Strict mode: W114 as an error.", "`mirrorPercent: 10`", "Write the field that the message names.";
     E120: "A `*` inside a path of a DENY or CUSTOM rule (strict mode: of any rule) is no wildcard: the rule would protect nothing. The policy is not in force.",
         "`paths: [/api/*/status]`", "Write `{*}` for one segment.";
     E121: "Strict mode: W121 as an error.", "`key: source.labels[team]`", "Use `source.principal` or `source.namespace`.";
@@ -132,6 +133,8 @@ codes! {
         "`outlierDetection.consecutiveErrors: 3`", "Choose `consecutive5xxErrors` or `consecutiveGatewayErrors`.";
     W113: "`minScale` and `maxScale` are the old spellings of Knative's annotations; read as `min-scale` and `max-scale`.",
         "`autoscaling.knative.dev/minScale: \"0\"`", "Write `min-scale`, `max-scale`.";
+    W114: "A deprecated field, read as the one that replaced it.",
+        "`fault.delay.percent: 10`, `corsPolicy.allowOrigin`, `mirrorPercent`", "Write the field that the message names.";
     W120: "A `*` inside a path of an ALLOW rule: Istio takes it as itself, so that the rule never matches; read as `{*}`, one segment.",
         "`paths: [/api/*/status]`", "Write `{*}`.";
     W121: "A condition on the caller's labels: no attribute of Istio. Labels come from the control plane's record of the verified peer, never from a header.",
@@ -147,6 +150,8 @@ codes! {
         "`fault:` in a route", "Nothing to do; leave it out if you rely on it.";
     W901: "A file that holds tokens can be read by other users of this machine.",
         "`$NAKA_HOME/config` with mode 644", "`chmod 600` the file named.";
+    W902: "A field of Istio's API that has no effect in Istio either.",
+        "`fault.delay.exponentialDelay`", "Remove it.";
     W911: "The versions of this command and of the control plane, or of a proxy and of the control plane, differ by one.",
         "during an upgrade", "Finish the upgrade.";
     W912: "The disk of the mesh directory is nearly full.",
@@ -205,6 +210,16 @@ codes! {
         "a route after one without `match`", "Move it up, or remove it.";
     L314: "A route leads to a service that nothing declares and no workload runs under, or to a port it does not have: its traffic gets 503.",
         "`destination: {host: paymnet}`", "Correct the name or the port, or start the service.";
+    L315: "A VirtualService for a service of another namespace holds for callers of its own namespace only, unless that service or its namespace lets it in.",
+        "VirtualService in `shop` for `payment.bank`", "Write it in the service's namespace, or have its owner add the annotation `naka.dev/routes-from` with the VirtualService's namespace.";
+    L316: "Two VirtualServices claim one host: the older holds for it as a whole, the younger does nothing there.",
+        "two objects with `hosts: [payment]`", "Put the routes into one object, or delegate.";
+    L317: "A delegated route has no effect: the delegate is missing, is not visible, delegates itself, or its conditions are not within the route's.",
+        "`delegate: {name: pyament}`", "See the message for which of these; write conditions that are part of the route's.";
+    L318: "A fault without a share: it happens to no request.",
+        "`fault.delay` without `percentage`", "Add `percentage: {value: 100}`.";
+    L319: "A VirtualService without hosts that nobody delegates to: it does nothing.",
+        "`hosts` was forgotten", "Add `hosts`, or delegate to it from another VirtualService.";
     L320: "A decision rests on a header that the caller can set.",
         "`key: request.headers[customer-tier]`", "Have the gateway remove and set it, or use a claim of a token.";
     L323: "A policy compares the caller's identity, but nothing demands mTLS of callers.",

@@ -6,6 +6,7 @@
 mod access;
 mod balance;
 mod gateways;
+pub mod hosts;
 mod limits;
 mod policies;
 mod routes;
@@ -19,6 +20,7 @@ use naka_types::finding::Finding;
 #[must_use]
 pub fn cross_check(objects: &[&Object]) -> Vec<Finding> {
     let uses = subsets::Uses::of(objects);
+    let claims = hosts::Claims::of(objects);
     let gateways: Vec<&Object> = objects
         .iter()
         .copied()
@@ -31,6 +33,7 @@ pub fn cross_check(objects: &[&Object]) -> Vec<Finding> {
             gateways::check(&mut out, object, service, &gateways);
             routes::check(&mut out, object, service);
             balance::check_routes(&mut out, object, service, objects);
+            claims.check(&mut out, object, service);
             uses.check_routes(&mut out, object, service);
         }
         if let Some(limit) = object.local_rate_limit() {

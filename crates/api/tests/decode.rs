@@ -150,11 +150,64 @@ const OUT_OF_FORCE: &[(&str, &str)] = &[
         "{match: [{headers: {'a b': {}}}], route: [{destination: {host: a}}]}",
         "E007",
     ),
+    ("{delegate: {namespace: x}}", "E006"),
     (
-        "{match: [{sourceNamespace: x}], route: [{destination: {host: a}}]}",
-        "E901",
+        "{delegate: {name: x}, route: [{destination: {host: a}}]}",
+        "E007",
     ),
-    ("{delegate: {name: x}}", "E901"),
+    ("{fault: {}, route: [{destination: {host: a}}]}", "E006"),
+    (
+        "{fault: {delay: {percentage: {value: 1}}}, route: [{destination: {host: a}}]}",
+        "E006",
+    ),
+    (
+        "{fault: {delay: {fixedDelay: 0s}}, route: [{destination: {host: a}}]}",
+        "E007",
+    ),
+    (
+        "{fault: {delay: {fixedDelay: 1s, percentage: {value: 101}}}, route: [{destination: {host: a}}]}",
+        "E007",
+    ),
+    (
+        "{fault: {abort: {httpStatus: 199}}, route: [{destination: {host: a}}]}",
+        "E007",
+    ),
+    (
+        "{fault: {abort: {httpStatus: 600}}, route: [{destination: {host: a}}]}",
+        "E007",
+    ),
+    (
+        "{fault: {abort: {httpStatus: 503, grpcStatus: UNAVAILABLE}}, route: [{destination: {host: a}}]}",
+        "E007",
+    ),
+    (
+        "{fault: {abort: {grpcStatus: UNAVAILBLE}}, route: [{destination: {host: a}}]}",
+        "E007",
+    ),
+    (
+        "{fault: {abort: {percentage: {value: 1}}}, route: [{destination: {host: a}}]}",
+        "E006",
+    ),
+    (
+        "{mirror: {host: a}, mirrors: [{destination: {host: b}}], route: [{destination: {host: a}}]}",
+        "E007",
+    ),
+    (
+        "{mirror: {host: '*.a'}, route: [{destination: {host: a}}]}",
+        "E007",
+    ),
+    (
+        "{corsPolicy: {allowOrigins: [{regex: '('}]}, route: [{destination: {host: a}}]}",
+        "E007",
+    ),
+    (
+        "{corsPolicy: {allowMethods: ['GET, POST']}, route: [{destination: {host: a}}]}",
+        "E007",
+    ),
+    (
+        "{corsPolicy: {maxAge: 3}, route: [{destination: {host: a}}]}",
+        "E003",
+    ),
     ("{timeout: -3s, route: [{destination: {host: a}}]}", "E007"),
     ("{timeout: 3, route: [{destination: {host: a}}]}", "E003"),
     (
@@ -228,7 +281,7 @@ fn what_puts_a_route_out_of_force() {
 fn an_error_outside_of_parts_refuses_the_object() {
     for text in [
         format!("{VS}  - route: [{{destination: {{host: a}}}}]\n  hots: [b]\n"),
-        format!("{VS}  - route: [{{destination: {{host: a}}}}]\n").replace("hosts: [pay]", "hosts: []"),
+        format!("{VS}  - route: [{{destination: {{host: a}}}}]\n").replace("hosts: [pay]", "gateways: [edge]"),
         format!("{VS}  - route: [{{destination: {{host: a}}}}]\n").replace("hosts: [pay]", "hosts: ['a/b']"),
         format!("{VS}  - route: [{{destination: {{host: a}}}}]\n").replace("name: v", "name: V_"),
         format!("{VS}  - route: [{{destination: {{host: a}}}}]\n").replace("name: v,", ""),

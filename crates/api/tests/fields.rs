@@ -75,8 +75,8 @@ fn every_proof_exists_and_is_for_a_field_that_claims_it() {
         ("VirtualService", "spec.http[].timeout", case),
         ("VirtualService", host, "crates/api/tests/fields.rs#none"),
         (
-            "VirtualService",
-            "spec.http[].fault.delay.fixedDelay",
+            "EnvoyFilter",
+            "spec.priority",
             "crates/api/tests/fields.rs#root",
         ),
         ("Nothing", host, case),

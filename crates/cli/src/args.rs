@@ -387,7 +387,8 @@ pub(crate) struct Explain {
     /// Moment at which it is decided, for example 2026-11-26T10:00:00+05:30; now unless given
     #[arg(long, value_name = "TIME", value_parser = moment)]
     pub(crate) at: Option<Duration>,
-    /// How a try ends: a status, connect-failed or reset; 200 unless given
+    /// How a try ends: a status (`503`, with a header: `200 grpc-status: 14`), connect-failed, refused-stream or reset;
+    /// 200 unless given
     #[arg(long = "answer", value_name = "ANSWER")]
     pub(crate) answers: Vec<String>,
     /// How to print

@@ -352,9 +352,18 @@ impl<'a> View<'a> {
         world.backend(to, namespace)
     }
 
-    pub(crate) fn routes(&self, host: &Host) -> &'a [Arc<Object>] {
-        let routes = &self.read(Read::Routes(host.clone())).routes;
-        routes.get(host).map_or(&[], |all| all.as_slice())
+    /// The VirtualService that holds for callers of a namespace.
+    pub(crate) fn route(&self, host: &Host, namespace: &str) -> Option<&'a Arc<Object>> {
+        self.read(Read::Routes(host.clone()))
+            .route_for(host, namespace)
+    }
+
+    /// The VirtualService of that name, if it is for others to delegate to.
+    pub(crate) fn delegate(&self, namespace: &str, name: &str) -> Option<&'a Arc<Object>> {
+        let key = (namespace.to_owned(), name.to_owned());
+        self.read(Read::Delegate(key.0.clone(), key.1.clone()))
+            .delegates
+            .get(&key)
     }
 
     pub(crate) fn finding(&self, finding: Finding) {

@@ -23,6 +23,7 @@ mod build;
 mod callers;
 mod change;
 mod entries;
+mod routes;
 pub mod secrets;
 
 #[cfg(test)]
@@ -66,6 +67,10 @@ pub struct World {
     pub gateway_routes: BTreeMap<(String, String), Arc<Vec<Arc<Object>>>>,
     /// Secrets that Gateways name.
     pub secrets: Secrets,
+    /// VirtualServices without hosts, which others delegate to, by namespace and name.
+    pub delegates: BTreeMap<(String, String), Arc<Object>>,
+    /// Namespaces, besides a service's own, whose VirtualServices hold for all its callers.
+    pub route_grants: BTreeMap<Host, Arc<BTreeSet<String>>>,
     /// Workloads by id.
     pub workloads: BTreeMap<String, Arc<Member>>,
     /// Whether a service is not seen by everybody.

@@ -3,11 +3,11 @@
 //! The proxy performs an [`Effect`] and reports what happened as the next [`Input`]; `naka explain` and tests answer
 //! from tables. Usual course: `Begin → Try`, `Tried(Response) → Relay`. Detours: `Need(VirtualHost)` when the name is
 //! not held yet, `Need(Backoff)` or another `Try` when a try failed and may be repeated, `Reply` when the proxy
-//! answers itself. Each effect that waits has its limit in it (`deadline`, `per_try_timeout`, the back-off), and each
+//! answers itself, `Need(Delay)` where the route injects one. Each effect that waits has its limit in it (`deadline`, `per_try_timeout`, the back-off), and each
 //! failure has a [`Reason`].
 //!
-//! The order of a request: caller allowed → headers sanitised → virtual host → route → destination drawn → path and
-//! headers edited → endpoint picked → counted → tried.
+//! The order of a request: caller allowed → headers sanitised → virtual host → route → injected delay, then abort →
+//! cross-origin rules → destination drawn → path and headers edited → endpoint picked → counted → tried.
 //!
 //! Invariants: after `Reply`, `Relay` or `Done` an exchange gives only `Done`; a [`Permit`] counts every try; a retry
 //! never happens beyond its policy's number, the budget, or the deadline.
@@ -15,13 +15,16 @@
 mod affinity;
 mod attempt;
 mod attributes;
+mod cors;
 mod dial;
 mod fallback;
+mod fault;
 mod headers;
 mod inbound;
 mod limit;
 mod lookup;
 mod matching;
+mod mirror;
 mod observe;
 mod redirect;
 mod retry;
@@ -31,6 +34,7 @@ pub use attributes::Around;
 pub use dial::Dial;
 pub use headers::xfcc;
 pub use matching::first_failing;
+pub use mirror::Copy;
 
 use crate::breaker::Trial;
 use crate::canonical::{Canonical, Direction, Origin};
@@ -231,6 +235,8 @@ pub enum Need {
         /// Port.
         port: u16,
     },
+    /// Time that the route lets the request wait first (an injected fault).
+    Delay(Duration),
 }
 
 /// A try.
@@ -274,6 +280,7 @@ enum State {
     WaitingForAddress,
     Trying,
     BackingOff,
+    Delaying,
     Over,
 }
 
@@ -288,6 +295,9 @@ pub struct Exchange {
     endpoint: Option<Arc<Endpoint>>,
     /// What the own program's port was declared as: clusters of programs do not say.
     program: Option<HttpVersion>,
+    /// Priorities tried, and those that retries leave out, as in [`crate::pick::Wish::leave_out`].
+    used: u64,
+    left_out: u64,
     external: bool,
     lookup: lookup::Lookup,
     attempts: u32,
@@ -295,6 +305,8 @@ pub struct Exchange {
     retry: retry::Rules,
     retry_slot: Option<Slot>,
     held: Option<Permit>,
+    /// The request's origin, if the route's rules allow it.
+    origin: Option<Box<http::HeaderValue>>,
     deadline: Option<Duration>,
     /// A cookie made for this caller: the hash of its value, and what the response says.
     cookie: Option<(u64, HeaderValue)>,
@@ -330,6 +342,8 @@ impl Exchange {
             cluster: None,
             endpoint: None,
             program: None,
+            used: 0,
+            left_out: 0,
             external: false,
             lookup: lookup::Lookup::default(),
             attempts: 0,
@@ -337,6 +351,7 @@ impl Exchange {
             retry: retry::Rules::default(),
             retry_slot: None,
             held: None,
+            origin: None,
             deadline: None,
             cookie: None,
             started: Duration::ZERO,
@@ -367,6 +382,10 @@ impl Exchange {
                     self.attempt(request, cx)
                 }
             }
+            (State::Delaying, Input::TimerFired) => match self.route.clone() {
+                Some(route) => self.act(request, &route, cx),
+                None => self.refuse(request, Reason::Internal, cx),
+            },
             _ => self.refuse(request, Reason::Internal, cx),
         };
         self.state = match &effect {
@@ -374,6 +393,7 @@ impl Exchange {
             Effect::Need(Need::Body { .. }) => State::WaitingForBody,
             Effect::Need(Need::Backoff(_)) => State::BackingOff,
             Effect::Need(Need::Lookup(_) | Need::Addresses { .. }) => State::WaitingForAddress,
+            Effect::Need(Need::Delay(_)) => State::Delaying,
             Effect::Try(_) | Effect::PassThrough(_) => State::Trying,
             Effect::Reply(_) | Effect::Relay | Effect::Done => State::Over,
         };
@@ -512,23 +532,41 @@ impl Exchange {
             matching::Found::Nothing => return self.refuse(request, Reason::NoRoute, cx),
             matching::Found::AfterBody => return attributes::need_body(),
         };
-        let action = Arc::clone(&route);
+        let chosen = Arc::clone(&route);
         self.route = Some(route);
-        if let Some(limit) = &action.limit
+        if let Some(limit) = &chosen.limit
             && let Some(vhost) = self.vhost.clone()
             && let Some(refused) = self.limit(limit, matching::called(&vhost), request, cx)
         {
             return refused;
         }
-        match &action.action {
-            Action::Forward(forward) => self.forward(request, &action, forward, cx),
-            Action::Redirect(to) => {
-                match redirect::reply(to, &action.matches, request, cx.origin) {
-                    Ok(reply) => self.finish_reply(reply, &action, cx),
-                    Err(reason) => self.refuse(request, reason, cx),
-                }
-            }
-            Action::Direct(direct) => self.finish_reply(redirect::direct(direct), &action, cx),
+        if let Some(fault) = &chosen.extras.fault
+            && let Some(pause) = Self::delay(fault, cx)
+        {
+            return Effect::Need(Need::Delay(pause));
+        }
+        self.act(request, &chosen, cx)
+    }
+
+    /// What the route does, once any delay is over.
+    fn act(&mut self, request: &mut Canonical, route: &Route, cx: &mut Cx<'_>) -> Effect {
+        if let Some(fault) = &route.extras.fault
+            && let Some(reply) = Self::abort(fault, request, cx)
+        {
+            return Self::answer(reply, cx);
+        }
+        if let Some(cors) = cors::of(route)
+            && let Some(reply) = self.cross_origin(cors, request)
+        {
+            return Self::answer(reply, cx);
+        }
+        match &route.action {
+            Action::Forward(forward) => self.forward(request, route, forward, cx),
+            Action::Redirect(to) => match redirect::reply(to, &route.matches, request, cx.origin) {
+                Ok(reply) => self.finish_reply(reply, route, cx),
+                Err(reason) => self.refuse(request, reason, cx),
+            },
+            Action::Direct(direct) => self.finish_reply(redirect::direct(direct), route, cx),
         }
     }
 
@@ -577,9 +615,25 @@ impl Exchange {
     fn refuse(&mut self, request: &Canonical, reason: Reason, cx: &mut Cx<'_>) -> Effect {
         self.retry_slot = None;
         cx.explain(|| Why::new(Stage::Reply, reason.code(), reason.meaning()));
-        let reply = LocalReply::new(reason, request.is_grpc());
+        let mut reply = LocalReply::new(reason, request.is_grpc());
+        if self.origin.is_some() {
+            self.let_page_read(&mut reply.headers);
+        }
         Effect::Reply(match cx.origin.direction {
             Direction::Gateway => reply.at_gateway(headers::request_id_of(request)),
+            Direction::Outbound | Direction::Inbound { .. } => reply,
+        })
+    }
+
+    /// An answer that is neither the action's nor a failure.
+    fn answer(reply: LocalReply, cx: &mut Cx<'_>) -> Effect {
+        cx.explain(|| Why::new(Stage::Reply, reply.reason.code(), reply.reason.meaning()));
+        Self::sent(reply, cx)
+    }
+
+    fn sent(reply: LocalReply, cx: &Cx<'_>) -> Effect {
+        Effect::Reply(match cx.origin.direction {
+            Direction::Gateway => reply.for_outside(),
             Direction::Outbound | Direction::Inbound { .. } => reply,
         })
     }
@@ -593,10 +647,7 @@ impl Exchange {
             )
         });
         route.response_headers.apply(&mut reply.headers);
-        Effect::Reply(match cx.origin.direction {
-            Direction::Gateway => reply.for_outside(),
-            Direction::Outbound | Direction::Inbound { .. } => reply,
-        })
+        Self::sent(reply, cx)
     }
 }
 

@@ -12,6 +12,7 @@ mod cluster;
 mod condition;
 mod edge;
 mod edits;
+mod extras;
 mod hosts;
 mod keeping;
 mod limit;
@@ -30,6 +31,7 @@ pub use cluster::{
 pub use condition::{HeaderCondition, HeaderRule, PathCondition, Subject, TextCondition, TextRule};
 pub use edge::{Chain, Edge, Met, Security, Serves, Wants};
 pub use edits::HeaderEdits;
+pub use extras::{AbortStatus, Cors, Extras, Fault, Mirror, Share};
 pub use hosts::Hosts;
 pub use keeping::{Budget, Keeping, Pings, Priority, Probes};
 pub use limit::{LimitRule, RateLimit};

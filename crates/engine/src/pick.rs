@@ -124,6 +124,8 @@ pub struct Wish {
     pub hash: Option<u64>,
     /// Where the caller meant to go, if it named an address.
     pub meant: Option<SocketAddr>,
+    /// Priorities to leave out while another has endpoints, one bit each (the last for all from 63 on).
+    pub leave_out: u64,
     /// As `Cx::now`.
     pub now: Duration,
 }
@@ -172,6 +174,11 @@ pub fn pick<'a>(
             at = free;
         }
     }
+    if wish.leave_out & bit(tiers.get(at)?.priority) != 0 {
+        let other =
+            |tier: &Tier| wish.leave_out & bit(tier.priority) == 0 && !tier.pools.is_empty();
+        at = tiers.iter().position(other).unwrap_or(at);
+    }
     let mut tier = tiers.get(at)?;
     // The only one here has just been tried: rather another place than the same again.
     if wish.avoid.is_some()
@@ -189,6 +196,11 @@ pub fn pick<'a>(
         panic: tier.panic && (endpoint.state.is_barred() || !endpoint.health.is_good()),
         spilled,
     })
+}
+
+/// A priority's place in [`Wish::leave_out`].
+pub(crate) fn bit(priority: u32) -> u64 {
+    1 << priority.min(63)
 }
 
 fn endpoint(cluster: &Cluster, index: u32) -> Option<&Arc<Endpoint>> {

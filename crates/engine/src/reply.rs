@@ -71,7 +71,13 @@ impl LocalReply {
     #[must_use]
     pub fn closes(&self) -> bool {
         self.reason.http_status() == 0
-            && !matches!(self.reason, Reason::DirectResponse | Reason::Redirect)
+            && !matches!(
+                self.reason,
+                Reason::DirectResponse
+                    | Reason::Redirect
+                    | Reason::FaultAbort
+                    | Reason::CorsPreflight
+            )
     }
 
     /// For a caller outside the mesh: without the mesh's own headers.

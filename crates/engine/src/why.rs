@@ -11,6 +11,10 @@ pub enum Stage {
     Host,
     /// Which route matches.
     Route,
+    /// Whether trouble is injected.
+    Fault,
+    /// Who gets a copy.
+    Mirror,
     /// Which of the weighted destinations was drawn.
     Weight,
     /// Which endpoint is called.
@@ -53,6 +57,8 @@ impl fmt::Display for Stage {
         f.pad(match self {
             Self::Host => "host",
             Self::Route => "route",
+            Self::Fault => "fault",
+            Self::Mirror => "mirror",
             Self::Weight => "weight",
             Self::Endpoint => "endpoint",
             Self::Retry => "retry",

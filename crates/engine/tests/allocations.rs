@@ -84,6 +84,7 @@ fn the_common_request_allocates_only_header_values() {
             request_headers: Default::default(),
             response_headers: Default::default(),
             limit: None,
+            extras: Default::default(),
         })
     };
     let mut builder = SnapshotBuilder::new("shop");

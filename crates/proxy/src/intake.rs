@@ -12,6 +12,7 @@ pub mod cluster;
 pub mod condition;
 pub mod edge;
 pub mod endpoint;
+pub mod extras;
 pub mod headers;
 pub mod limit;
 pub mod listener;

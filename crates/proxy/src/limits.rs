@@ -28,6 +28,14 @@ pub const SNIFF_GRACE: Duration = Duration::from_millis(10);
 pub const BODY_WAIT: Duration = Duration::from_secs(10);
 /// Request body kept for a second try; longer bodies are sent once.
 pub const REPLAY_BYTES: usize = 64 * 1024;
+/// Body bytes that wait for one copy of a request; a copy that falls further behind is cut off.
+pub const COPY_BYTES: usize = 1024 * 1024;
+/// The same for all copies of a worker.
+pub const COPIES_BYTES: usize = 16 * 1024 * 1024;
+/// Copies of one worker under way; more are not made.
+pub const COPIES: usize = 1024;
+/// Longest life of a copy; the route's timeout may be shorter.
+pub const COPY_TIME: Duration = Duration::from_secs(60);
 /// Idle HTTP/1 connections kept per endpoint and worker.
 pub const H1_IDLE_PER_ENDPOINT: usize = 128;
 /// How long an idle HTTP/1 connection to a program is kept: less than the 5 s of Node and uvicorn.

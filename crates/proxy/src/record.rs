@@ -57,6 +57,8 @@ pub(crate) struct Open {
     pub(crate) detail: Rc<str>,
     pub(crate) cluster: Option<Arc<str>>,
     pub(crate) route: Option<Arc<str>>,
+    /// Name the request is counted under besides.
+    pub(crate) stat_prefix: Option<Arc<str>>,
     pub(crate) upstream: Option<SocketAddr>,
     pub(crate) attempts: u32,
     pub(crate) busy: Option<Busy>,
@@ -119,6 +121,7 @@ impl Finish {
             detail: "".into(),
             cluster: None,
             route: None,
+            stat_prefix: None,
             upstream: None,
             attempts: 0,
             busy: None,
@@ -232,6 +235,9 @@ impl Open {
         });
         if let Some(reason) = self.reason {
             worker.shard.local_reply(reason);
+        }
+        if let Some(name) = &self.stat_prefix {
+            worker.shard.route(name, self.status);
         }
         self.conn.end();
         if let Some(lines) = &worker.lines {

@@ -56,6 +56,7 @@ pub(crate) fn render(inner: &Inner) -> String {
     let mut tcp: BTreeMap<Printed, Tcp> = BTreeMap::new();
     let mut replies = [0u64; Reason::ALL.len()];
     let mut capped = 0;
+    let mut aside = crate::aside::Sums::default();
     for shard in &shards {
         #[expect(clippy::iter_over_hash_type, reason = "summed into a sorted map")]
         for (labels, series) in lock(&shard.requests).iter() {
@@ -85,6 +86,7 @@ pub(crate) fn render(inner: &Inner) -> String {
             *sum += count.load(Relaxed);
         }
         capped += shard.capped.load(Relaxed);
+        aside.add(&shard.aside);
     }
     let mut out = String::with_capacity(16 * 1024);
     for name in TABLE {
@@ -107,6 +109,16 @@ pub(crate) fn render(inner: &Inner) -> String {
             name::LOCAL_REPLIES => {
                 for (reason, count) in Reason::ALL.iter().zip(replies).filter(|(_, c)| *c > 0) {
                     sample(&mut out, name.name, &format!("reason=\"{reason}\""), count);
+                }
+            }
+            name::ROUTE_REQUESTS => {
+                for (labels, count) in aside.routes() {
+                    sample(&mut out, name.name, &labels, count);
+                }
+            }
+            name::MIRROR_REQUESTS => {
+                for (labels, count) in aside.copies() {
+                    sample(&mut out, name.name, &labels, count);
                 }
             }
             name::SERIES_CAPPED if !shards.is_empty() => sample(&mut out, name.name, "", capped),

@@ -11,6 +11,7 @@
 //!
 //! Not here: HTTP endpoints for scraping, traces, exports.
 
+mod aside;
 mod expose;
 mod label;
 mod log;
@@ -22,6 +23,7 @@ mod seconds;
 mod series;
 mod time;
 
+pub use aside::Copied;
 pub use expose::CONTENT_TYPE;
 pub use label::{Labels, Reporter, Security, Service, Traffic, Workload};
 pub use log::{AccessLog, Lines};

@@ -1,5 +1,6 @@
 //! The registry: one shard per worker for traffic, and a few process-wide numbers.
 
+use crate::aside::{Aside, Copied};
 use crate::label::Labels;
 use crate::name::Name;
 use crate::seconds::Seconds;
@@ -33,6 +34,7 @@ pub(crate) struct ShardInner {
     pub(crate) tcp: Mutex<HashMap<Labels, Arc<TcpSeries>>>,
     pub(crate) replies: [AtomicU64; Reason::ALL.len()],
     pub(crate) capped: AtomicU64,
+    pub(crate) aside: Aside,
 }
 
 impl Metrics {
@@ -57,6 +59,7 @@ impl Metrics {
             tcp: Mutex::default(),
             replies: std::array::from_fn(|_| AtomicU64::new(0)),
             capped: AtomicU64::new(0),
+            aside: Aside::default(),
         });
         lock(&self.0.shards).push(Arc::clone(&shard));
         Shard(shard)
@@ -136,6 +139,16 @@ impl Shard {
     /// Counts a reply made here, or a connection ended here.
     pub fn local_reply(&self, reason: Reason) {
         self.0.replies[reason as usize].fetch_add(1, Relaxed);
+    }
+
+    /// Counts a request of a route that has a name for it.
+    pub fn route(&self, name: &Arc<str>, status: u16) {
+        self.0.aside.route(name, status);
+    }
+
+    /// Counts a copy of a request.
+    pub fn copied(&self, what: Copied) {
+        self.0.aside.copied(what);
     }
 
     fn find<S>(

@@ -62,6 +62,8 @@ reasons! {
     UriTooLong "uri-too-long" 414 8 "DPE" "The request's target is over the limit of 8 KiB.";
     UnsupportedVersion "unsupported-version" 403 7 "DPE" "The request asks to switch to a protocol that does not pass here; only WebSocket does.";
     DirectResponse "direct-response" 0 2 "-" "The route itself says what to answer.";
+    FaultAbort "fault-abort" 0 2 "FI" "The route injects this answer (fault.abort of its VirtualService); it says nothing of the destination.";
+    CorsPreflight "cors-preflight" 0 2 "-" "The route's cross-origin rules (corsPolicy) answer a browser that asks before it calls.";
     Redirect "redirect" 0 2 "-" "The route redirects the request.";
     MtlsRequired "mtls-required" 403 7 "UAEX" "This workload takes calls from mesh identities only (PeerAuthentication STRICT); call through a sidecar.";
     PeerUntrusted "peer-untrusted" 0 7 "UAEX" "The caller's certificate is not from this mesh's authority, is expired, or carries no identity; the handshake ends.";

@@ -3,7 +3,7 @@
 use super::say;
 use crate::codes;
 use crate::networking::virtual_service::{
-    HttpMatch, HttpRoute, Retries, StringMatch, VirtualService,
+    Action, HttpMatch, HttpRoute, Retries, StringMatch, VirtualService,
 };
 use crate::object::Object;
 use naka_types::duration::Show;
@@ -28,6 +28,7 @@ const COMPARED: usize = 1000;
 pub(super) fn check(out: &mut Vec<Finding>, object: &Object, service: &VirtualService) {
     for route in &service.http {
         let at = format!("spec.http[{}]", route.index);
+        idle_fault(out, object, route, &at);
         if let Some(retries) = route
             .retries
             .as_ref()
@@ -40,7 +41,9 @@ pub(super) fn check(out: &mut Vec<Finding>, object: &Object, service: &VirtualSe
             half_match(out, object, condition, &format!("{at}.match[{number}]"));
         }
     }
-    if !service.http.is_empty() && !service.http.iter().any(takes_all) {
+    // A delegate's requests end where its root says; a root's where its delegates say.
+    let told_elsewhere = service.hosts.is_empty() || service.http.iter().any(delegates);
+    if !service.http.is_empty() && !told_elsewhere && !service.http.iter().any(takes_all) {
         say(
             out,
             codes::L308,
@@ -52,6 +55,30 @@ pub(super) fn check(out: &mut Vec<Finding>, object: &Object, service: &VirtualSe
         );
     }
     shadowed(out, object, &service.http);
+}
+
+fn delegates(route: &HttpRoute) -> bool {
+    matches!(route.action, Action::Delegate(_))
+}
+
+fn idle_fault(out: &mut Vec<Finding>, object: &Object, route: &HttpRoute, at: &str) {
+    let Some(fault) = &route.fault else { return };
+    let idle = [
+        ("delay", fault.delay.as_ref().map(|delay| delay.share)),
+        ("abort", fault.abort.as_ref().map(|abort| abort.share)),
+    ];
+    for (name, share) in idle {
+        if share == Some(0) {
+            say(
+                out,
+                codes::L318,
+                object,
+                &format!("{at}.fault.{name}"),
+                format!("no share: this {name} happens to no request"),
+                "add percentage: {value: 100}, or a smaller share".to_owned(),
+            );
+        }
+    }
 }
 
 fn takes_all(route: &HttpRoute) -> bool {
@@ -200,7 +227,9 @@ fn shadowed(out: &mut Vec<Finding>, object: &Object, routes: &[HttpRoute]) {
     let all: Vec<Vec<HttpMatch>> = routes.iter().take(COMPARED).map(conditions).collect();
     for later in 1..all.len() {
         let by = |condition: &HttpMatch| {
-            let mut plain = (0..later).filter(|earlier| routes[*earlier].when.is_none());
+            // What a delegating route takes is for the delegate to say, what one with an expression for the proxies.
+            let told = |route: &HttpRoute| route.when.is_none() && !delegates(route);
+            let mut plain = (0..later).filter(|earlier| told(&routes[*earlier]));
             plain.find(|earlier| all[*earlier].iter().any(|first| covers(first, condition)))
         };
         let found: Option<Vec<usize>> = all[later].iter().map(by).collect();
@@ -248,6 +277,8 @@ fn covers(first: &HttpMatch, later: &HttpMatch) -> bool {
         // A header that must be absent: the same test must stand in the later route.
         && first.without_headers.iter().all(|test| later.without_headers.contains(test))
         && (first.port.is_none() || first.port == later.port)
+        && (first.source_namespace.is_none() || first.source_namespace == later.source_namespace)
+        && first.source_labels.iter().all(|(key, value)| later.source_labels.get(key) == Some(value))
         && (first.gateways.is_empty() || first.gateways == later.gateways)
 }
 

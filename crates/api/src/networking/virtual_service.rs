@@ -5,14 +5,18 @@
 //! checked, not compiled (the engine compiles). Routes that carry an error are absent; `index` is the place in the
 //! user's list, so names and paths stay stable.
 
+use super::export::Export;
 use naka_types::host::Host;
+use naka_types::labels::Labels;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 mod build;
 mod bytes;
 pub(crate) mod conditions;
+pub mod delegate;
 pub(crate) mod fields;
+pub mod policies;
 
 pub(crate) use build::build;
 pub use bytes::{BytesMatch, BytesRoute};
@@ -20,18 +24,28 @@ pub use bytes::{BytesMatch, BytesRoute};
 /// The sound part of a VirtualService.
 #[derive(Debug, Clone, PartialEq)]
 pub struct VirtualService {
-    /// Hosts it applies to, full names or wildcards.
+    /// Hosts it applies to, full names or wildcards. None: it is for others to delegate to.
     pub hosts: Vec<Host>,
     /// Where it applies; never empty: without `gateways` it is `[Mesh]`.
     pub gateways: Vec<GatewayRef>,
-    /// `exportTo` as written; empty = everywhere. Not enforced yet (W900).
-    pub export_to: Vec<String>,
+    /// Namespaces that see it.
+    pub export: Export,
     /// HTTP routes in order. Empty only when none was written: then default routing holds for HTTP.
     pub http: Vec<HttpRoute>,
     /// Routes of `spec.tls`, in order.
     pub tls: Vec<BytesRoute>,
     /// Routes of `spec.tcp`, in order.
     pub tcp: Vec<BytesRoute>,
+}
+
+impl VirtualService {
+    /// Objects it leaves routes to.
+    pub fn delegates(&self) -> impl Iterator<Item = &DelegateRef> {
+        self.http.iter().filter_map(|route| match &route.action {
+            Action::Delegate(to) => Some(to),
+            _ => None,
+        })
+    }
 }
 
 /// A gateway a VirtualService is bound to.
@@ -69,6 +83,12 @@ pub struct HttpRoute {
     pub headers: Headers,
     /// An expression that must hold as well, from the annotation `naka.dev/match.<name>`.
     pub when: Option<String>,
+    /// Injected trouble.
+    pub fault: Option<policies::Fault>,
+    /// Copies of the requests.
+    pub mirrors: Vec<policies::Mirror>,
+    /// Cross-origin rules.
+    pub cors: Option<policies::Cors>,
 }
 
 impl HttpRoute {
@@ -98,6 +118,17 @@ pub enum Action {
     Redirect(Redirect),
     /// Answer with a fixed response.
     Direct(DirectResponse),
+    /// What another VirtualService says.
+    Delegate(DelegateRef),
+}
+
+/// A VirtualService without hosts, whose routes stand in for a route.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DelegateRef {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
 }
 
 /// Conditions that must all hold.
@@ -125,6 +156,12 @@ pub struct HttpMatch {
     pub port: Option<u16>,
     /// Overrides the VirtualService's `gateways` for this match; empty = not set.
     pub gateways: Vec<GatewayRef>,
+    /// Labels the caller's workload must have.
+    pub source_labels: Labels,
+    /// Namespace the caller's workload must be in.
+    pub source_namespace: Option<String>,
+    /// Name its requests are counted under.
+    pub stat_prefix: Option<String>,
 }
 
 impl HttpMatch {
@@ -145,6 +182,8 @@ impl HttpMatch {
             && self.without_headers.is_empty()
             && self.query_params.is_empty()
             && self.port.is_none()
+            && self.source_labels.is_empty()
+            && self.source_namespace.is_none()
     }
 }
 
@@ -270,4 +309,8 @@ pub struct Retries {
     pub on: Vec<String>,
     /// Shortest wait before a retry.
     pub backoff: Option<Duration>,
+    /// Whether a retry goes to another priority of endpoints once two tries have failed.
+    pub remote_localities: bool,
+    /// Whether a retry avoids endpoints that were tried.
+    pub ignore_previous_hosts: bool,
 }

@@ -113,8 +113,9 @@ pub fn totals(kind: Kind, proofs: &Proofs) -> Totals {
     let mut out = Totals::default();
     for row in counted(kind) {
         match (row.now, proofs.of(kind, &row.path)) {
-            (Now::Yes, Some(_)) => out.enforced += 1,
-            (Now::Yes, None) => out.unproven += 1,
+            // That a field does nothing, as in Istio, and says so, is a promise like any other.
+            (Now::Yes | Now::Ignored(_), Some(_)) => out.enforced += 1,
+            (Now::Yes | Now::Ignored(_), None) => out.unproven += 1,
             _ => out.not_yet += 1,
         }
     }
@@ -180,6 +181,7 @@ fn section(out: &mut String, kind: Kind, proofs: &Proofs) {
             (Now::Default(only), _) => format!("not yet: only `{only}`"),
             (Now::Refused(_), _) => "not yet: refused (E901)".to_owned(),
             (Now::Alias(code), _) => format!("old spelling ({code})"),
+            (Now::Ignored(why), _) => format!("no effect, as in Istio: {why} (W902)"),
         };
         let _ = writeln!(out, "| `{}` | {today} |", row.path);
     }

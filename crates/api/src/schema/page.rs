@@ -26,6 +26,7 @@ fn rows(out: &mut String, fields: &'static [Field], path: &str, depth: usize) {
             Now::Default(only) => format!("only `{only}`, else not yet (W900)"),
             Now::Refused(_) => "refused (E901)".to_owned(),
             Now::Alias(code) => format!("old spelling ({code})"),
+            Now::Ignored(_) => "no effect, as in Istio (W902)".to_owned(),
         };
         let required = if field.required { "**required.** " } else { "" };
         // Writing to a String cannot fail.

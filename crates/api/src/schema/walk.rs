@@ -35,6 +35,13 @@ pub(crate) fn object(report: &mut Report, node: &Node, fields: &'static [Field],
                     format!("remove {} until it is supported", entry.key),
                 );
             }
+            Now::Ignored(why) => report.error(
+                codes::W902,
+                &at,
+                entry.place,
+                format!("{} has no effect: {why}", entry.key),
+                format!("remove {}", entry.key),
+            ),
             Now::Yes | Now::Default(_) | Now::Alias(_) => {}
         }
         value(report, &entry.value, field.ty, &at);

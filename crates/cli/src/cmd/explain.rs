@@ -121,6 +121,8 @@ impl request::Explained {
         let got = self.got.as_ref().map(request::Got::to_json);
         json!({
             "request": self.request, "verdict": self.verdict, "trail": trail, "sent": sent, "got": got, "closed": self.closed,
+            "copies": self.copies.iter().map(|(cluster, host)| json!({"cluster": cluster, "authority": host})).collect::<Vec<_>>(),
+            "delay": naka_types::duration::Show(self.delay).to_string(),
             "findings": self.findings, "notes": notes,
         })
     }

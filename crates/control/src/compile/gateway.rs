@@ -166,6 +166,9 @@ pub(crate) fn hosts(at: &route::Place<'_, '_>, stands: &[Stand<'_>]) -> HostRout
             let Some(spec) = object.virtual_service() else {
                 continue;
             };
+            if !spec.export.reaches(&at.class.namespace) {
+                continue;
+            }
             for host in &spec.hosts {
                 let namespace = &object.meta.namespace;
                 let served = stand.server.hosts.iter();
@@ -210,14 +213,13 @@ pub(crate) fn hosts(at: &route::Place<'_, '_>, stands: &[Stand<'_>]) -> HostRout
 /// Routes at gateways that lead to, or stand for, one of these hosts: host with port, route, content.
 pub(crate) fn described(world: &World, touched: &BTreeSet<Host>) -> Vec<(String, String, String)> {
     let mut all = Vec::new();
-    for gateway in world
-        .gateways
-        .values()
-        .filter_map(|object| object.gateway())
-    {
+    for ((namespace, _), object) in &world.gateways {
+        let Some(gateway) = object.gateway() else {
+            continue;
+        };
         let class = Class {
             role: Role::Gateway,
-            namespace: String::new(),
+            namespace: namespace.clone(),
             workload_id: String::new(),
             labels: gateway.selector.clone(),
             ..Class::default()

@@ -6,11 +6,13 @@
 //! that answers by itself makes calls fail there, it never lets them through.
 
 use super::{Built, Class, Key, View, cluster, endpoint, route, tls, vhost};
+use crate::compile::route::{CORS, FAULT};
 use crate::world::Service;
 use naka_types::host::Host;
 use naka_types::protocol::Protocol;
 use naka_wire::envoy::config::listener::v3::{ApiListener, Listener};
 use naka_wire::envoy::config::route::v3::{RouteConfiguration, VirtualHost};
+use naka_wire::envoy::extensions::filters::http::fault::v3::HttpFault;
 use naka_wire::envoy::extensions::filters::http::router::v3::Router;
 use naka_wire::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager, HttpFilter, Rds, http_connection_manager::RouteSpecifier, http_filter,
@@ -23,6 +25,7 @@ const HTTP: u16 = 80;
 #[must_use]
 pub fn not_expressed() -> Vec<String> {
     [
+        "copies and browsers: mirrors and cross-origin rules of routes are not known to gRPC",
         "actions: redirects, direct responses, rewrites and header changes of routes are not known to gRPC; calls on such a route fail or go on unchanged",
         "metrics: calls are counted by the called side alone",
     ]
@@ -75,15 +78,16 @@ fn named<'a>(
 fn listener(view: &View<'_>, name: &str, class: &Class) -> Option<Built> {
     let (host, _, port, _) = named(view, name, class)?;
     let routes = format!("{host}:{port}");
-    let router = HttpFilter {
-        name: "router".to_owned(),
-        config_type: Some(http_filter::ConfigType::TypedConfig(naka_wire::pack(
-            &Router::default(),
-        ))),
+    let filter = |name: &str, config| HttpFilter {
+        name: name.to_owned(),
+        config_type: Some(http_filter::ConfigType::TypedConfig(config)),
         ..HttpFilter::default()
     };
     let manager = HttpConnectionManager {
-        http_filters: vec![router],
+        http_filters: vec![
+            filter(FAULT, naka_wire::pack(&HttpFault::default())),
+            filter("router", naka_wire::pack(&Router::default())),
+        ],
         route_specifier: Some(RouteSpecifier::Rds(Rds {
             config_source: Some(tls::ads()),
             route_config_name: routes.clone(),
@@ -109,10 +113,15 @@ fn routes(view: &View<'_>, name: &str, class: &Class) -> Option<Built> {
         gateway: None,
     };
     let models = vhost::models(&at, &host, service, protocol);
+    let mut routes: Vec<_> = models.iter().flat_map(route::messages).collect();
+    for route in &mut routes {
+        // A filter that gRPC does not know would make it refuse the whole configuration.
+        route.typed_per_filter_config.remove(CORS);
+    }
     let everything = VirtualHost {
         name: name.to_owned(),
         domains: vec!["*".to_owned()],
-        routes: models.iter().flat_map(route::messages).collect(),
+        routes,
         ..VirtualHost::default()
     };
     let config = RouteConfiguration {

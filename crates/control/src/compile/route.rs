@@ -6,22 +6,28 @@
 
 use super::limit::{self, Limit};
 use super::{Class, Dialect, View};
+use naka_api::networking::virtual_service::delegate::expand;
+use naka_api::networking::virtual_service::policies::{Cors, Fault};
 use naka_api::networking::virtual_service::{
-    Action, Destination, GatewayRef, Headers, HttpMatch, HttpRoute, Redirect, RedirectPort,
-    Retries, Rewrite, VirtualService,
+    Action, DelegateRef, Destination, GatewayRef, Headers, HttpMatch, HttpRoute, Redirect,
+    RedirectPort, Retries, Rewrite, VirtualService,
 };
 use naka_api::{Object, codes};
 use naka_types::finding::Finding;
 use naka_types::host::Host;
+use naka_types::labels::{Labels, selects};
 use naka_types::name::ClusterName;
 use std::time::Duration;
 
 mod message;
+mod policies;
+mod retries;
 
 /// Port of a service that a gateway's route means when it names none.
 const HTTP: u16 = 80;
 
 pub(crate) use message::messages;
+pub(crate) use policies::{CORS, FAULT};
 
 /// Where routes are compiled for.
 pub(crate) struct Place<'a, 'w> {
@@ -50,6 +56,10 @@ pub(crate) struct Model {
     when: Option<String>,
     /// Rate limits, at gateways.
     limits: Vec<Limit>,
+    fault: Option<Fault>,
+    cors: Option<Cors>,
+    /// Copies: where to, and the share in parts of a million.
+    mirrors: Vec<(ClusterName, u32)>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -83,7 +93,8 @@ impl Model {
             ModelAction::Clusters(shares) => shares.as_slice(),
             _ => &[],
         };
-        shares.iter().map(|share| &share.cluster)
+        let copies = self.mirrors.iter().map(|(cluster, _)| cluster);
+        shares.iter().map(|share| &share.cluster).chain(copies)
     }
 }
 
@@ -122,6 +133,9 @@ pub(crate) fn default(at: &Place<'_, '_>, host: &Host) -> Model {
         headers: Headers::default(),
         when: None,
         limits: Vec::new(),
+        fault: None,
+        cors: None,
+        mirrors: Vec::new(),
     }
 }
 
@@ -132,14 +146,45 @@ pub(crate) fn models(
     spec: &VirtualService,
     gateway: &GatewayRef,
 ) -> Vec<Model> {
-    spec.http
+    let mut all = Vec::new();
+    for route in &spec.http {
+        match &route.action {
+            Action::Delegate(to) => all.extend(delegated(at, object, route, to, gateway)),
+            _ => all.extend(model(at, object, object, route, gateway)),
+        }
+    }
+    all
+}
+
+/// The routes of a delegate in place of one of the root's; what is wrong with that is told on the root.
+fn delegated(
+    at: &Place<'_, '_>,
+    root: &Object,
+    route: &HttpRoute,
+    to: &DelegateRef,
+    gateway: &GatewayRef,
+) -> Vec<Model> {
+    let found = at.view.delegate(&to.namespace, &to.name);
+    let spec = found.and_then(|object| object.virtual_service());
+    let expanded = expand(route, to, &root.meta.namespace, spec);
+    for problem in expanded.problems {
+        let finding = Finding::new(codes::L317.id, problem)
+            .at(format!("spec.http[{}].delegate", route.index))
+            .on(root.reference());
+        at.view.finding(finding);
+    }
+    let object = found.map_or(root, |object| object.as_ref());
+    expanded
+        .routes
         .iter()
-        .filter_map(|route| model(at, object, route, gateway))
+        .filter_map(|route| model(at, root, object, route, gateway))
         .collect()
 }
 
+/// A route of `object`; for a delegate's, `root` is who has the hosts.
 fn model(
     at: &Place<'_, '_>,
+    root: &Object,
     object: &Object,
     route: &HttpRoute,
     gateway: &GatewayRef,
@@ -149,8 +194,11 @@ fn model(
         return None;
     }
     let here = |wanted: &&HttpMatch| {
+        let namespace = wanted.source_namespace.as_deref();
         wanted.port.is_none_or(|port| port == at.port)
             && (wanted.gateways.is_empty() || wanted.gateways.contains(gateway))
+            && namespace.is_none_or(|namespace| namespace == at.class.namespace)
+            && selects(&wanted.source_labels, &at.class.labels)
     };
     let matches: Vec<HttpMatch> = route
         .matches
@@ -160,6 +208,8 @@ fn model(
             // Decided here, so nothing of it is left to the proxy or to the version.
             port: None,
             gateways: Vec::new(),
+            source_labels: Labels::new(),
+            source_namespace: None,
             ..wanted.clone()
         })
         .collect();
@@ -183,8 +233,12 @@ fn model(
         ),
         Action::Redirect(redirect) => ModelAction::Redirect(redirect.clone(), port(at, redirect)),
         Action::Direct(direct) => ModelAction::Direct(direct.status, direct.body.clone()),
+        // Only one level; `expand` left it out.
+        Action::Delegate(_) => return None,
     };
-    let meta = &object.meta;
+    let forwards = matches!(action, ModelAction::Clusters(_));
+    let copies = route.mirrors.iter().filter(|_| forwards);
+    let meta = &root.meta;
     Some(Model {
         name: format!("{}/{}/{}", meta.namespace, meta.name, route.label()),
         origin: Some((meta.namespace.clone(), meta.name.clone())),
@@ -196,6 +250,15 @@ fn model(
         headers: route.headers.clone(),
         when: route.when.clone(),
         limits: limits(at, object, route, gateway),
+        fault: route.fault.clone(),
+        cors: route.cors.clone(),
+        mirrors: copies
+            .map(|mirror| {
+                let path = format!("spec.http[{}].{}", route.index, mirror.at);
+                let cluster = destination(at, object, &path, &mirror.destination);
+                (cluster, mirror.share)
+            })
+            .collect(),
     })
 }
 
@@ -274,10 +337,12 @@ pub(crate) fn destination(
     };
     if let Some((code, field, message)) = complaint {
         let path = format!("{path}.{field}");
-        let finding = Finding::new(
-            code.id,
-            format!("{message}; requests of this route get 503"),
-        );
+        let so = if path.contains(".mirror") {
+            "nothing is copied"
+        } else {
+            "requests of this route get 503"
+        };
+        let finding = Finding::new(code.id, format!("{message}; {so}"));
         at.view.finding(finding.at(path).on(object.reference()));
     }
     name

@@ -1,7 +1,7 @@
 //! Virtual hosts of sidecars: the routes of one service port.
 //!
-//! The oldest VirtualService of a host holds for it as a whole; younger ones are Conflicted (status names the
-//! winner). A service without VirtualService has one route that takes everything.
+//! The oldest VirtualService that holds for a caller ([`World::route_for`]) holds as a whole; younger ones are
+//! Conflicted (status names the winner). A service without VirtualService has one route that takes everything.
 
 use super::gateway::bytes;
 use super::{Built, Class, Key, View, route};
@@ -52,8 +52,9 @@ pub(crate) fn models(
 ) -> Vec<route::Model> {
     let opaque = matches!(protocol, Protocol::Tcp | Protocol::Tls);
     // A host of a pattern may have routes of its own.
-    let own = at.view.routes(host).first();
-    let winner = own.or_else(|| at.view.routes(&service.host).first());
+    let namespace = &at.class.namespace;
+    let own = at.view.route(host, namespace);
+    let winner = own.or_else(|| at.view.route(&service.host, namespace));
     let routes = match (winner, opaque) {
         (None, _) => None,
         (Some(object), false) => bound(at, object),

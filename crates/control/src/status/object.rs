@@ -1,6 +1,6 @@
 //! Status of one object: conditions, and which proxies have it.
 
-use super::touch::{Touch, hosts};
+use super::touch::{Touch, hosts, spread_host};
 use crate::apiserver::live::{Condition, Nack, ObjectStatus};
 use crate::compile::{Class, Key, compile, gateway};
 use crate::plane::Plane;
@@ -11,6 +11,7 @@ use naka_types::finding::{Finding, Severity};
 use naka_types::labels::Labels;
 use naka_types::name::{ObjectRef, VirtualHostName};
 use naka_types::node::Role;
+use std::collections::BTreeSet;
 
 /// Status of an object; empty with state `unknown` when there is none of that name.
 pub(super) fn status(plane: &Plane, reference: &ObjectRef) -> ObjectStatus {
@@ -31,14 +32,14 @@ pub(super) fn status(plane: &Plane, reference: &ObjectRef) -> ObjectStatus {
         .map(|finding| format!("{}: {}", finding.field, finding.message))
         .collect();
     let unresolved = unresolved(&world, object);
-    let winner = winner(&world, object);
+    let conflict = conflict(&world, object);
     let mut status = spread(plane, &world, object);
     status.revision = object.meta.resource_version.parse().unwrap_or(0);
     status.conditions = vec![
         accepted(&unsound),
         enforced(&findings),
         resolved(&unresolved),
-        conflicted(winner.as_deref()),
+        conflicted(conflict),
         programmed(&status),
     ];
     findings.extend(unresolved);
@@ -101,18 +102,15 @@ fn resolved(unresolved: &[Finding]) -> Condition {
     }
 }
 
-fn conflicted(winner: Option<&str>) -> Condition {
-    match winner {
+fn conflicted(conflict: Option<(&'static str, String)>) -> Condition {
+    match conflict {
         None => condition(
             "Conflicted",
             false,
             "NoConflict",
             "nothing else claims the same",
         ),
-        Some(winner) => {
-            let message = format!("{winner} is older and holds for the same host");
-            condition("Conflicted", true, "OlderWins", message)
-        }
+        Some((reason, message)) => condition("Conflicted", true, reason, message),
     }
 }
 
@@ -189,19 +187,45 @@ fn spread(plane: &Plane, world: &World, object: &Object) -> ObjectStatus {
     status
 }
 
-/// The older object that holds for a host this one claims too.
-fn winner(world: &World, object: &Object) -> Option<String> {
+/// An older object that holds for a host this one claims too, or the owner of a host that did not let this one in.
+fn conflict(world: &World, object: &Object) -> Option<(&'static str, String)> {
     if object.service_entry().is_some() || object.sidecar().is_some() {
-        return super::claims::winner(world, object);
+        let winner = super::claims::winner(world, object)?;
+        let message = format!("{winner} is older and holds for the same host");
+        return Some(("OlderWins", message));
     }
     let spec = object.virtual_service()?;
     if !spec.gateways.contains(&GatewayRef::Mesh) {
         return None;
     }
-    spec.hosts.iter().find_map(|host| {
-        let first = world.routes.get(host)?.first()?;
-        let own = first.reference() == object.reference();
-        (!own).then(|| first.reference().to_string())
+    let claimed = || {
+        let each = spec.hosts.iter().enumerate();
+        each.flat_map(|(index, host)| {
+            let meant = spread_host(world, host);
+            meant.into_iter().map(move |host| (index, host))
+        })
+    };
+    let older = claimed().find_map(|(index, host)| {
+        let winner = world.rival(&host, object, spec)?;
+        let created = match winner.meta.creation_timestamp.as_str() {
+            "" => String::new(),
+            when => format!(" (of {when})"),
+        };
+        let message = format!(
+            "{}{created} is older and holds for the same host: {host}, here spec.hosts[{index}]",
+            winner.reference()
+        );
+        Some(("OlderWins", message))
+    });
+    older.or_else(|| {
+        let namespace = &object.meta.namespace;
+        let (index, host) =
+            claimed().find(|(_, host)| !world.is_for_everybody(host, namespace))?;
+        let message = format!(
+            "{host} (spec.hosts[{index}]) belongs to another namespace: this holds for callers in {namespace} only, unless the service's owner adds the annotation {}: {namespace}",
+            naka_api::lint::hosts::ROUTES_FROM
+        );
+        Some(("NotOwner", message))
     })
 }
 
@@ -217,6 +241,19 @@ pub(super) fn unresolved(world: &World, object: &Object) -> Vec<Finding> {
         labels: Labels::new(),
         ..Class::default()
     };
+    // Routes for certain callers are looked at as such a caller would get them.
+    let conditions = spec.http.iter().flat_map(|route| &route.matches);
+    let callers = conditions
+        .filter(|wanted| !wanted.source_labels.is_empty() || wanted.source_namespace.is_some())
+        .map(|wanted| {
+            let namespace = wanted.source_namespace.as_ref();
+            Class {
+                namespace: namespace.unwrap_or(&class.namespace).clone(),
+                labels: wanted.source_labels.clone(),
+                ..class.clone()
+            }
+        });
+    let classes: BTreeSet<Class> = std::iter::once(class.clone()).chain(callers).collect();
     let mut keys: Vec<(Key, Class)> = Vec::new();
     if spec.gateways.contains(&GatewayRef::Mesh) {
         for host in hosts(world, object) {
@@ -224,7 +261,8 @@ pub(super) fn unresolved(world: &World, object: &Object) -> Vec<Finding> {
             for port in ports.into_iter().flat_map(|ports| ports.keys()) {
                 let host = host.as_str().to_owned();
                 let name = VirtualHostName { host, port: *port };
-                keys.push((Key::VirtualHost(name), class.clone()));
+                let key = Key::VirtualHost(name);
+                keys.extend(classes.iter().map(|class| (key.clone(), class.clone())));
             }
         }
     }
@@ -239,6 +277,7 @@ pub(super) fn unresolved(world: &World, object: &Object) -> Vec<Finding> {
         for server in &gateway.servers {
             let class = Class {
                 role: Role::Gateway,
+                namespace: namespace.clone(),
                 labels: gateway.selector.clone(),
                 ..class.clone()
             };

@@ -4,7 +4,7 @@ use crate::compile::Key;
 use crate::compile::{envoy, gateway};
 use crate::world::World;
 use naka_api::limits::local_rate_limit::{LocalRateLimit, Target};
-use naka_api::networking::virtual_service::{Action, GatewayRef};
+use naka_api::networking::virtual_service::GatewayRef;
 use naka_api::{Object, Spec};
 use naka_types::host::{Host, ROOT_NAMESPACE};
 use naka_types::name::ClusterName;
@@ -13,19 +13,16 @@ use std::sync::Arc;
 
 /// Service hosts whose traffic an object decides about. Wildcards stand for the services they match.
 pub(super) fn hosts(world: &World, object: &Object) -> BTreeSet<Host> {
-    let spread = |host: &Host| -> Vec<Host> {
-        match host.as_str().strip_prefix('*') {
-            None => vec![host.clone()],
-            Some(suffix) => world
-                .services
-                .keys()
-                .filter(|known| known.as_str().ends_with(suffix))
-                .cloned()
-                .collect(),
-        }
-    };
+    let spread = |host: &Host| spread_host(world, host);
     let own = |name: &str| Host::of_service(name, &object.meta.namespace);
     match &object.spec {
+        // What nobody reaches by hosts of its own is reached by those of its roots.
+        Spec::VirtualService(spec) if spec.hosts.is_empty() => world
+            .roots_of(object)
+            .into_iter()
+            .filter_map(|root| root.virtual_service())
+            .flat_map(|root| root.hosts.iter().flat_map(spread))
+            .collect(),
         Spec::VirtualService(spec) => spec.hosts.iter().flat_map(spread).collect(),
         Spec::DestinationRule(spec) => spread(&spec.host).into_iter().collect(),
         Spec::BackendPolicy(spec) => spec.targets.iter().map(|to| to.host.clone()).collect(),
@@ -44,6 +41,19 @@ pub(super) fn hosts(world: &World, object: &Object) -> BTreeSet<Host> {
     }
 }
 
+/// The hosts that a host or a pattern means.
+pub(super) fn spread_host(world: &World, host: &Host) -> Vec<Host> {
+    match host.as_str().strip_prefix('*') {
+        None => vec![host.clone()],
+        Some(suffix) => world
+            .services
+            .keys()
+            .filter(|known| known.as_str().ends_with(suffix))
+            .cloned()
+            .collect(),
+    }
+}
+
 /// Hosts that calls are counted under when an object decides about them: those it is for, and those it leads to.
 pub(super) fn called(world: &World, object: &Object) -> BTreeSet<Host> {
     let mut found = hosts(world, object);
@@ -56,11 +66,8 @@ pub(super) fn called(world: &World, object: &Object) -> BTreeSet<Host> {
                     .filter(|host| !host.is_wildcard())
                     .cloned(),
             );
-            let routed = spec.http.iter().filter_map(|route| match &route.action {
-                Action::Route(destinations) => Some(destinations),
-                Action::Redirect(_) | Action::Direct(_) => None,
-            });
-            found.extend(routed.flatten().map(|to| to.destination.host.clone()));
+            let routed = spec.http.iter().flat_map(|route| route.destinations());
+            found.extend(routed.map(|to| to.destination.host.clone()));
         }
         Spec::Gateway(_) => {
             let key = (object.meta.namespace.clone(), object.meta.name.clone());
@@ -129,10 +136,18 @@ impl Touch {
         };
         match &object.spec {
             Spec::VirtualService(spec) => {
-                touch.virtual_hosts = spec.gateways.contains(&GatewayRef::Mesh);
-                let ports: BTreeSet<u16> = spec
-                    .gateways
-                    .iter()
+                let roots = match spec.hosts.is_empty() {
+                    true => world.roots_of(object),
+                    false => Vec::new(),
+                };
+                let roots = roots.into_iter().filter_map(|root| root.virtual_service());
+                let bound: Vec<&GatewayRef> = std::iter::once(spec)
+                    .chain(roots)
+                    .flat_map(|one| &one.gateways)
+                    .collect();
+                touch.virtual_hosts = bound.contains(&&GatewayRef::Mesh);
+                let ports: BTreeSet<u16> = bound
+                    .into_iter()
                     .filter_map(|bound| match bound {
                         GatewayRef::Mesh => None,
                         GatewayRef::Named { namespace, name } => {

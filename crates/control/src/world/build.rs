@@ -103,6 +103,7 @@ impl World {
         world.entries(inputs.snapshot, &objects, &members);
         world.objects(&objects);
         world.read_labels(&objects);
+        world.route_owners(inputs.snapshot);
         world.workloads = members
             .into_iter()
             .map(|member| (member.registration.workload_id.clone(), member))

@@ -106,6 +106,16 @@ impl World {
                 keys.insert(key.clone());
             }
         }
+        // A VirtualService may be for callers of any namespace.
+        let routes = objects.iter().filter_map(|object| object.virtual_service());
+        let conditions = routes
+            .flat_map(|spec| &spec.http)
+            .flat_map(|route| &route.matches);
+        for wanted in conditions.filter(|wanted| !wanted.source_labels.is_empty()) {
+            let namespace = wanted.source_namespace.as_deref().unwrap_or(ROOT_NAMESPACE);
+            let keys = read.entry(namespace.to_owned()).or_default();
+            keys.extend(wanted.source_labels.keys().cloned());
+        }
         self.caller_labels = read;
         let everybodys = |service: &Arc<Service>| service.export == Export::Everywhere;
         self.private = !self.services.values().all(everybodys);

@@ -20,6 +20,8 @@ pub enum Read {
     Endpoints(Host),
     /// VirtualServices of a host, for sidecars.
     Routes(Host),
+    /// A VirtualService that others delegate to, by namespace and name.
+    Delegate(String, String),
     /// DestinationRules and BackendPolicies of a host.
     Rules(Host),
     /// PeerAuthentications of a namespace.
@@ -71,6 +73,19 @@ impl World {
         );
         differing(&self.routes, &next.routes, same_objects, |host| {
             reads.insert(Read::Routes(host.clone()));
+        });
+        let (old, new) = (&self.route_grants, &next.route_grants);
+        differing(
+            old,
+            new,
+            |a, b| a == b,
+            |host| {
+                reads.insert(Read::Routes(host.clone()));
+            },
+        );
+        differing(&self.delegates, &next.delegates, same_object, |key| {
+            let (namespace, name) = key.clone();
+            reads.insert(Read::Delegate(namespace, name));
         });
         differing(&self.rules, &next.rules, same_objects, |host| {
             reads.insert(Read::Rules(host.clone()));

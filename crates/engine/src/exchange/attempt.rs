@@ -4,12 +4,15 @@ use super::{Cx, Effect, Exchange, PassThrough, Try, affinity, headers, wanted};
 use crate::breaker::{Pass, Trial};
 use crate::canonical::{Canonical, Direction};
 use crate::model::{Action, Cluster, ClusterId, Endpoint, Forward, HashKey};
-use crate::pick::{Wish, explain, pick};
+use crate::pick::{Wish, bit, explain, pick};
 use crate::runtime::{Permit, Slot};
 use crate::why::{Stage, Why};
 use naka_types::reason::Reason;
 use std::net::SocketAddr;
 use std::sync::Arc;
+
+/// How many tries a priority has before retries look elsewhere, where the route wants that; Istio's number.
+const TRIES_PER_PRIORITY: u32 = 2;
 
 /// Draws one of the weighted destinations; one of weight 0 is never drawn.
 pub(super) fn draw(forward: &Forward, cx: &mut Cx<'_>) -> usize {
@@ -44,6 +47,13 @@ pub(super) fn draw(forward: &Forward, cx: &mut Cx<'_>) -> usize {
     choice
 }
 
+/// Where a try had better not go.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Avoid {
+    pub(super) endpoint: Option<SocketAddr>,
+    pub(super) priorities: u64,
+}
+
 /// An endpoint chosen and counted.
 pub(super) struct Chosen {
     pub(super) cluster: Arc<Cluster>,
@@ -53,6 +63,7 @@ pub(super) struct Chosen {
     pub(super) trial: Option<Trial>,
     /// Whether the endpoint is known to be broken and called for want of better ones.
     pub(super) panic: bool,
+    pub(super) priority: u32,
 }
 
 /// Picks an endpoint of a cluster and counts the request. `key` gives the hash of what is called, for a cluster that
@@ -60,7 +71,7 @@ pub(super) struct Chosen {
 pub(super) fn choose(
     id: ClusterId,
     name: &str,
-    avoid: Option<SocketAddr>,
+    avoid: Avoid,
     retry: Option<Slot>,
     own: Option<&Arc<Cluster>>,
     key: impl FnOnce(&HashKey, &mut Cx<'_>) -> Option<u64>,
@@ -77,7 +88,8 @@ pub(super) fn choose(
         Some(wanted) => key(wanted, cx),
     };
     let wish = Wish {
-        avoid,
+        avoid: avoid.endpoint,
+        leave_out: avoid.priorities,
         hash,
         meant: affinity::meant(&cluster, cx.origin),
         now: cx.now,
@@ -86,6 +98,7 @@ pub(super) fn choose(
     cx.explain(|| explain(&cluster, picked.as_ref(), &wish));
     let picked = picked.ok_or(Reason::NoHealthyEndpoints)?;
     let (endpoint, panic) = (Arc::clone(picked.endpoint), picked.panic);
+    let priority = picked.priority;
     let permit = cluster
         .runtime
         .request(&endpoint.state, &cluster.spec.limits, retry)
@@ -105,6 +118,7 @@ pub(super) fn choose(
         permit,
         trial,
         panic,
+        priority,
     })
 }
 
@@ -173,8 +187,15 @@ impl Exchange {
             self.attempts -= 1;
             return Effect::Need(need);
         }
-        let avoid = self.endpoint.as_ref().map(|e| e.address);
         let own = self.lookup.cluster().cloned();
+        let tried = self.endpoint.as_ref().filter(|_| self.retry.elsewhere);
+        if self.retry.other_priorities && self.attempts % TRIES_PER_PRIORITY == 1 {
+            self.left_out = self.used;
+        }
+        let avoid = Avoid {
+            endpoint: tried.map(|e| e.address),
+            priorities: self.left_out,
+        };
         let retry = self.retry_slot.take();
         let key = |key: &HashKey, cx: &mut Cx<'_>| self.key(key, request, cx);
         let chosen = match choose(id, &name, avoid, retry, own.as_ref(), key, cx) {
@@ -188,6 +209,7 @@ impl Exchange {
         };
         self.cluster = Some(Arc::clone(&chosen.cluster));
         self.endpoint = Some(Arc::clone(&chosen.endpoint));
+        self.used |= bit(chosen.priority);
         self.started = cx.now;
         self.let_through = chosen.panic;
         self.trial = chosen.trial;

@@ -189,7 +189,10 @@ impl Dial {
             self.tries -= 1;
             return Effect::Need(need);
         }
-        let avoid = self.endpoint.as_ref().map(|e| e.address);
+        let avoid = attempt::Avoid {
+            endpoint: self.endpoint.as_ref().map(|e| e.address),
+            ..attempt::Avoid::default()
+        };
         let own = self.lookup.cluster().cloned();
         match attempt::choose(
             id,

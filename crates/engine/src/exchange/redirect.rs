@@ -39,6 +39,7 @@ pub(super) fn reply(
     if let Some(port) = port {
         location.extend_from_slice(format!(":{port}").as_bytes());
     }
+    let mut own_query = false;
     match &redirect.path {
         None => location.extend_from_slice(request.path().as_bytes()),
         Some(path) => {
@@ -46,10 +47,12 @@ pub(super) fn reply(
             if !path.starts_with(b"/") {
                 location.push(b'/');
             }
+            // A query in the new path takes the place of the request's.
+            own_query = path.contains(&b'?');
             location.extend_from_slice(&path);
         }
     }
-    if let (false, Some(query)) = (redirect.strip_query, request.query()) {
+    if let (false, Some(query)) = (redirect.strip_query || own_query, request.query()) {
         location.push(b'?');
         location.extend_from_slice(query.as_bytes());
     }

@@ -30,6 +30,10 @@ pub(super) struct Rules {
     max: Duration,
     /// The incoming request was a retry already.
     again: bool,
+    /// Whether a retry avoids the endpoint that was tried.
+    pub(super) elsewhere: bool,
+    /// Whether retries leave out priorities that were tried.
+    pub(super) other_priorities: bool,
 }
 
 impl Rules {
@@ -47,6 +51,8 @@ impl Rules {
             max: policy.max,
             again: asked.again,
             transport_only: false,
+            elsewhere: policy.elsewhere,
+            other_priorities: policy.other_priorities,
         }
     }
 
@@ -60,6 +66,7 @@ impl Rules {
             transport_only: true,
             base: safe.base,
             max: safe.max,
+            elsewhere: true,
             ..Self::default()
         }
     }
@@ -71,7 +78,9 @@ impl Rules {
                 && match outcome {
                     Outcome::Stale => true,
                     Outcome::Reset => !self.transport_only,
-                    Outcome::Response(parts) => !self.transport_only && parts.status == 503,
+                    Outcome::Response(parts) => {
+                        !self.transport_only && parts.status == 503 && !is_rate_limited(parts)
+                    }
                     _ => false,
                 }
     }
@@ -96,6 +105,8 @@ impl Rules {
             Outcome::Stale | Outcome::Reset | Outcome::ProtocolError | Outcome::PerTryTimeout => {
                 on(anything)
             }
+            // Not even 5xx repeats what was refused for being too much.
+            Outcome::Response(parts) if is_rate_limited(parts) => on(RetryOn::RATE_LIMITED),
             Outcome::Response(parts) => {
                 let status = parts.status.as_u16();
                 on(RetryOn::FIVE_XX) && (500..600).contains(&status)
@@ -126,6 +137,11 @@ fn is_idempotent(method: &Method) -> bool {
         *method,
         Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
     )
+}
+
+/// Whether an Envoy refused the request for being one too many.
+fn is_rate_limited(parts: &http::response::Parts) -> bool {
+    parts.headers.contains_key("x-envoy-ratelimited")
 }
 
 /// gRPC status of a response that is only headers.
@@ -245,5 +261,6 @@ impl Exchange {
             route.response_headers.apply(&mut parts.headers);
         }
         self.warn(&mut parts.headers, cx.origin.direction);
+        self.let_page_read(&mut parts.headers);
     }
 }

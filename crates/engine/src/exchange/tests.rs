@@ -213,6 +213,7 @@ pub(super) fn route(name: &str, matches: Match, action: Action) -> Route {
         request_headers: Default::default(),
         response_headers: Default::default(),
         limit: None,
+        extras: Default::default(),
     }
 }
 

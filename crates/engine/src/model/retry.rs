@@ -46,8 +46,11 @@ impl RetryOn {
     pub const GRPC_RESOURCE_EXHAUSTED: Self = Self(1 << 11);
     /// gRPC status 14.
     pub const GRPC_UNAVAILABLE: Self = Self(1 << 12);
+    /// An answer with `x-envoy-ratelimited`, which nothing else repeats.
+    pub const RATE_LIMITED: Self = Self(1 << 13);
 
-    /// The words and their conditions; `retriable-headers` is not supported.
+    /// The words and their conditions. Two never hold here: `retriable-headers` needs a list that a VirtualService
+    /// cannot give, `http3-post-connect-failure` a protocol that is not spoken upstream.
     pub const WORDS: &'static [(&'static str, Self)] = &[
         ("5xx", Self::FIVE_XX),
         ("gateway-error", Self::GATEWAY_ERROR),
@@ -62,6 +65,9 @@ impl RetryOn {
         ("internal", Self::GRPC_INTERNAL),
         ("resource-exhausted", Self::GRPC_RESOURCE_EXHAUSTED),
         ("unavailable", Self::GRPC_UNAVAILABLE),
+        ("envoy-ratelimited", Self::RATE_LIMITED),
+        ("retriable-headers", Self(0)),
+        ("http3-post-connect-failure", Self(0)),
     ];
 
     /// Whether any condition of the other set is in this one.
@@ -107,6 +113,10 @@ pub struct RetryPolicy {
     pub max: Duration,
     /// Whether somebody wrote it; if not, the safe default applies.
     pub explicit: bool,
+    /// Whether a retry avoids the endpoint that was tried.
+    pub elsewhere: bool,
+    /// Whether retries leave out the priorities that two tries have used.
+    pub other_priorities: bool,
 }
 
 impl Default for RetryPolicy {
@@ -120,6 +130,8 @@ impl Default for RetryPolicy {
             base: Duration::from_millis(25),
             max: Duration::from_millis(250),
             explicit: false,
+            elsewhere: true,
+            other_priorities: false,
         }
     }
 }

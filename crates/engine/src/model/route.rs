@@ -1,8 +1,8 @@
 //! Virtual hosts, their routes, and what a route does.
 
 use super::{
-    ClusterId, Error, HeaderCondition, HeaderEdits, PathCondition, Pattern, RateLimit, RetryPolicy,
-    TextCondition,
+    ClusterId, Error, Extras, HeaderCondition, HeaderEdits, Mirror, PathCondition, Pattern,
+    RateLimit, RetryPolicy, TextCondition,
 };
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
@@ -40,6 +40,8 @@ pub struct Route {
     pub response_headers: HeaderEdits,
     /// Tokens a request needs, at gateways.
     pub limit: Option<Arc<RateLimit>>,
+    /// What few routes have.
+    pub extras: Extras,
 }
 
 /// Conditions that must all hold.
@@ -116,6 +118,8 @@ pub struct Forward {
     pub path_rewrite: Option<PathRewrite>,
     /// New authority.
     pub host_rewrite: Option<HeaderValue>,
+    /// Copies of the requests.
+    pub mirrors: Box<[Mirror]>,
 }
 
 impl Forward {
@@ -139,6 +143,7 @@ impl Forward {
             retry: RetryPolicy::default(),
             path_rewrite: None,
             host_rewrite: None,
+            mirrors: Box::default(),
         })
     }
 

@@ -5,6 +5,7 @@
 //! a response head was taken; past that it streams, and flow control reaches from one end to the other because a
 //! frame is asked for only when the other side has room.
 
+use super::tap::{Cut, Tap};
 use crate::limits::REPLAY_BYTES;
 use crate::record::{End, Finish};
 use crate::worker::patience::Offered;
@@ -32,6 +33,8 @@ pub(crate) enum ReqBody {
         /// Kept frames given out so far.
         at: usize,
     },
+    /// What passes by on its way to the destination, for a copy of the request.
+    Copy(Rc<Tap>),
 }
 
 /// The caller's body itself.
@@ -51,6 +54,8 @@ struct Inner {
     ended: bool,
     failed: bool,
     cut: bool,
+    /// Copies that read along; mostly none.
+    taps: Vec<Rc<Tap>>,
 }
 
 /// Why a request's body is not sent on to its end.
@@ -60,6 +65,8 @@ pub(crate) enum Unsent {
     Caller(#[source] hyper::Error),
     #[error("the answer was complete before the request was")]
     Answered,
+    #[error(transparent)]
+    Copy(#[from] Cut),
 }
 
 impl Source {
@@ -79,6 +86,7 @@ impl Source {
             ended: false,
             failed: false,
             cut: false,
+            taps: Vec::new(),
         }))))
     }
 
@@ -118,6 +126,24 @@ impl Source {
         .await
     }
 
+    /// Lets a copy read along; before the request itself is sent.
+    pub(crate) fn tap(&self, budget: &super::tap::Budget) -> Rc<Tap> {
+        let mut inner = self.0.borrow_mut();
+        let tap = Tap::new(Rc::clone(budget), inner.incoming.size_hint().exact());
+        // What was read ahead has passed by already.
+        for data in &inner.kept {
+            tap.push(&Frame::data(data.clone()));
+        }
+        if inner.ended {
+            if let Some(trailers) = &inner.trailers {
+                tap.push(&Frame::trailers(trailers.clone()));
+            }
+            tap.end(true);
+        }
+        inner.taps.push(Rc::clone(&tap));
+        tap
+    }
+
     /// No further try will come.
     pub(crate) fn stop_keeping(&self) {
         self.0.borrow_mut().keep = false;
@@ -145,6 +171,15 @@ impl Source {
     }
 }
 
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let whole = (self.ended || self.incoming.is_end_stream()) && !self.failed;
+        for tap in &self.taps {
+            tap.end(whole);
+        }
+    }
+}
+
 impl Inner {
     /// The next frame of the caller, counted.
     fn read(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Unsent>>> {
@@ -152,13 +187,21 @@ impl Inner {
             Some(Ok(frame)) => frame,
             Some(Err(error)) => {
                 self.failed = true;
+                self.taps.iter().for_each(|tap| tap.end(false));
                 return Poll::Ready(Some(Err(Unsent::Caller(error))));
             }
             None => {
                 self.ended = true;
+                self.taps.iter().for_each(|tap| tap.end(true));
                 return Poll::Ready(None);
             }
         };
+        for tap in &self.taps {
+            tap.push(&frame);
+            if self.incoming.is_end_stream() {
+                tap.end(true);
+            }
+        }
         if let Some(data) = frame.data_ref() {
             self.bytes += data.len() as u64;
         } else if let Some(trailers) = frame.trailers_ref() {
@@ -228,6 +271,7 @@ impl Body for ReqBody {
             Self::Empty => Poll::Ready(None),
             Self::Once(frame) => Poll::Ready(frame.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Stream { source, at } => source.0.borrow_mut().poll(at, cx),
+            Self::Copy(tap) => tap.poll(cx).map_err(Unsent::Copy),
         }
     }
 
@@ -235,6 +279,7 @@ impl Body for ReqBody {
         match self {
             Self::Empty => true,
             Self::Once(frame) => frame.is_none(),
+            Self::Copy(tap) => tap.is_end_stream(),
             Self::Stream { source, at } => {
                 let inner = source.0.borrow();
                 *at >= inner.kept.len()
@@ -250,6 +295,10 @@ impl Body for ReqBody {
             Self::Once(frame) => {
                 SizeHint::with_exact(frame.as_ref().map_or(0, |bytes| bytes.len() as u64))
             }
+            // Only looked at before the first frame.
+            Self::Copy(tap) => tap
+                .exact
+                .map_or_else(SizeHint::default, SizeHint::with_exact),
             Self::Stream { source, at } => {
                 let inner = source.0.borrow();
                 let kept: usize = inner.kept.iter().skip(*at).map(Bytes::len).sum();
@@ -258,6 +307,14 @@ impl Body for ReqBody {
                     None => SizeHint::default(),
                 }
             }
+        }
+    }
+}
+
+impl Drop for ReqBody {
+    fn drop(&mut self) {
+        if let Self::Copy(tap) = self {
+            tap.close();
         }
     }
 }

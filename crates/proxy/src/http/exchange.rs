@@ -7,7 +7,7 @@
 use super::body::{Relay, ReqBody, RespBody, Source};
 use super::serve::Scope;
 use super::websocket::{self, Asked, Switch};
-use super::{proxy, reply, upgrade};
+use super::{mirror, proxy, reply, upgrade};
 use crate::fail::Fail;
 use crate::limits;
 use crate::record::{End, Finish, grpc_status, host_of};
@@ -17,14 +17,15 @@ use crate::upstream::connect::To;
 use crate::upstream::pool::{Busy, Key, Lease, Target};
 use crate::worker::Entrance;
 use bytes::Bytes;
-use http::header::{CONNECTION, EXPECT, TE};
+use http::header::{CONNECTION, EXPECT, HOST, TE};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use naka_engine::canonical::{Canonical, Direction, strip_hop_by_hop};
 use naka_engine::exchange::{Answered, Cx, Effect, Exchange, Input, Need, Outcome, Tried, Try};
-use naka_engine::model::{HttpVersion, Limits};
+use naka_engine::model::{Cluster, Endpoint, HttpVersion, Limits};
 use naka_engine::reply::LocalReply;
+use naka_telemetry::Copied;
 use naka_types::header as names;
 use naka_types::reason::Reason;
 use std::convert::Infallible;
@@ -223,13 +224,16 @@ impl Run {
                     let found = Box::pin(dial::addresses(&conn, &origin, &host, port)).await;
                     Next::Addresses(found)
                 }
-                Effect::Need(Need::Backoff(pause)) => {
+                Effect::Need(Need::Backoff(pause) | Need::Delay(pause)) => {
                     answer = None;
                     Box::pin(tokio::time::sleep(pause)).await;
                     Next::Timer
                 }
                 Effect::Try(attempt) => {
                     answer = None;
+                    if self.engine.may_copy() && self.upgrade.is_none() {
+                        self.copy();
+                    }
                     match self.attempt(attempt).await {
                         Ok(got) => {
                             answer = Some(got);
@@ -354,15 +358,59 @@ impl Run {
         }
     }
 
-    async fn attempt(&mut self, attempt: Try) -> Result<Answer, Outcome<'static>> {
-        let worker = Rc::clone(&self.scope.conn.worker);
-        let (cluster, endpoint) = (attempt.cluster, attempt.endpoint);
+    /// Sends the copies of this request that its route wants.
+    fn copy(&self) {
+        let worker = &self.scope.conn.worker;
+        let snapshot = worker.snapshot();
+        let copies = self.engine.copies(
+            &self.request,
+            &mut Cx {
+                snapshot: &snapshot,
+                origin: &self.scope.origin,
+                now: worker.now(),
+                around: &worker.around.borrow(),
+                rng: &mut worker.rng.borrow_mut(),
+                cursors: &mut worker.cursors.borrow_mut(),
+                why: None,
+            },
+        );
+        for copy in copies {
+            let Ok(target) = self.target(&copy.cluster, &copy.endpoint, copy.cluster.spec.http)
+            else {
+                worker.shard.copied(Copied::Dropped);
+                continue;
+            };
+            let mut head = self.request.head(Version::HTTP_11);
+            head.headers_mut().insert(HOST, copy.host);
+            let body = self.body.as_ref();
+            let body = body.map_or(ReqBody::Empty, |body| {
+                ReqBody::Copy(body.tap(&worker.copies.bytes))
+            });
+            let outgoing = mirror::Outgoing {
+                head,
+                body,
+                target,
+                permit: copy.permit,
+                limit: copy.limit,
+            };
+            mirror::send(worker, outgoing);
+        }
+    }
+
+    /// How an endpoint is reached.
+    fn target(
+        &self,
+        cluster: &Arc<Cluster>,
+        endpoint: &Endpoint,
+        http: HttpVersion,
+    ) -> Result<Target, Outcome<'static>> {
+        let worker = &self.scope.conn.worker;
         let spec = &cluster.spec;
         let mesh = spec.tls.is_some() && endpoint.mtls;
-        let carry = self.carry(attempt.http, &spec.limits, mesh);
+        let carry = self.carry(http, &spec.limits, mesh);
         let called = self.scope.origin.destination.as_ref();
         let called = called.map_or(self.request.host(), |(host, _)| host);
-        let (tls, secured) = match worker.towards(&cluster, &endpoint, called, carry) {
+        let (tls, secured) = match worker.towards(cluster, endpoint, called, carry) {
             Ok(secured) => secured.map_or((0, None), |(number, s)| (number, Some(s))),
             Err(_) => return Err(Outcome::TlsFailed),
         };
@@ -376,7 +424,7 @@ impl Run {
             (To::Anyone, true, None) if spec.outside.is_none() => limits::MESH_IDLE,
             (_, _, wanted) => limits::H1_IDLE_PROGRAM.min(wanted.unwrap_or(Duration::MAX)),
         };
-        let target = Target {
+        Ok(Target {
             key: Key {
                 cluster: Some(cluster.id),
                 address: endpoint.address,
@@ -391,8 +439,14 @@ impl Run {
                 .priority
                 .as_ref()
                 .map_or(0, |priority| priority.class(self.request.headers())),
-            cluster: Some(Arc::clone(&cluster)),
-        };
+            cluster: Some(Arc::clone(cluster)),
+        })
+    }
+
+    async fn attempt(&mut self, attempt: Try) -> Result<Answer, Outcome<'static>> {
+        let worker = Rc::clone(&self.scope.conn.worker);
+        let (cluster, endpoint) = (attempt.cluster, attempt.endpoint);
+        let target = self.target(&cluster, &endpoint, attempt.http)?;
         let grpc = self.request.is_grpc();
         let conn = Rc::clone(&self.scope.conn);
         let finish = &mut self.finish;
@@ -406,7 +460,7 @@ impl Run {
                 Some(worker.handles.endpoint(&conn, &cluster, &endpoint, grpc))
             }
         };
-        if spec.outlier.is_some() {
+        if cluster.spec.outlier.is_some() {
             finish.watched = Some((Arc::clone(&cluster), Arc::clone(&endpoint)));
         }
         let now = worker.now();
@@ -522,7 +576,9 @@ impl Run {
         if let Some(name) = chosen.or_else(|| self.engine.destination_name()) {
             finish.cluster = Some(Arc::clone(name));
         }
-        finish.route = self.engine.route().map(|route| route.name.clone());
+        let route = self.engine.route();
+        finish.route = route.map(|route| route.name.clone());
+        finish.stat_prefix = route.and_then(|route| route.extras.stat_prefix.clone());
     }
 
     fn reply(mut self: Box<Self>, local: LocalReply) -> Response<RespBody> {
@@ -623,7 +679,8 @@ fn replied(mut finish: Finish, local: LocalReply) -> Response<RespBody> {
     finish.status = local.status.as_u16();
     finish.reason = Some(local.reason);
     if finish.grpc {
-        finish.grpc_status = Some(local.reason.grpc_status());
+        let told = grpc_status(&local.headers);
+        finish.grpc_status = told.or(Some(local.reason.grpc_status()));
     }
     finish.received(local.body.len());
     finish.busy = None;

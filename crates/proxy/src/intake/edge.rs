@@ -431,6 +431,7 @@ fn everything(name: Arc<str>, action: Action) -> Arc<Route> {
         request_headers: HeaderEdits::default(),
         response_headers: HeaderEdits::default(),
         limit: None,
+        extras: Default::default(),
     })
 }
 

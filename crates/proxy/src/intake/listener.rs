@@ -2,7 +2,7 @@
 //!
 //! A filter that is not known here might be the one that refuses somebody: the chain that holds it is left out.
 
-use super::{Error, Taken, edge, route};
+use super::{Error, Taken, edge, extras, route};
 use naka_engine::model::{MtlsMode, RateLimit};
 use naka_types::name::ClusterName;
 use naka_types::node::{LIMIT, NAKA};
@@ -10,7 +10,7 @@ use naka_types::protocol::Protocol;
 use naka_wire::envoy::config::core::v3::transport_socket;
 use naka_wire::envoy::config::listener::v3::{FilterChain, Listener, filter};
 use naka_wire::envoy::extensions::filters::network::http_connection_manager::v3::{
-    HttpConnectionManager, http_filter,
+    HttpConnectionManager, HttpFilter, http_filter,
 };
 use naka_wire::envoy::extensions::filters::network::tcp_proxy::v3::{TcpProxy, tcp_proxy};
 use naka_wire::envoy::extensions::transport_sockets::tls::v3::DownstreamTlsContext;
@@ -239,7 +239,7 @@ pub(super) fn manager(
     match manager
         .http_filters
         .iter()
-        .find(|f| f.name != ROUTER && f.name != LIMIT && !f.is_optional)
+        .find(|f| f.name != ROUTER && f.name != LIMIT && !f.is_optional && !by_route(f))
     {
         Some(unknown) => Err(Error::at(
             "filters[0].http_filters",
@@ -247,4 +247,14 @@ pub(super) fn manager(
         )),
         None => Ok(manager),
     }
+}
+
+/// Filters that do nothing by themselves: routes say what they do, and routes are read for it.
+fn by_route(filter: &HttpFilter) -> bool {
+    let idle = match &filter.config_type {
+        Some(http_filter::ConfigType::TypedConfig(any)) => any.value.is_empty(),
+        Some(_) => false,
+        None => true,
+    };
+    idle && [extras::FAULT, extras::CORS].contains(&filter.name.as_str())
 }

@@ -1,6 +1,6 @@
 //! Virtual hosts and routes.
 
-use super::{Error, Taken, condition, headers, limit};
+use super::{Error, Taken, condition, extras, headers, limit};
 use bytes::Bytes;
 use http::HeaderValue;
 use naka_engine::model::{
@@ -99,18 +99,8 @@ fn sound_domain(domain: &str) -> bool {
 }
 
 fn route(wire: &pb::Route, ids: Ids<'_>) -> Result<Route, Error> {
-    for (present, field) in [
-        (
-            wire.typed_per_filter_config
-                .keys()
-                .any(|key| key != CONDITION && key != LIMIT),
-            "typed_per_filter_config",
-        ),
-        (!wire.route_specifiers.is_empty(), "route_specifiers"),
-    ] {
-        if present {
-            return Err(Error::at(field, "not supported"));
-        }
+    if !wire.route_specifiers.is_empty() {
+        return Err(Error::at("route_specifiers", "not supported"));
     }
     let wanted = wire
         .r#match
@@ -165,6 +155,7 @@ fn route(wire: &pb::Route, ids: Ids<'_>) -> Result<Route, Error> {
             "response_headers",
         )?,
         limit,
+        extras: extras::extras(wire)?,
     })
 }
 
@@ -176,10 +167,6 @@ fn forward(wire: &pb::RouteAction, ids: Ids<'_>) -> Result<Forward, Error> {
         (
             wire.retry_policy_typed_config.is_some(),
             "retry_policy_typed_config",
-        ),
-        (
-            !wire.request_mirror_policies.is_empty(),
-            "request_mirror_policies",
         ),
         (!wire.rate_limits.is_empty(), "rate_limits"),
         (
@@ -220,6 +207,7 @@ fn forward(wire: &pb::RouteAction, ids: Ids<'_>) -> Result<Forward, Error> {
             ));
         }
     };
+    forward.mirrors = extras::mirrors(&wire.request_mirror_policies, ids)?;
     Ok(forward)
 }
 
@@ -310,6 +298,8 @@ fn retry(wire: &pb::RetryPolicy) -> Result<RetryPolicy, Error> {
     } else {
         Box::default()
     };
+    policy.elsewhere = !wire.retry_host_predicate.is_empty();
+    policy.other_priorities = wire.retry_priority.is_some();
     policy.per_try_timeout = limit(
         wire.per_try_timeout.as_ref(),
         "retry_policy.per_try_timeout",

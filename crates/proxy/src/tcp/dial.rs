@@ -175,7 +175,7 @@ pub(crate) async fn dial(conn: &Rc<Conn>, origin: &Origin) -> Result<Dialled, Fa
             }
             // Bytes have no body; the engine never asks for one here.
             Effect::Need(Need::Body { .. }) => Input::Body(None),
-            Effect::Need(Need::Backoff(pause)) => {
+            Effect::Need(Need::Backoff(pause) | Need::Delay(pause)) => {
                 tokio::time::sleep(pause).await;
                 Input::TimerFired
             }

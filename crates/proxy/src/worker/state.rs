@@ -56,6 +56,7 @@ pub(crate) struct Worker {
     pub(crate) handles: crate::record::Handles,
     /// Names that callers say themselves.
     pub(crate) lookups: crate::resolve::Cache,
+    pub(crate) copies: Copies,
     snapshot: RefCell<Arc<Snapshot>>,
     /// Told whenever there is a newer one.
     renewed: Notify,
@@ -78,6 +79,14 @@ pub(crate) struct Worker {
     asked: RefCell<HashMap<Ulid, Vec<Late>>>,
     /// For attributes of expressions; the sweep keeps the calendar right.
     pub(crate) around: RefCell<Around>,
+}
+
+/// Copies of requests under way.
+#[derive(Default)]
+pub(crate) struct Copies {
+    pub(crate) running: Cell<usize>,
+    /// Body bytes that wait for them.
+    pub(crate) bytes: crate::http::tap::Budget,
 }
 
 #[derive(Default)]
@@ -123,6 +132,7 @@ impl Worker {
             lines: params.access,
             handles: crate::record::Handles::default(),
             lookups: crate::resolve::Cache::new(params.resolv_conf),
+            copies: Copies::default(),
             snapshot: RefCell::new(params.snapshot),
             renewed: Notify::new(),
             tls: RefCell::default(),

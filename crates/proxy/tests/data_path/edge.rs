@@ -257,6 +257,7 @@ async fn tls_passes_through_byte_by_byte_and_other_names_do_not() {
         request_headers: HeaderEdits::default(),
         response_headers: HeaderEdits::default(),
         limit: None,
+        extras: Default::default(),
     };
     let bytes = Serves::Bytes(Arc::new(VirtualHost {
         name: "tls".into(),

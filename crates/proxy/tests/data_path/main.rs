@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
+mod aside;
 mod backend;
 mod broken;
 mod captured;

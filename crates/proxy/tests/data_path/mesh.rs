@@ -380,6 +380,7 @@ impl Mesh {
                 request_headers: Default::default(),
                 response_headers: Default::default(),
                 limit: None,
+                extras: Default::default(),
             })]
             .into(),
         }));

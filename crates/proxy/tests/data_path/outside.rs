@@ -62,6 +62,7 @@ fn leading(
             request_headers: Default::default(),
             response_headers: Default::default(),
             limit: None,
+            extras: Default::default(),
         })]
         .into(),
     }));

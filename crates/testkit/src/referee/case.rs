@@ -189,7 +189,8 @@ pub struct Wanted {
     pub server_first: bool,
     /// Namespace of the caller, if not the case's.
     pub namespace: Option<String>,
-    /// How the tries end, in order: a status, `connect-failed`, `reset`; after the last as the endpoint does.
+    /// How the tries end, in order: a status (with a header: `200 grpc-status: 14`), `connect-failed`,
+    /// `refused-stream`, `reset`; after the last as the endpoint does.
     #[serde(default)]
     pub answers: Vec<String>,
     /// How often it is asked; unless given, as often as the verdict needs.
@@ -237,6 +238,8 @@ pub struct Verdict {
     pub per_try_timeout: Option<String>,
     /// How many tries.
     pub tries: Option<usize>,
+    /// The exact set of clusters that get a copy.
+    pub mirrored: Option<BTreeSet<String>>,
     /// The answer comes within this time.
     #[serde(default, deserialize_with = "optional_time")]
     pub within: Option<std::time::Duration>,

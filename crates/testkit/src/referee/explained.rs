@@ -103,9 +103,22 @@ fn one(explained: &Value) -> Seen {
         reason: text(&got["reason"]),
         headers: seen::headers(&got["headers"]),
         arrivals: arrivals.collect(),
+        mirrored: copies(explained),
+        took: text(&explained["delay"]).and_then(|text| naka_types::duration::parse(&text).ok()),
         trail: trail.collect::<Vec<_>>().join("\n    "),
         ..Seen::default()
     }
+}
+
+fn copies(explained: &Value) -> Vec<Arrival> {
+    let all = explained["copies"].as_array().into_iter().flatten();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let arrival = |copy: &Value| Arrival {
+        clusters: [text(&copy["cluster"])].into(),
+        authority: text(&copy["authority"]),
+        ..Arrival::default()
+    };
+    all.map(arrival).collect()
 }
 
 /// What is wrong with a case as explain sees it: verdicts that are not met, and verdicts that would fit every request

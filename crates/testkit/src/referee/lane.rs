@@ -8,7 +8,7 @@ use super::case::{Caller, File, Via, Wanted};
 use super::certs::Certs;
 use super::client::{Door, send};
 use super::explained::GATEWAY;
-use super::seen::{Seen, Who};
+use super::seen::{Arrival, Seen, Who};
 use super::topology::{self, Set};
 use super::upstream::Upstreams;
 use crate::mesh::{Mesh, SOON};
@@ -23,6 +23,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 /// Callers of one kind and proxy that a lane keeps.
 const KEPT: usize = 4;
+/// A copy has come by then, or is not coming.
+const COPIED: Duration = Duration::from_millis(150);
 /// Envoys start slowly on a busy machine.
 const START: Duration = Duration::from_secs(60);
 /// Ports of Gateway objects that a gateway's caller can reach.
@@ -169,6 +171,9 @@ impl Lane {
             let mut seen = self.runtime.block_on(sent)?;
             seen.silent = kind.caller.via == Via::Gateway;
             seen.arrivals = self.upstreams.take(&number);
+            if let Some(copies) = &wanted.verdict.mirrored {
+                seen.mirrored = self.copies(&number, copies.len());
+            }
             for arrival in &seen.arrivals {
                 missing.retain(|cluster| !arrival.clusters.contains(*cluster));
             }
@@ -180,6 +185,18 @@ impl Lane {
             }
         }
         Ok(Some(all))
+    }
+
+    /// Copies of a request; nobody waits for them, so they are given a moment to come.
+    fn copies(&self, number: &str, wanted: usize) -> Vec<Arrival> {
+        let end = Instant::now() + COPIED;
+        loop {
+            let all = self.upstreams.mirrored(number);
+            if (wanted > 0 && all.len() >= wanted) || Instant::now() > end {
+                return all;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
     }
 
     fn apply(&mut self, file: &File, set: &Set, manifests: &str) -> Result<()> {
@@ -413,7 +430,7 @@ impl Plan {
         let refused = wanted
             .answers
             .iter()
-            .any(|answer| answer == "connect-failed");
+            .any(|answer| ["connect-failed", "refused-stream"].contains(&answer.as_str()));
         if refused || wanted.moment.is_some() || wanted.from.is_some() {
             return None;
         }

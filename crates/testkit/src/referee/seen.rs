@@ -89,6 +89,8 @@ pub struct Seen {
     pub alpn: Option<String>,
     /// The tries that reached an endpoint.
     pub arrivals: Vec<Arrival>,
+    /// The copies that reached an endpoint.
+    pub mirrored: Vec<Arrival>,
     /// How long the answer took; `None`: not looked at.
     pub took: Option<Duration>,
     /// What else helps a reader of a failure.
@@ -152,7 +154,19 @@ impl Verdict {
         if who != Who::Explain && self.sticky && Self::places(all).len() != 1 {
             return Some(format!("goes to endpoints {:?}", Self::places(all)));
         }
-        self.each(who, all)
+        self.copies_differ(all).or_else(|| self.each(who, all))
+    }
+
+    fn copies_differ(&self, all: &[Seen]) -> Option<String> {
+        let wanted = self.mirrored.as_ref()?;
+        let copies = || all.iter().flat_map(|one| &one.mirrored);
+        if let Some(astray) = copies().find(|one| wanted.is_disjoint(&one.clusters)) {
+            return Some(format!("is copied to {:?}", astray.clusters));
+        }
+        let missed = wanted
+            .iter()
+            .find(|cluster| !copies().any(|one| one.clusters.contains(*cluster)))?;
+        Some(format!("is never copied to {missed}"))
     }
 
     /// Names of the endpoints that were reached.

@@ -283,12 +283,19 @@ impl Served {
             tokio::time::sleep(delay).await;
         }
         let status = match answer {
-            Some("reset" | "connect-failed") => return Err(Broken),
+            Some("reset" | "connect-failed" | "refused-stream") => return Err(Broken),
             None if self.server.reset => return Err(Broken),
-            Some(text) => text.parse().map_err(|_| Broken)?,
+            Some(text) => {
+                let status = text.split(' ').next().unwrap_or_default();
+                status.parse().map_err(|_| Broken)?
+            }
             None => self.server.status,
         };
         let mut response = Response::builder().status(status);
+        let header = answer.and_then(|text| text.split_once(' ')?.1.split_once(':'));
+        if let Some((name, value)) = header {
+            response = response.header(name.trim(), value.trim());
+        }
         for (name, value) in &self.server.headers {
             response = response.header(name, value);
         }

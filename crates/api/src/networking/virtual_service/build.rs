@@ -1,19 +1,30 @@
 //! The typed VirtualService from a checked tree.
 
-use super::{Action, GatewayRef, HttpMatch, HttpRoute, StringMatch, VirtualService};
+use super::{Action, DelegateRef, GatewayRef, HttpMatch, HttpRoute, StringMatch, VirtualService};
 use crate::codes;
 use crate::decode::Report;
-use crate::networking::read;
+use crate::networking::{export, read};
 use crate::tree::{Data, Node, join};
 use naka_types::host::Host;
+use naka_types::labels::Labels;
 
 mod actions;
 mod bytes;
+mod policies;
 
 /// Builds; `None` when nothing of it could be in force.
 pub(crate) fn build(report: &mut Report, spec: &Node, namespace: &str) -> Option<VirtualService> {
     let hosts = hosts(report, spec, namespace);
     let gateways = gateways(report, spec.get("gateways"), "spec.gateways", namespace);
+    if let (true, Some(bound)) = (hosts.is_empty(), spec.get("gateways")) {
+        report.invalid(
+            "spec.gateways",
+            bound,
+            "without hosts it is a delegate, and a delegate has no gateways".to_owned(),
+            "add hosts, or remove gateways".to_owned(),
+        );
+    }
+    let export = export::read(report, spec, namespace);
     let entries = spec.get("http").map(Node::items).unwrap_or_default();
     let mut http = Vec::new();
     for (index, entry) in entries.iter().enumerate() {
@@ -42,7 +53,7 @@ pub(crate) fn build(report: &mut Report, spec: &Node, namespace: &str) -> Option
         } else {
             gateways
         },
-        export_to: read::texts(spec.get("exportTo")),
+        export,
         http,
         tls,
         tcp,
@@ -154,14 +165,16 @@ fn route(
             &format!("{at}.directResponse"),
         )
         .map(Action::Direct),
-        // Refused by the walk already.
-        ["delegate", ..] | [_, "delegate", ..] => None,
+        ["delegate"] => node
+            .get("delegate")
+            .and_then(|to| delegate(report, to, &format!("{at}.delegate"), namespace))
+            .map(Action::Delegate),
         [] => {
             report.error(
                 codes::E006,
                 &format!("{at}.route"),
                 node.place,
-                "a route needs one of route, redirect, directResponse".to_owned(),
+                "a route needs one of route, redirect, directResponse, delegate".to_owned(),
                 "add route: with a destination".to_owned(),
             );
             None
@@ -183,6 +196,13 @@ fn route(
         .get("retries")
         .map(|retries| actions::retries(report, retries, &format!("{at}.retries")));
     let headers = actions::headers(report, node.get("headers"), &format!("{at}.headers"));
+    let fault = node
+        .get("fault")
+        .map(|fault| policies::fault(report, fault, &format!("{at}.fault")));
+    let mirrors = policies::mirrors(report, node, at, namespace);
+    let cors = node
+        .get("corsPolicy")
+        .map(|cors| policies::cors(report, cors, &format!("{at}.corsPolicy")));
     Some(HttpRoute {
         index,
         name: read::text(node.get("name")),
@@ -193,7 +213,33 @@ fn route(
         retries,
         headers,
         when: None,
+        fault,
+        mirrors,
+        cors,
     })
+}
+
+fn delegate(report: &mut Report, node: &Node, at: &str, namespace: &str) -> Option<DelegateRef> {
+    let Some(name) = read::text(node.get("name")) else {
+        report.error(
+            codes::E006,
+            &format!("{at}.name"),
+            node.place,
+            "name is required".to_owned(),
+            "add the name of a VirtualService without hosts".to_owned(),
+        );
+        return None;
+    };
+    let namespace = read::text(node.get("namespace")).unwrap_or_else(|| namespace.to_owned());
+    Some(DelegateRef { namespace, name })
+}
+
+fn source_labels(node: Option<&Node>) -> Labels {
+    node.map(Node::entries)
+        .unwrap_or_default()
+        .iter()
+        .filter_map(|entry| Some((entry.key.clone(), entry.value.text()?.to_owned())))
+        .collect()
 }
 
 fn http_match(report: &mut Report, node: &Node, at: &str, namespace: &str) -> HttpMatch {
@@ -233,6 +279,9 @@ fn http_match(report: &mut Report, node: &Node, at: &str, namespace: &str) -> Ht
             &format!("{at}.gateways"),
             namespace,
         ),
+        source_labels: source_labels(node.get("sourceLabels")),
+        source_namespace: read::text(node.get("sourceNamespace")),
+        stat_prefix: read::text(node.get("statPrefix")),
     }
 }
 

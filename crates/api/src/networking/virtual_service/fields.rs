@@ -2,13 +2,11 @@
 
 use crate::schema::{COUNT, Field, Now, PORT, STRINGS, TEXTS, Ty};
 
-use Now::{NotYet, Refused, Yes};
+use Now::{Ignored, Yes};
 
 const fn f(name: &'static str, ty: Ty, now: Now, doc: &'static str) -> Field {
     Field::new(name, ty, now, doc)
 }
-
-const CONDITION: &str = "without this condition the route would take requests it must not";
 
 const STRING_MATCH: Ty = Ty::Object(&[
     f("exact", Ty::Str, Yes, "The whole value."),
@@ -125,16 +123,16 @@ const HTTP_MATCH: &[Field] = &[
     f(
         "sourceLabels",
         STRINGS,
-        Refused(CONDITION),
-        "Labels of the caller.",
+        Yes,
+        "Labels the caller's workload must have.",
     ),
+    f("sourceNamespace", Ty::Str, Yes, "Namespace of the caller."),
     f(
-        "sourceNamespace",
+        "statPrefix",
         Ty::Str,
-        Refused(CONDITION),
-        "Namespace of the caller.",
+        Yes,
+        "Name its requests are counted under besides.",
     ),
-    f("statPrefix", Ty::Str, NotYet, "Prefix of statistics."),
 ];
 
 const REDIRECT: &[Field] = &[
@@ -222,14 +220,14 @@ const RETRIES: &[Field] = &[
     f(
         "retryRemoteLocalities",
         Ty::Bool,
-        NotYet,
-        "Try other localities.",
+        Yes,
+        "After two tries, the other priorities of endpoints.",
     ),
     f(
         "retryIgnorePreviousHosts",
         Ty::Bool,
-        Now::Default("true"),
-        "Another endpoint for each try.",
+        Yes,
+        "Another endpoint for each try; default true.",
     ),
 ];
 
@@ -239,40 +237,110 @@ const FAULT: &[Field] = &[
     f(
         "delay",
         Ty::Object(&[
-            f("fixedDelay", Ty::Duration, Yes, "Wait."),
-            f("percentage", PERCENT, Yes, "Share."),
-            f("percent", Ty::Percent, Yes, "Share, old spelling."),
-            f("exponentialDelay", Ty::Duration, Yes, "Wait."),
+            f("fixedDelay", Ty::Duration, Yes, "How long, 1ms or more."),
+            f(
+                "percentage",
+                PERCENT,
+                Yes,
+                "Share of the requests; left out: none.",
+            ),
+            f(
+                "percent",
+                Ty::Percent,
+                Yes,
+                "Old spelling of percentage (W114).",
+            ),
+            f(
+                "exponentialDelay",
+                Ty::Duration,
+                Ignored("Istio and Envoy never implemented it"),
+                "Wait.",
+            ),
         ]),
         Yes,
-        "Delay.",
+        "Wait before the request goes on.",
     ),
     f(
         "abort",
         Ty::Object(&[
-            f("httpStatus", Ty::Int(200, 599), Yes, "Status."),
-            f("grpcStatus", Ty::Str, Yes, "gRPC status."),
-            f("http2Error", Ty::Str, Yes, "HTTP/2 error."),
-            f("percentage", PERCENT, Yes, "Share."),
+            f(
+                "httpStatus",
+                Ty::Int(200, 599),
+                Yes,
+                "Status of the answer.",
+            ),
+            f(
+                "grpcStatus",
+                Ty::Str,
+                Yes,
+                "gRPC status of the answer, such as `UNAVAILABLE`.",
+            ),
+            f(
+                "http2Error",
+                Ty::Str,
+                Ignored("Istio and Envoy never implemented it"),
+                "HTTP/2 error.",
+            ),
+            f(
+                "percentage",
+                PERCENT,
+                Yes,
+                "Share of the requests; left out: none.",
+            ),
         ]),
         Yes,
-        "Abort.",
+        "Answer instead of the destination.",
     ),
 ];
 
 const CORS: &[Field] = &[
-    f("allowOrigins", Ty::List(&STRING_MATCH), Yes, "Origins."),
-    f("allowOrigin", TEXTS, Yes, "Origins, old spelling."),
-    f("allowMethods", TEXTS, Yes, "Methods."),
-    f("allowHeaders", TEXTS, Yes, "Headers."),
-    f("exposeHeaders", TEXTS, Yes, "Headers shown."),
-    f("maxAge", Ty::Duration, Yes, "Cache time."),
-    f("allowCredentials", Ty::Bool, Yes, "Credentials."),
+    f(
+        "allowOrigins",
+        Ty::List(&STRING_MATCH),
+        Yes,
+        "Origins of pages that may call; `exact: '*'` = all.",
+    ),
+    f(
+        "allowOrigin",
+        TEXTS,
+        Yes,
+        "Old spelling of allowOrigins with exact (W114).",
+    ),
+    f(
+        "allowMethods",
+        TEXTS,
+        Yes,
+        "Methods told to a preflight; `*` = the one asked for.",
+    ),
+    f(
+        "allowHeaders",
+        TEXTS,
+        Yes,
+        "Request headers told to a preflight; `*` = those asked for.",
+    ),
+    f(
+        "exposeHeaders",
+        TEXTS,
+        Yes,
+        "Response headers a page may read.",
+    ),
+    f(
+        "maxAge",
+        Ty::Duration,
+        Yes,
+        "How long a browser may remember a preflight, in whole seconds.",
+    ),
+    f(
+        "allowCredentials",
+        Ty::Bool,
+        Yes,
+        "Whether cookies and the like may be sent.",
+    ),
     f(
         "unmatchedPreflights",
         Ty::Enum(&["UNSPECIFIED", "FORWARD", "IGNORE"]),
         Yes,
-        "Other preflights.",
+        "A preflight of another origin goes on (FORWARD, default) or is answered here.",
     ),
 ];
 
@@ -293,7 +361,7 @@ const HTTP: &[Field] = &[
         "route",
         Ty::List(&Ty::Object(ROUTE)),
         Yes,
-        "Destinations by weight. One of route, redirect, directResponse.",
+        "Destinations by weight. One of route, redirect, directResponse, delegate.",
     ),
     f(
         "redirect",
@@ -329,51 +397,61 @@ const HTTP: &[Field] = &[
     f(
         "delegate",
         Ty::Object(&[
-            f("name", Ty::Str, Yes, "Name."),
-            f("namespace", Ty::Str, Yes, "Namespace."),
+            f("name", Ty::Str, Yes, "Its name."),
+            f(
+                "namespace",
+                Ty::Str,
+                Yes,
+                "Its namespace; default: the object's own.",
+            ),
         ]),
-        Refused("the route has no destination without it"),
-        "Another VirtualService with the routes.",
+        Yes,
+        "A VirtualService without hosts, whose routes stand in for this one.",
     ),
     f(
         "fault",
         Ty::Object(FAULT),
-        NotYet,
+        Yes,
         "Injected delays and aborts.",
     ),
     f(
         "mirror",
         Ty::Object(DESTINATION),
-        NotYet,
-        "Copy of the requests.",
+        Yes,
+        "Copy of the requests, whose answers are dropped.",
     ),
     f(
         "mirrors",
         Ty::List(&Ty::Object(&[
             f("destination", Ty::Object(DESTINATION), Yes, "Where to.").required(),
-            f("percentage", PERCENT, Yes, "Share."),
+            f("percentage", PERCENT, Yes, "Share copied; default all."),
         ])),
-        NotYet,
-        "Copies of the requests.",
+        Yes,
+        "Copies of the requests, whose answers are dropped.",
     ),
-    f("mirrorPercentage", PERCENT, NotYet, "Share copied."),
+    f(
+        "mirrorPercentage",
+        PERCENT,
+        Yes,
+        "Share copied to mirror; default all.",
+    ),
     f(
         "mirrorPercent",
         Ty::Percent,
-        NotYet,
-        "Share copied, old spelling.",
+        Yes,
+        "Old spelling of mirrorPercentage (W114).",
     ),
     f(
         "mirror_percent",
         Ty::Percent,
-        NotYet,
-        "Share copied, older spelling.",
+        Yes,
+        "Older spelling of mirrorPercentage (W114).",
     ),
     f(
         "corsPolicy",
         Ty::Object(CORS),
-        NotYet,
-        "Cross-origin rules.",
+        Yes,
+        "Which pages of other origins may call.",
     ),
 ];
 
@@ -422,9 +500,8 @@ const SPEC: &[Field] = &[
         "hosts",
         TEXTS,
         Yes,
-        "Hosts it applies to; short names resolve in the object's namespace.",
-    )
-    .required(),
+        "Hosts it applies to; short names resolve in the object's namespace. None: it is for others to delegate to.",
+    ),
     f(
         "gateways",
         TEXTS,
@@ -452,8 +529,8 @@ const SPEC: &[Field] = &[
     f(
         "exportTo",
         TEXTS,
-        Now::Default("[\"*\"]"),
-        "Namespaces that see it; today all do.",
+        Yes,
+        "Namespaces that see it: `*` (default), `.`, `~` or names.",
     ),
 ];
 

@@ -45,23 +45,25 @@ pub(crate) struct Asked {
     port: u16,
     headers: HeaderMap,
     from: String,
+    /// Labels of the caller.
+    labels: Labels,
     namespace: String,
     body: Option<String>,
     /// Time since 1970.
     at: Duration,
     /// Labels of the gateway that is asked; none: a sidecar is.
     gateway: Labels,
-    /// Labels of the caller.
-    labels: Labels,
     /// How the tries end, one after the other; after the last one every try is answered with 200.
     answers: Vec<Answer>,
 }
 
 /// How a try ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Answer {
-    /// A response with this status.
-    Status(http::StatusCode),
+    /// A response with this status, and a header.
+    Status(http::StatusCode, Option<(HeaderName, HeaderValue)>),
+    /// The endpoint refused the stream.
+    RefusedStream,
     /// No connection.
     ConnectFailed,
     /// The connection broke after the request was sent.
@@ -109,6 +111,10 @@ pub(crate) struct Explained {
     pub(crate) verdict: String,
     /// The tries.
     pub(crate) sent: Vec<Sent>,
+    /// Copies for other clusters: cluster and host.
+    pub(crate) copies: Vec<(String, String)>,
+    /// Time that the route injects.
+    pub(crate) delay: Duration,
     /// The answer; none when the request leaves the mesh.
     pub(crate) got: Option<Got>,
     /// The connection is closed before a request.
@@ -184,12 +190,26 @@ impl Answer {
         match text {
             "connect-failed" => Ok(Self::ConnectFailed),
             "reset" => Ok(Self::Reset),
-            _ => text.parse().map(Self::Status).map_err(|_| {
+            "refused-stream" => Ok(Self::RefusedStream),
+            _ => Self::response(text).ok_or_else(|| {
                 Exit::usage(format!(
-                    "--answer {text}: a status, connect-failed or reset"
+                    "--answer {text}: a status, connect-failed, refused-stream or reset"
                 ))
             }),
         }
+    }
+
+    fn response(text: &str) -> Option<Self> {
+        let (status, header) = text.split_once(' ').unwrap_or((text, ""));
+        let header = match header.split_once(':') {
+            Some((name, value)) => Some((
+                HeaderName::from_str(name.trim()).ok()?,
+                HeaderValue::from_str(value.trim()).ok()?,
+            )),
+            None if header.is_empty() => None,
+            None => return None,
+        };
+        Some(Self::Status(status.parse().ok()?, header))
     }
 }
 
@@ -235,6 +255,8 @@ pub(crate) fn explain(world: &World, asked: &Asked) -> Explained {
         findings: Vec::new(),
         verdict: String::new(),
         sent: Vec::new(),
+        copies: Vec::new(),
+        delay: Duration::ZERO,
         got: None,
         closed: false,
     };
@@ -384,22 +406,32 @@ impl<'a> Walk<'a> {
                 }
                 Effect::Need(Need::Body { limit }) => Input::Body(self.body(limit)),
                 Effect::Need(Need::Backoff(_)) => Input::TimerFired,
+                Effect::Need(Need::Delay(pause)) => {
+                    explained.delay += pause;
+                    Input::TimerFired
+                }
                 Effect::Need(Need::Lookup(_)) => Input::Answer(Answered::Ready),
                 Effect::Need(Need::Addresses { port, .. }) => {
                     found = [SocketAddr::from((ASSUMED, port))];
                     Input::Addresses(&found)
                 }
                 Effect::Try(to_try) => {
+                    if exchange.may_copy() {
+                        let copies = exchange.copies(&request, &mut cx);
+                        explained.copies = copies.iter().map(copied).collect();
+                    }
                     explained.verdict = self.verdict(&request, &to_try);
                     explained.sent.push(sent(&request, &to_try));
                     let outcome = match answers.next() {
                         Some(Answer::ConnectFailed) => Ended::ConnectFailed,
                         Some(Answer::Reset) => Ended::Reset,
+                        Some(Answer::RefusedStream) => Ended::RefusedStream,
                         answer => {
                             exchange.hold(to_try.permit);
                             response = http::Response::new(()).into_parts().0;
-                            if let Some(Answer::Status(status)) = answer {
+                            if let Some(Answer::Status(status, header)) = answer {
                                 response.status = *status;
+                                response.headers.extend(header.clone());
                             }
                             Ended::Response(&mut response)
                         }
@@ -621,6 +653,11 @@ impl<'a> Walk<'a> {
             self.world.trust_domain, self.asked.namespace, self.asked.from
         )
     }
+}
+
+fn copied(copy: &naka_engine::exchange::Copy) -> (String, String) {
+    let host = String::from_utf8_lossy(copy.host.as_bytes());
+    (copy.cluster.name().to_string(), host.into_owned())
 }
 
 fn sent(request: &Canonical, to_try: &naka_engine::exchange::Try) -> Sent {

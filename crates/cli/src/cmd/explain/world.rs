@@ -5,7 +5,6 @@ use crate::client::Client;
 use crate::exit::Outcome;
 use crate::{manifests, out};
 use naka_api::networking::export::Export;
-use naka_api::networking::virtual_service::Action;
 use naka_api::{Mode, Object, Spec};
 use naka_control::registry::Health;
 use naka_control::world::{Endpoint, Inputs, Port, Service, World};
@@ -112,11 +111,11 @@ pub(super) fn implied(objects: &[Object], namespace: &str, asked: &str) -> BTree
     }
     for object in objects {
         if let Spec::VirtualService(spec) = &object.spec {
-            let routes = spec.http.iter().filter_map(|http| match &http.action {
-                Action::Route(destinations) => Some(destinations),
-                Action::Redirect(_) | Action::Direct(_) => None,
-            });
-            for target in routes.flatten().map(|weighted| &weighted.destination) {
+            let routes = || spec.http.iter();
+            let copies = routes().flat_map(|route| &route.mirrors);
+            let targets = routes().flat_map(|route| route.destinations());
+            let targets = targets.map(|weighted| &weighted.destination);
+            for target in targets.chain(copies.map(|copy| &copy.destination)) {
                 called(&target.host, target.port.unwrap_or(80));
             }
             for host in spec.hosts.iter().filter(|host| !host.is_wildcard()) {

@@ -1,15 +1,18 @@
 //! Envoy's HTTP connection manager, set as our own proxies behave.
 
 use super::helper::dns;
+use crate::compile::route::{CORS, FAULT};
 use crate::compile::{listener, tls};
 use naka_wire::envoy::config::core::v3::{
     CidrRange, Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions as Common,
 };
 use naka_wire::envoy::config::listener::v3::Filter;
 use naka_wire::envoy::config::route::v3::RouteConfiguration;
+use naka_wire::envoy::extensions::filters::http::cors::v3::Cors;
 use naka_wire::envoy::extensions::filters::http::dynamic_forward_proxy::v3::{
     FilterConfig, filter_config::ImplementationSpecifier,
 };
+use naka_wire::envoy::extensions::filters::http::fault::v3::HttpFault;
 use naka_wire::envoy::extensions::filters::http::router::v3::Router;
 use naka_wire::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager, HttpFilter, Rds,
@@ -69,7 +72,7 @@ pub(super) fn filter(
     };
     let manager = HttpConnectionManager {
         stat_prefix: stat_prefix.to_owned(),
-        http_filters: limit.into_iter().chain(filters(forward)).collect(),
+        http_filters: limit.into_iter().chain(filters(place)).collect(),
         upgrade_configs: std::iter::once(upgrade("websocket"))
             .chain(forward.then(|| upgrade("CONNECT")))
             .collect(),
@@ -144,7 +147,9 @@ fn own_program() -> InternalAddressConfig {
     }
 }
 
-fn filters(forward: bool) -> Vec<HttpFilter> {
+/// Faults and cross-origin rules do nothing but where a route says so, in Istio's order.
+fn filters(place: Place) -> Vec<HttpFilter> {
+    let forward = place == Place::ForwardProxy;
     let filter = |name: &str, config: Any| HttpFilter {
         name: name.to_owned(),
         config_type: Some(http_filter::ConfigType::TypedConfig(config)),
@@ -162,9 +167,13 @@ fn filters(forward: bool) -> Vec<HttpFilter> {
         "envoy.filters.http.router",
         naka_wire::pack(&Router::default()),
     );
-    forward
-        .then_some(external)
-        .into_iter()
+    let by_route = [
+        filter(FAULT, naka_wire::pack(&HttpFault::default())),
+        filter(CORS, naka_wire::pack(&Cors {})),
+    ];
+    let by_route = by_route.into_iter().filter(|_| place != Place::Inbound);
+    by_route
+        .chain(forward.then_some(external))
         .chain([router])
         .collect()
 }

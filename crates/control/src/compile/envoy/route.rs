@@ -129,7 +129,7 @@ pub(super) fn routed(
         gateway: None,
     };
     let opaque = matches!(protocol, Protocol::Tcp | Protocol::Tls);
-    let object = view.routes(&host).first().filter(|_| opaque)?;
+    let object = view.route(&host, &class.namespace).filter(|_| opaque)?;
     gateway::bytes::at_sidecar(&at, object, &host, protocol)
 }
 

@@ -1,20 +1,18 @@
 //! A route model as Envoy's messages. One message per alternative match, all with the route's name.
 
-use super::{Model, ModelAction, Share};
+use super::{Model, ModelAction, Share, policies, retries::retries};
 use crate::compile::limit;
-use naka_api::networking::virtual_service::{
-    HeaderOps, HttpMatch, Redirect, Retries, Rewrite, StringMatch,
-};
+use naka_api::networking::virtual_service::{HeaderOps, HttpMatch, Redirect, Rewrite, StringMatch};
 use naka_types::node::CONDITION;
 use naka_wire::envoy::config::core::v3::{
     DataSource, HeaderValue, HeaderValueOption, Metadata, data_source,
     header_value_option::HeaderAppendAction,
 };
 use naka_wire::envoy::config::route::v3::{
-    DirectResponseAction, HeaderMatcher, QueryParameterMatcher, RedirectAction, RetryPolicy, Route,
-    RouteAction, RouteMatch, WeightedCluster, header_matcher, query_parameter_matcher,
-    redirect_action, retry_policy::RetryBackOff, route, route_action, route_match,
-    weighted_cluster::ClusterWeight,
+    DirectResponseAction, HeaderMatcher, QueryParameterMatcher, RedirectAction, Route, RouteAction,
+    RouteMatch, WeightedCluster, header_matcher, query_parameter_matcher, redirect_action, route,
+    route_action, route_match,
+    weighted_cluster::{ClusterWeight, cluster_weight},
 };
 use naka_wire::envoy::r#type::matcher::v3::{
     RegexMatchAndSubstitute, RegexMatcher, StringMatcher, string_matcher::MatchPattern,
@@ -24,15 +22,6 @@ use naka_wire::v1::Condition;
 use naka_wire::{time, values};
 use std::collections::HashMap;
 use std::time::Duration;
-
-/// Tries after the first when nothing is said.
-const DEFAULT_RETRIES: u32 = 2;
-/// Only what was provably not processed (design decision 12).
-const DEFAULT_RETRY_ON: &str = "connect-failure,refused-stream,reset-before-request";
-/// When a number of tries is written without conditions: Istio's list.
-const WRITTEN_RETRY_ON: &str =
-    "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes";
-const RETRIED_STATUS: u32 = 503;
 
 /// The messages of a route.
 pub(crate) fn messages(model: &Model) -> Vec<Route> {
@@ -77,7 +66,14 @@ fn message(model: &Model, wanted: &HttpMatch) -> Route {
         response_headers_to_add: additions(response),
         response_headers_to_remove: response.remove.clone(),
         action: Some(action),
-        typed_per_filter_config: own(model),
+        typed_per_filter_config: own(model)
+            .into_iter()
+            .chain(policies::per_filter(
+                model.fault.as_ref(),
+                model.cors.as_ref(),
+            ))
+            .collect(),
+        stat_prefix: wanted.stat_prefix.clone().unwrap_or_default(),
         ..Route::default()
     }
 }
@@ -172,7 +168,7 @@ fn header(name: &str, value: &StringMatch) -> HeaderMatcher {
 }
 
 /// `None`: any value will do.
-fn text(value: &StringMatch) -> Option<StringMatcher> {
+pub(super) fn text(value: &StringMatch) -> Option<StringMatcher> {
     let pattern = match value {
         StringMatch::Present => return None,
         StringMatch::Exact(text) => MatchPattern::Exact(text.clone()),
@@ -208,18 +204,13 @@ fn forward(model: &Model, wanted: &HttpMatch, shares: &[Share]) -> RouteAction {
         // Said in any case: Envoy's own default is 15 s, Istio's is none.
         timeout: Some(time::to_wire(model.timeout.unwrap_or(Duration::ZERO))),
         retry_policy: retries(model.retries.as_ref()),
+        request_mirror_policies: policies::mirrors(&model.mirrors),
         ..RouteAction::default()
     };
     if let Some(rewrite) = &model.rewrite {
         rewritten(&mut action, rewrite, wanted);
     }
-    let host = model
-        .headers
-        .request
-        .set
-        .iter()
-        .find(|(name, _)| is_host(name));
-    if let Some((_, value)) = host {
+    if let Some(value) = host_of(&model.headers.request) {
         action.host_rewrite_specifier =
             Some(HostRewriteSpecifier::HostRewriteLiteral(value.clone()));
     }
@@ -262,8 +253,18 @@ fn weighted(share: &Share) -> ClusterWeight {
         request_headers_to_remove: request.remove.clone(),
         response_headers_to_add: additions(response),
         response_headers_to_remove: response.remove.clone(),
+        host_rewrite_specifier: host_of(request)
+            .cloned()
+            .map(cluster_weight::HostRewriteSpecifier::HostRewriteLiteral),
         ..ClusterWeight::default()
     }
+}
+
+/// The host that header operations ask for: to set it is to rewrite it, as in Istio; `set` counts before `add`.
+fn host_of(ops: &HeaderOps) -> Option<&String> {
+    let named = ops.set.iter().chain(&ops.add);
+    let mut hosts = named.filter(|(name, _)| is_host(name));
+    hosts.next().map(|(_, value)| value)
 }
 
 fn is_host(name: &str) -> bool {
@@ -288,6 +289,7 @@ fn additions(ops: &HeaderOps) -> Vec<HeaderValueOption> {
     let add = ops
         .add
         .iter()
+        .filter(|(key, _)| !is_host(key))
         .map(|(key, value)| option(key, value, HeaderAppendAction::AppendIfExistsOrAdd));
     set.chain(add).collect()
 }
@@ -319,45 +321,4 @@ fn redirection(redirect: &Redirect, port: u16) -> RedirectAction {
         path_rewrite_specifier: path,
         ..RedirectAction::default()
     }
-}
-
-/// `None` = no retries at all.
-fn retries(written: Option<&Retries>) -> Option<RetryPolicy> {
-    let tries = |value: u32| Some(UInt32Value { value });
-    let Some(written) = written else {
-        return Some(RetryPolicy {
-            retry_on: DEFAULT_RETRY_ON.to_owned(),
-            num_retries: tries(DEFAULT_RETRIES),
-            ..RetryPolicy::default()
-        });
-    };
-    if written.attempts == 0 {
-        return None;
-    }
-    let (codes, words): (Vec<_>, Vec<_>) = written
-        .on
-        .iter()
-        .partition(|word| word.parse::<u16>().is_ok());
-    let mut retry_on = words.into_iter().cloned().collect::<Vec<_>>().join(",");
-    let mut statuses: Vec<u32> = codes.iter().filter_map(|code| code.parse().ok()).collect();
-    if written.on.is_empty() {
-        retry_on = WRITTEN_RETRY_ON.to_owned();
-        statuses = vec![RETRIED_STATUS];
-    } else if !statuses.is_empty() && !retry_on.contains("retriable-status-codes") {
-        if !retry_on.is_empty() {
-            retry_on.push(',');
-        }
-        retry_on.push_str("retriable-status-codes");
-    }
-    Some(RetryPolicy {
-        retry_on,
-        num_retries: tries(written.attempts),
-        per_try_timeout: written.per_try_timeout.map(time::to_wire),
-        retriable_status_codes: statuses,
-        retry_back_off: written.backoff.map(|base| RetryBackOff {
-            base_interval: Some(time::to_wire(base)),
-            max_interval: None,
-        }),
-        ..RetryPolicy::default()
-    })
 }

@@ -30,6 +30,7 @@ fn route(world: &mut World, name: &str, path: PathCondition, when: Option<&str>)
         request_headers: HeaderEdits::default(),
         response_headers: HeaderEdits::default(),
         limit: None,
+        extras: Default::default(),
     }
 }
 

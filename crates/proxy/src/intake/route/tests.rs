@@ -208,7 +208,7 @@ fn what_would_let_more_through_leaves_its_route_out_and_names_the_field() {
             a_route(RouteMatch::default(), to("c")),
             "routes[1].match.path_specifier",
         ),
-        (filtered, "routes[1].typed_per_filter_config"),
+        (filtered, "routes[1].typed_per_filter_config[rbac]"),
         (
             a_route(prefix("/"), by_header),
             "routes[1].route.cluster_specifier",

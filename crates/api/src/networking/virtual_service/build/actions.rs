@@ -281,6 +281,14 @@ pub(super) fn retries(report: &mut Report, node: &Node, at: &str) -> Retries {
         per_try_timeout: read::duration(node.get("perTryTimeout")),
         on,
         backoff: read::duration(node.get("backoff")),
+        remote_localities: node
+            .get("retryRemoteLocalities")
+            .and_then(Node::truth)
+            .unwrap_or(false),
+        ignore_previous_hosts: node
+            .get("retryIgnorePreviousHosts")
+            .and_then(Node::truth)
+            .unwrap_or(true),
     }
 }
 
