@@ -1,5 +1,7 @@
 //! New paths. The result is put into normal form again, so that a rewrite cannot make a path the canonical form
 //! would have refused.
+//!
+//! A prefix is replaced as it stands, as in Envoy: `/api` → `/` makes `//x` of `/api/x`; a rule for `/api/` makes `/x`.
 
 use crate::canonical::Canonical;
 use crate::model::{Match, PathCondition, PathRewrite};
@@ -30,12 +32,6 @@ pub(super) fn new_path(rewrite: &PathRewrite, matched: &Match, path: &str) -> Ve
                 }
                 PathCondition::Any => path.get(1..).unwrap_or_default(),
                 PathCondition::Exact(_) | PathCondition::Regex(_) => "",
-            };
-            // `/api` → `/` on `/api/x` is `/x`, not `//x`.
-            let rest = if new.ends_with('/') {
-                rest.strip_prefix('/').unwrap_or(rest)
-            } else {
-                rest
             };
             [new.as_bytes(), rest.as_bytes()].concat()
         }

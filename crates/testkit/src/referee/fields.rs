@@ -10,6 +10,7 @@ use super::case::{Case, File, Twin, root};
 use super::explained;
 use super::seen::Who;
 use anyhow::{Context, Result};
+use naka_api::schema::Ty;
 use naka_api::schema::flat::rows;
 use naka_api::schema::inventory::Proofs;
 use naka_api::{Decoded, Kind, Mode, Object};
@@ -176,7 +177,11 @@ fn pointer(place: &[String]) -> String {
 }
 
 /// Other values in place of one.
-fn others(value: &Value) -> Vec<Value> {
+fn others(value: &Value, ty: Option<Ty>) -> Vec<Value> {
+    if let Some(Ty::Enum(words)) = ty {
+        let others = words.iter().map(|word| json!(word));
+        return others.filter(|word| word != value).collect();
+    }
     match value {
         Value::String(text)
             if text.ends_with('s') && text.starts_with(|c: char| c.is_ascii_digit()) =>
@@ -254,8 +259,12 @@ pub fn proven(file: &File, all: &Decoded, wanted: &BTreeSet<Field>) -> BTreeMap<
                 notices(file, &all)
             })
         };
+        let types: BTreeMap<String, Ty> = rows(object.kind)
+            .into_iter()
+            .map(|row| (row.path, row.ty))
+            .collect();
         for (path, place) in places_of(object) {
-            let key = (object.kind, path);
+            let key = (object.kind, path.clone());
             if !wanted.contains(&key) {
                 continue;
             }
@@ -263,8 +272,11 @@ pub fn proven(file: &File, all: &Decoded, wanted: &BTreeSet<Field>) -> BTreeMap<
             let value = object.raw.pointer(&pointer(&place)).cloned();
             let value = value.unwrap_or_default();
             seen.absent = seen.absent || with(&place, None);
-            seen.boundary =
-                seen.boundary || others(&value).iter().any(|other| with(&place, Some(other)));
+            let ty = types.get(&path).copied();
+            seen.boundary = seen.boundary
+                || others(&value, ty)
+                    .iter()
+                    .any(|other| with(&place, Some(other)));
         }
     }
     found.retain(|_, seen| *seen != Seen::default());

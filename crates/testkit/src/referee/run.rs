@@ -339,24 +339,22 @@ fn judge(lane: &mut Lane, job: &Job, features: &BTreeSet<&str>) -> Result<Judged
     Ok(judged)
 }
 
-/// Requests that only proxies are asked: a verdict that would fit every request of its case shows nothing.
+/// A case that only proxies are asked shows nothing when every verdict of it fits every request of it and it has no
+/// twins.
 fn told_apart(file: &File, asked: &[Option<Vec<Seen>>]) -> Vec<String> {
     let via = file.case.caller.via;
-    let requests = file.case.requests.iter().zip(asked);
-    if !file.case.twins.is_empty() {
+    let requests = &file.case.requests;
+    if !file.case.twins.is_empty() || requests.iter().any(|wanted| wanted.explained(via)) {
         return Vec::new();
     }
-    requests
-        .filter(|(wanted, own)| !wanted.explained(via) && own.is_some())
-        .filter(|(wanted, _)| {
-            let mut others = asked.iter().flatten();
-            !others.any(|other| wanted.verdict.differs(Who::Naka, other).is_some())
-        })
-        .map(|(wanted, _)| {
-            let request = &wanted.request;
-            format!("{request}: its verdict fits every request of the case, so it shows nothing")
-        })
-        .collect()
+    let apart = requests.iter().any(|wanted| {
+        let mut others = asked.iter().flatten();
+        others.any(|other| wanted.verdict.differs(Who::Naka, other).is_some())
+    });
+    if apart {
+        return Vec::new();
+    }
+    vec!["every verdict fits every request of the case, so it shows nothing".to_owned()]
 }
 
 /// Each change of a twin must change a verdict.

@@ -145,7 +145,7 @@ fn rewrites() {
             PathCondition::Prefix("/api".into()),
             prefix("/"),
             "/api/x?q=1",
-            "/x?q=1",
+            "//x?q=1",
         ),
         (
             PathCondition::Prefix("/api/".into()),
