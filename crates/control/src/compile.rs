@@ -173,7 +173,14 @@ impl Key {
                 dialect,
                 ..none
             },
-            Self::Cluster(_) | Self::Raw(_) | Self::Endpoints(_) | Self::VirtualHost(_) => Class {
+            Self::Cluster(_) => Class {
+                role: class.role,
+                namespace: class.namespace.clone(),
+                labels: class.labels_of_caller(),
+                dialect,
+                ..none
+            },
+            Self::Raw(_) | Self::Endpoints(_) | Self::VirtualHost(_) => Class {
                 namespace: class.namespace.clone(),
                 labels: class.labels_of_caller(),
                 dialect,
@@ -364,6 +371,11 @@ impl<'a> View<'a> {
         self.read(Read::Delegate(key.0.clone(), key.1.clone()))
             .delegates
             .get(&key)
+    }
+
+    /// Whether values of Secrets are hidden from us.
+    pub(crate) fn redacted(&self) -> bool {
+        self.world.redacted
     }
 
     pub(crate) fn finding(&self, finding: Finding) {

@@ -71,6 +71,8 @@ pub struct World {
     pub delegates: BTreeMap<(String, String), Arc<Object>>,
     /// Namespaces, besides a service's own, whose VirtualServices hold for all its callers.
     pub route_grants: BTreeMap<Host, Arc<BTreeSet<String>>>,
+    /// Whether their values are hidden from whoever made this world: those that are there are taken to be sound.
+    pub redacted: bool,
     /// Workloads by id.
     pub workloads: BTreeMap<String, Arc<Member>>,
     /// Whether a service is not seen by everybody.

@@ -7,7 +7,7 @@ use naka_api::networking::destination_rule::{
 };
 use naka_types::host::Host;
 use naka_types::name::ClusterName;
-use naka_types::node::NAKA;
+use naka_types::node::{NAKA, Role};
 use naka_types::protocol::Protocol;
 use naka_types::spiffe::SpiffeId;
 use naka_wire::envoy::config::cluster::v3::{CircuitBreakers, Cluster, cluster};
@@ -106,6 +106,12 @@ pub(crate) fn outbound(view: &View<'_>, name: &ClusterName, class: &Class) -> Op
         protocol,
         rule,
     } = target(view, name, class)?;
+    // As in Istio: a gateway does not find out what a program speaks. Its callers are browsers with HTTP/2, programs that
+    // declare nothing mostly speak HTTP/1.1; who speaks HTTP/2 or gRPC says so in its Service.
+    let protocol = match (protocol, class.role) {
+        (Protocol::Auto, Role::Gateway) => Protocol::Http,
+        (known, _) => known,
+    };
     let domain = &view.read(Read::Trust).trust_domain;
     let subset_name = (!subset.is_empty()).then_some(subset.as_str());
     let labels = subset_name

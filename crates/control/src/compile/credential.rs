@@ -106,6 +106,10 @@ fn roots<'a>(
 
 /// Whether a server can use a credential, and why not.
 pub(crate) fn check(view: &View<'_>, credential: &Credential) -> Result<(), String> {
+    let there = held(view, &credential.namespace, &credential.name).is_some();
+    if there && view.redacted() {
+        return Ok(());
+    }
     if !credential.roots {
         return certificate(view, credential).map(drop);
     }

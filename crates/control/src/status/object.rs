@@ -5,10 +5,12 @@ use crate::apiserver::live::{Condition, Nack, ObjectStatus};
 use crate::compile::{Class, Key, compile, gateway};
 use crate::plane::Plane;
 use crate::world::World;
+use naka_api::networking::gateway::Gateway;
 use naka_api::networking::virtual_service::GatewayRef;
 use naka_api::{Mode, Object};
 use naka_types::finding::{Finding, Severity};
-use naka_types::labels::Labels;
+use naka_types::host::ROOT_NAMESPACE;
+use naka_types::labels::{Labels, selects};
 use naka_types::name::{ObjectRef, VirtualHostName};
 use naka_types::node::Role;
 use std::collections::BTreeSet;
@@ -31,7 +33,9 @@ pub(super) fn status(plane: &Plane, reference: &ObjectRef) -> ObjectStatus {
         .filter(|finding| finding.severity == Severity::Error)
         .map(|finding| format!("{}: {}", finding.field, finding.message))
         .collect();
-    let unresolved = unresolved(&world, object);
+    let (conflicts, unresolved): (Vec<Finding>, Vec<Finding>) = unresolved(&world, object)
+        .into_iter()
+        .partition(|finding| finding.code == naka_api::codes::E331.id);
     let conflict = conflict(&world, object);
     let mut status = spread(plane, &world, object);
     status.revision = object.meta.resource_version.parse().unwrap_or(0);
@@ -39,10 +43,14 @@ pub(super) fn status(plane: &Plane, reference: &ObjectRef) -> ObjectStatus {
         accepted(&unsound),
         enforced(&findings),
         resolved(&unresolved),
-        conflicted(conflict),
+        match conflicts.first() {
+            Some(first) => condition("Conflicted", true, "OlderWins", first.message.clone()),
+            None => conflicted(conflict),
+        },
         programmed(&status),
     ];
     findings.extend(unresolved);
+    findings.extend(conflicts);
     status.findings = findings;
     status
 }
@@ -229,8 +237,44 @@ fn conflict(world: &World, object: &Object) -> Option<(&'static str, String)> {
     })
 }
 
+/// Findings of a Gateway's servers, as the proxies that it selects get them; before one runs, as one in the root
+/// namespace would.
+fn of_gateway(world: &World, object: &Object, gateway: &Gateway) -> Vec<Finding> {
+    let members = world.workloads.values().map(|member| &member.registration);
+    let mut namespaces: BTreeSet<String> = members
+        .filter(|one| one.gateway && selects(&gateway.selector, &one.labels))
+        .map(|one| one.namespace.clone())
+        .collect();
+    if namespaces.is_empty() {
+        namespaces.insert(ROOT_NAMESPACE.to_owned());
+    }
+    let own = object.reference().to_string();
+    let ports: BTreeSet<u16> = gateway.servers.iter().map(|server| server.port).collect();
+    let mut findings: Vec<Finding> = Vec::new();
+    for namespace in namespaces {
+        let class = Class {
+            role: Role::Gateway,
+            namespace,
+            labels: gateway.selector.clone(),
+            ..Class::default()
+        };
+        for port in &ports {
+            let compiled = compile(world, &Key::Listener(gateway::name(*port)), &class);
+            for finding in compiled.findings {
+                if finding.object == own && !findings.contains(&finding) {
+                    findings.push(finding);
+                }
+            }
+        }
+    }
+    findings
+}
+
 /// Findings of an object's references, from the compile its proxies get.
 pub(super) fn unresolved(world: &World, object: &Object) -> Vec<Finding> {
+    if let Some(gateway) = object.gateway() {
+        return of_gateway(world, object, gateway);
+    }
     let Some(spec) = object.virtual_service() else {
         return super::claims::findings(world, object);
     };

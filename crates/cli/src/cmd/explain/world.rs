@@ -49,6 +49,7 @@ pub(crate) fn of_value(value: &Value) -> World {
         .collect();
     let word = |name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default();
     let mut world = joined(objects.clone(), word("trust_domain"));
+    world.redacted = true;
     let map = |name: &str| {
         value
             .get(name)
