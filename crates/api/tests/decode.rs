@@ -625,3 +625,44 @@ fn picked(algorithm: Algorithm) -> Box<LoadBalancer> {
         ..LoadBalancer::default()
     })
 }
+
+#[test]
+fn forms_that_istio_ignores_are_named_and_the_rest_holds() {
+    let fault = |delay: &str| {
+        decode(&format!(
+            "{VS}  - route: [{{destination: {{host: a}}}}]\n    fault: {{delay: {{{delay}, percentage: {{value: 5}}}}, abort: {{httpStatus: 503, percentage: {{value: 0.1}}}}}}\n"
+        ))
+    };
+    let ignored = fault("exponentialDelay: 1s");
+    assert_eq!(codes(&ignored), ["W902"]);
+    let spec = ignored.objects[0].virtual_service().unwrap();
+    let built = spec.http[0].fault.as_ref().unwrap();
+    assert!(built.delay.is_none());
+    assert_eq!(built.abort.as_ref().unwrap().share, 1_000);
+    // Twin: the form that is carried out.
+    let fixed = fault("fixedDelay: 1s");
+    assert_eq!(codes(&fixed), Vec::<&str>::new());
+    let spec = fixed.objects[0].virtual_service().unwrap();
+    let built = spec.http[0].fault.as_ref().unwrap();
+    assert_eq!(built.delay.as_ref().unwrap().share, 50_000);
+}
+
+/// Ten thousand routes, one of them broken: read at once, and only that one is out of force.
+#[test]
+fn ten_thousand_routes_are_read_and_one_bad_one_is_left_out() {
+    let mut text = VS.to_owned();
+    for index in 0..10_000 {
+        let uri = if index == 5_000 { "(" } else { "/a" };
+        text.push_str(&format!(
+            "  - match: [{{uri: {{regex: '{uri}{index}'}}}}]\n    route: [{{destination: {{host: a}}}}]\n"
+        ));
+    }
+    let decoded = decode(&text);
+    let spec = decoded.objects[0].virtual_service().unwrap();
+    assert_eq!(spec.http.len(), 9_999);
+    assert_eq!(codes(&decoded), ["E007"]);
+    assert_eq!(
+        decoded.findings[0].field,
+        "spec.http[5000].match[0].uri.regex"
+    );
+}
