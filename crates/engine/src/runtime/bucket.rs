@@ -18,6 +18,8 @@ use std::time::Duration;
 
 /// Places of a set.
 const WAYS: usize = 8;
+/// Nanoseconds by which two threads' times may differ: what lies further ahead was left by another pace.
+const SLACK: u64 = 1_000_000_000;
 /// Most buckets of one table.
 pub const MOST: usize = 100_000;
 
@@ -82,6 +84,14 @@ impl Bucket {
         let (one, all) = (pace.time(1), pace.time(pace.burst));
         let mut full = self.full.load(Ordering::Acquire);
         loop {
+            // What an earlier, slower pace left to wait for is an empty bucket of this one, no more.
+            let empty = now.saturating_add(all);
+            if full > empty.saturating_add(SLACK) {
+                let order = (Ordering::AcqRel, Ordering::Acquire);
+                let set = self.full.compare_exchange(full, empty, order.0, order.1);
+                full = set.map_or_else(|other| other, |_| empty);
+                continue;
+            }
             let next = full.max(now).saturating_add(one);
             let debt = next - now;
             if debt > all {
@@ -233,6 +243,20 @@ mod tests {
             };
             assert_eq!(got, want, "at {at}");
         }
+    }
+
+    /// A bucket that was emptied at a slow pace is empty at the new one, and fills at the new one's rate.
+    #[test]
+    fn a_change_of_pace_leaves_no_old_debt() {
+        let buckets = Buckets::new(0);
+        let slow = pace(1, Duration::from_secs(3600), 3);
+        for _ in 0..3 {
+            assert!(buckets.take(MS(1000), slow).allowed);
+        }
+        let quick = pace(10, MS(1000), 2);
+        let got = buckets.take(MS(1000), quick);
+        assert!(!got.allowed && got.next == MS(100), "{got:?}");
+        assert!(buckets.take(MS(1100), quick).allowed);
     }
 
     #[test]
