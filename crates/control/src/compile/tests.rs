@@ -16,6 +16,7 @@ use naka_wire::values;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+mod balance;
 mod fields;
 mod resilience;
 
