@@ -6,6 +6,7 @@ use naka_engine::model::{
     Action, Chain, Edge, Forward, HeaderEdits, Hosts, Match, Route, Security, Serves, Snapshot,
     VirtualHost, Wants, WeightedCluster,
 };
+use naka_engine::runtime::PortLimits;
 use naka_identity::served::Version;
 use naka_proxy::edge::spec::{Held, Source, Spec, Table};
 use naka_proxy::worker::{Entrance, WorkerMsg};
@@ -293,4 +294,40 @@ async fn tls_passes_through_byte_by_byte_and_other_names_do_not() {
         "no hello"
     );
     let _: &Mesh = &pair.mesh;
+}
+
+#[tokio::test]
+async fn connections_of_a_port_are_limited_and_the_next_is_named_so() {
+    let program = program(mirror).await;
+    let pair = pair(program.address, Protocol::Http);
+    for limit in [None, Some(1)] {
+        let base = pair.mesh.gateway(8080, "*", &[pair.inbound]);
+        let mut edge = Edge::clone(base.edge(8080).unwrap());
+        edge.limits = limit.map(|_| {
+            let limits = PortLimits {
+                connections: limit,
+                ..PortLimits::default()
+            };
+            (limits, Arc::default())
+        });
+        let mut builder = base.edit();
+        builder.put_edge(Arc::new(edge));
+        let gateway = pair.mesh.proxy("ingress", builder.build(), &[]);
+        let to = gateway.open(Entrance::Gateway { port: 8080 });
+        let head = b"GET / HTTP/1.1\r\nHost: a.example.com\r\n\r\n";
+        let mut first = TcpStream::connect(to).await.unwrap();
+        first.write_all(head).await.unwrap();
+        let mut some = [0; 16];
+        within(first.read_exact(&mut some)).await.unwrap();
+        let close = b"GET / HTTP/1.1\r\nHost: a.example.com\r\nConnection: close\r\n\r\n";
+        let second = exchange(to, close).await;
+        assert_eq!(second.is_empty(), limit.is_some(), "{second}");
+        if limit.is_some() {
+            gateway
+                .until("it says why", |p| {
+                    p.log.text().contains("\"reason\":\"rate-limited\"")
+                })
+                .await;
+        }
+    }
 }
