@@ -40,7 +40,8 @@ fn answer(status: AbortStatus, grpc: bool) -> LocalReply {
     let mut reply = LocalReply::new(Reason::FaultAbort, grpc);
     let (http, code) = match status {
         AbortStatus::Http(status) => (status, grpc_of(status)),
-        AbortStatus::Grpc(code) => (http_of(code), code),
+        // Callers that do not speak gRPC get 200, as from Envoy.
+        AbortStatus::Grpc(code) => (StatusCode::OK, code),
     };
     if grpc {
         reply.headers.insert("grpc-status", u16::from(code).into());
@@ -60,23 +61,4 @@ fn grpc_of(status: StatusCode) -> u8 {
         429 | 502 | 503 | 504 => 14,
         _ => 2,
     }
-}
-
-/// HTTP status of a gRPC status, Envoy's table.
-fn http_of(code: u8) -> StatusCode {
-    let status = match code {
-        0 => 200,
-        1 => 499,
-        3 | 9 | 11 => 400,
-        4 => 504,
-        5 => 404,
-        6 | 10 => 409,
-        7 => 403,
-        8 => 429,
-        12 => 501,
-        14 => 503,
-        16 => 401,
-        _ => 500,
-    };
-    StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
