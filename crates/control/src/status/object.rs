@@ -348,22 +348,25 @@ mod tests {
 
     #[test]
     fn fields_that_do_nothing_yet_are_named_in_a_condition() {
-        let rule = |tcp: serde_json::Value| {
-            let object = json!({"apiVersion": "networking.istio.io/v1", "kind": "DestinationRule", "metadata": {"name": "a"},
-                "spec": {"host": "a", "trafficPolicy": {"connectionPool": {"tcp": tcp}}}});
+        let rule = |kind: &str, spec: serde_json::Value| {
+            let object = json!({"apiVersion": "networking.istio.io/v1", "kind": kind, "metadata": {"name": "a"},
+                "spec": spec});
             let (_, findings) = naka_api::decode_json(&object, Mode::Compat);
             enforced(&findings)
         };
-        let idle =
-            rule(json!({"idleTimeout": "3s", "maxConnectionDuration": "1h", "maxConnections": 1}));
+        let idle = rule(
+            "ProxyConfig",
+            json!({"concurrency": 2, "image": {"imageType": "debug"}}),
+        );
         assert_eq!(
             (idle.status.as_str(), idle.reason.as_str()),
             ("False", "NotYet")
         );
         assert_eq!(
             idle.message,
-            "not yet: spec.trafficPolicy.connectionPool.tcp.idleTimeout, spec.trafficPolicy.connectionPool.tcp.maxConnectionDuration"
+            "not yet: spec.concurrency, spec.image.imageType"
         );
-        assert_eq!(rule(json!({"maxConnections": 1})).status, "True");
+        let rule = rule("DestinationRule", json!({"host": "a"}));
+        assert_eq!(rule.status, "True");
     }
 }

@@ -90,11 +90,9 @@ impl World {
                     let host = Host::of_service(&meta.name, &meta.namespace);
                     by_service.insert(host, admitted(object));
                 }
-                Spec::VirtualService(spec) => {
-                    if spec.hosts.is_empty() {
-                        let key = (meta.namespace.clone(), meta.name.clone());
-                        self.delegates.insert(key, Arc::clone(object));
-                    }
+                Spec::VirtualService(spec) if spec.hosts.is_empty() => {
+                    let key = (meta.namespace.clone(), meta.name.clone());
+                    self.delegates.insert(key, Arc::clone(object));
                 }
                 _ => {}
             }

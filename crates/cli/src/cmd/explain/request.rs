@@ -8,10 +8,11 @@ use naka_control::compile::{Class, Key, compile, roots};
 use naka_control::world::World;
 use naka_engine::canonical::{Canonical, Origin, Source};
 use naka_engine::exchange::{
-    Answered, Around, Cx, Effect, Exchange, Input, Need, Outcome as Ended, Tried,
+    Answered, Around, Cx, Effect, Exchange, Input, Need, Outcome as Ended, PassThrough, Tried,
 };
 use naka_engine::model::Met;
 use naka_engine::pick::Cursors;
+use naka_engine::reply::LocalReply;
 use naka_engine::why::{Stage, Why};
 use naka_proxy::names::{self, Filter, InMesh, Outside};
 use naka_proxy::state::book::{Book, Near};
@@ -119,6 +120,33 @@ pub(crate) struct Explained {
     pub(crate) got: Option<Got>,
     /// The connection is closed before a request.
     pub(crate) closed: bool,
+}
+
+impl Explained {
+    /// The request leaves the mesh.
+    fn outside(&mut self, to: &PassThrough) {
+        self.verdict = format!(
+            "passed through to {}:{}, outside the mesh, if that name can be resolved; else 503 {}",
+            to.host,
+            to.port,
+            Reason::UnknownHost
+        );
+    }
+
+    /// The proxy answers itself.
+    fn replied(&mut self, reply: LocalReply) {
+        self.verdict = format!(
+            "{} {}: {}",
+            reply.status.as_u16(),
+            reply.reason,
+            reply.reason.meaning()
+        );
+        self.got = Some(Got {
+            status: reply.status,
+            headers: reply.headers,
+            reason: Some(reply.reason),
+        });
+    }
 }
 
 impl Asked {
@@ -442,26 +470,11 @@ impl<'a> Walk<'a> {
                     })
                 }
                 Effect::PassThrough(outside) => {
-                    explained.verdict = format!(
-                        "passed through to {}:{}, outside the mesh, if that name can be resolved; else 503 {}",
-                        outside.host,
-                        outside.port,
-                        Reason::UnknownHost
-                    );
+                    explained.outside(&outside);
                     return;
                 }
                 Effect::Reply(reply) => {
-                    explained.verdict = format!(
-                        "{} {}: {}",
-                        reply.status.as_u16(),
-                        reply.reason,
-                        reply.reason.meaning()
-                    );
-                    explained.got = Some(Got {
-                        status: reply.status,
-                        headers: reply.headers,
-                        reason: Some(reply.reason),
-                    });
+                    explained.replied(reply);
                     return;
                 }
                 Effect::Relay => {
