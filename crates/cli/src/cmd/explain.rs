@@ -3,6 +3,7 @@
 //! A request takes the walk a real one takes: objects → the control plane's compile → the proxy's intake → the engine,
 //! on the live state or on files, and no network either way. What is printed is the engine's own trail.
 
+mod explained;
 pub(crate) mod objects;
 mod request;
 pub(crate) mod world;
@@ -10,6 +11,7 @@ pub(crate) mod world;
 use crate::args::{self, Output};
 use crate::exit::{Exit, Outcome};
 use crate::out;
+use explained::Explained;
 use naka_types::reason::Reason;
 use serde_json::json;
 
@@ -110,15 +112,15 @@ fn explain_field(path: &str) -> Outcome {
 }
 
 /// Notes and trail as one JSON value.
-impl request::Explained {
+impl Explained {
     fn to_json(&self, notes: &[String]) -> serde_json::Value {
         let trail: Vec<_> = self
             .trail
             .iter()
             .map(|why| json!({"stage": why.stage.to_string(), "decision": why.decision, "because": why.because}))
             .collect();
-        let sent: Vec<_> = self.sent.iter().map(request::Sent::to_json).collect();
-        let got = self.got.as_ref().map(request::Got::to_json);
+        let sent: Vec<_> = self.sent.iter().map(explained::Sent::to_json).collect();
+        let got = self.got.as_ref().map(explained::Got::to_json);
         json!({
             "request": self.request, "verdict": self.verdict, "trail": trail, "sent": sent, "got": got, "closed": self.closed,
             "copies": self.copies.iter().map(|(cluster, host)| json!({"cluster": cluster, "authority": host})).collect::<Vec<_>>(),

@@ -29,12 +29,12 @@ pub(super) fn reply(
     let was = if origin.tls { "https" } else { "http" };
     let scheme = redirect.scheme.as_deref().unwrap_or(was);
     let host = redirect.host.as_deref().unwrap_or(request.host());
-    // The caller's port only makes sense for the caller's host and scheme.
+    // The caller's port only makes sense for the caller's host and scheme. One that was written stays, as in Envoy.
     let same_place = redirect.host.is_none() && scheme == was;
-    let port = redirect
-        .port
-        .or(request.authority.port().filter(|_| same_place))
-        .filter(|port| *port != if scheme == "https" { 443 } else { 80 });
+    let default = if scheme == "https" { 443 } else { 80 };
+    let kept = request.authority.port();
+    let kept = kept.filter(|port| same_place && *port != default);
+    let port = redirect.port.or(kept);
     let mut location = format!("{scheme}://{host}").into_bytes();
     if let Some(port) = port {
         location.extend_from_slice(format!(":{port}").as_bytes());

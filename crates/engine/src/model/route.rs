@@ -211,7 +211,7 @@ pub struct Redirect {
     pub scheme: Option<Arc<str>>,
     /// New host.
     pub host: Option<Arc<str>>,
-    /// New port; a default port is left out.
+    /// New port, written even where it is the default.
     pub port: Option<u16>,
     /// New path.
     pub path: Option<PathRewrite>,

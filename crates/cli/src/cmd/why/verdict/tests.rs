@@ -2,6 +2,7 @@
 
 use super::{Facts, of};
 use crate::cmd::explain::world::of_value;
+use naka_api::codes;
 use naka_types::finding::Finding;
 use naka_types::host::Host;
 use serde_json::{Value, json};
@@ -195,8 +196,9 @@ fn an_unknown_name_is_told_with_the_nearest() {
 #[test]
 fn what_concerns_others_is_left_to_them() {
     let mut live = sound();
-    let one =
-        |object: &str, message: &str| json!(Finding::new("L310", message.to_owned()).on(object));
+    let one = |object: &str, message: &str| {
+        json!(Finding::new(codes::L310.id, message.to_owned()).on(object))
+    };
     live["findings"] = json!([
         one("DestinationRule default/payment", "x"),
         one("VirtualService default/cart", "y")
