@@ -58,6 +58,7 @@ pub(crate) mod fields {
         yes("sni", Ty::Str, "Server name."),
         yes("transportProtocol", Ty::Str, "raw_buffer or tls."),
         yes("applicationProtocols", Ty::Str, "ALPN, with commas."),
+        yes("transportSocket", Ty::Str, "Transport socket."),
         yes("destinationPort", NUMBER, "Port."),
         yes("filter", FILTER, "Filter."),
     ];

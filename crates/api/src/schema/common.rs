@@ -1,6 +1,6 @@
 //! Blocks that several kinds share.
 
-use super::{COUNT, Field, PORT, STRINGS, TEXTS, Ty, yes};
+use super::{COUNT, Field, PORT, STRINGS, TEXTS, Ty, later, yes};
 
 /// `matchLabels` over workloads.
 pub(crate) const SELECTOR: Ty = Ty::Object(&[yes(
@@ -63,7 +63,7 @@ const FILES: Ty = Ty::Object(&[
 ]);
 
 /// TLS of a server, but `httpsRedirect`, whose meaning differs.
-pub(crate) const fn server_tls(https_redirect: Field) -> [Field; 17] {
+pub(crate) const fn server_tls(https_redirect: Field) -> [Field; 19] {
     [
         https_redirect,
         yes("mode", Ty::Enum(TLS_MODES), "How TLS is handled."),
@@ -93,6 +93,8 @@ pub(crate) const fn server_tls(https_redirect: Field) -> [Field; 17] {
             "Highest version.",
         ),
         yes("cipherSuites", TEXTS, "Cipher suites."),
+        later("ecdhCurves", TEXTS, "Key exchanges."),
+        later("alpnProtocols", TEXTS, "Protocols offered."),
         yes(
             "insecureSkipVerify",
             Ty::Bool,

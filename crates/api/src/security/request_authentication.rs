@@ -15,6 +15,11 @@ pub(crate) mod fields {
         yes("jwks_uri", Ty::Str, "Where the keys are, old spelling."),
         yes("jwks", Ty::Str, "The keys."),
         yes(
+            "presence",
+            Ty::Enum(&["OPTIONAL", "REQUIRED"]),
+            "Whether a request must have a token.",
+        ),
+        yes(
             "fromHeaders",
             Ty::List(&Ty::Object(&[
                 yes("name", Ty::Str, "Header.").required(),

@@ -355,8 +355,10 @@ mod tests {
             enforced(&findings)
         };
         let idle = rule(
-            "ProxyConfig",
-            json!({"concurrency": 2, "image": {"imageType": "debug"}}),
+            "DestinationRule",
+            json!({"host": "a", "trafficPolicy": {
+                "outlierDetection": {"failurePercentageThreshold": 50},
+                "tls": {"mode": "SIMPLE", "credentialName": "bank"}}}),
         );
         assert_eq!(
             (idle.status.as_str(), idle.reason.as_str()),
@@ -364,7 +366,7 @@ mod tests {
         );
         assert_eq!(
             idle.message,
-            "not yet: spec.concurrency, spec.image.imageType"
+            "not yet: spec.trafficPolicy.outlierDetection.failurePercentageThreshold, spec.trafficPolicy.tls.credentialName"
         );
         let rule = rule("DestinationRule", json!({"host": "a"}));
         assert_eq!(rule.status, "True");

@@ -440,6 +440,8 @@ async fn an_envoy_takes_everything_there_is_and_says_what_it_cannot() {
     let mut objects = 0;
     let mut all = manifests(&root().join("cases"));
     all.push(("ingress".to_owned(), ingress()));
+    // Certificates of a case are made when the referee runs it.
+    all.retain(|(_, raws)| !json!(raws).to_string().contains("${"));
     for (file, raws) in all {
         let mut hosts = BTreeSet::new();
         for raw in &raws {

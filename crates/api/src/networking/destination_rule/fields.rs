@@ -229,6 +229,12 @@ const OUTLIER: Ty = Ty::Object(&[
         "Below this healthy share all endpoints are called, healthy or not; such a response says `unhealthy-endpoint`. Default 0 = never.",
     ),
     f(
+        "failurePercentageThreshold",
+        Ty::Int(0, 100),
+        NotYet,
+        "Share of failed requests, in percent, from which an endpoint is taken out.",
+    ),
+    f(
         "outlierDetectionHttpErrorCodes",
         Ty::List(&COUNT),
         Yes,

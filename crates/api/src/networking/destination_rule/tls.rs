@@ -3,7 +3,7 @@
 use crate::codes;
 use crate::decode::Report;
 use crate::networking::read;
-use crate::schema::{Field, Now::Yes, TEXTS, Ty};
+use crate::schema::{Field, Now::Yes, TEXTS, Ty, later};
 use crate::tree::{Node, join};
 
 /// How a destination is called.
@@ -73,10 +73,15 @@ pub(super) const FIELDS: Ty = Ty::Object(&[
         "File with the authorities believed; default: the system's (`system` says so, too).",
     ),
     f("caCrl", Ty::Str, "File with revoked certificates."),
-    f(
+    later(
         "credentialName",
         Ty::Str,
-        "Secret with certificate, key and authorities. Not enforced yet (W900): calls fail until files are named.",
+        "Secret with certificate, key and authorities; calls fail (tls-failed) until files are named.",
+    ),
+    later(
+        "caCertCredentialName",
+        Ty::Str,
+        "Secret with the authorities believed; until then those of the system.",
     ),
     f(
         "subjectAltNames",
@@ -168,18 +173,6 @@ fn check(report: &mut Report, node: &Node, at: &str, tls: &ClientTls) {
                 );
             }
         }
-    }
-    if tls.originates()
-        && let Some(name) = node.get("credentialName")
-    {
-        report.error(
-            codes::W900,
-            &join(at, "credentialName"),
-            name.place,
-            "credentialName is not enforced yet at destinations: calls to them fail (tls-failed)"
-                .to_owned(),
-            "name files instead: clientCertificate, privateKey, caCertificates".to_owned(),
-        );
     }
     if tls.originates() && tls.insecure_skip_verify {
         report.error(

@@ -60,10 +60,11 @@ fn algorithm(report: &mut Report, node: &Node, at: &str) -> Algorithm {
     }
     if let Some(block) = node.get("backendUtilization") {
         return Algorithm::Utilization(Utilization {
-            blackout: read::duration(block.get("blackoutPeriod")),
+            blackout: read::duration(block.get("weightStabilizationPeriod")),
             expiry: read::duration(block.get("weightExpirationPeriod")),
             period: read::duration(block.get("weightUpdatePeriod")),
-            penalty: number(block.get("errorUtilizationPenalty")),
+            penalty: number(block.get("errorUtilizationPenaltyPercent"))
+                .map(|percent| percent / 100.0),
             metrics: read::texts(block.get("metricNamesForComputingUtilization")),
         });
     }

@@ -138,7 +138,7 @@ pub(crate) const LOAD_BALANCER: Ty = Ty::Object(&[
         "backendUtilization",
         Ty::Object(&[
             f(
-                "blackoutPeriod",
+                "weightStabilizationPeriod",
                 Ty::Duration,
                 Yes,
                 "An endpoint must have reported this long before its weight counts; default 10s.",
@@ -156,10 +156,10 @@ pub(crate) const LOAD_BALANCER: Ty = Ty::Object(&[
                 "Time between two looks at the weights; default 1s.",
             ),
             f(
-                "errorUtilizationPenalty",
-                Ty::Number,
+                "errorUtilizationPenaltyPercent",
+                Ty::Int(0, u32::MAX as i64),
                 Yes,
-                "Utilisation that errors add, per error and call; default 1.",
+                "Utilisation that errors add, in percent of their share of the calls; default 100.",
             ),
             f(
                 "metricNamesForComputingUtilization",
