@@ -477,10 +477,15 @@ async fn an_envoy_takes_everything_there_is_and_says_what_it_cannot() {
         .await;
 
     // The other way round: a pattern that only our own proxies understand is refused, and that is told.
+    // Of a host that no case claims.
     let bad = json!([{
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": "untouched", "namespace": "default"},
+        "spec": {"selector": {"app": "untouched"}, "ports": [{"name": "http", "port": 80}]},
+    }, {
         "apiVersion": "networking.istio.io/v1", "kind": "VirtualService",
         "metadata": {"name": "a-bad-one", "namespace": "default"},
-        "spec": {"hosts": ["order"], "http": [
+        "spec": {"hosts": ["untouched"], "http": [
             {"match": [{"uri": {"regex": "(?x) /a [0-9] # a comment"}}],
              "route": [{"destination": {"host": "payment"}}]},
         ]},
