@@ -1,6 +1,6 @@
 //! What came of a request, in one form whoever was asked, and how it is held against a verdict.
 //!
-//! Shares are judged by Chernoff's bound: a share that is right fails with a probability of at most [`ERROR`] per
+//! Shares are judged by Chernoff's bound: a share that is right fails with a probability of at most `ERROR` per
 //! request of a case.
 
 use super::case::Verdict;
