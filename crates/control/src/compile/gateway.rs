@@ -1,6 +1,6 @@
 //! Listeners of gateways: one per port of the Gateways that select the proxy, with all routes inside.
 //!
-//! What a port does is a list of filter chains ([`chain`]), the same for our own proxies and for Envoys; only how HTTP
+//! What a port does is a list of filter chains (`chain`), the same for our own proxies and for Envoys; only how HTTP
 //! routes are named differs.
 //!
 //! Every VirtualService bound to a host counts here, older before younger, because an ingress host is usually cut
