@@ -1,6 +1,6 @@
 //! Which endpoint of a cluster is called.
 //!
-//! All that does not change between two configurations is worked out when a cluster is built ([`Plan`]): who may be
+//! All that does not change between two configurations is worked out when a cluster is built (`Plan`): who may be
 //! called, in which order of nearness, how often, and where on a hash ring. A pick is then an index (round robin), a
 //! draw (random), two draws and a comparison (least request, peak EWMA) or a look-up (hashing); none of them
 //! allocates or locks. What changes between configurations (an endpoint barred by this proxy itself, weights that
