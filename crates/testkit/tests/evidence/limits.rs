@@ -161,10 +161,11 @@ fn routes_follow_a_json_body_and_the_clock() {
     let counts = || (served(&mesh, "v1"), served(&mesh, "v2"));
     let post = |number: usize, body: &str| {
         let before = counts();
+        // A caller of its own: another one's sidecar would begin with the copy that it saved before the last change.
         let name = format!("call-{number}");
         let mut call = mesh.run(
             &name,
-            &[],
+            &["-s", &name],
             &["curl", "-sf", "-m", "10", "-d", body, "http://payment/pay"],
         );
         assert!(
