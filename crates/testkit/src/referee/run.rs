@@ -370,7 +370,16 @@ fn judge_twin(
         Some((kind, path.clone()))
     });
     for (value, objects) in fields::twins(twin, &set.objects)? {
-        if lane.notices(file, set, &objects)? {
+        // The change may not be in force yet at the first look, as above.
+        let mut noticed = lane.notices(file, set, &objects)?;
+        for pause in SETTLE {
+            if noticed {
+                break;
+            }
+            std::thread::sleep(pause);
+            noticed = lane.notices(file, set, &objects)?;
+        }
+        if noticed {
             let seen = fields::Seen {
                 absent: value.is_none(),
                 boundary: value.is_some(),
