@@ -127,7 +127,9 @@ async fn a_failing_endpoint_is_left_alone_and_comes_back() {
         let failed = statuses.iter().filter(|s| **s == 500).count();
         assert_eq!(failed, bad.calls());
         if !on {
-            assert_eq!((good.calls(), bad.calls()), (20, 20));
+            // Each of the two workers goes round by itself.
+            assert!((18..=22).contains(&bad.calls()), "{}", bad.calls());
+            assert_eq!(good.calls() + bad.calls(), 40);
             continue;
         }
         assert_eq!(bad.calls(), 3, "its third error is its last");
