@@ -169,12 +169,6 @@ impl Plane {
         }
     }
 
-    /// Replaces the trust bundle (root rotation).
-    pub fn set_roots(&self, roots: &str) {
-        *self.roots.lock().unwrap_or_else(PoisonError::into_inner) = roots.into();
-        self.poke.notify_one();
-    }
-
     /// The world of this moment, on top of any snapshot.
     #[must_use]
     pub fn world_of(&self, snapshot: &naka_store::Snapshot) -> World {

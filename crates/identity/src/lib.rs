@@ -40,8 +40,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// How far a certificate's start lies before its issue, for hosts whose clocks are behind.
 pub const BACKDATE: Duration = Duration::from_secs(60);
-/// Lifetime of a workload certificate unless another one is asked for.
-pub const DEFAULT_TTL: Duration = Duration::from_secs(24 * 3600);
 /// DNS name in the control plane's own certificate.
 pub const CONTROL_NAME: &str = "naka-control";
 

@@ -10,14 +10,10 @@ pub const HEADER_BYTES: usize = 64 * 1024;
 /// Most header fields of one message; also hyper's own limit, which is left alone because setting it costs a cleared
 /// table per message.
 pub const HEADER_FIELDS: usize = 100;
-/// Longest request target, in bytes.
-pub const URI_BYTES: usize = 8 * 1024;
 /// Time for a caller to send a request head.
 pub const HEADER_READ: Duration = Duration::from_secs(10);
 /// Time for a TLS handshake, either side.
 pub const TLS_HANDSHAKE: Duration = Duration::from_secs(10);
-/// Time to reach the program beside us; it is on this machine.
-pub const LOCAL_CONNECT: Duration = Duration::from_secs(5);
 /// Time for a connection outside the mesh.
 pub const PASSTHROUGH_CONNECT: Duration = Duration::from_secs(10);
 /// Time that a request may wait for configuration asked for on demand.
@@ -71,8 +67,6 @@ pub const H2_PING: Duration = Duration::from_secs(30);
 pub const H2_PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// A connection without a byte in either direction for this long is closed (Envoy's default).
 pub const CONNECTION_IDLE: Duration = Duration::from_secs(3600);
-/// Connections of one worker; more wait in the listen queue.
-pub const CONNECTIONS_PER_WORKER: usize = 50_000;
 /// Messages waiting for one worker.
 pub const WORKER_QUEUE: usize = 1024;
 /// Length of the listen queue.

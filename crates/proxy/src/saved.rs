@@ -225,14 +225,6 @@ pub fn encode_last_good<'a>(resources: impl IntoIterator<Item = &'a Resource>) -
     content
 }
 
-/// Writes already encoded last-good content.
-///
-/// # Errors
-/// The system refuses.
-pub fn write_last_good(dir: &Path, content: &[u8]) -> Result<(), Error> {
-    replace(&dir.join(LAST_GOOD), content)
-}
-
 /// The resources in force when the proxy last ran; empty when there is no copy.
 ///
 /// # Errors

@@ -30,8 +30,6 @@ pub const RETRY_GRPC_ON: &str = "x-envoy-retry-grpc-on";
 pub const MAX_RETRIES: &str = "x-envoy-max-retries";
 /// W3C trace context.
 pub const TRACEPARENT: &str = "traceparent";
-/// W3C trace state.
-pub const TRACESTATE: &str = "tracestate";
 
 /// Headers that the workload's own program may set on its calls although other `x-envoy-*` are stripped.
 pub const FROM_OWN_PROGRAM: [&str; 6] = [

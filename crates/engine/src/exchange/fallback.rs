@@ -27,7 +27,7 @@ impl Exchange {
                 .cluster
                 .as_deref()
                 .and_then(fallback)
-                .is_some_and(|fallback| matches!(fallback.to, FallbackTo::Cluster(_)))
+                .is_some_and(|fallback| matches!(fallback.to, FallbackTo::Cluster(..)))
     }
 
     /// What is answered instead of a failure, if anything is; `sendable`: the request is still there whole.
@@ -80,22 +80,19 @@ impl Exchange {
                 Direction::Outbound | Direction::Inbound { .. } => reply,
             }));
         }
-        let FallbackTo::Cluster(name) = &fallback.to else {
+        let FallbackTo::Cluster(id, name) = &fallback.to else {
             return None;
         };
         let late = self.deadline.is_some_and(|deadline| cx.now >= deadline);
-        let mut all = cx.snapshot.clusters();
-        let other = all.find(|other| other.name() == name)?;
-        if !sendable || late {
+        if !sendable || late || cx.snapshot.cluster(*id).is_none() {
             return None;
         }
-        let other = (other.id, Arc::clone(name));
         cx.explain(|| {
             let because = format!("fallback of {}: {}", cluster.name(), reason.code());
             Why::new(Stage::Weight, &**name, because)
         });
         self.fallen = Some(reason);
-        self.instead_of = Some(other);
+        self.instead_of = Some((*id, Arc::clone(name)));
         (self.held, self.endpoint) = (None, None);
         Some(self.attempt(request, cx))
     }

@@ -1,5 +1,6 @@
 //! What a BackendPolicy says of a destination: breaker, fallback, health checks.
 
+use super::ClusterId;
 use crate::breaker::Breaker;
 use crate::reply::LocalReply;
 use bytes::Bytes;
@@ -34,7 +35,7 @@ pub struct Fallback {
 #[derive(Debug, Clone, PartialEq)]
 pub enum FallbackTo {
     /// Another cluster's answer.
-    Cluster(Arc<str>),
+    Cluster(ClusterId, Arc<str>),
     /// This.
     Reply {
         /// Status.

@@ -74,12 +74,6 @@ impl Snapshot {
             .map(|(.., found)| found)
     }
 
-    /// A virtual host by its name on the wire.
-    #[must_use]
-    pub fn virtual_host_named(&self, name: &str) -> Option<&Arc<VirtualHost>> {
-        self.vhosts.get(name)
-    }
-
     /// A cluster by its number.
     #[must_use]
     pub fn cluster(&self, id: ClusterId) -> Option<&Arc<Cluster>> {
@@ -191,23 +185,9 @@ impl SnapshotBuilder {
         self
     }
 
-    /// Takes a cluster out; routes to it then answer `unknown-cluster`.
-    pub fn remove_cluster(&mut self, id: ClusterId) -> &mut Self {
-        if let Some(slot) = self.clusters.get_mut(id.index()) {
-            *slot = None;
-        }
-        self
-    }
-
     /// Puts a declared port, replacing the one of the same number.
     pub fn put_inbound(&mut self, inbound: Arc<Inbound>) -> &mut Self {
         self.inbound.insert(inbound.port, inbound);
-        self
-    }
-
-    /// Takes a declared port out.
-    pub fn remove_inbound(&mut self, port: u16) -> &mut Self {
-        self.inbound.remove(&port);
         self
     }
 

@@ -19,13 +19,11 @@ pub enum Bar {
     Outlier = 1,
     /// Active health checks failed.
     HealthCheck = 1 << 1,
-    /// Its breaker is open.
-    Breaker = 1 << 2,
 }
 
 impl Bar {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Outlier, Self::HealthCheck, Self::Breaker];
+    pub const ALL: [Self; 2] = [Self::Outlier, Self::HealthCheck];
 
     /// In a sentence: "it is ...".
     #[must_use]
@@ -33,7 +31,6 @@ impl Bar {
         match self {
             Self::Outlier => "ejected by outlier detection",
             Self::HealthCheck => "failing its health checks",
-            Self::Breaker => "behind an open breaker",
         }
     }
 }
@@ -93,7 +90,7 @@ mod tests {
         assert!(cluster.bar(&one, Bar::Outlier) && !cluster.bar(&one, Bar::Outlier));
         assert!(cluster.bar(&one, Bar::HealthCheck));
         assert_eq!(cluster.epoch(), 2);
-        assert!(!cluster.lift(&one, Bar::Breaker) && cluster.lift(&one, Bar::Outlier));
+        assert!(cluster.lift(&one, Bar::Outlier));
         assert!(one.is_barred() && !one.has(Bar::Outlier));
         assert!(cluster.lift(&one, Bar::HealthCheck) && !one.is_barred());
         assert_eq!(cluster.epoch(), 4);

@@ -1,6 +1,7 @@
 //! Clusters: how a destination is called, and who may answer for it.
 
 use super::endpoint::{self, Member, Named};
+use super::route::Ids;
 use super::{Error, Taken};
 use naka_engine::model::{ClusterSpec, HttpVersion, OutsideTls, PeerTls, Policy, ServiceMeta};
 use naka_types::locality::Nearness;
@@ -53,7 +54,7 @@ pub struct Part {
 ///
 /// # Errors
 /// [`Error`] when it cannot be called as it says.
-pub fn cluster(wire: &pb::Cluster) -> Result<Taken<Part>, Error> {
+pub fn cluster(wire: &pb::Cluster, ids: Ids<'_>) -> Result<Taken<Part>, Error> {
     let (found, left_out) = found(wire)?;
     let protocol = protocol(wire.metadata.as_ref());
     let mut spec = ClusterSpec::new(&wire.name, protocol);
@@ -74,7 +75,7 @@ pub fn cluster(wire: &pb::Cluster) -> Result<Taken<Part>, Error> {
     spec.by_caller = found == Found::ByCaller;
     spec.outlier = outlier::outlier(wire)?;
     spec.panic_threshold = outlier::panic(wire)?;
-    spec.backend = backend::backend(wire)?;
+    spec.backend = backend::backend(wire, ids)?;
     spec.priority = pool::priority(wire)?;
     spec.tls = sockets(wire)?;
     spec.service = service(wire.metadata.as_ref());

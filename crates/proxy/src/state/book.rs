@@ -12,7 +12,7 @@ use naka_engine::model::{
 };
 use naka_engine::runtime::Registry;
 use naka_types::locality::Locality;
-use naka_types::name::{ClusterName, VirtualHostName};
+use naka_types::name::VirtualHostName;
 use naka_wire::envoy::config::core::v3::data_source::Specifier;
 use naka_wire::envoy::extensions::transport_sockets::tls::v3::{Secret, secret};
 use naka_wire::v1::{NameFilter, WorkloadRecord};
@@ -154,7 +154,9 @@ impl Book {
         let name = resource.name.as_str();
         match kind {
             type_url::CLUSTER => {
-                let taken = cluster::cluster(&unpack(any).map_err(broken)?)?;
+                let wire = unpack(any).map_err(broken)?;
+                let registry = &self.registry;
+                let taken = cluster::cluster(&wire, &mut |name| registry.id(name))?;
                 self.put_cluster(name, taken.model);
                 Ok(taken.left_out)
             }
@@ -516,13 +518,6 @@ impl Book {
     #[must_use]
     pub fn has_host(&self, name: &VirtualHostName) -> bool {
         self.hosts.contains_key(&name.to_string())
-    }
-
-    /// Clusters of the program itself, by port.
-    #[must_use]
-    pub fn has_program(&self, port: u16) -> bool {
-        self.clusters
-            .contains_key(&ClusterName::Inbound { port }.to_string())
     }
 }
 

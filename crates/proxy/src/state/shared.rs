@@ -17,7 +17,6 @@ use naka_wire::v1;
 use naka_wire::v1::register_request::State;
 use naka_xds::Resource;
 use serde_json::Value as Json;
-use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -390,12 +389,6 @@ impl Shared {
                 .number(name::CONFIG_REVISION, &[])
                 .set(revision);
         }
-    }
-
-    /// Ports of the program we have bound listeners for.
-    #[must_use]
-    pub fn bound_ports(&self) -> BTreeSet<u16> {
-        self.progress().addresses.inbound.keys().copied().collect()
     }
 }
 

@@ -180,7 +180,12 @@ async fn another_destination_answers_when_there_is_no_endpoint_left() {
         let spare: Arc<str> = "outbound|80||spare.shop.svc.cluster.local".into();
         let backend = Backend {
             fallback: on
-                .then(|| fallback(FallbackTo::Cluster(Arc::clone(&spare))))
+                .then(|| {
+                    fallback(FallbackTo::Cluster(
+                        mesh.registry.id(&spare),
+                        Arc::clone(&spare),
+                    ))
+                })
                 .flatten(),
             ..Backend::default()
         };

@@ -1,6 +1,7 @@
 //! Health checks of a cluster, and the breaker and fallback of its metadata.
 
 use crate::intake::Error;
+use crate::intake::route::Ids;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use naka_engine::breaker::{Breaker, Rate};
@@ -14,7 +15,7 @@ use naka_wire::{time, values};
 use std::time::Duration;
 
 /// What a BackendPolicy says; `None` where there is none.
-pub(super) fn backend(wire: &pb::Cluster) -> Result<Option<Box<Backend>>, Error> {
+pub(super) fn backend(wire: &pb::Cluster, ids: Ids<'_>) -> Result<Option<Box<Backend>>, Error> {
     let own = values::of_metadata(wire.metadata.as_ref(), NAKA);
     let part = |name| own.and_then(|own| values::get_struct(own, name));
     let check = match wire.health_checks.as_slice() {
@@ -24,7 +25,9 @@ pub(super) fn backend(wire: &pb::Cluster) -> Result<Option<Box<Backend>>, Error>
     };
     let backend = Backend {
         breaker: part("breaker").map(breaker).transpose()?,
-        fallback: part("fallback").map(fallback).transpose()?,
+        fallback: part("fallback")
+            .map(|part| fallback(part, ids))
+            .transpose()?,
         check,
     };
     Ok((backend != Backend::default()).then(|| Box::new(backend)))
@@ -98,10 +101,10 @@ fn breaker(wire: &Struct) -> Result<Breaker, Error> {
     opens.then_some(breaker).ok_or_else(wrong)
 }
 
-fn fallback(wire: &Struct) -> Result<Fallback, Error> {
+fn fallback(wire: &Struct, ids: Ids<'_>) -> Result<Fallback, Error> {
     let wrong = |what: &str| Error::at("metadata.naka.dev.fallback", what);
     let to = match values::get_str(wire, "cluster") {
-        Some(name) => FallbackTo::Cluster(name.into()),
+        Some(name) => FallbackTo::Cluster(ids(name), name.into()),
         None => {
             let status = count(wire, "status").and_then(|status| u16::try_from(status).ok());
             let status = status.and_then(|status| StatusCode::from_u16(status).ok());
