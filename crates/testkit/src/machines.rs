@@ -80,7 +80,7 @@ impl Machine {
         let holder =
             Program::start(&format!("machine-{name}"), dir, &mut command).expect("unshare");
         until(
-            &format!("the machine {name}: {}", holder.err()),
+            format_args!("the machine {name}: {}", holder.said()),
             SOON,
             || holder.out().contains("ready").then_some(()),
         );

@@ -308,7 +308,7 @@ impl Mesh {
                 })
         };
         until(
-            &format!("a healthy workload of {service}: {}", program.err()),
+            format_args!("a healthy workload of {service}: {}", program.said()),
             SOON,
             || self.workloads().iter().any(is_it).then_some(()),
         );

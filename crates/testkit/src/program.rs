@@ -102,6 +102,11 @@ impl Program {
         std::fs::read_to_string(&self.stdout).unwrap_or_default()
     }
 
+    /// What it wrote to stderr by the time this is shown: for what is said of a wait that was in vain.
+    pub fn said(&self) -> impl std::fmt::Display {
+        std::fmt::from_fn(|f| f.write_str(&self.err()))
+    }
+
     /// What it wrote to stderr so far.
     #[must_use]
     pub fn err(&self) -> String {
@@ -121,14 +126,19 @@ impl Drop for Program {
     }
 }
 
-/// A loopback port that was free a moment ago.
+/// A loopback port that nothing listens on. It lies below the range from which the kernel takes ports for whoever asks
+/// for any, so that no connection of a neighbour sits on it before its program does.
 ///
 /// # Panics
 /// When the machine has none.
 #[must_use]
 pub fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-    listener.local_addr().expect("bound").port()
+    let drawn = || fastrand::u16(20_000..32_000);
+    let free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    std::iter::repeat_with(drawn)
+        .take(1_000)
+        .find(free)
+        .expect("a free port")
 }
 
 /// Resident memory of a process in bytes, from `/proc/<pid>/status`; 0 when it is gone.

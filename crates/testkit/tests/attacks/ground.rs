@@ -107,7 +107,7 @@ impl Ground {
         let edge = SocketAddr::from(([127, 0, 0, 1], edge));
         for way in [published, edge] {
             until(
-                &format!("a request through {way}: {} {}", run.err(), gateway.err()),
+                format_args!("a request through {way}: {} {}", run.said(), gateway.said()),
                 SOON,
                 || {
                     get(way, "/ready")

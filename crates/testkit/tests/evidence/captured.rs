@@ -35,7 +35,7 @@ fn codes(program: &Program, from: usize) -> Vec<String> {
 
 fn calls_of(program: &Program, from: usize, code: &str) {
     until(
-        &format!("five calls with {code}; {}", program.err()),
+        format_args!("five calls with {code}; {}", program.said()),
         SOON,
         || {
             let codes = codes(program, from);

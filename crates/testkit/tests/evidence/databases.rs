@@ -214,7 +214,7 @@ fn passes(make: fn(&Path, u16) -> Database) {
     mesh.wait_ready(database.service, Some(&number), &served);
     // Ready says that it listens; that it answers takes some of them longer.
     until(
-        &format!("{} answers: {}", database.service, served.err()),
+        format_args!("{} answers: {}", database.service, served.said()),
         SOON,
         || {
             let command = (database.client)(database.service, port);

@@ -60,7 +60,7 @@ fn serve(mesh: &Mesh, service: &str, version: &str) -> Program {
     ];
     let program = run(mesh, &name, &options, &server);
     wait::until(
-        &format!("a healthy {name} beside an Envoy: {}", program.err()),
+        format_args!("a healthy {name} beside an Envoy: {}", program.said()),
         ENVOY_SOON,
         || {
             let all = mesh.workloads();
@@ -558,7 +558,7 @@ fn an_envoy_is_a_gateway() {
     };
     let code = |host: &str| String::from_utf8_lossy(&get(host).stdout).into_owned();
     wait::until(
-        &format!("the edge serves: {}", gateway.err()),
+        format_args!("the edge serves: {}", gateway.said()),
         ENVOY_SOON,
         || (code("shop.example.com") == "200").then_some(()),
     );

@@ -198,7 +198,7 @@ fn proof(family: Family) {
         (&inventory, "inventory", "shop"),
     ] {
         wait::until(
-            &format!("{caller} is answered: {}", run.err()),
+            format_args!("{caller} is answered: {}", run.said()),
             SOON,
             || {
                 let said = run.out();

@@ -343,7 +343,7 @@ fn runs_a_mesh(root: &Path) {
     ];
     let serving = Program::start("payment", home.path(), &mut command(&serve)).expect("starts");
     let answer = until(
-        &format!("an answer through the mesh: {}", serving.err()),
+        format_args!("an answer through the mesh: {}", serving.said()),
         SOON,
         || {
             let call = ["run", "--", "curl", "-sf", "http://payment/"];

@@ -194,7 +194,7 @@ fn h2spec_finds_no_fault_on_any_http2_listener() {
         Program::start("gateway", mesh.home(), &mut mesh.command(arguments)).expect("start");
     for port in [edge, published] {
         until(
-            &format!("port {port} answers: {}", gateway.err()),
+            format_args!("port {port} answers: {}", gateway.said()),
             SOON,
             || {
                 let url = format!("http://127.0.0.1:{port}/");
