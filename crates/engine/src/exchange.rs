@@ -15,6 +15,7 @@
 mod affinity;
 mod attempt;
 mod attributes;
+mod chain;
 mod cors;
 mod dial;
 mod fallback;
@@ -31,6 +32,7 @@ mod retry;
 mod rewrite;
 
 pub use attributes::Around;
+pub use chain::Repeated;
 pub use dial::Dial;
 pub use headers::xfcc;
 pub use matching::first_failing;
@@ -301,6 +303,8 @@ pub struct Exchange {
     external: bool,
     lookup: lookup::Lookup,
     attempts: u32,
+    /// The trace it belongs to, see [`chain`].
+    trace: u64,
     asked: headers::Asked,
     retry: retry::Rules,
     retry_slot: Option<Slot>,
@@ -347,6 +351,7 @@ impl Exchange {
             external: false,
             lookup: lookup::Lookup::default(),
             attempts: 0,
+            trace: 0,
             asked: headers::Asked::default(),
             retry: retry::Rules::default(),
             retry_slot: None,
@@ -449,6 +454,7 @@ impl Exchange {
 
     fn begin(&mut self, request: &mut Canonical, cx: &mut Cx<'_>) -> Effect {
         self.asked = headers::sanitise(request, cx);
+        self.trace = headers::trace_of(request);
         if let Direction::Inbound { port } = cx.origin.direction {
             return self.begin_inbound(request, port, cx);
         }

@@ -22,5 +22,7 @@ pub const SCHEDULE_SLOTS: usize = 4096;
 pub const MIN_CONCURRENT_RETRIES: u32 = 3;
 /// Share of a cluster's active requests that may be retries, in percent.
 pub const RETRY_BUDGET_PERCENT: u32 = 20;
+/// Retries that the default budget lets a destination have that answers nothing but errors.
+pub const RESERVED_RETRIES: u32 = 50;
 /// Most retries one request may have, whatever a route or header asks.
 pub const MAX_RETRIES: u32 = 10;

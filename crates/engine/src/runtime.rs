@@ -13,6 +13,7 @@ mod gate;
 mod load;
 mod queue;
 mod recent;
+mod reserve;
 
 pub use availability::Bar;
 pub use bucket::{Buckets, Left, MOST as MOST_BUCKETS, Pace};
@@ -120,6 +121,7 @@ pub struct ClusterRuntime {
     retries: Gauge,
     queue: queue::Queue,
     recent: Recent,
+    reserve: reserve::Reserve,
     pub(crate) circuit: Circuit,
     epoch: AtomicU64,
     /// Held while it is decided whether one more endpoint may be ejected.
@@ -189,14 +191,26 @@ impl ClusterRuntime {
         self.slot(Count::Connections, limits.connections)
     }
 
-    /// A slot for a retry: at most the budget's share of the requests, and at most the limit.
-    pub(crate) fn retry(self: &Arc<Self>, limits: &Limits, now: Duration) -> Option<Slot> {
+    /// A slot for a retry: at most the budget's share of the requests, and at most the limit; `free`: one that takes
+    /// nothing from the reserve.
+    pub(crate) fn retry(
+        self: &Arc<Self>,
+        limits: &Limits,
+        free: bool,
+        now: Duration,
+    ) -> Option<Slot> {
         let budget = &limits.budget;
         let recent = budget
             .window
             .map_or(0, |window| self.recent.count(window, now));
         let allowed = budget.of(self.requests().max(recent));
-        self.slot(Count::Retries, allowed.min(limits.retries))
+        let slot = self.slot(Count::Retries, allowed.min(limits.retries))?;
+        (free || !budget.reserve || self.reserve.take()).then_some(slot)
+    }
+
+    /// Takes note of an answer that is no server error.
+    pub(crate) fn answered(&self) {
+        self.reserve.put();
     }
 
     /// Takes note of when a request began, where the retry budget wants to know.
@@ -372,7 +386,7 @@ mod tests {
             match rng.u8(0..4) {
                 0 | 1 => active.extend(cluster.request(&endpoint, &none, None)),
                 2 => {
-                    if let Some(slot) = cluster.retry(&none, Duration::ZERO) {
+                    if let Some(slot) = cluster.retry(&none, true, Duration::ZERO) {
                         retries.push(slot);
                         let bound = (cluster.requests() / 5).max(3);
                         assert!(cluster.retries() <= bound);
@@ -397,6 +411,7 @@ mod tests {
             share,
             least,
             window: None,
+            reserve: false,
         };
         for (budget, requests, want) in [
             (Budget::default(), 0, 3),
@@ -417,11 +432,11 @@ mod tests {
             cluster.began(&limits, second * 10);
         }
         let held: Vec<_> = (0..5)
-            .filter_map(|_| cluster.retry(&limits, second * 10))
+            .filter_map(|_| cluster.retry(&limits, true, second * 10))
             .collect();
         assert_eq!(held.len(), 2);
         drop(held);
-        assert!(cluster.retry(&limits, second * 20).is_none());
+        assert!(cluster.retry(&limits, true, second * 20).is_none());
     }
 
     #[test]

@@ -25,6 +25,7 @@ use crate::vip::Vips;
 use crate::worker::{self, Own, WorkerHandle, WorkerParams, Workers};
 use bind::{Bound, Kept};
 use driver::{Driver, DriverParams};
+use naka_engine::exchange::Repeated;
 use naka_telemetry::{AccessLog as AccessLogWriter, Metrics, Workload};
 use naka_types::host::Host;
 use naka_wire::type_url;
@@ -423,6 +424,7 @@ fn own(settings: &Settings) -> Own {
             .as_ref()
             .and_then(|outbound| outbound.credential.clone()),
         barred: Arc::default(),
+        repeated: Repeated::default(),
     }
 }
 

@@ -15,6 +15,7 @@ use crate::names::Filter;
 use crate::seen::Seen;
 use crate::tls::TlsSet;
 use crate::vip::Vips;
+use naka_engine::exchange::Repeated;
 use naka_engine::model::{Cluster, Endpoint, Snapshot};
 use naka_telemetry::{Lines, Shard, Workload};
 use naka_types::reason::Reason;
@@ -154,6 +155,8 @@ pub struct Own {
     pub credential: Option<String>,
     /// Rung when an endpoint was barred: the main thread sees to its return.
     pub barred: Arc<Notify>,
+    /// Traces of which a call failed although it was repeated.
+    pub repeated: Repeated,
 }
 
 /// What a worker is built from.

@@ -133,7 +133,15 @@ impl Client {
             };
             return Self::connect(&address, false, None);
         };
-        let (authority, _) = split(&proxy)?;
+        Self::through(&proxy)
+    }
+
+    /// Connects to a forward proxy, given as `http_proxy` gives it.
+    ///
+    /// # Errors
+    /// When nothing listens there.
+    pub fn through(proxy: &str) -> Result<Self> {
+        let (authority, _) = split(proxy)?;
         let (credential, address) = authority
             .rsplit_once('@')
             .map_or((None, authority.as_str()), |(c, a)| (Some(c), a));

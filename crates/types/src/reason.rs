@@ -56,6 +56,7 @@ reasons! {
     BreakerOpen "breaker-open" 503 14 "UO" "The destination's breaker (BackendPolicy) is open: it failed too often, and is left alone for a while.";
     MaxConnectionDuration "max-connection-duration" 0 14 "DT" "The connection reached its maxConnectionDuration and was closed.";
     UnhealthyEndpoint "unhealthy-endpoint" 0 2 "-" "The response comes from an endpoint known to be unhealthy: fewer were healthy than minHealthPercent wants, so all were called.";
+    AlreadyRetried "already-retried" 0 2 "-" "The response is a failure that a hop behind the called program has repeated already; callers before it do not repeat it once more.";
     CircuitOpen "circuit-open" 503 14 "UO" "The destination is at its limit of connections, requests or pending requests.";
     BadRequest "bad-request" 400 13 "DPE" "The request is malformed or ambiguous (path, host, framing); it is not forwarded.";
     HeadersTooLarge "headers-too-large" 431 8 "DPE" "The request's headers are over the limit of 64 KiB or 100 fields.";

@@ -3,7 +3,7 @@
 //! Nothing is copied or looked up before an expression asks. What the caller claims and what the mesh knows are told
 //! apart in the one table of attributes (`naka_expr::TABLE`), not here.
 
-use super::{Cx, Effect, Exchange, Need, matching};
+use super::{Cx, Effect, Exchange, Need, Repeated, matching};
 use crate::canonical::{Canonical, Direction, Origin, Source};
 use crate::model::Subject;
 use bytes::Bytes;
@@ -21,6 +21,8 @@ pub struct Around {
     pub own: Source,
     /// What to add to `Cx::now` to get the time since 1970.
     pub epoch: Duration,
+    /// Traces of which a call failed although it was repeated.
+    pub repeated: Repeated,
 }
 
 /// What is known of the body.

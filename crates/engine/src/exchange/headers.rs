@@ -3,7 +3,7 @@
 //! Trust: a verified mesh proxy is believed; the own program only in the six `x-envoy-*` wishes of the contracts;
 //! nobody else in anything. Wishes are read and then taken away, so that they never travel further than one hop.
 
-use super::Cx;
+use super::{Cx, chain};
 use crate::canonical::{Caller, Canonical, Direction, Origin, own};
 use crate::limits;
 use crate::model::{RetryOn, RetryPolicy};
@@ -140,6 +140,11 @@ fn add(headers: &mut HeaderMap, cx: &mut Cx<'_>) {
 /// The id that a request has been given.
 pub(super) fn request_id_of(request: &Canonical) -> Option<&HeaderValue> {
     request.headers().get(&REQUEST_ID)
+}
+
+/// The trace that the request belongs to.
+pub(super) fn trace_of(request: &Canonical) -> u64 {
+    chain::trace(request.headers().get(&TRACEPARENT))
 }
 
 /// Adds the address the gateway saw; what the caller claimed stays before it.

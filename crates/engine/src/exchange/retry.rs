@@ -2,19 +2,23 @@
 //!
 //! Rules, in this order: the policy must want it (see [`crate::model::RetryPolicy`]); the number of retries must not
 //! be used up; the request must still be there whole; a request that is itself a retry of somebody upstream is only
-//! repeated when it was provably not processed (no retry of retries); the deadline must not pass during the back-off;
+//! repeated when it was provably not processed (no retry of retries), nor is an answer that a hop below has repeated
+//! already ([`super::chain`]); the deadline must not pass during the back-off;
 //! the budget must have room. The first repeat of an unprocessed try takes no budget and no back-off: it adds no
 //! load, as nobody has worked on the request yet. Where retries in flight are limited (`maxRetries`), it counts too.
 
 use super::headers::Asked;
 use super::{Cx, Effect, Exchange, Need, Outcome, Tried, headers};
-use crate::canonical::Canonical;
+use crate::canonical::{Canonical, Direction};
 use crate::limits;
 use crate::model::{Action, RetryOn, RetryPolicy};
 use crate::why::{Stage, Why};
 use http::Method;
 use naka_types::reason::Reason;
 use std::time::Duration;
+
+/// Why there is no retry although there might be one.
+const SPENT: &str = "the retry budget is used up";
 
 /// What one exchange may do, from its route and its caller's wishes.
 #[derive(Debug, Default)]
@@ -167,6 +171,12 @@ impl Exchange {
         let again = self.again(request, &outcome, replayable, cx);
         if again.is_ok() {
             self.held = None;
+        } else {
+            self.conclude(
+                &outcome,
+                again.is_err_and(|because| because == Some(SPENT)),
+                cx,
+            );
         }
         match again {
             Ok(Some(pause)) => return Effect::Need(Need::Backoff(pause)),
@@ -219,6 +229,9 @@ impl Exchange {
             return Err(Some("the request's body is gone"));
         }
         let unprocessed = outcome.is_unprocessed();
+        if self.is_marked(outcome) {
+            return Err(Some("a hop below has repeated it already"));
+        }
         if self.retry.again && !unprocessed {
             return Err(Some("the request is a retry itself"));
         }
@@ -238,8 +251,8 @@ impl Exchange {
             if let Some(held) = &mut self.held {
                 held.retry_ended();
             }
-            let slot = cluster.runtime.retry(&cluster.spec.limits, cx.now);
-            self.retry_slot = Some(slot.ok_or(Some("the retry budget is used up"))?);
+            let slot = cluster.runtime.retry(&cluster.spec.limits, free, cx.now);
+            self.retry_slot = Some(slot.ok_or(Some(SPENT))?);
         }
         cx.explain(|| {
             let what = outcome
@@ -250,9 +263,24 @@ impl Exchange {
         Ok((!pause.is_zero()).then_some(pause))
     }
 
+    /// What the last try means for other calls: the reserve of the destination, and the hops before us.
+    fn conclude(&self, outcome: &Outcome<'_>, spent: bool, cx: &Cx<'_>) {
+        if matches!(cx.origin.direction, Direction::Inbound { .. }) {
+            return;
+        }
+        if !Self::is_failed(outcome) {
+            if let Some(cluster) = &self.cluster {
+                cluster.runtime.answered();
+            }
+        } else if self.attempts > 1 || spent || self.is_marked(outcome) {
+            cx.around.repeated.note(self.trace);
+        }
+    }
+
     fn edit_response(&self, parts: &mut http::response::Parts, cx: &Cx<'_>) {
-        let trusted = self.endpoint.as_ref().is_some_and(|e| e.mtls);
-        headers::sanitise_response(&mut parts.headers, trusted, cx.origin);
+        headers::sanitise_response(&mut parts.headers, self.is_from_mesh(), cx.origin);
+        let repeated = &cx.around.repeated;
+        self.mark_repeated(parts.status, &mut parts.headers, cx.origin, repeated);
         self.mark_response(&mut parts.headers);
         if let Some(route) = &self.route {
             if let Some(destination) = self.destination(route) {

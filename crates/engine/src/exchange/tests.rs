@@ -1,5 +1,6 @@
 //! The state machine, driven from tables as the proxy and `naka explain` drive it.
 
+mod chain;
 mod expressions;
 mod headers;
 mod limits;
@@ -10,8 +11,8 @@ mod routing;
 use super::{Around, Cx, Effect, Exchange, Input, Outcome, Tried};
 use crate::canonical::{Canonical, Origin};
 use crate::model::{
-    Action, Cluster, ClusterSpec, Endpoint, Forward, Health, Inbound, Match, MtlsMode, RateLimit,
-    Route, Snapshot, SnapshotBuilder, VirtualHost, WeightedCluster,
+    Action, Cluster, ClusterSpec, Endpoint, Forward, Health, Inbound, Match, MtlsMode, PeerTls,
+    RateLimit, Route, Snapshot, SnapshotBuilder, VirtualHost, WeightedCluster,
 };
 use crate::pick::Cursors;
 use crate::runtime::Registry;
@@ -62,6 +63,10 @@ impl World {
         spec: impl FnOnce(&mut ClusterSpec),
     ) -> WeightedCluster {
         let mut made = ClusterSpec::new(name, Protocol::Http);
+        made.tls = Some(PeerTls {
+            allowed: Arc::default(),
+            sni: Arc::default(),
+        });
         spec(&mut made);
         let endpoints = ports
             .iter()
@@ -110,7 +115,7 @@ impl World {
     }
 
     pub(super) fn inbound_under(&mut self, mode: MtlsMode, limit: Option<Arc<RateLimit>>) {
-        let cluster = self.cluster("inbound|8080||", &[8080]);
+        let cluster = self.cluster_with("inbound|8080||", &[8080], |spec| spec.tls = None);
         self.builder.put_inbound(Arc::new(Inbound {
             port: 8080,
             protocol: Protocol::Http,

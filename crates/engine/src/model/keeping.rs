@@ -69,6 +69,8 @@ pub struct Budget {
     pub least: u32,
     /// Requests count for so long after they began, also when they have ended; without it while they are under way.
     pub window: Option<Duration>,
+    /// Whether a destination that answers nothing but errors has only a reserve of retries; of a budget that nobody wrote.
+    pub reserve: bool,
 }
 
 impl Default for Budget {
@@ -77,6 +79,7 @@ impl Default for Budget {
             share: limits::RETRY_BUDGET_PERCENT * 100,
             least: limits::MIN_CONCURRENT_RETRIES,
             window: None,
+            reserve: true,
         }
     }
 }

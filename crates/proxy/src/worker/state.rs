@@ -152,6 +152,7 @@ impl Worker {
             around: RefCell::default(),
         });
         worker.around.borrow_mut().own.workload = worker.own.workload.workload.as_str().into();
+        worker.around.borrow_mut().repeated = worker.own.repeated.clone();
         worker.set_calendar();
         if let Some(set) = params.tls {
             worker.set_tls(set);

@@ -234,6 +234,7 @@ impl Mesh {
             uid: rustix::process::getuid().as_raw(),
             credential: None,
             barred: Arc::default(),
+            repeated: naka_engine::exchange::Repeated::default(),
         };
         edit(&mut own);
         let (snapshot, names, own) = (Arc::new(snapshot), Arc::new(names), Arc::new(own));

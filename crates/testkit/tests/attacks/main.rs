@@ -21,6 +21,7 @@ mod program;
 mod sizes;
 mod slow;
 mod smuggle;
+mod storm;
 mod upstream;
 mod wire;
 
@@ -128,6 +129,7 @@ fn main() {
         upstream::ATTACKS,
         bodies::ATTACKS,
         leave::ATTACKS,
+        storm::ATTACKS,
     ]
     .concat();
     let chosen: Vec<Attack> = attacks

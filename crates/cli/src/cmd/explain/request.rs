@@ -539,6 +539,7 @@ impl<'a> Walk<'a> {
         Around {
             own,
             epoch: self.asked.at,
+            ..Around::default()
         }
     }
 

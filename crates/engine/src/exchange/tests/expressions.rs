@@ -42,6 +42,7 @@ fn world(when: &str) -> World {
             workload: "order-1".into(),
         },
         epoch: TEN - world.now,
+        ..Around::default()
     };
     let first = route(&mut world, "first", PathCondition::Any, Some(when));
     let rest = route(&mut world, "rest", PathCondition::Any, None);

@@ -29,6 +29,7 @@ pub(super) fn limits(wire: &pb::Cluster) -> Result<Limits, Error> {
     let value = |limit: &Option<UInt32Value>| limit.as_ref().map_or(u32::MAX, |v| v.value);
     let mut budget = Budget::default();
     if let Some(wanted) = &thresholds.retry_budget {
+        budget.reserve = false;
         if let Some(percent) = &wanted.budget_percent {
             budget.share = share(percent.value)?;
         }
