@@ -5,6 +5,7 @@
 
 mod access;
 mod balance;
+mod deadlines;
 mod gateways;
 pub mod hosts;
 mod limits;
@@ -29,6 +30,7 @@ pub fn cross_check(objects: &[&Object]) -> Vec<Finding> {
     let mut out = Vec::new();
     for object in objects {
         access::check(&mut out, object, objects);
+        deadlines::check(&mut out, object, objects);
         if let Some(service) = object.virtual_service() {
             gateways::check(&mut out, object, service, &gateways);
             routes::check(&mut out, object, service);

@@ -48,7 +48,7 @@ pub use dialect::{Binds, Dialect, Upstream};
 pub(crate) mod tests;
 
 /// Raised whenever equal models compile into different messages than before.
-const FORMAT: u32 = 3;
+const FORMAT: u32 = 4;
 /// Name of the secret with the trust bundle.
 pub const ROOT_CA: &str = "ROOTCA";
 /// Name of the name filter.

@@ -20,6 +20,14 @@ pub(super) const CASES: &[Case] = &[
         "ends before the connectTimeout of 5s",
     ),
     (
+        "L351",
+        Compat,
+        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: payment}\nspec:\n  hosts: [payment]\n  http:\n  - route: [{destination: {host: payment}}]\n    timeout: 80ms\n---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: bank}\nspec:\n  hosts: [bank]\n  http:\n  - match: [{uri: {prefix: /pay}, sourceLabels: {app: payment}}]\n    route: [{destination: {host: bank}}]\n    timeout: 1800ms\n",
+        "spec.http[0].timeout",
+        18,
+        "is given at most 80ms (VirtualService default/payment spec.http[0].timeout)",
+    ),
+    (
         "L340",
         Compat,
         "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: d}\nspec:\n  host: pay\n  trafficPolicy:\n    loadBalancer:\n      simple: PASSTHROUGH\n",

@@ -21,13 +21,14 @@ const FORWARDED_FOR: HeaderName = own(names::FORWARDED_FOR);
 const XFCC: HeaderName = own(names::XFCC);
 const ATTEMPT_COUNT: HeaderName = own(names::ATTEMPT_COUNT);
 const EXPECTED_TIMEOUT: HeaderName = own(names::EXPECTED_TIMEOUT);
+const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// What the caller asked for by headers.
 #[derive(Debug, Default)]
 pub(super) struct Asked {
     /// `x-envoy-upstream-rq-timeout-ms`; zero: none.
     timeout: Option<Duration>,
-    /// Time the caller has left itself.
+    /// Time the caller has left itself (`x-envoy-expected-rq-timeout-ms`, and the deadline of a gRPC call).
     left: Option<Duration>,
     pub(super) per_try: Option<Duration>,
     pub(super) retry_on: RetryOn,
@@ -64,6 +65,13 @@ pub(super) fn sanitise(request: &mut Canonical, cx: &mut Cx<'_>) -> Asked {
             strip_internal(&mut request.parts.headers);
         }
     }
+    if request.is_grpc() && !matches!(cx.origin.direction, Direction::Inbound { .. }) {
+        let deadline = request.parts.headers.get(GRPC_TIMEOUT).and_then(grpc_time);
+        asked.left = match (asked.left, deadline) {
+            (Some(left), Some(deadline)) => Some(left.min(deadline)),
+            (left, deadline) => left.or(deadline),
+        };
+    }
     add(&mut request.parts.headers, cx);
     asked
 }
@@ -90,6 +98,26 @@ fn read_wishes(headers: &HeaderMap, asked: &mut Asked) {
 
 fn number(headers: &HeaderMap, name: &str) -> Option<u64> {
     headers.get(name)?.to_str().ok()?.parse().ok()
+}
+
+/// A `grpc-timeout`: up to eight digits and a unit.
+fn grpc_time(value: &HeaderValue) -> Option<Duration> {
+    let (unit, digits) = value.as_bytes().split_last()?;
+    if !(1..=8).contains(&digits.len()) || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let number = digits
+        .iter()
+        .fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0'));
+    Some(match unit {
+        b'H' => Duration::from_secs(number * 3600),
+        b'M' => Duration::from_secs(number * 60),
+        b'S' => Duration::from_secs(number),
+        b'm' => Duration::from_millis(number),
+        b'u' => Duration::from_micros(number),
+        b'n' => Duration::from_nanos(number),
+        _ => return None,
+    })
 }
 
 fn strip_internal(headers: &mut HeaderMap) {
@@ -245,4 +273,33 @@ pub fn xfcc(
     let quoted = subject.replace('\\', "\\\\").replace('"', "\\\"");
     let _infallible = write!(text, ";Subject=\"{quoted}\";URI={caller}");
     HeaderValue::from_str(&text).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::grpc_time;
+    use http::HeaderValue;
+    use std::time::Duration;
+
+    #[test]
+    fn deadlines_of_grpc() {
+        let millis = Duration::from_millis;
+        for (text, want) in [
+            ("200m", Some(millis(200))),
+            ("1S", Some(millis(1_000))),
+            ("2M", Some(millis(120_000))),
+            ("1H", Some(millis(3_600_000))),
+            ("1500u", Some(Duration::from_micros(1_500))),
+            ("99999999n", Some(Duration::from_nanos(99_999_999))),
+            ("99999999H", Some(Duration::from_secs(99_999_999 * 3600))),
+            ("123456789m", None),
+            ("5", None),
+            ("m", None),
+            ("-1S", None),
+            ("1s", None),
+            ("", None),
+        ] {
+            assert_eq!(grpc_time(&HeaderValue::from_static(text)), want, "{text}");
+        }
+    }
 }

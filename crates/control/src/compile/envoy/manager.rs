@@ -165,7 +165,11 @@ fn filters(place: Place) -> Vec<HttpFilter> {
     );
     let router = filter(
         "envoy.filters.http.router",
-        naka_wire::pack(&Router::default()),
+        naka_wire::pack(&Router {
+            // The time that the program's own caller has left, if the program passes it on.
+            respect_expected_rq_timeout: matches!(place, Place::ForwardProxy | Place::Outbound),
+            ..Router::default()
+        }),
     );
     let by_route = [
         filter(FAULT, naka_wire::pack(&HttpFault::default())),

@@ -207,6 +207,7 @@ fn forward(model: &Model, wanted: &HttpMatch, shares: &[Share]) -> RouteAction {
         request_mirror_policies: policies::mirrors(&model.mirrors),
         ..RouteAction::default()
     };
+    bound_by_deadline(&mut action);
     if let Some(rewrite) = &model.rewrite {
         rewritten(&mut action, rewrite, wanted);
     }
@@ -215,6 +216,15 @@ fn forward(model: &Model, wanted: &HttpMatch, shares: &[Share]) -> RouteAction {
             Some(HostRewriteSpecifier::HostRewriteLiteral(value.clone()));
     }
     action
+}
+
+/// A gRPC caller's own deadline bounds its call, as our own proxies do it; the route's timeout is the most.
+#[expect(
+    deprecated,
+    reason = "its successor ends streams by another rule, without telling the endpoint its time"
+)]
+fn bound_by_deadline(action: &mut RouteAction) {
+    action.max_grpc_timeout.clone_from(&action.timeout);
 }
 
 fn rewritten(action: &mut RouteAction, rewrite: &Rewrite, wanted: &HttpMatch) {
