@@ -292,3 +292,20 @@ impl Exchange {
         self.let_page_read(&mut parts.headers);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Asked, Duration, Method, RetryPolicy, Rules};
+
+    #[test]
+    fn the_pause_is_drawn_up_to_a_bound_that_grows() {
+        let rules = Rules::of(&RetryPolicy::default(), &Asked::default(), &Method::GET);
+        let mut rng = fastrand::Rng::with_seed(7);
+        for (retry, bound) in [(1, 25), (2, 75), (3, 175), (4, 250), (40, 250)] {
+            let bound = Duration::from_millis(bound);
+            let longest = (0..500).map(|_| rules.backoff(retry, &mut rng)).max();
+            let near = longest.is_some_and(|l| l <= bound && l > bound.mul_f64(0.95));
+            assert!(near, "retry {retry}: {longest:?}");
+        }
+    }
+}

@@ -264,3 +264,64 @@ impl fmt::Display for HeaderCondition {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{HeaderCondition, HeaderRule, PathCondition, Pattern, Subject};
+    use super::{TextCondition, TextRule};
+
+    #[test]
+    fn how_they_read() {
+        let text = |rule| TextCondition::new(rule);
+        let regex = || Pattern::full("a+").unwrap();
+        let ignoring = TextCondition {
+            ignore_case: true,
+            ..TextCondition::exact("a")
+        };
+        for (condition, want) in [
+            (text(TextRule::Exact("a".into())), r#"= "a""#),
+            (text(TextRule::Prefix("a".into())), r#"starts with "a""#),
+            (text(TextRule::Suffix("a".into())), r#"ends with "a""#),
+            (text(TextRule::Contains("a".into())), r#"contains "a""#),
+            (text(TextRule::Regex(regex())), r#"matches regex "a+""#),
+            (ignoring, r#"= "a" ignoring case"#),
+        ] {
+            assert_eq!(condition.to_string(), want);
+        }
+        for (path, want) in [
+            (PathCondition::Any, "any path"),
+            (PathCondition::Exact("/a".into()), r#"path = "/a""#),
+            (
+                PathCondition::Prefix("/a".into()),
+                r#"path starts with "/a""#,
+            ),
+            (
+                PathCondition::Separated("/a".into()),
+                r#"path is under "/a""#,
+            ),
+            (PathCondition::Regex(regex()), r#"path matches regex "a+""#),
+        ] {
+            assert_eq!(path.to_string(), want);
+        }
+        for (name, shown) in [
+            (":method", ":method"),
+            (":authority", ":authority"),
+            ("Host", ":authority"),
+            ("host", ":authority"),
+            (":scheme", ":scheme"),
+            (":path", ":path"),
+            ("X-User", "x-user"),
+        ] {
+            let subject = Subject::parse(name).unwrap();
+            let value = HeaderRule::Value(TextCondition::exact("a"));
+            let mut condition = HeaderCondition::new(subject.clone(), value);
+            assert_eq!(condition.to_string(), format!(r#"header {shown} = "a""#));
+            condition.invert = true;
+            let inverted = format!(r#"not header {shown} = "a""#);
+            assert_eq!(condition.to_string(), inverted);
+            let present = HeaderCondition::new(subject, HeaderRule::Present);
+            assert_eq!(present.to_string(), format!("header {shown} present"));
+        }
+        assert!(Subject::parse("a b").is_err());
+    }
+}

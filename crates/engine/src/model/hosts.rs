@@ -72,3 +72,65 @@ fn without_port(domain: &str) -> &str {
         _ => domain,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Hosts, VirtualHost};
+    use std::sync::Arc;
+
+    /// A virtual host named by its first domain.
+    fn vhost(domains: &[&str]) -> Arc<VirtualHost> {
+        Arc::new(VirtualHost {
+            name: domains[0].into(),
+            port: 80,
+            domains: domains.iter().map(|domain| (*domain).into()).collect(),
+            routes: Box::default(),
+        })
+    }
+
+    #[test]
+    fn the_name_itself_then_the_longest_suffix() {
+        let rows = [
+            &["*.shop"][..],
+            &["*.eu.shop"],
+            &["Pay.eu.shop"],
+            &["pay.eu.shop", "*.eu.shop", "late"],
+        ];
+        let hosts = Hosts::new(rows.map(vhost).into());
+        for (host, want) in [
+            ("pay.eu.shop", Some("Pay.eu.shop")),
+            ("cart.eu.shop", Some("*.eu.shop")),
+            ("cart.shop", Some("*.shop")),
+            ("a.b.shop", Some("*.shop")),
+            ("late", Some("pay.eu.shop")),
+            (".shop", None),
+            ("shop", None),
+            ("workshop", None),
+            ("cart.shop.evil", None),
+        ] {
+            let found = hosts.find(host).map(|vhost| &*vhost.name);
+            assert_eq!(found, want, "{host}");
+        }
+        let any = Hosts::new(vec![vhost(&["*"])]);
+        assert!(any.find("x").is_some() && any.find("").is_none());
+        assert_eq!(hosts.all().count(), 4);
+    }
+
+    #[test]
+    fn only_a_port_is_cut_off() {
+        for (domain, host) in [
+            ("pay:80", "pay"),
+            ("pay:*", "pay"),
+            ("*:80", "x"),
+            ("*.shop:*", "x.shop"),
+            ("pay:http", "pay:http"),
+            (":80", ":80"),
+            ("pay", "pay"),
+        ] {
+            let hosts = Hosts::new(vec![vhost(&[domain])]);
+            assert!(hosts.find(host).is_some(), "{domain}");
+            let other = hosts.find("other");
+            assert_eq!(other.is_some(), domain.starts_with("*:"), "{domain}");
+        }
+    }
+}

@@ -165,6 +165,12 @@ mod tests {
     }
 
     #[test]
+    fn patterns_are_equal_as_written() {
+        let pattern = |text| Pattern::full(text).unwrap();
+        assert!(pattern("/a") == pattern("/a") && pattern("/a") != pattern("/b"));
+    }
+
+    #[test]
     fn replacement_expands_groups() {
         let pattern = Pattern::search("/v([0-9])/([a-z]+)").unwrap();
         let got = pattern.replace_all(b"/api/v1/pay/x", r"/\2/\1\\");

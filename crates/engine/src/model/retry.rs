@@ -76,12 +76,6 @@ impl RetryOn {
         self.0 & other.0 != 0
     }
 
-    /// Whether no condition is set.
-    #[must_use]
-    pub fn is_empty(self) -> bool {
-        self.0 == 0
-    }
-
     /// The condition of a gRPC status.
     #[must_use]
     pub fn of_grpc(status: u32) -> Self {

@@ -260,3 +260,99 @@ impl Direct {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Direct, Error, Forward, Match, PathCondition, QueryCondition, Redirect};
+    use super::{TextCondition, WeightedCluster};
+    use crate::model::{ClusterId, HeaderCondition, HeaderRule, Subject};
+
+    #[test]
+    fn what_every_request_satisfies() {
+        let path = |path| Match {
+            path,
+            ..Match::default()
+        };
+        let get = || Some(TextCondition::exact("GET"));
+        let header = HeaderCondition::new(Subject::Method, HeaderRule::Present);
+        let query = QueryCondition {
+            name: "a".into(),
+            value: None,
+        };
+        let rest = Match::default;
+        let rows = [
+            (rest(), true),
+            (path(PathCondition::Prefix("/".into())), true),
+            (path(PathCondition::Prefix("".into())), true),
+            (path(PathCondition::Prefix("/a".into())), false),
+            (path(PathCondition::Exact("/".into())), false),
+            (
+                Match {
+                    method: get(),
+                    ..rest()
+                },
+                false,
+            ),
+            (
+                Match {
+                    authority: get(),
+                    ..rest()
+                },
+                false,
+            ),
+            (
+                Match {
+                    headers: Box::new([header]),
+                    ..rest()
+                },
+                false,
+            ),
+            (
+                Match {
+                    query: Box::new([query]),
+                    ..rest()
+                },
+                false,
+            ),
+        ];
+        for (index, (matches, want)) in rows.into_iter().enumerate() {
+            assert_eq!(matches.is_catch_all(), want, "row {index}");
+        }
+    }
+
+    #[test]
+    fn weights_add_up_and_a_single_destination_always_counts() {
+        let to = |name, weight| WeightedCluster::new(ClusterId(1), name, weight);
+        let weights = |clusters: Vec<WeightedCluster>| {
+            let forward = Forward::new(clusters)?;
+            let all = forward.clusters().iter().map(|c| c.weight).collect();
+            Ok::<(u64, Vec<u32>), Error>((forward.total, all))
+        };
+        assert_eq!(weights(vec![to("a", 0)]), Ok((1, vec![1])));
+        assert_eq!(weights(vec![to("a", 3), to("b", 1)]), Ok((4, vec![3, 1])));
+        let none = Err(Error::Weights);
+        assert_eq!(weights(vec![to("a", 0), to("b", 0)]), none);
+        assert_eq!(weights(vec![]), none);
+    }
+
+    #[test]
+    fn only_statuses_that_fit_the_action() {
+        for (status, redirects, answers) in [
+            (199, false, false),
+            (200, false, true),
+            (300, false, true),
+            (301, true, true),
+            (302, true, true),
+            (303, true, true),
+            (304, false, true),
+            (307, true, true),
+            (308, true, true),
+            (599, false, true),
+            (600, false, false),
+        ] {
+            assert_eq!(Redirect::new(status).is_ok(), redirects, "{status}");
+            let answer = Direct::new(status, bytes::Bytes::new());
+            assert_eq!(answer.is_ok(), answers, "{status}");
+        }
+    }
+}

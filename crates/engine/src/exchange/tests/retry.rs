@@ -1,6 +1,7 @@
 //! Retries: what is repeated by default and on wish, and every bound on it.
 
-use super::{World, address, always, refused, to, tried};
+use super::{MtlsMode, Origin, World, address, always, refused, to, tried};
+use crate::canonical::Caller;
 use crate::exchange::{Effect, Exchange, Input, Need, Outcome, Tried};
 use crate::model::{RetryOn, RetryPolicy};
 use naka_types::reason::Reason;
@@ -106,6 +107,8 @@ fn what_is_repeated() {
         (on("unavailable"), "POST", Grpc("14"), true),
         (on("cancelled,deadline-exceeded"), "POST", Grpc("4"), true),
         (on("resource-exhausted"), "POST", Grpc("8"), true),
+        (on("cancelled"), "POST", Grpc("1"), true),
+        (on("internal"), "POST", Grpc("13"), true),
         (on("internal"), "POST", Grpc("14"), false),
         (on("unavailable"), "POST", Grpc("0"), false),
         (
@@ -328,6 +331,63 @@ fn only_the_own_program_has_wishes() {
             .answered(&mut exchange, &mut request, 409, &[])
             .is_ok()
     );
+}
+
+#[test]
+fn what_was_refused_for_being_too_much_is_repeated_only_on_wish() {
+    let limited = [("x-envoy-ratelimited", "true")];
+    for (policy, want) in [
+        (RetryPolicy::default(), false),
+        (on("5xx,gateway-error,503"), false),
+        (on("envoy-ratelimited"), true),
+    ] {
+        let mut world = world(policy);
+        let mut request = world.request("GET", "/", &[]);
+        let (mut exchange, effect) = world.begin(&mut request);
+        drop(effect);
+        let relayed = world.answered(&mut exchange, &mut request, 503, &limited);
+        assert_eq!(relayed.is_err(), want);
+    }
+}
+
+#[test]
+fn the_own_program_is_called_again_once_if_that_is_safe() {
+    let reset = || Outcome::Reset;
+    for (method, outcome, repeated, pauses) in [
+        ("POST", Outcome::ConnectFailed, true, false),
+        ("GET", Outcome::Stale, true, true),
+        ("POST", Outcome::Stale, false, false),
+        ("GET", reset(), false, false),
+    ] {
+        let mut world = World::new();
+        world.inbound(MtlsMode::Permissive);
+        world.origin = Origin::inbound(8080, Caller::Outside, false);
+        let mut request = world.request(method, "/", &[]);
+        let (mut exchange, effect) = world.begin(&mut request);
+        drop(tried(effect));
+        let mut next = world.failed(&mut exchange, &mut request, outcome);
+        let paused = matches!(next, Effect::Need(Need::Backoff(_)));
+        assert_eq!(paused, pauses, "{method}: {next:?}");
+        if paused {
+            next = world.step(&mut exchange, &mut request, Input::TimerFired);
+        }
+        assert_eq!(
+            matches!(next, Effect::Try(_)),
+            repeated,
+            "{method}: {next:?}"
+        );
+        if repeated {
+            drop(next);
+            let last = world.failed(&mut exchange, &mut request, Outcome::ConnectFailed);
+            assert_eq!(refused(last), Reason::ConnectFailed);
+        }
+    }
+}
+
+#[test]
+fn a_policy_that_is_off_wants_nothing() {
+    let off = RetryPolicy::off();
+    assert_eq!((off.retries, off.explicit), (0, true));
 }
 
 #[test]
