@@ -79,7 +79,7 @@ pub fn forget(cluster: &Cluster) {
 
 #[cfg(test)]
 mod tests {
-    use super::{LATELY, answered, is_asked, next};
+    use super::{LATELY, answered, forget, is_asked, next};
     use crate::model::{Ask, Cluster, ClusterSpec, Endpoint, Health, HealthCheck};
     use crate::runtime::Registry;
     use naka_types::protocol::Protocol;
@@ -135,6 +135,19 @@ mod tests {
             .filter(|(_, t)| t.is_some())
             .collect();
         assert_eq!(changes, [(9, &Some(false)), (16, &Some(true))]);
+        assert!(!endpoint.state.is_barred());
+    }
+
+    #[test]
+    fn where_nobody_asks_any_more_nobody_stays_out() {
+        let registry = Registry::default();
+        let (cluster, check) = (cluster(&registry), check());
+        let endpoint = &cluster.endpoints[0];
+        for _ in 0..5 {
+            answered(&cluster, endpoint, &check, false);
+        }
+        assert!(endpoint.state.is_barred());
+        forget(&cluster);
         assert!(!endpoint.state.is_barred());
     }
 

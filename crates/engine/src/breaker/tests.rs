@@ -155,6 +155,27 @@ fn a_share_of_failures() {
 }
 
 #[test]
+fn less_than_the_share_leaves_it_closed() {
+    let breaker = Breaker {
+        in_a_row: 0,
+        rate: Some(Rate {
+            share: 5_000,
+            least: 10,
+            window: at(10_000),
+        }),
+        ..five()
+    };
+    let circuit = circuit();
+    for n in 0..9 {
+        assert_eq!(call(&circuit, &breaker, n < 3, at(1 + n)), Some(false));
+    }
+    // 4 of 10, 5 of 11, 6 of 12.
+    for opens in [false, false, true] {
+        assert_eq!(call(&circuit, &breaker, true, at(20)), Some(opens));
+    }
+}
+
+#[test]
 fn another_breaker_begins_anew_and_the_same_goes_on() {
     let circuit = circuit();
     circuit.breaker_is(Some(&five()));

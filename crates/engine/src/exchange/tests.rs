@@ -7,6 +7,7 @@ mod limits;
 mod matching;
 mod retry;
 mod routing;
+mod tries;
 
 use super::{Around, Cx, Effect, Exchange, Input, Outcome, Tried};
 use crate::canonical::{Canonical, Origin};

@@ -53,3 +53,49 @@ impl PartialEq for LimitRule {
             && self.places == other.places
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Arc, Buckets, Expression, LimitRule, OnceLock, Pace};
+    use naka_expr::{Place, Use};
+    use std::time::Duration;
+
+    #[test]
+    fn rules_are_equal_by_configuration_not_by_state() {
+        let compile = |text, purpose| Expression::compile(text, purpose, Place::Limit).unwrap();
+        let pace = |burst| Pace::new(1, Duration::from_secs(1), burst).unwrap();
+        let rule = || LimitRule {
+            name: "a".into(),
+            when: None,
+            keys: Box::default(),
+            pace: pace(1),
+            dry_run: false,
+            headers: false,
+            places: 0,
+            buckets: OnceLock::new(),
+        };
+        let used = rule();
+        used.buckets.get_or_init(|| Arc::new(Buckets::new(8)));
+        assert!(rule() == rule() && rule() == used);
+        let edits: [fn(&mut LimitRule, Expression, Expression, Pace); 7] = [
+            |r, _, _, _| r.name = "b".into(),
+            |r, when, _, _| r.when = Some(when),
+            |r, _, key, _| r.keys = [key].into(),
+            |r, _, _, pace| r.pace = pace,
+            |r, _, _, _| r.dry_run = true,
+            |r, _, _, _| r.headers = true,
+            |r, _, _, _| r.places = 1,
+        ];
+        for (index, edit) in edits.into_iter().enumerate() {
+            let mut other = rule();
+            let when = compile("request.method == 'GET'", Use::Condition);
+            edit(
+                &mut other,
+                when,
+                compile("request.method", Use::Key),
+                pace(2),
+            );
+            assert!(rule() != other, "edit {index}");
+        }
+    }
+}

@@ -1,6 +1,6 @@
 //! Envoy's rules as tables, and what must hold for every course of events.
 
-use super::{Outlier, Seen, http_of_grpc, observe, readmit};
+use super::{Outlier, Relaxed, Seen, http_of_grpc, observe, readmit, status_of};
 use crate::model::{Cluster, ClusterSpec, Endpoint, Health};
 use crate::runtime::{Bar, Registry};
 use naka_types::protocol::Protocol;
@@ -302,17 +302,63 @@ fn who_is_out_returns_when_detection_is_taken_away() {
 
 #[test]
 fn grpc_statuses_translate_as_in_envoy() {
-    for (grpc, http) in [
-        (0, 200),
-        (1, 499),
-        (4, 504),
-        (7, 403),
-        (8, 429),
-        (13, 500),
-        (14, 503),
-    ] {
-        assert_eq!(http_of_grpc(grpc), http);
+    let translated = [
+        200, 499, 500, 400, 504, 404, 409, 403, 429, 400, 409, 400, 501, 500, 503, 500, 401, 500,
+    ];
+    for (grpc, http) in (0..).zip(translated) {
+        assert_eq!(http_of_grpc(grpc), http, "{grpc}");
     }
+    for (told, grpc, want) in [
+        (Some("14"), true, 503),
+        (Some("0"), true, 200),
+        (Some("14"), false, 202),
+        (Some("x"), true, 202),
+        (None, true, 202),
+    ] {
+        let mut response = http::Response::builder().status(202);
+        if let Some(told) = told {
+            response = response.header("grpc-status", told);
+        }
+        let parts = response.body(()).unwrap().into_parts().0;
+        assert_eq!(status_of(&parts, grpc), want, "{told:?}");
+    }
+}
+
+#[test]
+fn who_returns_begins_with_empty_counters() {
+    let registry = Registry::default();
+    let cluster = cluster(&registry, 4, Some(policy(|p| p.gateway = 2)));
+    let endpoint = &cluster.endpoints[0];
+    let fails = |status, now| observe(&cluster, endpoint, Seen::Status(status), now);
+    assert!(!fails(503, S) && fails(503, S), "two gateway errors");
+    assert_eq!(readmit([&cluster], S * 60), None);
+    for _ in 0..4 {
+        assert!(!fails(500, S * 60));
+    }
+    assert!(fails(500, S * 60), "five errors anew");
+}
+
+#[test]
+fn the_multiplier_grows_no_further_than_the_longest() {
+    let registry = Registry::default();
+    let policy = Outlier {
+        errors: 1,
+        base: S * 10,
+        longest: S * 20,
+        ..all_may_go()
+    };
+    let cluster = cluster(&registry, 1, Some(policy));
+    let (endpoint, mut now) = (&cluster.endpoints[0], S);
+    let mut times = Vec::new();
+    for _ in 0..5 {
+        assert!(observe(&cluster, endpoint, Seen::Status(500), now));
+        times.push(endpoint.state.tally.times.load(Relaxed));
+        now = readmit([&cluster], now).unwrap();
+        assert_eq!(readmit([&cluster], now), None);
+    }
+    assert_eq!(times, [1, 2, 3, 3, 3]);
+    assert_eq!(Outlier::longest_of(S * 30), S * 300);
+    assert_eq!(Outlier::longest_of(S * 400), S * 400);
 }
 
 #[test]

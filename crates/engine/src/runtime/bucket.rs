@@ -234,6 +234,9 @@ mod tests {
             (100, true, 0, 100),
             (150, false, 0, 50),
             (1000, true, 2, 0),
+            (1000, true, 1, 0),
+            (1150, true, 1, 0),
+            (1150, true, 0, 50),
         ] {
             let got = buckets.take(start + MS(at), pace);
             let want = Left {
@@ -300,6 +303,18 @@ mod tests {
         // 8000 requests over 5 keys: each key has 1600 and gets its 1000.
         for count in counts.iter() {
             assert_eq!(count.load(Ordering::Relaxed), 1000);
+        }
+    }
+
+    #[test]
+    fn keys_that_fit_have_buckets_of_their_own() {
+        let buckets = Buckets::new(2000);
+        let pace = pace(1, Duration::from_secs(60), 1);
+        for allowed in [true, false] {
+            for key in 0..100 {
+                let got = buckets.take_of(key, MS(1), pace).allowed;
+                assert_eq!(got, allowed, "key {key}");
+            }
         }
     }
 

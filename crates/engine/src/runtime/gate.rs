@@ -203,6 +203,79 @@ mod tests {
     }
 
     #[test]
+    fn who_has_gone_and_owes_nothing_is_forgotten() {
+        let gate = Arc::new(Gate::default());
+        let known = || gate.0.lock().unwrap().addresses.len();
+        let limits = PortLimits {
+            connections_per_address: Some(2),
+            ..PortLimits::default()
+        };
+        let enter = || gate.enter(&limits, address(1), Duration::ZERO);
+        let (first, second) = (enter().unwrap(), enter().unwrap());
+        drop(first);
+        assert_eq!(known(), 1);
+        drop(second);
+        assert_eq!(known(), 0);
+        assert_eq!(Gate::default(), Gate::default());
+    }
+
+    /// So many addresses with a connection each.
+    fn crowd(addresses: usize) -> HashMap<IpAddr, Address> {
+        let numbers = 0_u32..;
+        let busy = || Address {
+            open: 1,
+            bucket: None,
+        };
+        let numbers = numbers
+            .take(addresses)
+            .map(|n| IpAddr::from(n.to_be_bytes()));
+        numbers.map(|address| (address, busy())).collect()
+    }
+
+    #[test]
+    fn a_gate_that_can_remember_no_more_refuses_strangers() {
+        let gate = Arc::new(Gate::default());
+        gate.0.lock().unwrap().addresses = crowd(ADDRESSES);
+        let limits = PortLimits {
+            connections_per_address: Some(2),
+            ..PortLimits::default()
+        };
+        let enter = |limits, address| gate.enter(limits, address, Duration::ZERO).is_ok();
+        assert!(!enter(&limits, address(1)), "a stranger");
+        assert!(enter(&limits, IpAddr::from([0, 0, 0, 1])), "a known one");
+        let none = PortLimits::default();
+        assert!(enter(&none, address(1)), "addresses do not matter");
+    }
+
+    #[test]
+    fn room_is_made_only_when_there_is_none() {
+        let second = Duration::from_secs(1);
+        let bucket = |tokens| {
+            Some(Bucket {
+                tokens,
+                since: second,
+            })
+        };
+        let mut addresses = crowd(ADDRESSES - 4);
+        for (last, bucket) in [(1, None), (2, bucket(1.5)), (3, bucket(0.0))] {
+            addresses.insert(address(last), Address { open: 0, bucket });
+        }
+        make_room(&mut addresses, Some(2), second * 3 / 2);
+        assert_eq!(addresses.len(), ADDRESSES - 1);
+        addresses.insert(
+            address(4),
+            Address {
+                open: 1,
+                bucket: None,
+            },
+        );
+        make_room(&mut addresses, Some(2), second * 3 / 2);
+        let kept = [1, 2, 3, 4].map(|last| addresses.contains_key(&address(last)));
+        assert_eq!(kept, [false, false, true, true]);
+        assert_eq!(addresses.len(), ADDRESSES - 2);
+    }
+
+    #[test]
     fn new_connections_are_limited_by_time() {
         let gate = Arc::new(Gate::default());
         let limits = PortLimits {

@@ -76,6 +76,43 @@ fn the_burst_passes_and_the_next_one_is_refused_with_when_to_come_back() {
 }
 
 #[test]
+fn when_to_come_back_is_rounded_up() {
+    for (interval, after) in [(SECOND, "1"), (SECOND * 5 / 2, "3"), (SECOND * 3, "3")] {
+        let mut slow = rule("a", 1, 1);
+        slow.pace = Pace::new(1, interval, 1).unwrap();
+        let mut world = inbound(vec![slow]);
+        world.trail = Some(Vec::new());
+        assert!(ask(&mut world, &[]).is_none());
+        let refused = ask(&mut world, &[]).expect("no token");
+        assert_eq!(refused.headers["retry-after"], after);
+        let last = world.trail.unwrap();
+        let said = last
+            .iter()
+            .any(|w| w.to_string().contains("0 of 1 tokens left"));
+        assert!(said, "{last:?}");
+    }
+}
+
+/// Of several rules the answer tells of the one nearest to its limit.
+#[test]
+fn the_answer_tells_of_the_nearest_limit() {
+    for bursts in [[5, 3], [3, 5]] {
+        let mut world = inbound(
+            bursts
+                .map(|burst| rule(&burst.to_string(), 1, burst))
+                .into(),
+        );
+        let mut request = world.request("GET", "/pay", &[]);
+        let (mut exchange, effect) = world.begin(&mut request);
+        drop(effect);
+        let headers = world.answered(&mut exchange, &mut request, 200, &[]);
+        let headers = headers.expect("relayed");
+        assert_eq!(headers["x-ratelimit-limit"], "3");
+        assert_eq!(headers["x-ratelimit-remaining"], "2");
+    }
+}
+
+#[test]
 fn each_value_of_a_key_has_a_bucket_and_those_without_share_one() {
     let mut world = inbound(vec![keyed("a", "request.headers['x-merchant']", 1)]);
     for (merchant, passes) in [
