@@ -199,3 +199,24 @@ impl Group {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Policy;
+
+    #[test]
+    fn policies_are_called_as_a_destination_rule_calls_them() {
+        for (policy, word) in [
+            (Policy::RoundRobin, "ROUND_ROBIN"),
+            (Policy::LeastRequest, "LEAST_REQUEST"),
+            (Policy::Random, "RANDOM"),
+            (Policy::PeakEwma, "PEAK_EWMA"),
+            (Policy::RingHash { minimum: 1 }, "ring hash"),
+            (Policy::Maglev { table: 7 }, "maglev"),
+            (Policy::Utilization, "backend utilization"),
+            (Policy::Passthrough, "PASSTHROUGH"),
+        ] {
+            assert_eq!(policy.as_str(), word);
+        }
+    }
+}

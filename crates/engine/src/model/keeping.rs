@@ -92,3 +92,28 @@ impl Budget {
         u32::try_from(share).unwrap_or(u32::MAX).max(self.least)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{HeaderMap, Priority};
+
+    #[test]
+    fn the_place_of_the_value_is_the_class() {
+        let priority = Priority {
+            header: http::HeaderName::from_static("x-class"),
+            values: ["gold", "silver"].map(Into::into).into(),
+        };
+        for (value, class) in [
+            (Some("gold"), 0),
+            (Some("silver"), 1),
+            (Some("lead"), 2),
+            (None, 2),
+        ] {
+            let mut headers = HeaderMap::new();
+            if let Some(value) = value {
+                headers.insert("x-class", value.parse().unwrap());
+            }
+            assert_eq!(priority.class(&headers), class, "{value:?}");
+        }
+    }
+}

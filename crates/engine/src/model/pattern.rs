@@ -162,6 +162,8 @@ mod tests {
         ] {
             assert!(Pattern::full(bad).is_err(), "{}", &bad[..bad.len().min(20)]);
         }
+        let longest = "a".repeat(crate::limits::PATTERN_BYTES);
+        assert!(Pattern::full(&longest).is_ok());
     }
 
     #[test]

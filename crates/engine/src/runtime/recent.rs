@@ -93,5 +93,7 @@ mod tests {
         ] {
             assert_eq!(recent.count(window, at(millis)), want, "{millis}");
         }
+        recent.clear();
+        assert_eq!(recent.count(window, at(1_101)), 0);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{MtlsMode, Origin, World, address, always, refused, to, tried};
 use crate::canonical::Caller;
-use crate::exchange::{Effect, Exchange, Input, Need, Outcome, Tried};
+use crate::exchange::{Answered, Effect, Exchange, Input, Need, Outcome, Tried};
 use crate::model::{RetryOn, RetryPolicy};
 use naka_types::reason::Reason;
 use std::time::Duration;
@@ -382,6 +382,20 @@ fn the_own_program_is_called_again_once_if_that_is_safe() {
             assert_eq!(refused(last), Reason::ConnectFailed);
         }
     }
+}
+
+#[test]
+fn a_way_out_of_the_mesh_is_tried_elsewhere() {
+    let mut world = World::new();
+    let out = world.cluster("out", &[1, 2]);
+    world.publish();
+    let mut request = world.request("POST", "http://example.com/", &[]);
+    let (mut exchange, _) = world.begin(&mut request);
+    let through = Input::Answer(Answered::Through(out.cluster));
+    let first = tried(world.step(&mut exchange, &mut request, through));
+    let first = first.endpoint.address;
+    let again = world.failed(&mut exchange, &mut request, Outcome::ConnectFailed);
+    assert_ne!(tried(again).endpoint.address, first);
 }
 
 #[test]

@@ -156,7 +156,8 @@ fn reported_spare_capacity_decides_the_share() {
 #[test]
 fn passthrough_calls_the_address_that_was_meant_and_no_other() {
     let registry = Registry::default();
-    let cluster = cluster_of(&registry, &[(1, Health::Healthy); 3], |spec| {
+    let endpoints = [1, 1, 1, 0].map(|weight| (weight, Health::Healthy));
+    let cluster = cluster_of(&registry, &endpoints, |spec| {
         spec.policy = Policy::Passthrough;
     });
     let (mut cursors, mut rng) = (Cursors::new(), fastrand::Rng::with_seed(1));
@@ -168,6 +169,7 @@ fn passthrough_calls_the_address_that_was_meant_and_no_other() {
         pick(&cluster, &wish, &mut cursors, &mut rng).map(|p| p.endpoint.address)
     };
     assert_eq!(to(Some(address(2))), Some(address(2)));
+    assert_eq!(to(Some(address(3))), None, "it has no weight");
     assert_eq!(to(Some(address(7))), None);
     assert_eq!(to(None), None);
 }

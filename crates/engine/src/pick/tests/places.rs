@@ -61,6 +61,78 @@ fn the_nearest_take_everything_until_they_cannot() {
     assert!((near_share() - 1.0).abs() < f64::EPSILON, "they are back");
 }
 
+/// The draw between places is exact: of a hundred hashes the near ones take as many as their load says.
+#[test]
+fn a_hash_draws_the_place() {
+    let registry = Registry::default();
+    let groups = vec![group(0, "a", 1, 10), group(1, "b", 1, 2)];
+    let cluster = placed(&registry, groups, |_| ());
+    for endpoint in &cluster.endpoints[..5] {
+        cluster.runtime.bar(&endpoint.state, Bar::Outlier);
+    }
+    let (mut cursors, mut rng) = (Cursors::new(), fastrand::Rng::with_seed(1));
+    for (hash, priority) in [(0, 0), (69, 0), (70, 1), (99, 1), (100, 0)] {
+        let wish = Wish {
+            hash: Some(hash),
+            ..Wish::default()
+        };
+        let picked = pick(&cluster, &wish, &mut cursors, &mut rng).unwrap();
+        assert_eq!(
+            (picked.priority, picked.spilled),
+            (priority, false),
+            "{hash}"
+        );
+    }
+}
+
+/// Four places for eight requests: two endpoints carry four of them.
+#[test]
+fn a_place_carries_its_share_of_the_limit() {
+    let registry = Registry::default();
+    let limits = Limits {
+        requests: 8,
+        ..Limits::default()
+    };
+    let groups = vec![group(0, "a", 1, 2), group(1, "b", 1, 2)];
+    let cluster = placed(&registry, groups, |spec| spec.limits = limits);
+    let (mut cursors, mut rng) = (Cursors::new(), fastrand::Rng::with_seed(1));
+    let mut held = Vec::new();
+    for n in 0..8 {
+        let picked = pick(&cluster, &Wish::default(), &mut cursors, &mut rng).unwrap();
+        assert_eq!((picked.priority, picked.spilled), (n / 4, n >= 4), "{n}");
+        held.push(
+            cluster
+                .runtime
+                .request(&picked.endpoint.state, &limits, None),
+        );
+    }
+}
+
+#[test]
+fn who_is_broken_and_called_all_the_same_is_marked() {
+    let registry = Registry::default();
+    let endpoints = [Health::Healthy, Health::Unhealthy, Health::Healthy].map(|h| (1, h));
+    for threshold in [100, 0] {
+        let cluster = cluster_of(&registry, &endpoints, |spec| {
+            spec.panic_threshold = threshold;
+        });
+        cluster
+            .runtime
+            .bar(&cluster.endpoints[2].state, Bar::Outlier);
+        let (mut cursors, mut rng) = (Cursors::new(), fastrand::Rng::with_seed(1));
+        let mut marked = [None; 3];
+        for _ in 0..100 {
+            let picked = pick(&cluster, &Wish::default(), &mut cursors, &mut rng).unwrap();
+            let at = usize::from(picked.endpoint.address.port()) - 1;
+            let before = marked[at].replace(picked.panic);
+            assert!(before.is_none_or(|before| before == picked.panic));
+        }
+        let all = [Some(false), Some(true), Some(true)];
+        let sound = [Some(false), None, None];
+        assert_eq!(marked, if threshold > 0 { all } else { sound });
+    }
+}
+
 #[test]
 fn a_place_at_its_limit_passes_on_and_takes_back() {
     let registry = Registry::default();
