@@ -21,6 +21,7 @@ mod dial;
 mod fallback;
 mod fault;
 mod headers;
+mod hedge;
 mod inbound;
 mod limit;
 mod lookup;
@@ -263,6 +264,8 @@ pub struct Try {
     pub attempt: u32,
     /// Which HTTP the endpoint is spoken to in.
     pub http: HttpVersion,
+    /// Without an answer for so long the request may be sent a second time, see [`Exchange::hedge`].
+    pub hedge: Option<Duration>,
 }
 
 /// A call outside the mesh.
@@ -318,6 +321,8 @@ pub struct Exchange {
     started: Duration,
     barred: bool,
     let_through: bool,
+    /// The first of two tries that are under way.
+    first: Option<hedge::First>,
     /// The trial of a half-open breaker that the try under way is.
     trial: Option<Trial>,
     /// Why somebody else is asked instead of the destination, and who.
@@ -362,6 +367,7 @@ impl Exchange {
             started: Duration::ZERO,
             barred: false,
             let_through: false,
+            first: None,
             trial: None,
             fallen: None,
             instead_of: None,

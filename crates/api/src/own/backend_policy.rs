@@ -1,4 +1,5 @@
-//! BackendPolicy: what callers do when a destination fails (breaker, fallback) and how they find out (health checks).
+//! BackendPolicy: what callers do when a destination fails (breaker, fallback) or is slow (hedge), and how they find
+//! out (health checks).
 //!
 //! What Istio has words for stays in DestinationRule: limits, outlier detection, retries' budget. One object holds for
 //! a destination as a whole, none is mixed from several: of those that name it the one that names it most exactly,
@@ -42,6 +43,8 @@ pub struct Policy {
     pub fallback: Option<Fallback>,
     /// Questions after the health of its endpoints.
     pub check: Option<HealthCheck>,
+    /// A call that has no answer for so long is also sent to another endpoint.
+    pub hedge: Option<Duration>,
 }
 
 /// When a breaker opens, and how it closes.

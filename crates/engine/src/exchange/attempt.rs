@@ -230,6 +230,7 @@ impl Exchange {
             },
             keep: self.attempts <= self.retry.retries || self.may_fall_back(),
             attempt: self.attempts,
+            hedge: self.hedged_after(cx),
         })
     }
 }

@@ -209,6 +209,7 @@ impl Dial {
                 self.endpoint = Some(Arc::clone(&chosen.endpoint));
                 self.trial = chosen.trial;
                 Effect::Try(Try {
+                    hedge: None,
                     http: chosen.cluster.spec.http,
                     cluster: chosen.cluster,
                     endpoint: chosen.endpoint,

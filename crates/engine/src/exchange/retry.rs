@@ -75,6 +75,11 @@ impl Rules {
         }
     }
 
+    /// Whether the request may be sent twice at a time.
+    pub(super) fn may_double(&self) -> bool {
+        self.idempotent && self.retries > 0 && !self.transport_only && !self.again
+    }
+
     /// What the default repeats.
     fn is_safe(&self, outcome: &Outcome<'_>) -> bool {
         outcome.is_unprocessed()

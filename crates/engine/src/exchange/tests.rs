@@ -3,6 +3,7 @@
 mod chain;
 mod expressions;
 mod headers;
+mod hedge;
 mod limits;
 mod matching;
 mod retry;

@@ -18,6 +18,8 @@ pub struct Backend {
     pub fallback: Option<Fallback>,
     /// Questions after its endpoints' health.
     pub check: Option<HealthCheck>,
+    /// A call that has no answer for so long is also sent to another endpoint.
+    pub hedge: Option<Duration>,
 }
 
 /// What is answered when a destination has no answer.

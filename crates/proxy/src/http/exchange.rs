@@ -4,6 +4,8 @@
 //! the engine gave, and reports what happened. The record of the exchange is made first and owned by whatever is
 //! alive at the moment (this future, then the response body), so giving up at any point is counted once.
 
+mod hedge;
+
 use super::body::{Relay, ReqBody, RespBody, Source};
 use super::serve::Scope;
 use super::websocket::{self, Asked, Switch};
@@ -468,6 +470,12 @@ impl Run {
             .deadline
             .map(|deadline| deadline.saturating_sub(now));
         self.until = left.map(|left| Instant::now() + left);
+        if let Some(after) = attempt.hedge.filter(|_| self.body.is_none())
+            && self.upgrade.is_none()
+        {
+            let limit = hedge::limit_of(left, attempt.per_try_timeout);
+            return Box::pin(self.race(target, after, limit)).await;
+        }
         self.send(&target, attempt.keep, left, attempt.per_try_timeout)
             .await
     }
@@ -510,12 +518,7 @@ impl Run {
         left: Option<Duration>,
         per_try: Option<Duration>,
     ) -> Result<Answer, Outcome<'static>> {
-        let limit = match (left, per_try) {
-            (Some(left), Some(one)) if one < left => Some((one, Outcome::PerTryTimeout)),
-            (Some(left), _) => Some((left, Outcome::Timeout)),
-            (None, Some(one)) => Some((one, Outcome::PerTryTimeout)),
-            (None, None) => None,
-        };
+        let limit = hedge::limit_of(left, per_try);
         let sent = {
             let sending = pin!(self.send_now(target, keep));
             match limit {
@@ -555,18 +558,9 @@ impl Run {
                 .insert(CONNECTION, HeaderValue::from_static("te"));
         }
         let request = head.map(|()| ReqBody::of(self.body.as_ref()));
-        let (response, busy) = lease.send(request, target.key, pools).await?;
+        let sent = lease.send(request, target.key, pools).await?;
         self.finish.answered = Some(self.finish.started.elapsed());
-        let (mut head, body) = response.into_parts();
-        if head.status != StatusCode::SWITCHING_PROTOCOLS {
-            strip_hop_by_hop(&mut head.headers);
-        }
-        Ok(Answer {
-            head,
-            body,
-            busy,
-            version,
-        })
+        Ok(Answer::of(sent, version))
     }
 
     /// Notes where the exchange went.
@@ -671,6 +665,21 @@ impl Run {
             offered: None,
         };
         Response::from_parts(head, RespBody::Relay(Box::new(relay)))
+    }
+}
+
+impl Answer {
+    fn of(sent: (Response<Incoming>, Busy), version: Version) -> Self {
+        let (mut head, body) = sent.0.into_parts();
+        if head.status != StatusCode::SWITCHING_PROTOCOLS {
+            strip_hop_by_hop(&mut head.headers);
+        }
+        Self {
+            head,
+            body,
+            busy: sent.1,
+            version,
+        }
     }
 }
 

@@ -132,7 +132,7 @@ async fn a_breaker_opens_after_five_failures_answers_itself_and_closes_after_a_t
             let backend = Backend {
                 breaker: on.then(|| breaker(open_for)),
                 fallback: fallback(degraded()),
-                check: None,
+                ..Backend::default()
             };
             snapshot(&mesh, Protocol::Http, &[program.address], Some(backend))
         };

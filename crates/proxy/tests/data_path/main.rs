@@ -8,6 +8,7 @@ mod broken;
 mod captured;
 mod edge;
 mod framing;
+mod hedge;
 mod keeping;
 mod late;
 mod mesh;

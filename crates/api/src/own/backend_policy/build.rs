@@ -36,6 +36,10 @@ pub(crate) fn build(report: &mut Report, spec: &Node, namespace: &str) -> Option
             .get("fallback")
             .and_then(|node| fallback(report, node, namespace)),
         check: spec.get("healthCheck").and_then(|node| check(report, node)),
+        hedge: spec.get("hedge").map(|node| {
+            let usual = Duration::from_millis(100);
+            time(report, node, "spec.hedge", "after", usual)
+        }),
     };
     (!targets.is_empty()).then_some(BackendPolicy { targets, policy })
 }

@@ -183,6 +183,16 @@ const SPEC: &[Field] = &[
         Ty::Object(CHECK),
         "Asks endpoints that had calls in the last minute whether they are well.",
     ),
+    f(
+        "hedge",
+        Ty::Object(&[f(
+            "after",
+            Ty::Duration,
+            "How long a call may be without an answer before another endpoint gets it too.",
+        )
+        .required()]),
+        "Sends a slow call a second time; the first answer wins. Only requests without a body, of methods that are safe to repeat, within the retry budget.",
+    ),
 ];
 
 /// Below the object itself.

@@ -1,4 +1,4 @@
-//! A BackendPolicy on the wire. Health checks are Envoy's own message, for everybody. Breaker and fallback stand in the
+//! A BackendPolicy on the wire. Health checks are Envoy's own message, for everybody. Breaker, fallback and hedge stand in the
 //! cluster's metadata under our name: an Envoy has no word for them, and its status says so.
 
 use super::{Class, View};
@@ -67,6 +67,9 @@ pub(crate) fn not_expressed(policy: &Policy) -> Vec<&'static str> {
     if policy.fallback.is_some() {
         words.push("fallback");
     }
+    if policy.hedge.is_some() {
+        words.push("hedge");
+    }
     words
 }
 
@@ -131,11 +134,14 @@ fn numbers(all: &[u16]) -> Value {
     values::list(all.iter().map(|n| values::number(f64::from(*n))))
 }
 
-/// Breaker and fallback as fields of our own metadata.
+/// Breaker, fallback and hedge as fields of our own metadata.
 pub(super) fn fields(model: &Model) -> Vec<(String, Value)> {
     let mut fields = Vec::new();
     if let Some(own) = &model.policy.breaker {
         fields.push(("breaker".to_owned(), breaker(own)));
+    }
+    if let Some(after) = model.policy.hedge {
+        fields.push(("hedge_ms".to_owned(), millis(after)));
     }
     if let Some(own) = &model.policy.fallback {
         let mut pairs = vec![

@@ -1,4 +1,4 @@
-//! Health checks of a cluster, and the breaker and fallback of its metadata.
+//! Health checks of a cluster, and the breaker, fallback and hedge of its metadata.
 
 use crate::intake::Error;
 use crate::intake::route::Ids;
@@ -29,6 +29,7 @@ pub(super) fn backend(wire: &pb::Cluster, ids: Ids<'_>) -> Result<Option<Box<Bac
             .map(|part| fallback(part, ids))
             .transpose()?,
         check,
+        hedge: own.and_then(|own| millis(own, "hedge_ms")),
     };
     Ok((backend != Backend::default()).then(|| Box::new(backend)))
 }
