@@ -2,7 +2,9 @@
 
 use super::{address, cluster_of};
 use crate::model::{Cluster, ClusterSpec, Group, Health, Policy};
-use crate::pick::{Cursors, Wish, pick};
+use crate::pick::consistent::in_table;
+use crate::pick::plan::Order;
+use crate::pick::{Cursors, REHASHES, Wish, pick};
 use crate::runtime::{Bar, Registry};
 use std::net::SocketAddr;
 use xxhash_rust::xxh64::xxh64;
@@ -94,6 +96,29 @@ fn a_retry_goes_elsewhere_and_always_to_the_same_place() {
             assert_eq!(to(&cluster, cursors, key, Some(first)), second);
         }
     }
+}
+
+/// As in Envoy, a retry hashes anew until it comes to another endpoint.
+#[test]
+fn a_retry_by_table_hashes_anew() {
+    let registry = Registry::default();
+    let cluster = hashing(&registry, MAGLEV, &[1; 5]);
+    let Order::Table(table) = &cluster.plan.tiers[0].pools[0].order else {
+        panic!("no table")
+    };
+    let of = |slot: usize| cluster.endpoints[table[slot] as usize].address;
+    let mut moved = 0;
+    for key in 0..200 {
+        let hash = xxh64(format!("user-{key}").as_bytes(), 0);
+        let first = of(in_table(table, hash, 0));
+        let other = (1..=REHASHES).map(|n| of(in_table(table, hash, n)));
+        if let Some(other) = other.into_iter().find(|other| *other != first) {
+            let second = to(&cluster, &mut Cursors::new(), key, Some(first));
+            assert_eq!(second, other, "key {key}");
+            moved += 1;
+        }
+    }
+    assert!(moved > 150, "{moved}");
 }
 
 #[test]

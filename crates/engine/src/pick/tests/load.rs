@@ -55,6 +55,40 @@ fn a_slow_endpoint_loses_its_calls_by_itself() {
     assert!(ewma < 0.01, "peak EWMA: {ewma}");
 }
 
+/// Share of the first of two idle or busy endpoints.
+fn first_of_two(policy: Policy, weights: [u32; 2], busy: [usize; 2], took: [u64; 2]) -> f64 {
+    let registry = Registry::default();
+    let endpoints = weights.map(|weight| (weight, Health::Healthy));
+    let cluster = cluster_of(&registry, &endpoints, |spec| spec.policy = policy);
+    let mut held = Vec::new();
+    for ((endpoint, busy), took) in cluster.endpoints.iter().zip(busy).zip(took) {
+        let state = &endpoint.state;
+        let permit = || cluster.runtime.request(state, &Limits::default(), None);
+        held.extend((0..busy).map(|_| permit()));
+        if took > 0 {
+            let took = Duration::from_millis(took);
+            state.load().answered(took, false, Duration::ZERO);
+        }
+    }
+    share(&cluster, 2_000, &[address(0)])
+}
+
+#[test]
+fn what_each_policy_compares() {
+    use Policy::{LeastRequest, PeakEwma};
+    for (what, policy, weights, busy, took, want) in [
+        ("latency", PeakEwma, [1, 1], [0, 0], [5, 9], 1.0),
+        ("no latency", LeastRequest, [1, 1], [0, 0], [9, 5], 0.5),
+        ("latency by weight", PeakEwma, [3, 1], [0, 0], [9, 9], 1.0),
+        ("the same cost", PeakEwma, [3, 1], [0, 0], [0, 0], 0.75),
+        ("calls by weight", LeastRequest, [4, 1], [3, 1], [0, 0], 1.0),
+        ("the same calls", LeastRequest, [3, 1], [3, 1], [0, 0], 0.75),
+    ] {
+        let seen = first_of_two(policy, weights, busy, took);
+        assert!((seen - want).abs() < 0.05, "{what}: {seen}");
+    }
+}
+
 fn at(cluster: &Cluster, cursors: &mut Cursors, now: Duration, calls: u32) -> f64 {
     let mut rng = fastrand::Rng::with_seed(3);
     let wish = Wish {
