@@ -119,7 +119,11 @@ pub fn run(options: &Options, say: &(dyn Fn(&str) + Sync)) -> Result<Report> {
         match File::read(&path) {
             Ok(file) if file.name.contains(&options.filter) => files.push(file),
             Ok(_) => {}
-            Err(error) => report.wrong.push(format!("{error:#}")),
+            Err(error) => {
+                let line = format!("{error:#}");
+                say(&line);
+                report.wrong.push(line);
+            }
         }
     }
     report.cases = files.len();
