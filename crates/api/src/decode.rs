@@ -246,8 +246,13 @@ fn decode_node(
     }
     crate::schema::rules::check(&mut report, &node, kind);
     crate::kept::check(&mut report, &node, kind);
-    let spec = build(&mut report, &node, kind, &meta.namespace)
-        .and_then(|spec| annotated(&mut report, annotations.as_ref(), spec));
+    let spec = build(
+        &mut report,
+        &node,
+        kind,
+        (&meta.namespace, annotations.as_ref()),
+    )
+    .and_then(|spec| annotated(&mut report, annotations.as_ref(), spec));
     report.finish(&meta);
     let object = spec.filter(|_| report.object_sound()).map(|spec| Object {
         kind,
@@ -289,7 +294,12 @@ pub(crate) fn fields_of(kind: Kind) -> &'static [Field] {
     }
 }
 
-fn build(report: &mut Report, node: &Node, kind: Kind, namespace: &str) -> Option<Spec> {
+fn build(
+    report: &mut Report,
+    node: &Node,
+    kind: Kind,
+    (namespace, annotations): (&str, Option<&Node>),
+) -> Option<Spec> {
     let empty = Node::bare(Data::Map(Vec::new()));
     let spec = node.get("spec").unwrap_or(&empty);
     Some(match kind {
@@ -312,6 +322,9 @@ fn build(report: &mut Report, node: &Node, kind: Kind, namespace: &str) -> Optio
         Kind::PeerAuthentication => {
             Spec::PeerAuthentication(security::peer_authentication::build(report, spec))
         }
+        Kind::AuthorizationPolicy => Spec::AuthorizationPolicy(
+            security::authorization_policy::build(report, spec, annotations, namespace),
+        ),
         Kind::LocalRateLimit => {
             Spec::LocalRateLimit(limits::local_rate_limit::build(report, spec)?)
         }
@@ -324,7 +337,6 @@ fn build(report: &mut Report, node: &Node, kind: Kind, namespace: &str) -> Optio
         | Kind::ProxyConfig
         | Kind::WasmPlugin
         | Kind::TrafficExtension => Spec::Kept,
-        Kind::AuthorizationPolicy => Spec::Kept,
         Kind::RequestAuthentication => Spec::Kept,
         Kind::Telemetry => Spec::Kept,
         Kind::ConfigMap => Spec::Kept,

@@ -16,7 +16,7 @@ use crate::decode::{Mode, Report};
 use crate::kind::Kind;
 use crate::tree::{Node, Place, join};
 
-pub(crate) use policy::trusts_principals;
+pub(crate) use policy::{one_segment, trusts_principals};
 
 /// Checks an object whose fields have been walked.
 pub(crate) fn check(report: &mut Report, object: &Node, kind: Kind) {

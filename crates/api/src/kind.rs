@@ -266,7 +266,6 @@ impl Kind {
                 | Self::EnvoyFilter
                 | Self::ProxyConfig
                 | Self::RequestAuthentication
-                | Self::AuthorizationPolicy
                 | Self::Telemetry
                 | Self::WasmPlugin
                 | Self::TrafficExtension

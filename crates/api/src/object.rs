@@ -12,6 +12,7 @@ use crate::networking::{
     sidecar::Sidecar, virtual_service::VirtualService, workload_entry::WorkloadEntry,
 };
 use crate::own::backend_policy::BackendPolicy;
+use crate::security::authorization_policy::AuthorizationPolicy;
 use crate::security::peer_authentication::PeerAuthentication;
 use naka_types::labels::Labels;
 use naka_types::name::ObjectRef;
@@ -60,6 +61,8 @@ pub enum Spec {
     BackendPolicy(Box<BackendPolicy>),
     /// PeerAuthentication.
     PeerAuthentication(PeerAuthentication),
+    /// AuthorizationPolicy.
+    AuthorizationPolicy(AuthorizationPolicy),
     /// LocalRateLimit.
     LocalRateLimit(LocalRateLimit),
     /// ServiceEntry.
@@ -155,6 +158,16 @@ impl Object {
     #[must_use]
     pub fn peer_authentication(&self) -> Option<&PeerAuthentication> {
         if let Spec::PeerAuthentication(spec) = &self.spec {
+            Some(spec)
+        } else {
+            None
+        }
+    }
+
+    /// The AuthorizationPolicy, if it is one.
+    #[must_use]
+    pub fn authorization_policy(&self) -> Option<&AuthorizationPolicy> {
+        if let Spec::AuthorizationPolicy(spec) = &self.spec {
             Some(spec)
         } else {
             None

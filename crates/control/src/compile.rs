@@ -34,6 +34,7 @@ pub mod grpc;
 mod limit;
 pub mod listener;
 pub mod names;
+mod policy;
 pub mod roots;
 pub mod route;
 pub mod secret;

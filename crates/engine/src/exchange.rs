@@ -12,6 +12,7 @@
 //! Invariants: after `Reply`, `Relay` or `Done` an exchange gives only `Done`; a [`Permit`] counts every try; a retry
 //! never happens beyond its policy's number, the budget, or the deadline.
 
+mod access;
 mod affinity;
 mod attempt;
 mod attributes;

@@ -6,6 +6,7 @@
 //!
 //! Not here: counts and permits ([`crate::runtime`]).
 
+mod access;
 mod backend;
 mod balance;
 mod cluster;
@@ -22,6 +23,7 @@ mod retry;
 mod route;
 mod snapshot;
 
+pub use access::{Access, AccessFilter, AccessRule, Test};
 pub use backend::{Ask, Backend, Fallback, FallbackTo, HealthCheck};
 pub use balance::{Balance, Cookie, Group, HashKey, Policy, SlowStart, Utilization};
 pub use cluster::{

@@ -23,6 +23,8 @@ pub enum Stage {
     Retry,
     /// Who may call.
     Peer,
+    /// Whether policy lets it.
+    Policy,
     /// Whether there is a token.
     Limit,
     /// An answer of the proxy itself.
@@ -63,6 +65,7 @@ impl fmt::Display for Stage {
             Self::Endpoint => "endpoint",
             Self::Retry => "retry",
             Self::Peer => "peer",
+            Self::Policy => "policy",
             Self::Limit => "limit",
             Self::Reply => "reply",
         })

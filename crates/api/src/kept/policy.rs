@@ -32,9 +32,7 @@ fn inner_star(report: &mut Report, at: &str, node: &Node, action: &str) {
     let Some(path) = node.text() else {
         return;
     };
-    let bare = path.replace("{**}", "").replace("{*}", "");
-    let behind: String = bare.chars().skip(1).collect();
-    if !behind.trim_end_matches('*').contains('*') {
+    if !inner(path) {
         return;
     }
     let written = rewritten(path);
@@ -66,6 +64,22 @@ fn inner_star(report: &mut Report, at: &str, node: &Node, action: &str) {
         message,
         fix,
     );
+}
+
+/// A path of an ALLOW rule as it is read: an inner `*` is one segment.
+pub(crate) fn one_segment(path: &str) -> String {
+    if inner(path) {
+        rewritten(path)
+    } else {
+        path.to_owned()
+    }
+}
+
+/// Whether a `*` stands inside that Istio takes as itself.
+fn inner(path: &str) -> bool {
+    let bare = path.replace("{**}", "").replace("{*}", "");
+    let behind: String = bare.chars().skip(1).collect();
+    behind.trim_end_matches('*').contains('*')
 }
 
 /// Every inner `*` as `{*}`; one at the end stays.
@@ -161,7 +175,7 @@ mod tests {
 
     #[test]
     fn stars_inside_paths() {
-        for path in ["/a", "/a/*", "*/a", "*", "/a/{*}/b", "/a/{**}", ""] {
+        for path in ["/a", "/a/*", "*/a", "*", "/a/{*}/b", "/a/{**}"] {
             assert_eq!(
                 codes("ALLOW", path, Mode::Strict),
                 (true, String::new()),

@@ -1,116 +1,126 @@
 //! AuthorizationPolicy: who may call what.
 //!
-//! Read and checked; not enforced yet, and every use says so (W900).
+//! A DENY rule that matches refuses; where a workload has ALLOW policies, one of their rules must match. Conditions have
+//! three values: what is not known here (labels of the caller, claims of a token, the path of what is no HTTP) never
+//! satisfies an ALLOW rule, in whichever form it is asked, and always satisfies a DENY rule.
+//!
+//! Not here: how rules become messages (`control`), and CUSTOM, which needs somebody to ask.
 
-pub(crate) mod fields {
-    //! Fields of an AuthorizationPolicy, as in Istio's CRD.
+use naka_types::cidr::Cidr;
+use naka_types::labels::{Labels, selects};
 
-    use crate::schema::common::{SELECTOR, TARGET_REF, TARGET_REFS};
-    use crate::schema::{Field, TEXTS, Ty, later, yes};
+mod build;
+pub(crate) mod fields;
 
-    const SOURCE: Ty = Ty::Object(&[
-        yes("principals", TEXTS, "Identities of the peer."),
-        yes("notPrincipals", TEXTS, "Identities it must not have."),
-        yes(
-            "requestPrincipals",
-            TEXTS,
-            "Identities of the token, `issuer/subject`.",
-        ),
-        yes(
-            "notRequestPrincipals",
-            TEXTS,
-            "Identities the token must not have.",
-        ),
-        yes("namespaces", TEXTS, "Namespaces of the peer."),
-        yes("notNamespaces", TEXTS, "Namespaces it must not be in."),
-        yes("serviceAccounts", TEXTS, "Service accounts of the peer."),
-        yes(
-            "notServiceAccounts",
-            TEXTS,
-            "Service accounts it must not have.",
-        ),
-        yes("trustDomains", TEXTS, "Trust domains of the peer."),
-        yes("notTrustDomains", TEXTS, "Trust domains it must not be of."),
-        yes("ipBlocks", TEXTS, "Addresses of the peer."),
-        yes("notIpBlocks", TEXTS, "Addresses it must not have."),
-        yes(
-            "remoteIpBlocks",
-            TEXTS,
-            "Addresses of the client, trusted proxies considered.",
-        ),
-        yes(
-            "notRemoteIpBlocks",
-            TEXTS,
-            "Addresses the client must not have.",
-        ),
-    ]);
+pub(crate) use build::build;
 
-    const OPERATION: Ty = Ty::Object(&[
-        yes("hosts", TEXTS, "Hosts."),
-        yes("notHosts", TEXTS, "Hosts it must not be for."),
-        yes("ports", TEXTS, "Ports."),
-        yes("notPorts", TEXTS, "Ports it must not be for."),
-        yes("methods", TEXTS, "Methods."),
-        yes("notMethods", TEXTS, "Methods it must not use."),
-        yes(
-            "paths",
-            TEXTS,
-            "Paths: whole, `begin*`, `*end`, `{*}` for one segment, `{**}` for the rest.",
-        ),
-        yes("notPaths", TEXTS, "Paths it must not be for."),
-    ]);
+/// The sound part of an AuthorizationPolicy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuthorizationPolicy {
+    /// Workloads of the namespace it holds for; `None` = the whole namespace (in the root namespace: the whole mesh).
+    pub selector: Option<Labels>,
+    /// What happens to requests that match.
+    pub action: Action,
+    /// One that matches is enough. ALLOW without rules allows nothing.
+    pub rules: Vec<Rule>,
+    /// Whether it decides nothing (`istio.io/dry-run: "true"`).
+    pub dry_run: bool,
+}
 
-    const RULE: &[Field] = &[
-        yes(
-            "from",
-            Ty::List(&Ty::Object(&[yes("source", SOURCE, "Caller.")])),
-            "Callers.",
-        ),
-        yes(
-            "to",
-            Ty::List(&Ty::Object(&[yes("operation", OPERATION, "Request.")])),
-            "Requests.",
-        ),
-        yes(
-            "when",
-            Ty::List(&Ty::Object(&[
-                yes("key", Ty::Str, "Attribute.").required(),
-                yes("values", TEXTS, "Values it may have."),
-                yes("notValues", TEXTS, "Values it must not have."),
-            ])),
-            "Further conditions.",
-        ),
-    ];
+/// What happens to requests that match.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// They may pass, as far as no DENY rule matches.
+    Allow,
+    /// They are refused.
+    Deny,
+    /// They are told of; it decides nothing.
+    Audit,
+}
 
-    const SPEC: &[Field] = &[
-        later(
-            "selector",
-            SELECTOR,
-            "Workloads it holds for; without: all of the namespace.",
-        ),
-        later(
-            "targetRef",
-            TARGET_REF,
-            "What it is attached to, old spelling.",
-        ),
-        later("targetRefs", TARGET_REFS, "What it is attached to."),
-        later(
-            "action",
-            Ty::Enum(&["ALLOW", "DENY", "AUDIT", "CUSTOM"]),
-            "What happens to requests that match.",
-        ),
-        later(
-            "rules",
-            Ty::List(&Ty::Object(RULE)),
-            "Rules; one that matches is enough.",
-        ),
-        later(
-            "provider",
-            Ty::Object(&[yes("name", Ty::Str, "Name.")]),
-            "Who is asked, for CUSTOM.",
-        ),
-    ];
+/// Callers, requests and further conditions: one of each list that is not empty, and all conditions.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Rule {
+    /// Callers.
+    pub from: Vec<Vec<Condition>>,
+    /// Requests.
+    pub to: Vec<Vec<Condition>>,
+    /// Further conditions.
+    pub when: Vec<Condition>,
+}
 
-    /// Below the object itself.
-    pub(crate) const OBJECT: &[Field] = &[yes("spec", Ty::Object(SPEC), "Rules.")];
+/// An attribute must have one of the values, or none of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Condition {
+    /// What is asked.
+    pub attribute: Attribute,
+    /// One of these.
+    pub values: Values,
+    /// Whether it must be none of these instead.
+    pub not: bool,
+}
+
+/// What a condition asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Attribute {
+    /// Identity of the verified peer, without `spiffe://`.
+    Principal,
+    /// Its namespace.
+    Namespace,
+    /// Its service account, `namespace/name`.
+    ServiceAccount,
+    /// Its trust domain.
+    TrustDomain,
+    /// Address of the peer.
+    PeerAddress,
+    /// Address of the client, trusted proxies considered.
+    ClientAddress,
+    /// Host of the request.
+    Host,
+    /// Port of the workload.
+    Port,
+    /// Method.
+    Method,
+    /// Path without query.
+    Path,
+    /// A header, in lower case.
+    Header(String),
+    /// Something that is not known here: labels of the caller, claims of a token, server name, address called.
+    Unknown(String),
+}
+
+/// Values of a condition; never empty.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Values {
+    /// Texts.
+    Texts(Vec<Text>),
+    /// Ranges of addresses.
+    Ranges(Vec<Cidr>),
+    /// Ports.
+    Ports(Vec<u16>),
+}
+
+/// A value that a text may have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Text {
+    /// This one.
+    Exact(String),
+    /// `begin*`.
+    Prefix(String),
+    /// `*end`.
+    Suffix(String),
+    /// `*`: anything but nothing.
+    Present,
+    /// A path with `{*}` for one segment and `{**}` for the rest.
+    Template(String),
+}
+
+impl AuthorizationPolicy {
+    /// Whether it holds for this workload, given that the namespace fits.
+    #[must_use]
+    pub fn holds_for(&self, labels: &Labels) -> bool {
+        self.selector
+            .as_ref()
+            .is_none_or(|selector| selects(selector, labels))
+    }
 }

@@ -2,6 +2,7 @@
 
 use super::cluster::socket_address;
 use super::limit::{self, Limit};
+use super::policy::{self, Policies};
 use super::{Built, Class, INBOUND, Key, View, tls};
 use crate::registry::Registration;
 use crate::world::Read;
@@ -39,6 +40,7 @@ pub(crate) struct Chain {
     pub(crate) mode: MtlsMode,
     service: String,
     pub(crate) limits: Vec<Limit>,
+    pub(crate) policies: Policies,
 }
 
 /// `virtualInbound` of the workload a class names.
@@ -71,6 +73,7 @@ pub(crate) fn chains(view: &View<'_>, registration: &Registration) -> Vec<Chain>
     let host = Host::of_service(&registration.service, &registration.namespace);
     let service = (!registration.service.is_empty()).then(|| host.as_str().to_owned());
     let declared = view.service(&host);
+    let policies = policy::of(view, &registration.namespace, &registration.labels);
     let mut chains: Vec<Chain> = registration
         .ports
         .iter()
@@ -92,6 +95,7 @@ pub(crate) fn chains(view: &View<'_>, registration: &Registration) -> Vec<Chain>
                 mode: mode(view, registration, served.port),
                 service: service.clone().unwrap_or_default(),
                 limits: limit::at_service(view, &registration.namespace, &registration.service),
+                policies: policies.clone(),
             }
         })
         .collect();
@@ -153,7 +157,7 @@ fn message(chain: &Chain, transport: Option<&str>, tls: bool) -> FilterChain {
             transport_protocol: transport.unwrap_or_default().to_owned(),
             ..FilterChainMatch::default()
         }),
-        filters: vec![filter(chain, &name)],
+        filters: filters(chain, &name),
         transport_socket: tls.then(tls::downstream),
         metadata: Some(metadata(chain)),
         name,
@@ -169,9 +173,13 @@ fn metadata(chain: &Chain) -> Metadata {
     values::metadata([(NAKA, own)])
 }
 
-fn filter(chain: &Chain, cluster: &str) -> Filter {
+fn filters(chain: &Chain, cluster: &str) -> Vec<Filter> {
     match chain.protocol {
-        Protocol::Tcp | Protocol::Tls => tcp(cluster, &ConnectionPool::default()),
+        Protocol::Tcp | Protocol::Tls => {
+            let mut all = policy::message::bytes(&chain.policies, chain.port);
+            all.push(tcp(cluster, &ConnectionPool::default()));
+            all
+        }
         _ => {
             let everything = VirtualHost {
                 name: format!("inbound|http|{}", chain.port),
@@ -184,7 +192,9 @@ fn filter(chain: &Chain, cluster: &str) -> Filter {
                 config_type: Some(http_filter::ConfigType::TypedConfig(config)),
                 ..HttpFilter::default()
             });
-            http_after(own, cluster, cluster, vec![everything])
+            let first = policy::message::http(&chain.policies, chain.port);
+            let first = first.into_iter().chain(own).collect();
+            vec![http_after(first, cluster, cluster, vec![everything])]
         }
     }
 }
@@ -242,12 +252,12 @@ pub(crate) fn typed(name: &str, config: Any) -> Filter {
 
 /// An HTTP connection manager with its routes inside.
 pub(crate) fn http(stat_prefix: &str, route_config: &str, hosts: Vec<VirtualHost>) -> Filter {
-    http_after(None, stat_prefix, route_config, hosts)
+    http_after(Vec::new(), stat_prefix, route_config, hosts)
 }
 
-/// The same, with a filter before its routes.
+/// The same, with filters before its routes.
 fn http_after(
-    first: Option<HttpFilter>,
+    first: Vec<HttpFilter>,
     stat_prefix: &str,
     route_config: &str,
     hosts: Vec<VirtualHost>,

@@ -249,6 +249,10 @@ impl World {
                         .or_default();
                     Arc::make_mut(all).push(Arc::clone(object));
                 }
+                Spec::AuthorizationPolicy(_) => {
+                    let all = self.policies.entry(namespace.clone()).or_default();
+                    Arc::make_mut(all).push(Arc::clone(object));
+                }
                 Spec::LocalRateLimit(_) => {
                     let all = self.limits.entry(namespace.clone()).or_default();
                     Arc::make_mut(all).push(Arc::clone(object));

@@ -26,6 +26,8 @@ pub enum Read {
     Rules(Host),
     /// PeerAuthentications of a namespace.
     PeerAuthentications(String),
+    /// AuthorizationPolicies of a namespace.
+    AuthorizationPolicies(String),
     /// LocalRateLimits of a namespace.
     Limits(String),
     /// Sidecars of a namespace.
@@ -96,6 +98,9 @@ impl World {
         let (old, new) = (&self.peer_authentications, &next.peer_authentications);
         differing(old, new, same_objects, |namespace| {
             reads.insert(Read::PeerAuthentications(namespace.clone()));
+        });
+        differing(&self.policies, &next.policies, same_objects, |namespace| {
+            reads.insert(Read::AuthorizationPolicies(namespace.clone()));
         });
         differing(&self.limits, &next.limits, same_objects, |namespace| {
             reads.insert(Read::Limits(namespace.clone()));

@@ -6,7 +6,8 @@
 
 use super::lookup::Lookup;
 use super::{
-    Answered, Cx, Effect, Input, Need, Outcome, PassThrough, Try, affinity, attempt, inbound,
+    Answered, Cx, Effect, Input, Need, Outcome, PassThrough, Try, access, affinity, attempt,
+    inbound,
 };
 use crate::breaker::Trial;
 use crate::canonical::Direction;
@@ -174,6 +175,11 @@ impl Dial {
             return Self::refuse(Reason::NoRoute, cx);
         };
         if let Err(reason) = inbound::admit(inbound, cx) {
+            return Self::refuse(reason, cx);
+        }
+        if let Some(access) = &inbound.access
+            && let Err(reason) = access::admit(access, None, cx)
+        {
             return Self::refuse(reason, cx);
         }
         self.target = Some((inbound.cluster, Arc::clone(&inbound.name)));

@@ -1,9 +1,9 @@
 //! Requests to the workload's own program.
 //!
-//! No routing: a declared port leads to the program. Who may call is decided here, by the port's mTLS mode; a call
-//! to a port that was never declared finds nothing.
+//! No routing: a declared port leads to the program. Who may call is decided here, by the port's mTLS mode and then by
+//! policy; a call to a port that was never declared finds nothing.
 
-use super::{Cx, Effect, Exchange, retry};
+use super::{Cx, Effect, Exchange, access, retry};
 use crate::canonical::{Caller, Canonical};
 use crate::model::{HttpVersion, Inbound, MtlsMode};
 use crate::why::{Stage, Why};
@@ -43,6 +43,11 @@ impl Exchange {
             return self.refuse(request, Reason::NoRoute, cx);
         };
         if let Err(reason) = admit(inbound, cx) {
+            return self.refuse(request, reason, cx);
+        }
+        if let Some(access) = &inbound.access
+            && let Err(reason) = access::admit(access, Some(request), cx)
+        {
             return self.refuse(request, reason, cx);
         }
         if let Some(limit) = &inbound.limit

@@ -1,5 +1,6 @@
 //! The state machine, driven from tables as the proxy and `naka explain` drive it.
 
+mod access;
 mod chain;
 mod expressions;
 mod headers;
@@ -13,7 +14,7 @@ mod tries;
 use super::{Around, Cx, Effect, Exchange, Input, Outcome, Tried};
 use crate::canonical::{Canonical, Origin};
 use crate::model::{
-    Action, Cluster, ClusterSpec, Endpoint, Forward, Health, Inbound, Match, MtlsMode, PeerTls,
+    Access, Action, Cluster, ClusterSpec, Endpoint, Forward, Health, Inbound, Match, MtlsMode, PeerTls,
     RateLimit, Route, Snapshot, SnapshotBuilder, VirtualHost, WeightedCluster,
 };
 use crate::pick::Cursors;
@@ -113,10 +114,15 @@ impl World {
     }
 
     pub(super) fn inbound(&mut self, mode: MtlsMode) {
-        self.inbound_under(mode, None);
+        self.inbound_under(mode, None, None);
     }
 
-    pub(super) fn inbound_under(&mut self, mode: MtlsMode, limit: Option<Arc<RateLimit>>) {
+    pub(super) fn inbound_under(
+        &mut self,
+        mode: MtlsMode,
+        access: Option<Arc<Access>>,
+        limit: Option<Arc<RateLimit>>,
+    ) {
         let cluster = self.cluster_with("inbound|8080||", &[8080], |spec| spec.tls = None);
         self.builder.put_inbound(Arc::new(Inbound {
             port: 8080,
@@ -125,6 +131,7 @@ impl World {
             cluster: cluster.cluster,
             name: cluster.name,
             service: "payment.shop.svc.cluster.local".into(),
+            access,
             limit,
         }));
         self.publish();

@@ -3,7 +3,7 @@
 //! Virtual hosts are found by host, then port, without building a key. A service host is also found under its short
 //! names (`payment` in the own namespace, `payment.shop`, `payment.shop.svc`). Wildcards come last, longest first.
 
-use super::{Chain, Cluster, ClusterId, Edge, RateLimit, Serves, VirtualHost};
+use super::{Access, Chain, Cluster, ClusterId, Edge, RateLimit, Serves, VirtualHost};
 use naka_types::host::Host;
 use naka_types::protocol::Protocol;
 use std::collections::{BTreeMap, HashMap};
@@ -35,6 +35,8 @@ pub struct Inbound {
     pub name: Arc<str>,
     /// Full host of the service, empty if none.
     pub service: Arc<str>,
+    /// Who may call, and what.
+    pub access: Option<Arc<Access>>,
     /// Tokens a request needs.
     pub limit: Option<Arc<RateLimit>>,
 }

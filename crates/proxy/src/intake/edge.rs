@@ -4,7 +4,7 @@
 //! the other chains of the port are in force.
 
 use super::listener::{HTTP, TCP, manager};
-use super::{Error, Taken, route};
+use super::{Error, Taken, access, route};
 use crate::edge::spec::{Asked, Source, Spec};
 use http::StatusCode;
 use naka_engine::model::{
@@ -366,6 +366,16 @@ fn serves(
     match chain.filters.as_slice() {
         [only] if only.name == HTTP => {
             let manager = manager(&of(only, 0)?)?;
+            if manager
+                .http_filters
+                .iter()
+                .any(|one| one.name == access::HTTP)
+            {
+                return Err(Error::at(
+                    "filters[0].http_filters",
+                    "RBAC is not supported here",
+                ));
+            }
             if manager.http_filters.iter().any(|one| one.name == LIMIT) {
                 let what = "limits of a gateway stand at its routes";
                 return Err(Error::at("filters[0].http_filters", what));

@@ -2,8 +2,8 @@
 //!
 //! A filter that is not known here might be the one that refuses somebody: the chain that holds it is left out.
 
-use super::{Error, Taken, edge, extras, route};
-use naka_engine::model::{MtlsMode, RateLimit};
+use super::{Error, Taken, access, edge, extras, route};
+use naka_engine::model::{Access, MtlsMode, RateLimit};
 use naka_types::name::ClusterName;
 use naka_types::node::{LIMIT, NAKA};
 use naka_types::protocol::Protocol;
@@ -37,6 +37,8 @@ pub struct Declared {
     pub cluster: Arc<str>,
     /// Full host of the service, empty if none.
     pub service: Arc<str>,
+    /// Who may call, and what.
+    pub access: Option<Arc<Access>>,
     /// Tokens a request needs.
     pub limit: Option<Arc<RateLimit>>,
 }
@@ -73,6 +75,7 @@ struct Way {
     tls: bool,
     cluster: Arc<str>,
     service: Arc<str>,
+    access: Option<Arc<Access>>,
     limit: Option<Arc<RateLimit>>,
 }
 
@@ -105,6 +108,7 @@ fn inbound(wire: &Listener) -> Taken<Part> {
                 mode: alone,
                 cluster: way.cluster,
                 service: way.service,
+                access: way.access,
                 limit: way.limit,
             });
     }
@@ -173,7 +177,12 @@ fn way(chain: &FilterChain) -> Result<Way, Error> {
             ));
         }
     }
-    let (http, cluster, limit) = program(chain)?;
+    let Program {
+        http,
+        cluster,
+        access,
+        limit,
+    } = program(chain)?;
     let own = values::of_metadata(chain.metadata.as_ref(), NAKA);
     let text = |key: &str| own.and_then(|own| values::get_str(own, key));
     let protocol = match text("protocol") {
@@ -194,21 +203,34 @@ fn way(chain: &FilterChain) -> Result<Way, Error> {
         tls,
         cluster: cluster.into(),
         service: text("service").unwrap_or_default().into(),
+        access,
         limit,
     })
 }
 
-/// Whether the chain speaks HTTP, the cluster it names, and the limit before it.
-type Program = (bool, Option<String>, Option<Arc<RateLimit>>);
+/// What the filters of a chain say.
+struct Program {
+    http: bool,
+    cluster: Option<String>,
+    access: Option<Arc<Access>>,
+    limit: Option<Arc<RateLimit>>,
+}
 
 fn program(chain: &FilterChain) -> Result<Program, Error> {
-    let [only] = chain.filters.as_slice() else {
-        return Err(Error::at("filters", "there must be exactly one"));
+    let [first @ .., last] = chain.filters.as_slice() else {
+        return Err(Error::at("filters", "there must be one"));
     };
-    let Some(filter::ConfigType::TypedConfig(any)) = &only.config_type else {
-        return Err(Error::at("filters[0]", "it has no configuration"));
+    if first.iter().any(|one| one.name != access::BYTES) {
+        return Err(Error::at("filters", "only RBAC may stand before the last"));
+    }
+    let Some(filter::ConfigType::TypedConfig(any)) = &last.config_type else {
+        return Err(Error::at("filters", "the last has no configuration"));
     };
-    match only.name.as_str() {
+    match last.name.as_str() {
+        HTTP if !first.is_empty() => Err(Error::at(
+            "filters",
+            "before requests RBAC is one of their filters",
+        )),
         HTTP => {
             let manager = manager(any)?;
             let own = manager.http_filters.iter().find(|f| f.name == LIMIT);
@@ -217,13 +239,23 @@ fn program(chain: &FilterChain) -> Result<Program, Error> {
                 Some(http_filter::ConfigType::TypedConfig(any)) => Some(super::limit::limit(any)),
                 _ => None,
             };
-            Ok((true, None, limit.transpose()?))
+            Ok(Program {
+                http: true,
+                cluster: None,
+                access: access::of_requests(&manager.http_filters)?,
+                limit: limit.transpose()?,
+            })
         }
         TCP => {
             let proxy: TcpProxy =
                 naka_wire::unpack(any).map_err(|error| Error::at("filters[0]", error))?;
             match proxy.cluster_specifier {
-                Some(tcp_proxy::ClusterSpecifier::Cluster(name)) => Ok((false, Some(name), None)),
+                Some(tcp_proxy::ClusterSpecifier::Cluster(name)) => Ok(Program {
+                    http: false,
+                    cluster: Some(name),
+                    access: access::of_bytes(first)?,
+                    limit: None,
+                }),
                 _ => Err(Error::at("filters[0]", "it names no cluster")),
             }
         }
@@ -236,10 +268,11 @@ pub(super) fn manager(
 ) -> Result<HttpConnectionManager, Error> {
     let manager: HttpConnectionManager =
         naka_wire::unpack(any).map_err(|error| Error::at("filters[0]", error))?;
+    let known = [ROUTER, LIMIT, access::HTTP];
     match manager
         .http_filters
         .iter()
-        .find(|f| f.name != ROUTER && f.name != LIMIT && !f.is_optional && !by_route(f))
+        .find(|f| !known.contains(&f.name.as_str()) && !f.is_optional && !by_route(f))
     {
         Some(unknown) => Err(Error::at(
             "filters[0].http_filters",

@@ -432,6 +432,7 @@ impl Book {
             cluster: self.registry.id(&declared.cluster),
             name: Arc::clone(&declared.cluster),
             service: Arc::clone(&declared.service),
+            access: declared.access.clone(),
             limit: declared.limit.clone(),
         }
     }

@@ -43,7 +43,8 @@ pub(super) fn listener(view: &View<'_>, name: &str, class: &Class) -> Option<Bui
     }
     if name == HTTP_PROXY {
         let bind = class.binds.http_proxy?;
-        let manager = filter(HTTP_PROXY, Place::ForwardProxy, named(HTTP_PROXY), None);
+        let routes = named(HTTP_PROXY);
+        let manager = filter(HTTP_PROXY, Place::ForwardProxy, routes, Vec::new());
         let (routes, ends) = (Key::Routes(name.to_owned()), ConnectionPool::default());
         return Some(outbound(name, bind, manager, routes, &(ends, None)));
     }
@@ -65,7 +66,7 @@ pub(super) fn listener(view: &View<'_>, name: &str, class: &Class) -> Option<Bui
                 led = routed;
                 (filter, Key::Cluster(cluster))
             } else {
-                let manager = filter(name, Place::Outbound, named(name), None);
+                let manager = filter(name, Place::Outbound, named(name), Vec::new());
                 (manager, Key::Routes(name.to_owned()))
             };
             Some(outbound(name, upstream.bind, filter, refers, &(ends, led)))
@@ -128,7 +129,8 @@ fn edge(view: &View<'_>, name: &str, class: &Class) -> Option<Built> {
         let routes = gateway::routes_name(&chain.name);
         let rules = limit::of_chain(chain);
         messages.push(gateway::message::chain(chain, &to, || {
-            filter(name, Place::Edge, named(&routes), limit::filter(&rules))
+            let first = limit::filter(&rules).into_iter().collect();
+            filter(name, Place::Edge, named(&routes), first)
         }));
         match &chain.serves {
             // Routes have a resource of their own, so that a change of them drains nothing.
@@ -249,8 +251,10 @@ fn message(chain: &Chain, transport: Option<&str>, trust_domain: Option<&str>) -
         &["h2", "http/1.1"]
     };
     let rules = compile::limit::rules(&chain.limits);
-    let filter = if bytes {
-        tcp(&cluster, &ConnectionPool::default())
+    let mut filters = Vec::new();
+    if bytes {
+        filters.extend(compile::policy::message::bytes(&chain.policies, chain.port));
+        filters.push(tcp(&cluster, &ConnectionPool::default()));
     } else {
         let everything = VirtualHost {
             name: format!("inbound|http|{}", chain.port),
@@ -267,15 +271,17 @@ fn message(chain: &Chain, transport: Option<&str>, trust_domain: Option<&str>) -
             },
             ..RouteConfiguration::default()
         }));
-        filter(&cluster, Place::Inbound, routes, limit::filter(&rules))
-    };
+        let first = compile::policy::message::http(&chain.policies, chain.port);
+        let first = first.into_iter().chain(limit::filter(&rules)).collect();
+        filters.push(filter(&cluster, Place::Inbound, routes, first));
+    }
     FilterChain {
         name: format!("{cluster}{}", transport.unwrap_or_default()),
         filter_chain_match: transport.map(|transport| FilterChainMatch {
             transport_protocol: transport.to_owned(),
             ..FilterChainMatch::default()
         }),
-        filters: vec![filter],
+        filters,
         transport_socket: trust_domain.map(|domain| tls::envoy_downstream(alpn, domain)),
         ..FilterChain::default()
     }

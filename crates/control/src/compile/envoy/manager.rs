@@ -55,12 +55,12 @@ pub(super) enum Routes {
     Named(String),
 }
 
-/// The filter of a listener.
+/// The filter of a listener; `first` is asked before all else.
 pub(super) fn filter(
     stat_prefix: &str,
     place: Place,
     routes: Routes,
-    limit: Option<HttpFilter>,
+    first: Vec<HttpFilter>,
 ) -> Filter {
     let flag = |value| Some(BoolValue { value });
     let number = |value| Some(UInt32Value { value });
@@ -72,7 +72,7 @@ pub(super) fn filter(
     };
     let manager = HttpConnectionManager {
         stat_prefix: stat_prefix.to_owned(),
-        http_filters: limit.into_iter().chain(filters(place)).collect(),
+        http_filters: first.into_iter().chain(filters(place)).collect(),
         upgrade_configs: std::iter::once(upgrade("websocket"))
             .chain(forward.then(|| upgrade("CONNECT")))
             .collect(),

@@ -41,7 +41,8 @@ fn when(condition: &str, mut rule: LimitRule) -> LimitRule {
 fn inbound(rules: Vec<LimitRule>) -> World {
     let mut world = World::new();
     let rules = rules.into();
-    world.inbound_under(MtlsMode::Permissive, Some(Arc::new(RateLimit { rules })));
+    let limit = Some(Arc::new(RateLimit { rules }));
+    world.inbound_under(MtlsMode::Permissive, None, limit);
     world.origin = Origin::inbound(8080, Caller::Outside, false);
     world
 }

@@ -1,0 +1,376 @@
+//! The typed AuthorizationPolicy from a checked tree.
+
+use super::{Action, Attribute, AuthorizationPolicy, Condition, Rule, Text, Values};
+use crate::codes;
+use crate::decode::Report;
+use crate::decode::meta::labels;
+use crate::kept::one_segment;
+use crate::tree::{Data, Node, join};
+use naka_types::cidr::Cidr;
+
+/// Positive and negated fields of a caller, with what they ask.
+const SOURCE: [(&str, &str, Attribute); 7] = [
+    ("principals", "notPrincipals", Attribute::Principal),
+    ("namespaces", "notNamespaces", Attribute::Namespace),
+    (
+        "serviceAccounts",
+        "notServiceAccounts",
+        Attribute::ServiceAccount,
+    ),
+    ("trustDomains", "notTrustDomains", Attribute::TrustDomain),
+    ("ipBlocks", "notIpBlocks", Attribute::PeerAddress),
+    (
+        "remoteIpBlocks",
+        "notRemoteIpBlocks",
+        Attribute::ClientAddress,
+    ),
+    (
+        "requestPrincipals",
+        "notRequestPrincipals",
+        Attribute::Unknown(String::new()),
+    ),
+];
+const OPERATION: [(&str, &str, Attribute); 4] = [
+    ("hosts", "notHosts", Attribute::Host),
+    ("ports", "notPorts", Attribute::Port),
+    ("methods", "notMethods", Attribute::Method),
+    ("paths", "notPaths", Attribute::Path),
+];
+/// Attributes of Istio that a proxy of ours cannot know yet.
+const UNKNOWN: [&str; 6] = [
+    "request.auth.principal",
+    "request.auth.audiences",
+    "request.auth.presenter",
+    "destination.ip",
+    "connection.sni",
+    "source.labels",
+];
+
+/// What holds while rules are read.
+struct Reading<'r> {
+    report: &'r mut Report,
+    namespace: &'r str,
+    allows: bool,
+}
+
+/// Builds.
+pub(crate) fn build(
+    report: &mut Report,
+    spec: &Node,
+    annotations: Option<&Node>,
+    namespace: &str,
+) -> AuthorizationPolicy {
+    let selector = spec
+        .at(&["selector", "matchLabels"])
+        .map(|node| labels(Some(node)))
+        .filter(|labels| !labels.is_empty());
+    let action = match spec.get("action").and_then(Node::text) {
+        Some("DENY") => Action::Deny,
+        Some("AUDIT") => Action::Audit,
+        Some("CUSTOM") => {
+            report.error(
+                codes::E901,
+                "spec.action",
+                spec.get("action").map_or(spec.place, |node| node.place),
+                "CUSTOM is not enforced yet: nobody is asked, so requests would pass".to_owned(),
+                "write what may pass as ALLOW and DENY rules until it is supported".to_owned(),
+            );
+            Action::Deny
+        }
+        _ => Action::Allow,
+    };
+    let mut reading = Reading {
+        report,
+        namespace,
+        allows: action != Action::Deny,
+    };
+    let rules = each(spec, "spec", "rules")
+        .map(|(at, node)| reading.rule(&at, node))
+        .collect();
+    AuthorizationPolicy {
+        selector,
+        action,
+        rules,
+        dry_run: annotations
+            .and_then(|all| all.get("istio.io/dry-run"))
+            .and_then(Node::text)
+            == Some("true"),
+    }
+}
+
+/// Items of a list with their paths.
+fn each<'n>(
+    node: &'n Node,
+    at: &str,
+    field: &str,
+) -> impl Iterator<Item = (String, &'n Node)> + use<'n> {
+    let at = join(at, field);
+    let all = node.get(field).map(Node::items).unwrap_or_default();
+    let place = move |(index, item)| (format!("{at}[{index}]"), item);
+    all.iter().enumerate().map(place)
+}
+
+impl Reading<'_> {
+    fn rule(&mut self, at: &str, node: &Node) -> Rule {
+        Rule {
+            from: self.side(node, at, ("from", "source"), &SOURCE),
+            to: self.side(node, at, ("to", "operation"), &OPERATION),
+            when: each(node, at, "when")
+                .flat_map(|(at, node)| self.when(&at, node))
+                .collect(),
+        }
+    }
+
+    fn side(
+        &mut self,
+        node: &Node,
+        at: &str,
+        (list, inner): (&str, &str),
+        fields: &[(&str, &str, Attribute)],
+    ) -> Vec<Vec<Condition>> {
+        let mut out = Vec::new();
+        for (at, item) in each(node, at, list) {
+            let at = join(&at, inner);
+            let mut conditions = Vec::new();
+            let Some(item) = item.get(inner).filter(|item| !item.entries().is_empty()) else {
+                self.report.error(
+                    codes::E007,
+                    &at,
+                    item.place,
+                    format!("an empty {inner} is no condition"),
+                    format!("write what the {inner} must be, or leave {list} out"),
+                );
+                continue;
+            };
+            for (positive, negative, attribute) in fields {
+                for (field, not) in [(positive, false), (negative, true)] {
+                    if item.get(field).is_some() {
+                        let attribute = match attribute {
+                            Attribute::Unknown(_) => Attribute::Unknown((*field).to_owned()),
+                            known => known.clone(),
+                        };
+                        conditions.extend(self.condition(item, &at, field, attribute, not));
+                    }
+                }
+            }
+            out.push(conditions);
+        }
+        out
+    }
+
+    fn when(&mut self, at: &str, node: &Node) -> Vec<Condition> {
+        let key_at = join(at, "key");
+        let (Some(key), Some(text)) = (node.get("key"), node.get("key").and_then(Node::text))
+        else {
+            return Vec::new();
+        };
+        let Some(attribute) = attribute(text) else {
+            self.report.invalid(
+                &key_at,
+                key,
+                format!("{text:?} is no attribute"),
+                "write source.principal, source.namespace, source.serviceAccount, source.ip, remote.ip, destination.port, request.headers[NAME], …".to_owned(),
+            );
+            return Vec::new();
+        };
+        if let Attribute::Unknown(_) = attribute {
+            self.report.error(
+                codes::W900,
+                &key_at,
+                key.place,
+                format!("{text} is not known yet: a rule that asks for it never allows, and always denies"),
+                "nothing to change; do not rely on it today".to_owned(),
+            );
+        }
+        let given = |field: &str| {
+            let items = node.get(field).map(Node::items);
+            items.is_some_and(|items| !items.is_empty())
+        };
+        if !given("values") && !given("notValues") {
+            self.report.invalid(
+                at,
+                node,
+                "neither values nor notValues".to_owned(),
+                "write one of them".to_owned(),
+            );
+        }
+        [("values", false), ("notValues", true)]
+            .into_iter()
+            .filter(|(field, _)| given(field))
+            .filter_map(|(field, not)| self.condition(node, at, field, attribute.clone(), not))
+            .collect()
+    }
+
+    /// The condition of a list of values; none where they are in error.
+    fn condition(
+        &mut self,
+        node: &Node,
+        at: &str,
+        field: &str,
+        attribute: Attribute,
+        not: bool,
+    ) -> Option<Condition> {
+        let items: Vec<(String, &Node)> = each(node, at, field).collect();
+        if items.is_empty() {
+            self.report.invalid(
+                &join(at, field),
+                node.get(field).unwrap_or(node),
+                "an empty list is no condition".to_owned(),
+                format!("write values, or leave {field} out"),
+            );
+            return None;
+        }
+        let values = match attribute {
+            Attribute::PeerAddress | Attribute::ClientAddress => {
+                let read = |(at, item): &(String, &Node)| {
+                    let parsed = Cidr::parse(item.text().unwrap_or_default());
+                    self.wrong(
+                        at,
+                        item,
+                        parsed.ok(),
+                        "an address or a range like 10.0.0.0/8",
+                    )
+                };
+                Values::Ranges(items.iter().filter_map(read).collect())
+            }
+            Attribute::Port => {
+                let read = |(at, item): &(String, &Node)| {
+                    let port = item.text().and_then(|text| text.parse::<u16>().ok());
+                    self.wrong(
+                        at,
+                        item,
+                        port.filter(|port| *port > 0),
+                        "a port as text, like \"8080\"",
+                    )
+                };
+                Values::Ports(items.iter().filter_map(read).collect())
+            }
+            _ => {
+                let read = |(at, item): &(String, &Node)| self.text(at, item, &attribute);
+                Values::Texts(items.iter().filter_map(read).collect())
+            }
+        };
+        Some(Condition {
+            attribute,
+            values,
+            not,
+        })
+    }
+
+    fn wrong<T>(&mut self, at: &str, item: &Node, read: Option<T>, wanted: &str) -> Option<T> {
+        if read.is_none() {
+            let found = match &item.data {
+                Data::Text(text) => format!("{text:?}"),
+                _ => item.what().to_owned(),
+            };
+            self.report.invalid(
+                at,
+                item,
+                format!("{found} is not {wanted}"),
+                format!("write {wanted}"),
+            );
+        }
+        read
+    }
+
+    fn text(&mut self, at: &str, item: &Node, attribute: &Attribute) -> Option<Text> {
+        let text = item.text().unwrap_or_default();
+        if text.is_empty() {
+            return self.wrong(at, item, None, "a value: an empty one satisfies nothing");
+        }
+        match attribute {
+            Attribute::Path => self.path(at, item, text),
+            Attribute::ServiceAccount => {
+                if text.contains('*') {
+                    return self.wrong(at, item, None, "a service account, without *");
+                }
+                Some(Text::Exact(match text.split_once('/') {
+                    Some(_) => text.to_owned(),
+                    None => format!("{}/{text}", self.namespace),
+                }))
+            }
+            _ => Some(plain(text)),
+        }
+    }
+
+    fn path(&mut self, at: &str, item: &Node, text: &str) -> Option<Text> {
+        // What is wrong with an inner `*` in a DENY rule has been said.
+        let text = match self.allows {
+            true => one_segment(text),
+            false => text.to_owned(),
+        };
+        if !text.contains(['{', '}']) {
+            return Some(plain(&text));
+        }
+        if sound_template(&text) {
+            return Some(Text::Template(text));
+        }
+        self.wrong(
+            at,
+            item,
+            None,
+            "a template: {*} is one whole segment, {**} the last one, and no other * stands beside them",
+        )
+    }
+}
+
+/// `begin*`, `*end`, `*` or the text itself, as Istio reads them.
+fn plain(text: &str) -> Text {
+    if text == "*" {
+        Text::Present
+    } else if let Some(end) = text.strip_prefix('*') {
+        Text::Suffix(end.to_owned())
+    } else if let Some(begin) = text.strip_suffix('*') {
+        Text::Prefix(begin.to_owned())
+    } else {
+        Text::Exact(text.to_owned())
+    }
+}
+
+/// Whole segments `{*}`, and one `{**}` with none of them behind it; a `*` at the very end stands for the rest too.
+fn sound_template(text: &str) -> bool {
+    let Some(rest) = text.strip_prefix('/') else {
+        return false;
+    };
+    let count = rest.split('/').count();
+    let mut open = true;
+    rest.split('/')
+        .enumerate()
+        .all(|(index, segment)| match segment {
+            "{*}" => open,
+            "{**}" => std::mem::replace(&mut open, false),
+            "*" => open && index + 1 == count,
+            other => !other.contains(['{', '}', '*']),
+        })
+}
+
+fn attribute(key: &str) -> Option<Attribute> {
+    let of = |begin: &str| key.strip_prefix(begin)?.strip_suffix(']');
+    Some(match key {
+        "source.principal" => Attribute::Principal,
+        "source.namespace" => Attribute::Namespace,
+        "source.serviceAccount" => Attribute::ServiceAccount,
+        "source.trustDomain" => Attribute::TrustDomain,
+        "source.ip" => Attribute::PeerAddress,
+        "remote.ip" => Attribute::ClientAddress,
+        "destination.port" => Attribute::Port,
+        _ => {
+            if let Some(name) = of("request.headers[") {
+                http_name(name).then(|| Attribute::Header(name.to_ascii_lowercase()))?
+            } else if UNKNOWN.contains(&key)
+                || of("source.labels[").is_some()
+                || of("request.auth.claims[").is_some()
+                || key.starts_with("experimental.envoy.filters.")
+            {
+                Attribute::Unknown(key.to_owned())
+            } else {
+                return None;
+            }
+        }
+    })
+}
+
+fn http_name(name: &str) -> bool {
+    let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    !name.is_empty() && name.bytes().all(token)
+}

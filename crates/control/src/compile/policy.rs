@@ -1,0 +1,302 @@
+//! Who may call a workload's port: the AuthorizationPolicies that hold for it, as a tree of conditions.
+//!
+//! DENY comes first, then ALLOW; a rule is two trees, one of who calls and one of what is called, because Envoy's RBAC
+//! keeps them apart. What is not known at a place (a path where no HTTP is spoken, a claim where no token is read) is
+//! settled here: it never lets an ALLOW rule match and never keeps a DENY rule from it, negated or not, so that both
+//! dialects get trees of things they know. The port is settled here too, since it is known.
+//!
+//! Not here: messages ([`message`]), policies that decide nothing (AUDIT, dry run), which are kept out.
+
+pub(crate) mod message;
+
+use super::View;
+use crate::world::Read;
+use naka_api::security::authorization_policy::{
+    Action, Attribute, AuthorizationPolicy, Condition, Rule, Text, Values,
+};
+use naka_types::cidr::Cidr;
+use naka_types::host::ROOT_NAMESPACE;
+use naka_types::labels::Labels;
+use std::sync::Arc;
+
+/// The policies of a workload.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Policies {
+    /// One rule that matches refuses.
+    deny: Vec<Held>,
+    /// One rule must match, where there is any policy.
+    allow: Vec<Held>,
+    trust_domain: Arc<str>,
+}
+
+/// A policy with its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Held {
+    name: String,
+    policy: AuthorizationPolicy,
+}
+
+/// Where rules are to hold.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct At {
+    /// The workload's port.
+    pub(crate) port: u16,
+    /// Whether requests are seen there.
+    pub(crate) http: bool,
+}
+
+/// Policies that hold for a workload.
+pub(crate) fn of(view: &View<'_>, namespace: &str, labels: &Labels) -> Policies {
+    let mut found = Policies::default();
+    let mut spaces = vec![namespace];
+    if namespace != ROOT_NAMESPACE {
+        spaces.push(ROOT_NAMESPACE);
+    }
+    for space in spaces {
+        let world = view.read(Read::AuthorizationPolicies(space.to_owned()));
+        let objects = world.policies.get(space).into_iter();
+        for object in objects.flat_map(|all| all.iter()) {
+            let Some(policy) = object.authorization_policy() else {
+                continue;
+            };
+            if policy.dry_run || !policy.holds_for(labels) {
+                continue;
+            }
+            let held = Held {
+                name: format!("ns[{space}]-policy[{}]", object.meta.name),
+                policy: policy.clone(),
+            };
+            match policy.action {
+                Action::Deny => found.deny.push(held),
+                Action::Allow => found.allow.push(held),
+                Action::Audit => {}
+            }
+        }
+    }
+    if !found.is_empty() {
+        let world = view.read(Read::Trust);
+        found.trust_domain = Arc::clone(&world.trust_domain);
+    }
+    found
+}
+
+impl Policies {
+    /// Whether everybody may call.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.deny.is_empty() && self.allow.is_empty()
+    }
+}
+
+/// A condition as far as it is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Tree {
+    /// Holds.
+    Always,
+    /// Does not hold.
+    Never,
+    /// All of these hold; never empty.
+    All(Vec<Tree>),
+    /// One of these holds; never empty.
+    Any(Vec<Tree>),
+    /// This one does not hold.
+    Not(Box<Tree>),
+    /// A question to the connection or the request.
+    Ask(Question),
+}
+
+/// One question.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Question {
+    /// Whether the peer showed any identity of the mesh.
+    Identified,
+    /// Its identity, `spiffe://…`.
+    Identity(Text),
+    /// Its identity by an expression.
+    IdentityLike(String),
+    /// Its address.
+    Peer(Cidr),
+    /// The client's address.
+    Client(Cidr),
+    /// Host of the request.
+    Host(Text),
+    /// Method.
+    Method(Text),
+    /// A header.
+    Header(String, Text),
+    /// Path.
+    Path(Text),
+}
+
+/// A rule as two trees.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Compiled {
+    pub(crate) name: String,
+    pub(crate) who: Tree,
+    pub(crate) what: Tree,
+}
+
+fn all(trees: impl IntoIterator<Item = Tree>) -> Tree {
+    let mut kept = Vec::new();
+    for tree in trees {
+        match tree {
+            Tree::Always => {}
+            Tree::Never => return Tree::Never,
+            other => kept.push(other),
+        }
+    }
+    match kept.len() {
+        0 => Tree::Always,
+        1 => kept.remove(0),
+        _ => Tree::All(kept),
+    }
+}
+
+fn any(trees: impl IntoIterator<Item = Tree>) -> Tree {
+    let mut kept = Vec::new();
+    for tree in trees {
+        match tree {
+            Tree::Never => {}
+            Tree::Always => return Tree::Always,
+            other => kept.push(other),
+        }
+    }
+    match kept.len() {
+        0 => Tree::Never,
+        1 => kept.remove(0),
+        _ => Tree::Any(kept),
+    }
+}
+
+fn not(tree: Tree) -> Tree {
+    match tree {
+        Tree::Always => Tree::Never,
+        Tree::Never => Tree::Always,
+        Tree::Not(inner) => *inner,
+        other => Tree::Not(Box::new(other)),
+    }
+}
+
+/// The rules of some policies at a place; those that never match are left out.
+fn compiled(held: &[Held], domain: &str, at: At) -> Vec<Compiled> {
+    let mut out = Vec::new();
+    for Held { name, policy } in held {
+        let denies = policy.action == Action::Deny;
+        for (index, rule) in policy.rules.iter().enumerate() {
+            let tree = |condition: &Condition| tree(condition, denies, domain, at);
+            let (who, what) = sides(rule, tree);
+            if who != Tree::Never && what != Tree::Never {
+                let name = format!("{name}-rule[{index}]");
+                out.push(Compiled { name, who, what });
+            }
+        }
+    }
+    out
+}
+
+fn sides(rule: &Rule, tree: impl Fn(&Condition) -> Tree) -> (Tree, Tree) {
+    let one_of = |sets: &Vec<Vec<Condition>>| match sets.as_slice() {
+        [] => Tree::Always,
+        sets => any(sets.iter().map(|set| all(set.iter().map(&tree)))),
+    };
+    let (who, what): (Vec<&Condition>, Vec<&Condition>) = rule
+        .when
+        .iter()
+        .partition(|condition| is_of_caller(&condition.attribute));
+    (
+        all(std::iter::once(one_of(&rule.from)).chain(who.into_iter().map(&tree))),
+        all(std::iter::once(one_of(&rule.to)).chain(what.into_iter().map(&tree))),
+    )
+}
+
+fn is_of_caller(attribute: &Attribute) -> bool {
+    matches!(
+        attribute,
+        Attribute::Principal
+            | Attribute::Namespace
+            | Attribute::ServiceAccount
+            | Attribute::TrustDomain
+            | Attribute::PeerAddress
+            | Attribute::ClientAddress
+    )
+}
+
+fn tree(condition: &Condition, denies: bool, domain: &str, at: At) -> Tree {
+    let known = match &condition.attribute {
+        Attribute::Unknown(_) => false,
+        Attribute::Host | Attribute::Method | Attribute::Path | Attribute::Header(_) => at.http,
+        _ => true,
+    };
+    if !known {
+        return if denies { Tree::Always } else { Tree::Never };
+    }
+    let values = match &condition.values {
+        Values::Ports(ports) if ports.contains(&at.port) => Tree::Always,
+        Values::Ports(_) => Tree::Never,
+        Values::Ranges(ranges) => {
+            let ask = |range: &Cidr| match condition.attribute {
+                Attribute::ClientAddress => Question::Client(*range),
+                _ => Question::Peer(*range),
+            };
+            any(ranges.iter().map(|range| Tree::Ask(ask(range))))
+        }
+        Values::Texts(texts) => any(texts
+            .iter()
+            .map(|text| Tree::Ask(question(&condition.attribute, text, domain)))),
+    };
+    if condition.not { not(values) } else { values }
+}
+
+fn question(attribute: &Attribute, text: &Text, domain: &str) -> Question {
+    // Parts of an identity: any text without a slash.
+    let part = |text: &Text| match text {
+        Text::Exact(text) | Text::Template(text) => escaped(text),
+        Text::Prefix(text) => format!("{}[^/]*", escaped(text)),
+        Text::Suffix(text) => format!("[^/]*{}", escaped(text)),
+        Text::Present => "[^/]+".to_owned(),
+    };
+    match attribute {
+        Attribute::Principal => match text {
+            Text::Present => Question::Identified,
+            Text::Exact(text) => Question::Identity(Text::Exact(spiffe(text, domain))),
+            Text::Prefix(text) => Question::Identity(Text::Prefix(spiffe(text, domain))),
+            other => Question::Identity(other.clone()),
+        },
+        Attribute::Namespace => {
+            Question::IdentityLike(format!("spiffe://[^/]+/ns/{}/sa/[^/]+", part(text)))
+        }
+        Attribute::ServiceAccount => {
+            let (namespace, name) = match text {
+                Text::Exact(text) => text.split_once('/').unwrap_or(("", text)),
+                _ => ("", ""),
+            };
+            let (namespace, name) = (escaped(namespace), escaped(name));
+            Question::IdentityLike(format!("spiffe://[^/]+/ns/{namespace}/sa/{name}"))
+        }
+        Attribute::TrustDomain => Question::IdentityLike(format!("spiffe://{}/.*", part(text))),
+        Attribute::Host => Question::Host(text.clone()),
+        Attribute::Method => Question::Method(text.clone()),
+        Attribute::Header(name) => Question::Header(name.clone(), text.clone()),
+        // Other attributes never come with texts.
+        _ => Question::Path(text.clone()),
+    }
+}
+
+/// The trust domain `cluster.local` stands for the mesh's own, whatever that is, as in Istio.
+fn spiffe(text: &str, domain: &str) -> String {
+    match text.strip_prefix("cluster.local/") {
+        Some(rest) => format!("spiffe://{domain}/{rest}"),
+        None => format!("spiffe://{text}"),
+    }
+}
+
+/// A text as an expression that means just that.
+fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for letter in text.chars() {
+        if !letter.is_ascii_alphanumeric() && !"-_/ ".contains(letter) && letter.is_ascii() {
+            out.push('\\');
+        }
+        out.push(letter);
+    }
+    out
+}

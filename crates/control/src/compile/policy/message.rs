@@ -1,0 +1,216 @@
+//! Policies as Envoy's RBAC filters, for our own proxies and for Envoys alike.
+//!
+//! One filter for DENY and one for ALLOW, as Istio writes them; an ALLOW filter without rules lets nobody pass.
+
+use super::{At, Compiled, Policies, Question, Tree, compiled, escaped};
+use naka_api::security::authorization_policy::Text;
+use naka_types::cidr::Cidr;
+use naka_wire::envoy::config::core::v3::{CidrRange, TypedExtensionConfig};
+use naka_wire::envoy::config::listener::v3::Filter;
+use naka_wire::envoy::config::rbac::v3::permission::{Rule as May, Set as Rules};
+use naka_wire::envoy::config::rbac::v3::principal::{Authenticated, Identifier, Set as Ids};
+use naka_wire::envoy::config::rbac::v3::rbac::Action;
+use naka_wire::envoy::config::rbac::v3::{Permission, Policy, Principal, Rbac};
+use naka_wire::envoy::config::route::v3::{
+    HeaderMatcher, header_matcher::HeaderMatchSpecifier as Header,
+};
+use naka_wire::envoy::extensions::filters::http::rbac::v3::Rbac as HttpRbac;
+use naka_wire::envoy::extensions::filters::network::http_connection_manager::v3::{
+    HttpFilter, http_filter,
+};
+use naka_wire::envoy::extensions::filters::network::rbac::v3::Rbac as BytesRbac;
+use naka_wire::envoy::extensions::path::r#match::uri_template::v3::UriTemplateMatchConfig;
+use naka_wire::envoy::r#type::matcher::v3::{
+    PathMatcher, RegexMatcher, StringMatcher, path_matcher, string_matcher::MatchPattern,
+};
+use naka_wire::google::protobuf::UInt32Value;
+
+/// Type of the filters of requests.
+pub(crate) const HTTP: &str = "envoy.filters.http.rbac";
+const BYTES: &str = "envoy.filters.network.rbac";
+const TEMPLATE: &str = "envoy.path.match.uri_template.uri_template_matcher";
+
+/// Filters before the requests of a port.
+pub(crate) fn http(policies: &Policies, port: u16) -> Vec<HttpFilter> {
+    let at = At { port, http: true };
+    let filter = |rules| HttpFilter {
+        name: HTTP.to_owned(),
+        config_type: Some(http_filter::ConfigType::TypedConfig(naka_wire::pack(
+            &HttpRbac {
+                rules: Some(rules),
+                ..HttpRbac::default()
+            },
+        ))),
+        ..HttpFilter::default()
+    };
+    rbac(policies, at).into_iter().map(filter).collect()
+}
+
+/// Filters before the bytes of a port.
+pub(crate) fn bytes(policies: &Policies, port: u16) -> Vec<Filter> {
+    let at = At { port, http: false };
+    let filter = |rules| {
+        let rbac = BytesRbac {
+            rules: Some(rules),
+            stat_prefix: "tcp.".to_owned(),
+            ..BytesRbac::default()
+        };
+        super::super::listener::typed(BYTES, naka_wire::pack(&rbac))
+    };
+    rbac(policies, at).into_iter().map(filter).collect()
+}
+
+fn rbac(policies: &Policies, at: At) -> Vec<Rbac> {
+    let domain = &policies.trust_domain;
+    let one = |action: Action, rules: Vec<Compiled>| Rbac {
+        action: action as i32,
+        policies: rules.into_iter().map(policy).collect(),
+        ..Rbac::default()
+    };
+    let deny = compiled(&policies.deny, domain, at);
+    let allow = compiled(&policies.allow, domain, at);
+    let deny = (!deny.is_empty()).then(|| one(Action::Deny, deny));
+    let allow = (!policies.allow.is_empty()).then(|| one(Action::Allow, allow));
+    deny.into_iter().chain(allow).collect()
+}
+
+fn policy(rule: Compiled) -> (String, Policy) {
+    let policy = Policy {
+        permissions: vec![permission(&rule.what)],
+        principals: vec![principal(&rule.who)],
+        ..Policy::default()
+    };
+    (rule.name, policy)
+}
+
+fn permission(tree: &Tree) -> Permission {
+    let set = |trees: &[Tree]| Rules {
+        rules: trees.iter().map(permission).collect(),
+    };
+    let rule = match tree {
+        Tree::Always => May::Any(true),
+        // Folded away before; as a message: nothing is everything's opposite.
+        Tree::Never => May::NotRule(Box::new(permission(&Tree::Always))),
+        Tree::All(trees) => May::AndRules(set(trees)),
+        Tree::Any(trees) => May::OrRules(set(trees)),
+        Tree::Not(tree) => May::NotRule(Box::new(permission(tree))),
+        Tree::Ask(Question::Path(Text::Template(template))) => {
+            let config = UriTemplateMatchConfig {
+                path_template: as_envoy(template),
+            };
+            May::UriTemplate(TypedExtensionConfig {
+                name: TEMPLATE.to_owned(),
+                typed_config: Some(naka_wire::pack(&config)),
+            })
+        }
+        Tree::Ask(Question::Path(text)) => May::UrlPath(PathMatcher {
+            rule: Some(path_matcher::Rule::Path(string(text))),
+        }),
+        Tree::Ask(question) => May::Header(header(question)),
+    };
+    Permission { rule: Some(rule) }
+}
+
+fn principal(tree: &Tree) -> Principal {
+    let set = |trees: &[Tree]| Ids {
+        ids: trees.iter().map(principal).collect(),
+    };
+    let named = |name| {
+        Identifier::Authenticated(Authenticated {
+            principal_name: name,
+        })
+    };
+    let identifier = match tree {
+        Tree::Always => Identifier::Any(true),
+        Tree::Never => Identifier::NotId(Box::new(principal(&Tree::Always))),
+        Tree::All(trees) => Identifier::AndIds(set(trees)),
+        Tree::Any(trees) => Identifier::OrIds(set(trees)),
+        Tree::Not(tree) => Identifier::NotId(Box::new(principal(tree))),
+        Tree::Ask(Question::Identified) => named(None),
+        Tree::Ask(Question::Identity(text)) => named(Some(string(text))),
+        Tree::Ask(Question::IdentityLike(regex)) => named(Some(like(regex))),
+        Tree::Ask(Question::Peer(range)) => Identifier::DirectRemoteIp(cidr(range)),
+        Tree::Ask(Question::Client(range)) => Identifier::RemoteIp(cidr(range)),
+        Tree::Ask(question) => Identifier::Header(header(question)),
+    };
+    Principal {
+        identifier: Some(identifier),
+    }
+}
+
+/// `{*}` and `{**}` are `*` and `**` there; a `*` at the end stands for the rest.
+fn as_envoy(template: &str) -> String {
+    let open = match template.strip_suffix("/*") {
+        Some(head) => format!("{head}/{{**}}"),
+        None => template.to_owned(),
+    };
+    open.replace("{**}", "**").replace("{*}", "*")
+}
+
+fn header(question: &Question) -> HeaderMatcher {
+    let (name, specifier) = match question {
+        Question::Method(text) => (":method", Header::StringMatch(string(text))),
+        Question::Host(text) => (":authority", Header::StringMatch(host(text))),
+        Question::Header(name, Text::Present) => (name.as_str(), Header::PresentMatch(true)),
+        Question::Header(name, text) => (name.as_str(), Header::StringMatch(string(text))),
+        // Never asked of a header.
+        _ => (":path", Header::PresentMatch(false)),
+    };
+    HeaderMatcher {
+        name: name.to_owned(),
+        header_match_specifier: Some(specifier),
+        ..HeaderMatcher::default()
+    }
+}
+
+/// A host in any case, with or without a port that the rule leaves open.
+fn host(text: &Text) -> StringMatcher {
+    const PORT: &str = "(:[0-9]+)?";
+    let has_port = |text: &str| {
+        text.rsplit_once(':')
+            .is_some_and(|(_, port)| !port.contains(']'))
+    };
+    match text {
+        Text::Exact(text) | Text::Template(text) if !has_port(text) => {
+            like(&format!("(?i){}{PORT}", escaped(text)))
+        }
+        Text::Suffix(text) if !has_port(text) => like(&format!("(?i).*{}{PORT}", escaped(text))),
+        other => StringMatcher {
+            ignore_case: !matches!(other, Text::Present),
+            ..string(other)
+        },
+    }
+}
+
+fn string(text: &Text) -> StringMatcher {
+    let pattern = match text {
+        Text::Exact(text) | Text::Template(text) => MatchPattern::Exact(text.clone()),
+        Text::Prefix(text) => MatchPattern::Prefix(text.clone()),
+        Text::Suffix(text) => MatchPattern::Suffix(text.clone()),
+        Text::Present => return like(".+"),
+    };
+    StringMatcher {
+        match_pattern: Some(pattern),
+        ..StringMatcher::default()
+    }
+}
+
+fn like(regex: &str) -> StringMatcher {
+    let regex = RegexMatcher {
+        regex: regex.to_owned(),
+        ..RegexMatcher::default()
+    };
+    StringMatcher {
+        match_pattern: Some(MatchPattern::SafeRegex(regex)),
+        ..StringMatcher::default()
+    }
+}
+
+fn cidr(range: &Cidr) -> CidrRange {
+    CidrRange {
+        address_prefix: range.address().to_string(),
+        prefix_len: Some(UInt32Value {
+            value: u32::from(range.length()),
+        }),
+    }
+}

@@ -1,0 +1,198 @@
+//! Envoy's RBAC filters: who may call a port of the program.
+//!
+//! A filter, a principal or a permission that is not known here is an error of the chain that holds it, which is then
+//! not served: without it more would get through.
+
+use super::{Error, condition};
+use naka_engine::model::{
+    Access, AccessFilter, AccessRule, Pattern, Test, TextCondition, TextRule,
+};
+use naka_types::cidr::Cidr;
+use naka_wire::envoy::config::core::v3::CidrRange;
+use naka_wire::envoy::config::listener::v3::{Filter, filter};
+use naka_wire::envoy::config::rbac::v3::{
+    Permission, Policy, Principal, Rbac, permission::Rule, principal::Identifier, rbac::Action,
+};
+use naka_wire::envoy::extensions::filters::http::rbac::v3::Rbac as HttpRbac;
+use naka_wire::envoy::extensions::filters::network::http_connection_manager::v3::{
+    HttpFilter, http_filter,
+};
+use naka_wire::envoy::extensions::filters::network::rbac::v3::Rbac as BytesRbac;
+use naka_wire::envoy::extensions::path::r#match::uri_template::v3::UriTemplateMatchConfig;
+use naka_wire::envoy::r#type::matcher::v3::{PathMatcher, path_matcher};
+use std::sync::Arc;
+
+/// Name of the filters of requests.
+pub const HTTP: &str = "envoy.filters.http.rbac";
+/// Name of the filters of bytes.
+pub const BYTES: &str = "envoy.filters.network.rbac";
+
+/// What filters of requests say.
+///
+/// # Errors
+/// [`Error`] at what cannot be carried out.
+pub fn of_requests(filters: &[HttpFilter]) -> Result<Option<Arc<Access>>, Error> {
+    let own = filters.iter().filter(|filter| filter.name == HTTP);
+    let read = own.map(|filter| {
+        let Some(http_filter::ConfigType::TypedConfig(any)) = &filter.config_type else {
+            return Err(Error::at("typed_config", "it is missing"));
+        };
+        let wire: HttpRbac =
+            naka_wire::unpack(any).map_err(|error| Error::at("typed_config", error))?;
+        if wire.matcher.is_some() {
+            return Err(Error::at("matcher", "not supported"));
+        }
+        wire.rules.as_ref().map(rbac).transpose()
+    });
+    together(read)
+}
+
+/// What filters of bytes say.
+///
+/// # Errors
+/// [`Error`] at what cannot be carried out.
+pub fn of_bytes(filters: &[Filter]) -> Result<Option<Arc<Access>>, Error> {
+    let read = filters.iter().map(|filter| {
+        let Some(filter::ConfigType::TypedConfig(any)) = &filter.config_type else {
+            return Err(Error::at("typed_config", "it is missing"));
+        };
+        let wire: BytesRbac =
+            naka_wire::unpack(any).map_err(|error| Error::at("typed_config", error))?;
+        if wire.matcher.is_some() {
+            return Err(Error::at("matcher", "not supported"));
+        }
+        wire.rules.as_ref().map(rbac).transpose()
+    });
+    together(read)
+}
+
+fn together(
+    read: impl Iterator<Item = Result<Option<AccessFilter>, Error>>,
+) -> Result<Option<Arc<Access>>, Error> {
+    let all: Vec<Option<AccessFilter>> = read
+        .collect::<Result<_, _>>()
+        .map_err(|error| error.within("rbac"))?;
+    let filters: Box<[AccessFilter]> = all.into_iter().flatten().collect();
+    Ok((!filters.is_empty()).then(|| Arc::new(Access { filters })))
+}
+
+fn rbac(wire: &Rbac) -> Result<AccessFilter, Error> {
+    let denies = match Action::try_from(wire.action) {
+        Ok(Action::Allow) => false,
+        Ok(Action::Deny) => true,
+        _ => return Err(Error::at("action", "not supported")),
+    };
+    let mut rules = Vec::with_capacity(wire.policies.len());
+    for (name, policy) in &wire.policies {
+        let test = rule(policy).map_err(|error| error.within(&format!("policies[{name:?}]")))?;
+        rules.push(AccessRule {
+            name: name.as_str().into(),
+            test,
+        });
+    }
+    rules.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(AccessFilter {
+        denies,
+        rules: rules.into(),
+    })
+}
+
+fn rule(wire: &Policy) -> Result<Test, Error> {
+    for (present, field) in [
+        (wire.condition.is_some(), "condition"),
+        (wire.checked_condition.is_some(), "checked_condition"),
+    ] {
+        if present {
+            return Err(Error::at(field, "not supported"));
+        }
+    }
+    let who = each(&wire.principals, principal).map_err(|e| e.within("principals"))?;
+    let what = each(&wire.permissions, permission).map_err(|e| e.within("permissions"))?;
+    // The cheaper side first: identities are one comparison.
+    Ok(Test::All(Box::new([Test::Any(who), Test::Any(what)])))
+}
+
+fn each<T>(all: &[T], read: impl Fn(&T) -> Result<Test, Error>) -> Result<Box<[Test]>, Error> {
+    all.iter().map(read).collect()
+}
+
+fn principal(wire: &Principal) -> Result<Test, Error> {
+    let missing = || Error::at("identifier", "it is missing");
+    Ok(match wire.identifier.as_ref().ok_or_else(missing)? {
+        Identifier::AndIds(set) => Test::All(each(&set.ids, principal)?),
+        Identifier::OrIds(set) => Test::Any(each(&set.ids, principal)?),
+        Identifier::Any(true) => Test::Always,
+        Identifier::NotId(inner) => Test::Not(Box::new(principal(inner)?)),
+        Identifier::Authenticated(who) => {
+            let name = who.principal_name.as_ref().map(condition::string);
+            Test::Identity(name.transpose().map_err(|e| e.within("authenticated"))?)
+        }
+        Identifier::DirectRemoteIp(range) => Test::Peer(cidr(range)?),
+        Identifier::RemoteIp(range) => Test::Client(cidr(range)?),
+        Identifier::Header(header) => Test::Header(condition::header(header)?),
+        Identifier::UrlPath(path) => url_path(path)?,
+        _ => return Err(Error::at("identifier", "not supported")),
+    })
+}
+
+fn permission(wire: &Permission) -> Result<Test, Error> {
+    let missing = || Error::at("rule", "it is missing");
+    Ok(match wire.rule.as_ref().ok_or_else(missing)? {
+        Rule::AndRules(set) => Test::All(each(&set.rules, permission)?),
+        Rule::OrRules(set) => Test::Any(each(&set.rules, permission)?),
+        Rule::Any(true) => Test::Always,
+        Rule::NotRule(inner) => Test::Not(Box::new(permission(inner)?)),
+        Rule::Header(header) => Test::Header(condition::header(header)?),
+        Rule::UrlPath(path) => url_path(path)?,
+        Rule::UriTemplate(extension) => {
+            let missing = || Error::at("uri_template", "it is missing");
+            let any = extension.typed_config.as_ref().ok_or_else(missing)?;
+            let config: UriTemplateMatchConfig =
+                naka_wire::unpack(any).map_err(|error| Error::at("uri_template", error))?;
+            template(&config.path_template)?
+        }
+        _ => return Err(Error::at("rule", "not supported")),
+    })
+}
+
+fn url_path(wire: &PathMatcher) -> Result<Test, Error> {
+    match &wire.rule {
+        Some(path_matcher::Rule::Path(text)) => Ok(Test::Path(
+            condition::string(text).map_err(|e| e.within("url_path"))?,
+        )),
+        None => Err(Error::at("url_path", "it is missing")),
+    }
+}
+
+/// `*` is one segment, `**` what is left, which may be nothing.
+fn template(text: &str) -> Result<Test, Error> {
+    let segments = text.split('/').map(|segment| match segment {
+        "*" => "[^/]+".to_owned(),
+        "**" => ".*".to_owned(),
+        other => literal(other),
+    });
+    let regex = segments.collect::<Vec<_>>().join("/");
+    let pattern = Pattern::full(&regex).map_err(|error| Error::at("uri_template", error))?;
+    Ok(Test::Path(TextCondition::new(TextRule::Regex(pattern))))
+}
+
+/// A text as an expression that means just that.
+fn literal(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for letter in text.chars() {
+        if letter.is_ascii_punctuation() {
+            out.push('\\');
+        }
+        out.push(letter);
+    }
+    out
+}
+
+fn cidr(wire: &CidrRange) -> Result<Cidr, Error> {
+    let length = wire.prefix_len.as_ref().map_or(0, |length| length.value);
+    let read = || {
+        let address = wire.address_prefix.parse().ok()?;
+        Cidr::new(address, u8::try_from(length).ok()?)
+    };
+    read().ok_or_else(|| Error::at("address_prefix", "not a range of addresses"))
+}
