@@ -6,7 +6,7 @@
 //! answers itself, `Need(Delay)` where the route injects one. Each effect that waits has its limit in it (`deadline`, `per_try_timeout`, the back-off), and each
 //! failure has a [`Reason`].
 //!
-//! The order of a request: caller allowed → headers sanitised → virtual host → route → injected delay, then abort →
+//! The order of a request: caller allowed, then policy → headers sanitised → virtual host → route → injected delay, then abort →
 //! cross-origin rules → destination drawn → path and headers edited → endpoint picked → counted → tried.
 //!
 //! Invariants: after `Reply`, `Relay` or `Done` an exchange gives only `Done`; a [`Permit`] counts every try; a retry
@@ -464,6 +464,13 @@ impl Exchange {
         self.trace = headers::trace_of(request);
         if let Direction::Inbound { port } = cx.origin.direction {
             return self.begin_inbound(request, port, cx);
+        }
+        if let Some(name) = &cx.origin.chain
+            && let Some(chain) = cx.snapshot.chain(cx.origin.default_port, name)
+            && let Some(access) = &chain.access
+            && let Err(reason) = access::admit(access, Some(request), cx)
+        {
+            return self.refuse(request, reason, cx);
         }
         self.find_host(request, true, cx)
     }

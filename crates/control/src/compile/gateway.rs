@@ -8,7 +8,7 @@
 //! can not make one hold more.
 
 use super::cluster::socket_address;
-use super::{Built, Class, Dialect, Key, View, listener, roots, route, vhost};
+use super::{Built, Class, Dialect, Key, View, listener, policy, roots, route, vhost};
 use crate::world::{Read, World};
 use naka_api::Object;
 use naka_api::networking::gateway::overlap;
@@ -52,10 +52,12 @@ pub(crate) fn listener(view: &View<'_>, wanted: &str, class: &Class) -> Option<B
     let chains = chain::chains(&at);
     let refers = refers(&at, &chains);
     let whole = port::port(view, &chain::stands(&at));
+    let policies = policy::of(view, &class.namespace, &class.labels);
     let to = message::For {
         dialect: Dialect::Naka,
         trust_domain: "",
         port: &whole,
+        before: policy::message::bytes(&policies, port),
     };
     let messages = chains.iter().map(|one| {
         message::chain(one, &to, || {
@@ -63,7 +65,8 @@ pub(crate) fn listener(view: &View<'_>, wanted: &str, class: &Class) -> Option<B
                 Serves::Http(hosts) => virtual_hosts(hosts, port),
                 Serves::Bytes(_) | Serves::Named(_) => Vec::new(),
             };
-            listener::http(wanted, &routes_name(&one.name), hosts)
+            let first = policy::message::http(&policies, port);
+            listener::http(first, wanted, &routes_name(&one.name), hosts)
         })
     });
     let message = Listener {
@@ -75,7 +78,13 @@ pub(crate) fn listener(view: &View<'_>, wanted: &str, class: &Class) -> Option<B
         traffic_direction: TrafficDirection::Outbound as i32,
         ..Listener::default()
     };
-    Some(Built::new(&(wanted, &chains, &whole), naka_wire::pack(&message)).referring(refers))
+    Some(
+        Built::new(
+            &(wanted, &chains, &whole, &policies),
+            naka_wire::pack(&message),
+        )
+        .referring(refers),
+    )
 }
 
 /// Where routes of a port are compiled for.

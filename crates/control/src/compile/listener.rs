@@ -194,7 +194,7 @@ fn filters(chain: &Chain, cluster: &str) -> Vec<Filter> {
             });
             let first = policy::message::http(&chain.policies, chain.port);
             let first = first.into_iter().chain(own).collect();
-            vec![http_after(first, cluster, cluster, vec![everything])]
+            vec![http(first, cluster, cluster, vec![everything])]
         }
     }
 }
@@ -250,13 +250,8 @@ pub(crate) fn typed(name: &str, config: Any) -> Filter {
     }
 }
 
-/// An HTTP connection manager with its routes inside.
-pub(crate) fn http(stat_prefix: &str, route_config: &str, hosts: Vec<VirtualHost>) -> Filter {
-    http_after(Vec::new(), stat_prefix, route_config, hosts)
-}
-
-/// The same, with filters before its routes.
-fn http_after(
+/// An HTTP connection manager with filters before its routes, and its routes inside.
+pub(crate) fn http(
     first: Vec<HttpFilter>,
     stat_prefix: &str,
     route_config: &str,

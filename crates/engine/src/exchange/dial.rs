@@ -104,6 +104,11 @@ impl Dial {
         let Some(chain) = cx.snapshot.chain(cx.origin.default_port, name).cloned() else {
             return Self::refuse(Reason::NoRoute, cx);
         };
+        if let Some(access) = &chain.access
+            && let Err(reason) = access::admit(access, None, cx)
+        {
+            return Self::refuse(reason, cx);
+        }
         match &chain.serves {
             Serves::Bytes(vhost) => self.follow(vhost, cx),
             Serves::Named => {

@@ -6,7 +6,7 @@
 //!
 //! Not here: keys and certificates; a chain only says how its connections are secured.
 
-use super::{Hosts, VirtualHost};
+use super::{Access, Hosts, VirtualHost};
 use crate::runtime::{Gate, PortLimits};
 use naka_types::cidr::Cidr;
 use std::net::IpAddr;
@@ -175,6 +175,8 @@ pub struct Chain {
     pub wants: Wants,
     /// How they are secured.
     pub security: Security,
+    /// Who may use it, and for what.
+    pub access: Option<Arc<Access>>,
     /// What becomes of them.
     pub serves: Serves,
 }
@@ -194,6 +196,7 @@ mod tests {
                 ..Wants::default()
             },
             security: Security::None,
+            access: None,
             serves: Serves::Named,
         })
     }

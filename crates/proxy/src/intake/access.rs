@@ -47,12 +47,13 @@ pub fn of_requests(filters: &[HttpFilter]) -> Result<Option<Arc<Access>>, Error>
     together(read)
 }
 
-/// What filters of bytes say.
+/// What filters before bytes say; others are somebody else's.
 ///
 /// # Errors
 /// [`Error`] at what cannot be carried out.
 pub fn of_bytes(filters: &[Filter]) -> Result<Option<Arc<Access>>, Error> {
-    let read = filters.iter().map(|filter| {
+    let own = filters.iter().filter(|filter| filter.name == BYTES);
+    let read = own.map(|filter| {
         let Some(filter::ConfigType::TypedConfig(any)) = &filter.config_type else {
             return Err(Error::at("typed_config", "it is missing"));
         };

@@ -8,6 +8,7 @@ use super::{Error, Taken, access, route};
 use crate::edge::spec::{Asked, Source, Spec};
 use http::StatusCode;
 use naka_engine::model::{
+    Access,
     Action, Chain, Edge, Forward, HeaderEdits, Hosts, Match, Redirect, Route, Security, Serves,
     VirtualHost, Wants, WeightedCluster,
 };
@@ -120,11 +121,13 @@ fn chain(
 ) -> Result<(Taken<Chain>, Option<Spec>), Error> {
     let wants = wants(wire.filter_chain_match.as_ref())?;
     let (security, spec) = security(wire)?;
+    let access = access(wire)?;
     let serves = serves(wire, port, security, ids)?;
     let chain = Chain {
         name: wire.name.as_str().into(),
         wants,
         security,
+        access,
         serves: serves.model,
     };
     let taken = Taken {
@@ -350,6 +353,25 @@ fn asked(common: &CommonTlsContext, required: bool) -> Result<Option<Asked>, Err
     }))
 }
 
+/// Who may use a chain: RBAC before its bytes, or of its requests.
+fn access(chain: &FilterChain) -> Result<Option<Arc<Access>>, Error> {
+    match without_access(chain).as_slice() {
+        [only] if only.name == HTTP => {
+            let Some(filter::ConfigType::TypedConfig(any)) = &only.config_type else {
+                return Ok(None);
+            };
+            access::of_requests(&manager(any)?.http_filters)
+        }
+        _ => access::of_bytes(&chain.filters),
+    }
+}
+
+/// The filters of a chain but those that say who may use it.
+fn without_access(chain: &FilterChain) -> Vec<&Filter> {
+    let all = chain.filters.iter();
+    all.filter(|one| one.name != access::BYTES).collect()
+}
+
 fn serves(
     chain: &FilterChain,
     port: u16,
@@ -363,19 +385,9 @@ fn serves(
             "it has no configuration",
         )),
     };
-    match chain.filters.as_slice() {
+    match without_access(chain).as_slice() {
         [only] if only.name == HTTP => {
             let manager = manager(&of(only, 0)?)?;
-            if manager
-                .http_filters
-                .iter()
-                .any(|one| one.name == access::HTTP)
-            {
-                return Err(Error::at(
-                    "filters[0].http_filters",
-                    "RBAC is not supported here",
-                ));
-            }
             if manager.http_filters.iter().any(|one| one.name == LIMIT) {
                 let what = "limits of a gateway stand at its routes";
                 return Err(Error::at("filters[0].http_filters", what));

@@ -91,6 +91,7 @@ fn chain(name: &str, server: &str, security: Security, serves: Serves) -> Arc<Ch
             ..Wants::default()
         },
         security,
+        access: None,
         serves,
     })
 }

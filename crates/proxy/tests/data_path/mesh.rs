@@ -35,6 +35,7 @@ pub(crate) fn edge(port: u16, vhost: VirtualHost) -> Arc<Edge> {
         name: "http".into(),
         wants: Wants::default(),
         security: Security::None,
+        access: None,
         serves: Serves::Http(Hosts::new(vec![Arc::new(vhost)])),
     };
     Arc::new(Edge::new(port, vec![Arc::new(chain)]))
@@ -286,6 +287,7 @@ impl Mesh {
             cluster: cluster.id,
             name,
             service: HOST.into(),
+            access: None,
             limit: None,
         }));
         builder.put_cluster(cluster);

@@ -40,7 +40,7 @@ pub(crate) fn run(mesh: &Mesh, name: &str, options: &[&str], program: &[&str]) -
 }
 
 /// A server beside an Envoy.
-fn serve(mesh: &Mesh, service: &str, version: &str) -> Program {
+pub(crate) fn serve(mesh: &Mesh, service: &str, version: &str) -> Program {
     let port = free_port().to_string();
     let name = format!("{service}-{version}");
     let (prog, log) = (testprog(), mesh.log(&name));

@@ -2,6 +2,7 @@
 //!
 //! Sizes: quick by default, full with `NAKA_EVIDENCE=full` (`make evidence`). Run with few threads: each test is a mesh.
 
+mod access;
 mod api;
 mod backup;
 mod balance;

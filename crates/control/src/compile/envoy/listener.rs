@@ -117,10 +117,12 @@ fn edge(view: &View<'_>, name: &str, class: &Class) -> Option<Built> {
     let chains = gateway::chain::chains(&at);
     let domain = &view.read(Read::Trust).trust_domain;
     let whole = gateway::port::port(view, &gateway::chain::stands(&at));
+    let policies = compile::policy::of(view, &class.namespace, &class.labels);
     let to = gateway::message::For {
         dialect: class.dialect,
         trust_domain: domain,
         port: &whole,
+        before: compile::policy::message::bytes(&policies, port),
     };
     let mut refers = Vec::new();
     let mut model = Vec::new();
@@ -129,7 +131,8 @@ fn edge(view: &View<'_>, name: &str, class: &Class) -> Option<Built> {
         let routes = gateway::routes_name(&chain.name);
         let rules = limit::of_chain(chain);
         messages.push(gateway::message::chain(chain, &to, || {
-            let first = limit::filter(&rules).into_iter().collect();
+            let first = compile::policy::message::http(&policies, port);
+            let first = first.into_iter().chain(limit::filter(&rules)).collect();
             filter(name, Place::Edge, named(&routes), first)
         }));
         match &chain.serves {
@@ -178,7 +181,7 @@ fn edge(view: &View<'_>, name: &str, class: &Class) -> Option<Built> {
     };
     Some(
         Built::new(
-            &(name, bind, domain, &model, &whole),
+            &(name, bind, domain, &model, &whole, &policies),
             naka_wire::pack(&message),
         )
         .referring(refers),

@@ -50,6 +50,8 @@ pub(crate) struct For<'a> {
     pub(crate) trust_domain: &'a str,
     /// What holds for the port.
     pub(crate) port: &'a Port,
+    /// Filters before bytes.
+    pub(crate) before: Vec<Filter>,
 }
 
 /// A chain whose requests go through `http`.
@@ -61,11 +63,15 @@ pub(crate) fn chain(chain: &Chain, to: &For<'_>, http: impl FnOnce() -> Filter) 
         .filter(|_| to.dialect == Dialect::Envoy);
     let filters = match &chain.serves {
         Serves::Http(_) => vec![http()],
-        Serves::Bytes(route) => vec![tcp(route, &ConnectionPool::default())],
+        Serves::Bytes(route) => {
+            let own = tcp(route, &ConnectionPool::default());
+            to.before.iter().cloned().chain([own]).collect()
+        }
         Serves::Named(_) => {
             let name = "envoy.filters.network.sni_cluster";
             let by_name = listener::typed(name, naka_wire::pack(&SniCluster {}));
-            vec![by_name, listener::tcp(NOWHERE, &ConnectionPool::default())]
+            let own = [by_name, listener::tcp(NOWHERE, &ConnectionPool::default())];
+            to.before.iter().cloned().chain(own).collect()
         }
     };
     let transport_socket = match &chain.security {
