@@ -46,6 +46,10 @@ const UNKNOWN: [&str; 6] = [
     "source.labels",
 ];
 
+/// The annotation that puts a policy on trial, as in Istio.
+const DRY_RUN: &str = "istio.io/dry-run";
+const DRY_RUN_AT: &str = "metadata.annotations[\"istio.io/dry-run\"]";
+
 /// What holds while rules are read.
 struct Reading<'r> {
     report: &'r mut Report,
@@ -64,21 +68,16 @@ pub(crate) fn build(
         .at(&["selector", "matchLabels"])
         .map(|node| labels(Some(node)))
         .filter(|labels| !labels.is_empty());
-    let action = match spec.get("action").and_then(Node::text) {
-        Some("DENY") => Action::Deny,
-        Some("AUDIT") => Action::Audit,
-        Some("CUSTOM") => {
-            report.error(
-                codes::E901,
-                "spec.action",
-                spec.get("action").map_or(spec.place, |node| node.place),
-                "CUSTOM is not enforced yet: nobody is asked, so requests would pass".to_owned(),
-                "write what may pass as ALLOW and DENY rules until it is supported".to_owned(),
-            );
-            Action::Deny
-        }
-        _ => Action::Allow,
-    };
+    let action = action(report, spec);
+    let dry_run = annotations.and_then(|all| all.get(DRY_RUN));
+    if let Some(note) = dry_run.filter(|note| note.text() == Some("true")) {
+        silent(
+            report,
+            DRY_RUN_AT,
+            note,
+            "a policy on trial decides nothing, and nothing is told of it yet",
+        );
+    }
     let mut reading = Reading {
         report,
         namespace,
@@ -91,11 +90,43 @@ pub(crate) fn build(
         selector,
         action,
         rules,
-        dry_run: annotations
-            .and_then(|all| all.get("istio.io/dry-run"))
-            .and_then(Node::text)
-            == Some("true"),
+        dry_run: dry_run.and_then(Node::text) == Some("true"),
     }
+}
+
+fn action(report: &mut Report, spec: &Node) -> Action {
+    let Some(node) = spec.get("action") else {
+        return Action::Allow;
+    };
+    match node.text() {
+        Some("DENY") => Action::Deny,
+        Some("AUDIT") => {
+            silent(
+                report,
+                "spec.action",
+                node,
+                "AUDIT decides nothing, and nothing is told yet",
+            );
+            Action::Audit
+        }
+        Some("CUSTOM") => {
+            report.error(
+                codes::E901,
+                "spec.action",
+                node.place,
+                "CUSTOM is not enforced yet: nobody is asked, so requests would pass".to_owned(),
+                "write what may pass as ALLOW and DENY rules until it is supported".to_owned(),
+            );
+            Action::Deny
+        }
+        _ => Action::Allow,
+    }
+}
+
+/// W900 at something that does nothing today.
+fn silent(report: &mut Report, at: &str, node: &Node, what: &str) {
+    let fix = "nothing to change; do not rely on it today".to_owned();
+    report.error(codes::W900, at, node.place, what.to_owned(), fix);
 }
 
 /// Items of a list with their paths.
@@ -174,13 +205,10 @@ impl Reading<'_> {
             return Vec::new();
         };
         if let Attribute::Unknown(_) = attribute {
-            self.report.error(
-                codes::W900,
-                &key_at,
-                key.place,
-                format!("{text} is not known yet: a rule that asks for it never allows, and always denies"),
-                "nothing to change; do not rely on it today".to_owned(),
+            let what = format!(
+                "{text} is not known yet: a rule that asks for it never allows, and always denies"
             );
+            silent(self.report, &key_at, key, &what);
         }
         let given = |field: &str| {
             let items = node.get(field).map(Node::items);
@@ -373,4 +401,134 @@ fn attribute(key: &str) -> Option<Attribute> {
 fn http_name(name: &str) -> bool {
     let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     !name.is_empty() && name.bytes().all(token)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{Mode, Object, decode_yaml};
+
+    fn decode(spec: &str) -> (Option<Object>, Vec<(String, String)>) {
+        let text = format!(
+            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: a, namespace: shop}}\nspec: {spec}\n"
+        );
+        let decoded = decode_yaml("a.yaml", text.as_bytes(), Mode::Compat);
+        let found = decoded.findings.into_iter();
+        let found = found.map(|f| (f.code.to_string(), f.field)).collect();
+        (decoded.objects.into_iter().next(), found)
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_and_puts_the_policy_out_of_force() {
+        let path =
+            |path: &str| format!("{{rules: [{{to: [{{operation: {{paths: ['{path}']}}}}]}}]}}");
+        let paths = "spec.rules[0].to[0].operation.paths[0]";
+        let when =
+            |key: &str, rest: &str| format!("{{rules: [{{when: [{{key: '{key}'{rest}}}]}}]}}");
+        for (spec, code, field) in [
+            (
+                "{rules: [{from: [{source: {}}]}]}".to_owned(),
+                "E007",
+                "spec.rules[0].from[0].source",
+            ),
+            (
+                "{rules: [{from: [{}]}]}".to_owned(),
+                "E007",
+                "spec.rules[0].from[0].source",
+            ),
+            (
+                "{rules: [{from: [{source: {principals: []}}]}]}".to_owned(),
+                "E007",
+                "spec.rules[0].from[0].source.principals",
+            ),
+            (
+                "{rules: [{from: [{source: {principals: ['']}}]}]}".to_owned(),
+                "E007",
+                "spec.rules[0].from[0].source.principals[0]",
+            ),
+            (
+                "{rules: [{from: [{source: {ipBlocks: [here]}}]}]}".to_owned(),
+                "E007",
+                "spec.rules[0].from[0].source.ipBlocks[0]",
+            ),
+            (
+                "{rules: [{from: [{source: {serviceAccounts: ['a*']}}]}]}".to_owned(),
+                "E007",
+                "spec.rules[0].from[0].source.serviceAccounts[0]",
+            ),
+            (
+                "{rules: [{to: [{operation: {ports: ['0']}}]}]}".to_owned(),
+                "E007",
+                "spec.rules[0].to[0].operation.ports[0]",
+            ),
+            (
+                "{rules: [{to: [{operation: {ports: [http]}}]}]}".to_owned(),
+                "E007",
+                "spec.rules[0].to[0].operation.ports[0]",
+            ),
+            (path("/a/{x}"), "E007", paths),
+            (path("/a{*}"), "E007", paths),
+            (path("/{**}/{*}"), "E007", paths),
+            (
+                when("source.colour", ", values: [a]"),
+                "E007",
+                "spec.rules[0].when[0].key",
+            ),
+            (
+                when("request.headers[a b]", ", values: [a]"),
+                "E007",
+                "spec.rules[0].when[0].key",
+            ),
+            (
+                when("source.namespace", ""),
+                "E007",
+                "spec.rules[0].when[0]",
+            ),
+            (
+                "{action: CUSTOM, rules: [{}]}".to_owned(),
+                "E901",
+                "spec.action",
+            ),
+            (
+                "{targetRefs: [{kind: Gateway, name: a}]}".to_owned(),
+                "E901",
+                "spec.targetRefs",
+            ),
+        ] {
+            let (object, found) = decode(&spec);
+            assert!(object.is_none(), "{spec}");
+            assert!(
+                found.contains(&(code.to_owned(), field.to_owned())),
+                "{spec}: {found:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_sound_is_in_force_and_what_is_not_known_yet_is_said() {
+        for (spec, codes) in [
+            ("{}", &[][..]),
+            ("{action: DENY, rules: [{}]}", &[]),
+            (
+                "{rules: [{to: [{operation: {paths: ['/{**}/x', '/a/{*}', '/a/*']}}]}]}",
+                &[],
+            ),
+            ("{action: AUDIT}", &["W900"]),
+            (
+                "{rules: [{when: [{key: 'request.auth.claims[a]', values: [b]}]}]}",
+                &["W900"],
+            ),
+            (
+                "{rules: [{when: [{key: 'source.labels[a]', values: [b]}]}]}",
+                &["W121", "W900"],
+            ),
+        ] {
+            let (object, found) = decode(spec);
+            let said: Vec<&str> = found.iter().map(|(code, _)| code.as_str()).collect();
+            assert_eq!(said, codes, "{spec}");
+            assert!(
+                object.is_some_and(|o| o.authorization_policy().is_some()),
+                "{spec}"
+            );
+        }
+    }
 }

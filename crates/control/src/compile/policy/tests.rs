@@ -1,0 +1,261 @@
+//! Rules as trees: each field asks what it says, and what is not known is settled by the action.
+
+use super::{At, Compiled, Question, Tree, compiled, escaped, of};
+use crate::compile::View;
+use crate::compile::tests::{snapshot, world};
+use naka_api::security::authorization_policy::Text;
+use naka_types::cidr::Cidr;
+use naka_types::labels::Labels;
+
+const HTTP: At = At {
+    port: 8080,
+    http: true,
+};
+const BYTES: At = At {
+    port: 8080,
+    http: false,
+};
+
+/// The rules that hold at a place for a workload `app: pay` of `shop`.
+fn rules(action: &str, rule: &str, at: At) -> Vec<Compiled> {
+    let objects = snapshot(&format!(
+        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: p, namespace: shop}}\nspec: {{action: {action}, rules: [{rule}]}}\n"
+    ));
+    assert_eq!(objects.objects.len(), 1, "{rule}");
+    let world = world(&objects, Vec::new());
+    let policies = of(&View::new(&world), "shop", &Labels::new());
+    let held = if action == "DENY" {
+        &policies.deny
+    } else {
+        &policies.allow
+    };
+    compiled(held, "example.org", at)
+}
+
+fn exact(text: &str) -> Text {
+    Text::Exact(text.to_owned())
+}
+
+fn like(regex: &str) -> Question {
+    Question::IdentityLike(regex.to_owned())
+}
+
+fn cidr(text: &str) -> Cidr {
+    Cidr::parse(text).unwrap()
+}
+
+#[test]
+fn every_field_of_a_caller_asks_what_it_says() {
+    let here = "spiffe://example.org/ns/shop/sa/cart";
+    for (field, values, question) in [
+        (
+            "principals",
+            "[cluster.local/ns/shop/sa/cart]",
+            Question::Identity(exact(here)),
+        ),
+        (
+            "principals",
+            "[other.org/ns/a/sa/b]",
+            Question::Identity(exact("spiffe://other.org/ns/a/sa/b")),
+        ),
+        ("principals", "['*']", Question::Identified),
+        (
+            "principals",
+            "['*/sa/cart']",
+            Question::Identity(Text::Suffix("/sa/cart".to_owned())),
+        ),
+        (
+            "principals",
+            "['cluster.local/ns/shop/*']",
+            Question::Identity(Text::Prefix("spiffe://example.org/ns/shop/".to_owned())),
+        ),
+        (
+            "namespaces",
+            "[shop]",
+            like("spiffe://[^/]+/ns/shop/sa/[^/]+"),
+        ),
+        (
+            "namespaces",
+            "[sh*]",
+            like("spiffe://[^/]+/ns/sh[^/]*/sa/[^/]+"),
+        ),
+        (
+            "namespaces",
+            "['*p']",
+            like("spiffe://[^/]+/ns/[^/]*p/sa/[^/]+"),
+        ),
+        (
+            "serviceAccounts",
+            "[cart]",
+            like("spiffe://[^/]+/ns/shop/sa/cart"),
+        ),
+        (
+            "serviceAccounts",
+            "[b/c.d]",
+            like("spiffe://[^/]+/ns/b/sa/c\\.d"),
+        ),
+        ("trustDomains", "[a.org]", like("spiffe://a\\.org/.*")),
+        (
+            "ipBlocks",
+            "[10.0.0.0/8]",
+            Question::Peer(cidr("10.0.0.0/8")),
+        ),
+        (
+            "remoteIpBlocks",
+            "['fd00::/8']",
+            Question::Client(cidr("fd00::/8")),
+        ),
+    ] {
+        let asked = Tree::Ask(question);
+        let rule = format!("{{from: [{{source: {{{field}: {values}}}}}]}}");
+        let found = rules("ALLOW", &rule, HTTP);
+        assert_eq!(
+            (&found[0].who, &found[0].what),
+            (&asked, &Tree::Always),
+            "{rule}"
+        );
+        assert_eq!(found[0].name, "ns[shop]-policy[p]-rule[0]");
+        let mut letters = field.chars();
+        let first = letters.next().unwrap().to_ascii_uppercase();
+        let rule = format!(
+            "{{from: [{{source: {{not{first}{}: {values}}}}}]}}",
+            letters.as_str()
+        );
+        let found = rules("ALLOW", &rule, HTTP);
+        assert_eq!(found[0].who, Tree::Not(Box::new(asked)), "{rule}");
+    }
+}
+
+#[test]
+fn every_field_of_a_request_asks_what_it_says() {
+    for (field, values, question) in [
+        ("hosts", "[pay.shop]", Question::Host(exact("pay.shop"))),
+        ("methods", "[GET]", Question::Method(exact("GET"))),
+        ("paths", "[/a]", Question::Path(exact("/a"))),
+        (
+            "paths",
+            "['/a/{*}']",
+            Question::Path(Text::Template("/a/{*}".to_owned())),
+        ),
+        ("paths", "['*']", Question::Path(Text::Present)),
+    ] {
+        let asked = Tree::Ask(question);
+        let rule = format!("{{to: [{{operation: {{{field}: {values}}}}}]}}");
+        let found = rules("ALLOW", &rule, HTTP);
+        assert_eq!(
+            (&found[0].who, &found[0].what),
+            (&Tree::Always, &asked),
+            "{rule}"
+        );
+        let mut letters = field.chars();
+        let first = letters.next().unwrap().to_ascii_uppercase();
+        let rule = format!(
+            "{{to: [{{operation: {{not{first}{}: {values}}}}}]}}",
+            letters.as_str()
+        );
+        let found = rules("ALLOW", &rule, HTTP);
+        assert_eq!(found[0].what, Tree::Not(Box::new(asked)), "{rule}");
+    }
+}
+
+#[test]
+fn ports_are_settled_at_once() {
+    for (operation, holds) in [
+        ("{ports: ['8080']}", true),
+        ("{ports: ['80', '8080']}", true),
+        ("{ports: ['80']}", false),
+        ("{notPorts: ['80']}", true),
+        ("{notPorts: ['8080']}", false),
+    ] {
+        for at in [HTTP, BYTES] {
+            let found = rules(
+                "ALLOW",
+                &format!("{{to: [{{operation: {operation}}}]}}"),
+                at,
+            );
+            assert_eq!(found.len(), usize::from(holds), "{operation}");
+            assert!(found.iter().all(|rule| rule.what == Tree::Always));
+        }
+    }
+}
+
+#[test]
+fn what_is_not_known_never_allows_and_always_denies() {
+    let unknown_everywhere = [
+        "{when: [{key: 'source.labels[a]', values: [b]}]}",
+        "{when: [{key: 'source.labels[a]', notValues: [b]}]}",
+        "{when: [{key: 'request.auth.claims[a]', values: [b]}]}",
+        "{when: [{key: 'connection.sni', notValues: [b]}]}",
+        "{from: [{source: {requestPrincipals: ['*']}}]}",
+        "{from: [{source: {notRequestPrincipals: ['*']}}]}",
+    ];
+    let unknown_in_bytes = [
+        "{to: [{operation: {paths: [/a]}}]}",
+        "{to: [{operation: {notPaths: [/a]}}]}",
+        "{to: [{operation: {methods: [GET]}}]}",
+        "{to: [{operation: {notHosts: [a]}}]}",
+        "{when: [{key: 'request.headers[a]', notValues: [b]}]}",
+    ];
+    for (rule, at) in unknown_everywhere
+        .into_iter()
+        .flat_map(|rule| [(rule, HTTP), (rule, BYTES)])
+        .chain(unknown_in_bytes.map(|rule| (rule, BYTES)))
+    {
+        assert!(rules("ALLOW", rule, at).is_empty(), "{rule}");
+        let denied = rules("DENY", rule, at);
+        assert_eq!(
+            (&denied[0].who, &denied[0].what),
+            (&Tree::Always, &Tree::Always),
+            "{rule}"
+        );
+    }
+    // The twin: where requests are seen these are known.
+    for rule in unknown_in_bytes {
+        assert_eq!(rules("ALLOW", rule, HTTP).len(), 1, "{rule}");
+        assert_ne!(rules("DENY", rule, HTTP)[0].what, Tree::Always, "{rule}");
+    }
+    // One way that is known is enough to allow.
+    let either = "{from: [{source: {requestPrincipals: ['*']}}, {source: {namespaces: [a]}}]}";
+    let found = rules("ALLOW", either, HTTP);
+    assert_eq!(
+        found[0].who,
+        Tree::Ask(like("spiffe://[^/]+/ns/a/sa/[^/]+"))
+    );
+}
+
+#[test]
+fn policies_are_those_of_the_namespace_and_of_the_root_that_select_the_workload() {
+    let policy = |name: &str, namespace: &str, selector: &str| {
+        format!(
+            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec: {{{selector} rules: [{{}}]}}\n---\n"
+        )
+    };
+    let all = policy("own", "shop", "")
+        + &policy("picked", "shop", "selector: {matchLabels: {app: pay}},")
+        + &policy("missed", "shop", "selector: {matchLabels: {app: cart}},")
+        + &policy("root", "istio-system", "")
+        + &policy(
+            "root-missed",
+            "istio-system",
+            "selector: {matchLabels: {app: cart}},",
+        )
+        + &policy("far", "other", "");
+    let objects = snapshot(&all);
+    let world = world(&objects, Vec::new());
+    let labels: Labels = [("app".to_owned(), "pay".to_owned())].into();
+    let found = of(&View::new(&world), "shop", &labels);
+    let names: Vec<&str> = found.allow.iter().map(|held| held.name.as_str()).collect();
+    assert_eq!(
+        names,
+        [
+            "ns[shop]-policy[own]",
+            "ns[shop]-policy[picked]",
+            "ns[istio-system]-policy[root]"
+        ]
+    );
+}
+
+#[test]
+fn texts_are_escaped() {
+    assert_eq!(escaped("a-b_c.d+e/f"), "a-b_c\\.d\\+e/f");
+}
