@@ -319,7 +319,7 @@ impl Mesh {
     /// # Panics
     /// When that does not happen soon.
     pub fn wait_version(&self, service: &str, version: &str) {
-        until(&format!("a healthy {service} {version}"), SOON, || {
+        until(format_args!("a healthy {service} {version}"), SOON, || {
             self.workloads()
                 .iter()
                 .any(|workload| {

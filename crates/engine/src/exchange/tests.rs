@@ -14,8 +14,8 @@ mod tries;
 use super::{Around, Cx, Effect, Exchange, Input, Outcome, Tried};
 use crate::canonical::{Canonical, Origin};
 use crate::model::{
-    Access, Action, Cluster, ClusterSpec, Endpoint, Forward, Health, Inbound, Match, MtlsMode, PeerTls,
-    RateLimit, Route, Snapshot, SnapshotBuilder, VirtualHost, WeightedCluster,
+    Access, Action, Cluster, ClusterSpec, Endpoint, Forward, Health, Inbound, Match, MtlsMode,
+    PeerTls, RateLimit, Route, Snapshot, SnapshotBuilder, VirtualHost, WeightedCluster,
 };
 use crate::pick::Cursors;
 use crate::runtime::Registry;

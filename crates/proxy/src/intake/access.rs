@@ -83,14 +83,12 @@ fn rbac(wire: &Rbac) -> Result<AccessFilter, Error> {
         Ok(Action::Deny) => true,
         _ => return Err(Error::at("action", "not supported")),
     };
-    let mut rules = Vec::with_capacity(wire.policies.len());
-    for (name, policy) in &wire.policies {
+    let read = |(name, policy): (&String, &Policy)| {
         let test = rule(policy).map_err(|error| error.within(&format!("policies[{name:?}]")))?;
-        rules.push(AccessRule {
-            name: name.as_str().into(),
-            test,
-        });
-    }
+        let name = name.as_str().into();
+        Ok(AccessRule { name, test })
+    };
+    let mut rules: Vec<AccessRule> = wire.policies.iter().map(read).collect::<Result<_, _>>()?;
     rules.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(AccessFilter {
         denies,

@@ -382,12 +382,16 @@ fn naka_two_hops(mesh: &Mesh) -> Result<Route> {
 }
 
 fn answers(url: &str, program: &Program) {
-    until(&format!("{url} answers; {}", program.err()), SOON, || {
-        Client::open(url)
-            .and_then(|mut c| c.request("GET", url, &[], b""))
-            .ok()
-            .filter(|a| a.status == 200)
-    });
+    until(
+        format_args!("{url} answers; {}", program.err()),
+        SOON,
+        || {
+            Client::open(url)
+                .and_then(|mut c| c.request("GET", url, &[], b""))
+                .ok()
+                .filter(|a| a.status == 200)
+        },
+    );
 }
 
 fn find_envoy() -> Result<PathBuf> {
@@ -493,7 +497,7 @@ fn start_envoy(envoy: &Path, mesh: &Mesh, name: &str, config: &str, port: u16) -
         "--disable-hot-restart",
     ]);
     let program = Program::start(name, mesh.home(), &mut command)?;
-    until(&format!("{name} listens"), SOON, || {
+    until(format_args!("{name} listens"), SOON, || {
         std::net::TcpStream::connect(("127.0.0.1", port)).ok()
     });
     Ok(Route {

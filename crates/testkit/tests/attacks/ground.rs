@@ -97,7 +97,7 @@ impl Ground {
         );
         // `naka run` wants the port free at first, like for any program that it starts.
         let started = || run.out().contains("http://").then_some(());
-        until(&format!("the sidecar: {}", run.err()), SOON, started);
+        until(format_args!("the sidecar: {}", run.err()), SOON, started);
         let program = Raw::start(own);
         mesh.apply("edge.yaml", OBJECTS);
         let bind = format!("80=127.0.0.1:{edge}");

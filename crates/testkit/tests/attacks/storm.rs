@@ -46,7 +46,7 @@ fn member(ground: &Ground, name: &str) -> Member {
     let print = ["sh", "-c", "echo $http_proxy; exec sleep 100000"];
     let run = ground.mesh.run(name, &options, &print);
     let proxy = until(
-        &format!("the sidecar of {name}: {}", run.err()),
+        format_args!("the sidecar of {name}: {}", run.err()),
         SOON,
         || {
             let out = run.out();

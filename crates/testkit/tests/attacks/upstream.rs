@@ -78,14 +78,16 @@ fn left(ground: &Ground, side: Side, order: Order) -> Outcome {
                 &options,
                 &["sh", "-c", "echo started; exec sleep 100000"],
             );
-            until(&format!("the sidecar: {}", run.err()), SOON, || {
+            until(format_args!("the sidecar: {}", run.err()), SOON, || {
                 run.out().contains("started").then_some(())
             });
             listen_at(own, program);
             let call = || crate::ground::get(published, "/").unwrap_or_default();
-            until(&format!("an answer of {name}: {}", run.err()), SOON, || {
-                call().starts_with("HTTP/1.1 200").then_some(())
-            });
+            until(
+                format_args!("an answer of {name}: {}", run.err()),
+                SOON,
+                || call().starts_with("HTTP/1.1 200").then_some(()),
+            );
             armed.store(true, SeqCst);
             let answers: Vec<String> = (0..5).map(|_| status(&call()).to_owned()).collect();
             let used = !armed.load(SeqCst);

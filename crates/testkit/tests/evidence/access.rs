@@ -187,25 +187,29 @@ fn policies_hold_at_a_naka_and_at_an_envoy() {
         for service in ["payment", "ledger"] {
             let server = format!("{service}-v1");
             // The caller of nothing is denied once the policies hold, and only then.
-            until(&format!("policies at {service}: {policed}"), SOON, || {
-                let mut run = mesh.run(
-                    &format!("probe-{service}"),
-                    &["-s", "probe"],
-                    &[
-                        "curl",
-                        "-s",
-                        "-o",
-                        "/dev/null",
-                        "-w",
-                        "%{http_code}",
-                        &format!("http://{service}/no"),
-                    ],
-                );
-                crate::traffic::finish(&mut run);
-                run.out()
-                    .ends_with(if policed { "403" } else { "200" })
-                    .then_some(())
-            });
+            until(
+                format_args!("policies at {service}: {policed}"),
+                SOON,
+                || {
+                    let mut run = mesh.run(
+                        &format!("probe-{service}"),
+                        &["-s", "probe"],
+                        &[
+                            "curl",
+                            "-s",
+                            "-o",
+                            "/dev/null",
+                            "-w",
+                            "%{http_code}",
+                            &format!("http://{service}/no"),
+                        ],
+                    );
+                    crate::traffic::finish(&mut run);
+                    run.out()
+                        .ends_with(if policed { "403" } else { "200" })
+                        .then_some(())
+                },
+            );
             let seen = mesh.logged(&server).len();
             let got = answers(&mesh, service);
             let mut expected = Vec::new();

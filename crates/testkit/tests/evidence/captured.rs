@@ -98,10 +98,14 @@ fn what_was_seen_of_a_workload_is_told() {
         (http >= 5).then_some((capture, bypassed))
     });
     assert_eq!((capture.as_str(), bypassed), ("namespace", 0));
-    let http = until(&format!("calls of the twin; {}", twin.err()), SOON, || {
-        let (_, http, bypassed) = seen(&mesh, "twin")?;
-        (bypassed >= 5).then_some(http)
-    });
+    let http = until(
+        format_args!("calls of the twin; {}", twin.err()),
+        SOON,
+        || {
+            let (_, http, bypassed) = seen(&mesh, "twin")?;
+            (bypassed >= 5).then_some(http)
+        },
+    );
     assert_eq!(http, 0);
 }
 

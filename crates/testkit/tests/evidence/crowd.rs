@@ -195,7 +195,7 @@ fn misbehaving_subscribers_harm_nobody() {
 /// How long until the load is answered by this version only.
 fn turned(mesh: &Mesh, version: &str) -> Duration {
     let start = Instant::now();
-    wait::until(&format!("answers of {version}"), SOON, || {
+    wait::until(format_args!("answers of {version}"), SOON, || {
         let log = mesh.logged("load");
         let last = log.iter().rev().take(5);
         last.clone()

@@ -385,7 +385,7 @@ fn gateway(mesh: &Mesh, port: u16) -> Program {
     let at = format!("80=127.0.0.1:{port}");
     let mut command = mesh.command(["proxy", "gateway", "--port", &at]);
     let gateway = Program::start("gateway", mesh.home(), &mut command).expect("a gateway");
-    wait::until(&format!("the gateway: {}", gateway.err()), SOON, || {
+    wait::until(format_args!("the gateway: {}", gateway.err()), SOON, || {
         get(port, "pay.example", "/", SOON)
             .contains("200")
             .then_some(())

@@ -18,7 +18,7 @@ fn status(mesh: &Mesh) -> String {
 #[track_caller]
 fn names(mesh: &Mesh, words: &[&str]) {
     until(
-        &format!("status with {words:?}; it says {}", status(mesh)),
+        format_args!("status with {words:?}; it says {}", status(mesh)),
         SOON,
         || {
             status(mesh)

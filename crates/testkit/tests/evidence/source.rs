@@ -64,7 +64,7 @@ fn until_routes(mesh: &Mesh, what: &str, want: &[(&str, &str)]) {
         .iter()
         .map(|(name, timeout)| ((*name).to_owned(), (*timeout).to_owned()))
         .collect();
-    wait::until(&format!("{what}: {want:?}"), SOON, || {
+    wait::until(format_args!("{what}: {want:?}"), SOON, || {
         (routes(mesh) == want).then_some(())
     });
 }
@@ -79,14 +79,14 @@ fn said(mesh: &Mesh, code: &str) -> Vec<Value> {
 
 #[track_caller]
 fn until_said(mesh: &Mesh, code: &str) -> String {
-    wait::until(&format!("a finding {code}"), SOON, || {
+    wait::until(format_args!("a finding {code}"), SOON, || {
         said(mesh, code).first().map(Value::to_string)
     })
 }
 
 #[track_caller]
 fn until_silent(mesh: &Mesh, code: &str) {
-    wait::until(&format!("no finding {code}"), SOON, || {
+    wait::until(format_args!("no finding {code}"), SOON, || {
         said(mesh, code).is_empty().then_some(())
     });
 }
@@ -375,7 +375,7 @@ fn traffic_follows_the_file() {
         ],
     );
     let only = |version: &str| {
-        wait::until(&format!("answers of {version} only"), SOON, || {
+        wait::until(format_args!("answers of {version} only"), SOON, || {
             let log = mesh.logged("load");
             let last: Vec<_> = log.iter().rev().take(10).collect();
             (last.len() == 10 && last.iter().all(|line| line["version"] == version)).then_some(())
