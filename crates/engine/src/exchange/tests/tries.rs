@@ -14,6 +14,7 @@ const SECOND: Duration = Duration::from_secs(1);
 fn guarded(world: &mut World, instead: Option<WeightedCluster>) -> WeightedCluster {
     world.cluster_with("a", &[1], |spec| {
         spec.backend = Some(Box::new(Backend {
+            hedge: None,
             breaker: Some(Breaker {
                 in_a_row: 1,
                 count: None,
