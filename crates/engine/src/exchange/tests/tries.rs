@@ -28,7 +28,7 @@ fn guarded(world: &mut World, instead: Option<WeightedCluster>) -> WeightedClust
                 statuses: Box::default(),
                 to: FallbackTo::Cluster(to.cluster, to.name),
             }),
-            check: None,
+            ..Backend::default()
         }));
     })
 }
