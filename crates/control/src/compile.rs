@@ -31,6 +31,7 @@ pub mod endpoint;
 pub mod envoy;
 pub mod gateway;
 pub mod grpc;
+mod inbound;
 mod limit;
 pub mod listener;
 pub mod names;
@@ -158,13 +159,10 @@ impl Key {
                 namespace: class.namespace.clone(),
                 ..none
             },
-            Self::Cluster(ClusterName::Inbound { .. }) => match dialect {
-                Dialect::Envoy => Class {
-                    dialect,
-                    workload_id: class.workload_id.clone(),
-                    ..none
-                },
-                _ => none,
+            Self::Cluster(ClusterName::Inbound { .. }) => Class {
+                dialect,
+                workload_id: class.workload_id.clone(),
+                ..none
             },
             // What is near to an Envoy is worked out for it; our own proxies do so themselves.
             Self::Endpoints(_) if dialect == Dialect::Envoy => Class {
@@ -333,11 +331,26 @@ impl<'a> View<'a> {
             .sidecar(&class.namespace, &class.labels)
     }
 
-    /// Whether callers of a class may call a host by the name of one of the mesh.
+    /// Whether callers of a class may call a host by the name of one of the mesh, at some port.
     pub(crate) fn admits(&self, service: &Service, host: &Host, class: &Class) -> bool {
         self.sidecar(class).is_none_or(|sidecar| {
             let namespace = &service.namespace;
             sidecar.admits(namespace, &service.host) || sidecar.admits(namespace, host)
+        })
+    }
+
+    /// The same at one port.
+    pub(crate) fn admits_at(
+        &self,
+        service: &Service,
+        host: &Host,
+        port: u16,
+        class: &Class,
+    ) -> bool {
+        self.sidecar(class).is_none_or(|sidecar| {
+            let namespace = &service.namespace;
+            sidecar.admits_at(namespace, &service.host, port)
+                || sidecar.admits_at(namespace, host, port)
         })
     }
 
@@ -447,7 +460,10 @@ fn naka(view: &View<'_>, key: &Key, class: &Class) -> Option<Built> {
     match key {
         Key::RootCa => Some(secret::root_ca(view)),
         Key::Credential(credential) => credential::resource(view, credential, class),
-        Key::Cluster(ClusterName::Inbound { port }) => Some(cluster::inbound(*port, None)),
+        Key::Cluster(ClusterName::Inbound { port }) => {
+            let chain = inbound::chain(view, &class.workload_id, *port)?;
+            Some(cluster::inbound(&chain, class.dialect))
+        }
         Key::Cluster(name) => cluster::outbound(view, name, class),
         Key::Raw(name) => cluster::raw(view, name, class),
         Key::Endpoints(name) => endpoint::endpoints(view, name, class),

@@ -104,7 +104,7 @@ async fn is_well(
     if carry == Carry::Tcp {
         let (sockets, limit) = (&worker.sockets, spec.connect_timeout);
         let to = endpoint.address;
-        let made = connect(sockets, To::Anyone, to, limit, secured.as_ref(), None).await;
+        let made = connect(sockets, &To::Anyone, to, limit, secured.as_ref(), None).await;
         return Some(made.is_ok());
     }
     let target = Target {

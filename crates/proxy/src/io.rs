@@ -17,7 +17,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Instant;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 
 /// Seconds since the process began, good to a second; advanced by every worker's sweep.
 static COARSE_SECONDS: AtomicU32 = AtomicU32::new(0);
@@ -87,6 +87,7 @@ impl Moved {
 
 enum Kind {
     Plain(TcpStream),
+    Unix(UnixStream),
     Accepted(Box<tokio_rustls::server::TlsStream<TcpStream>>),
     Dialled(Box<tokio_rustls::client::TlsStream<TcpStream>>),
     Tunnel(TokioIo<hyper::upgrade::Upgraded>),
@@ -141,6 +142,11 @@ impl Io {
         Self::of(Kind::Plain(stream))
     }
 
+    /// A Unix socket.
+    pub(crate) fn unix(stream: UnixStream) -> Self {
+        Self::of(Kind::Unix(stream))
+    }
+
     /// TLS that a caller opened.
     pub(crate) fn accepted(stream: tokio_rustls::server::TlsStream<TcpStream>) -> Self {
         Self::of(Kind::Accepted(Box::new(stream)))
@@ -193,7 +199,7 @@ impl Io {
         match &self.kind {
             Kind::Accepted(tls) => tls.get_ref().1.alpn_protocol(),
             Kind::Dialled(tls) => tls.get_ref().1.alpn_protocol(),
-            Kind::Plain(_) | Kind::Tunnel(_) => None,
+            Kind::Plain(_) | Kind::Unix(_) | Kind::Tunnel(_) => None,
         }
     }
 }
@@ -209,6 +215,7 @@ impl AsyncRead for Io {
         if this.first.is_empty() {
             std::task::ready!(match &mut this.kind {
                 Kind::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+                Kind::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
                 Kind::Accepted(tls) => Pin::new(tls).poll_read(cx, buf),
                 Kind::Dialled(tls) => Pin::new(tls).poll_read(cx, buf),
                 Kind::Tunnel(tunnel) => Pin::new(tunnel).poll_read(cx, buf),
@@ -242,6 +249,7 @@ impl AsyncWrite for Io {
         let this = &mut *self;
         let written = std::task::ready!(match &mut this.kind {
             Kind::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Kind::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
             Kind::Accepted(tls) => Pin::new(tls).poll_write(cx, buf),
             Kind::Dialled(tls) => Pin::new(tls).poll_write(cx, buf),
             Kind::Tunnel(tunnel) => Pin::new(tunnel).poll_write(cx, buf),
@@ -258,6 +266,7 @@ impl AsyncWrite for Io {
         let this = &mut *self;
         let written = std::task::ready!(match &mut this.kind {
             Kind::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Kind::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Kind::Accepted(tls) => Pin::new(tls).poll_write_vectored(cx, bufs),
             Kind::Dialled(tls) => Pin::new(tls).poll_write_vectored(cx, bufs),
             Kind::Tunnel(tunnel) => Pin::new(tunnel).poll_write_vectored(cx, bufs),
@@ -269,6 +278,7 @@ impl AsyncWrite for Io {
     fn is_write_vectored(&self) -> bool {
         match &self.kind {
             Kind::Plain(stream) => stream.is_write_vectored(),
+            Kind::Unix(stream) => stream.is_write_vectored(),
             Kind::Accepted(tls) => tls.is_write_vectored(),
             Kind::Dialled(tls) => tls.is_write_vectored(),
             Kind::Tunnel(tunnel) => tunnel.is_write_vectored(),
@@ -278,6 +288,7 @@ impl AsyncWrite for Io {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.kind {
             Kind::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Kind::Unix(stream) => Pin::new(stream).poll_flush(cx),
             Kind::Accepted(tls) => Pin::new(tls).poll_flush(cx),
             Kind::Dialled(tls) => Pin::new(tls).poll_flush(cx),
             Kind::Tunnel(tunnel) => Pin::new(tunnel).poll_flush(cx),
@@ -287,6 +298,7 @@ impl AsyncWrite for Io {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.kind {
             Kind::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Kind::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
             Kind::Accepted(tls) => Pin::new(tls).poll_shutdown(cx),
             Kind::Dialled(tls) => Pin::new(tls).poll_shutdown(cx),
             Kind::Tunnel(tunnel) => Pin::new(tunnel).poll_shutdown(cx),

@@ -9,6 +9,7 @@
 //!
 //! Not here: what a case looks like to its writer (`docs/tasks/case.md`).
 
+mod callee;
 pub mod case;
 pub mod certs;
 pub mod client;

@@ -12,6 +12,7 @@ pub(crate) mod fields;
 mod tls;
 
 pub(crate) use build::build;
+pub(crate) use tls::build as server_tls;
 pub use tls::{Certificate, Roots, ServerTls, TlsMode, TlsVersion};
 
 /// The sound part of a Gateway. May have no server at all: then it serves nothing, and references to it resolve.

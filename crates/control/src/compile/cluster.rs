@@ -1,5 +1,6 @@
 //! Clusters: destinations of a workload, and its own program.
 
+use super::inbound::{At, Chain};
 use super::{Built, Class, Dialect, Key, View, tls};
 use crate::world::{Read, Service};
 use naka_api::networking::destination_rule::{
@@ -12,7 +13,7 @@ use naka_types::protocol::Protocol;
 use naka_types::spiffe::SpiffeId;
 use naka_wire::envoy::config::cluster::v3::{CircuitBreakers, Cluster, cluster};
 use naka_wire::envoy::config::core::v3::{
-    Address, Http1ProtocolOptions, Metadata, SocketAddress, address, socket_address,
+    Address, Http1ProtocolOptions, Metadata, Pipe, SocketAddress, address, socket_address,
 };
 use naka_wire::envoy::config::endpoint::v3::{
     ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint,
@@ -439,12 +440,20 @@ pub(crate) fn tunnel(view: &View<'_>, name: &ClusterName, class: &Class) -> Opti
     Some((tunnel_target(&tunnel.host, tunnel.port), tunnel.post))
 }
 
-/// `inbound|<port>||`: the workload's own program; with the protocol it must be spoken to, where the proxy cannot
-/// know by itself.
-pub(crate) fn inbound(port: u16, protocol: Option<Protocol>) -> Built {
-    let name = ClusterName::Inbound { port }.to_string();
+/// `inbound|<port>||`: the workload's own program, as it is to be spoken to and within its limits.
+pub(crate) fn inbound(chain: &Chain, dialect: Dialect) -> Built {
+    let name = ClusterName::Inbound { port: chain.port }.to_string();
+    let address = match &chain.at {
+        At::Ip(address) => socket_address(&address.ip().to_string(), address.port()),
+        At::Unix(path) => Address {
+            address: Some(address::Address::Pipe(Pipe {
+                path: path.clone(),
+                ..Pipe::default()
+            })),
+        },
+    };
     let endpoint = Endpoint {
-        address: Some(socket_address("127.0.0.1", port)),
+        address: Some(address),
         ..Endpoint::default()
     };
     let endpoints = LocalityLbEndpoints {
@@ -454,23 +463,46 @@ pub(crate) fn inbound(port: u16, protocol: Option<Protocol>) -> Built {
         }],
         ..LocalityLbEndpoints::default()
     };
+    let pool = &chain.pool;
+    // As in Istio the called end does not upgrade to HTTP/2: that is the caller's to decide.
+    let protocol = match pool.http {
+        HttpUpgrade::Client if chain.is_http() => Protocol::Auto,
+        HttpUpgrade::Client | HttpUpgrade::Http2 | HttpUpgrade::Declared => chain.protocol,
+    };
+    let policy = TrafficPolicy {
+        connection_pool: Some(pool.clone()),
+        ..TrafficPolicy::default()
+    };
+    let http = Http {
+        pool: pool.clone(),
+        outlier: None,
+        dialect,
+    };
     let cluster = Cluster {
         name: name.clone(),
         cluster_discovery_type: Some(cluster::ClusterDiscoveryType::Type(
             cluster::DiscoveryType::Static as i32,
         )),
-        connect_timeout: Some(time::to_wire(CONNECT_TIMEOUT)),
+        connect_timeout: Some(time::to_wire(
+            pool.connect_timeout.unwrap_or(CONNECT_TIMEOUT),
+        )),
+        circuit_breakers: Some(CircuitBreakers {
+            thresholds: vec![pool::limits(&policy, dialect)],
+            ..CircuitBreakers::default()
+        }),
         load_assignment: Some(ClusterLoadAssignment {
             cluster_name: name.clone(),
             endpoints: vec![endpoints],
             ..ClusterLoadAssignment::default()
         }),
-        typed_extension_protocol_options: protocol
-            .map(|protocol| http_options(protocol, &Http::default()))
-            .unwrap_or_default(),
+        typed_extension_protocol_options: http_options(protocol, &http),
+        upstream_connection_options: pool::keepalive(pool),
         ..Cluster::default()
     };
-    Built::new(&(name, protocol), naka_wire::pack(&cluster))
+    Built::new(
+        &(name, protocol, &chain.at, pool, dialect),
+        naka_wire::pack(&cluster),
+    )
 }
 
 /// An address as Envoy writes it.

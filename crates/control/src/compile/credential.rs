@@ -1,13 +1,14 @@
-//! Certificates of Secrets, for gateways: what `credentialName` names.
+//! Certificates of Secrets, for gateways and sidecars: what `credentialName` names.
 //!
-//! A gateway gets the Secrets of its own namespace that a Gateway which selects it names, and no other: they come only
-//! with the listener that refers to them, never by their name alone. What a Secret may hold is Istio's: `tls.crt` and
+//! A proxy gets the Secrets of its own namespace that a Gateway, or the Sidecar, which holds for it names, and no other:
+//! they come only with the listener that refers to them, never by their name alone. What a Secret may hold is Istio's: `tls.crt` and
 //! `tls.key` (or `cert`, `key`); `ca.crt` or `cacert`, there or in the Secret `<name>-cacert`; `ca.crl` beside that.
 
 use super::{Built, Class, View};
 use crate::world::Read;
 use naka_api::core::secret::Secret as Held;
 use naka_identity::served::{Clients, Served, Settings, Version, server};
+use naka_types::host::ROOT_NAMESPACE;
 use naka_types::name::CREDENTIAL;
 use naka_types::node::Role;
 use naka_wire::envoy::config::core::v3::{DataSource, data_source::Specifier};
@@ -141,9 +142,26 @@ fn inline(bytes: &[u8]) -> Option<DataSource> {
     })
 }
 
-/// The secret, for gateways of its namespace.
+/// Whether a proxy of the namespace may have it: of sidecars where a Sidecar of the namespace names it.
+fn named(view: &View<'_>, credential: &Credential, class: &Class) -> bool {
+    if class.role == Role::Gateway {
+        return true;
+    }
+    let own = Read::Sidecars(credential.namespace.clone());
+    let root = view.read(Read::Sidecars(ROOT_NAMESPACE.to_owned()));
+    let all = [credential.namespace.as_str(), ROOT_NAMESPACE].map(|name| root.sidecars.get(name));
+    view.read(own);
+    let sidecars = all.into_iter().flatten().flat_map(|all| all.iter());
+    sidecars
+        .filter_map(|object| object.sidecar())
+        .flat_map(|sidecar| &sidecar.ingress)
+        .filter_map(|entry| entry.tls.as_deref())
+        .any(|tls| tls.secrets().any(|name| name == credential.name))
+}
+
+/// The secret, for proxies of its namespace.
 pub(crate) fn resource(view: &View<'_>, credential: &Credential, class: &Class) -> Option<Built> {
-    if class.role != Role::Gateway || class.namespace != credential.namespace {
+    if class.namespace != credential.namespace || !named(view, credential, class) {
         return None;
     }
     let name = credential.to_string();

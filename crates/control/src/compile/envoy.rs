@@ -7,8 +7,8 @@
 //!
 //! Keys come from the agent beside the Envoy (the static cluster `naka-agent`), never from here.
 
-use super::{Built, Class, Key, View, cluster, endpoint};
-use crate::world::{Read, World};
+use super::{Built, Class, Key, View, cluster, endpoint, inbound};
+use crate::world::World;
 use naka_types::name::ClusterName;
 use naka_types::node::Role;
 use std::collections::BTreeSet;
@@ -135,7 +135,10 @@ fn conditions(world: &World) -> BTreeSet<String> {
 /// Compiles a resource for an Envoy.
 pub(crate) fn resource(view: &View<'_>, key: &Key, class: &Class) -> Option<Built> {
     match key {
-        Key::Cluster(ClusterName::Inbound { port }) => inbound(view, *port, class),
+        Key::Cluster(ClusterName::Inbound { port }) => {
+            let chain = inbound::chain(view, &class.workload_id, *port)?;
+            Some(cluster::inbound(&chain, class.dialect))
+        }
         Key::Cluster(name) => cluster::outbound(view, name, class),
         Key::Raw(name) => cluster::raw(view, name, class),
         Key::Endpoints(name) => endpoint::endpoints(view, name, class),
@@ -145,15 +148,6 @@ pub(crate) fn resource(view: &View<'_>, key: &Key, class: &Class) -> Option<Buil
         Key::Credential(credential) => super::credential::resource(view, credential, class),
         Key::RootCa | Key::VirtualHost(_) | Key::Names | Key::Workload(_) => None,
     }
-}
-
-/// The program's own port, spoken to as it was declared.
-fn inbound(view: &View<'_>, port: u16, class: &Class) -> Option<Built> {
-    let world = view.read(Read::Workload(class.workload_id.clone()));
-    let registration = &world.workload(&class.workload_id)?.registration;
-    let chains = super::listener::chains(view, registration);
-    let chain = chains.iter().find(|chain| chain.port == port)?;
-    Some(cluster::inbound(port, Some(chain.protocol)))
 }
 
 #[cfg(test)]

@@ -62,9 +62,6 @@ fn named<'a>(
     };
     let host = Host::resolve(host, &class.namespace).ok()?;
     let service = view.serving(&host, class)?;
-    if !view.admits(service, &host, class) {
-        return None;
-    }
     let ports = &service.ports;
     let port = match port {
         Some(port) => port,
@@ -72,7 +69,8 @@ fn named<'a>(
         None => *ports.keys().next()?,
     };
     let protocol = ports.get(&port)?.protocol;
-    Some((host, service, port, protocol))
+    view.admits_at(service, &host, port, class)
+        .then_some((host, service, port, protocol))
 }
 
 fn listener(view: &View<'_>, name: &str, class: &Class) -> Option<Built> {

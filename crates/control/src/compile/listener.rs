@@ -1,18 +1,17 @@
 //! A sidecar's inbound listener: one filter chain per declared port and way in.
 
 use super::cluster::socket_address;
-use super::limit::{self, Limit};
-use super::policy::{self, Policies};
-use super::{Built, Class, INBOUND, Key, View, tls};
-use crate::registry::Registration;
+use super::gateway::message::served;
+use super::inbound::{Chain, Secured, chains};
+use super::{Built, Class, Dialect, INBOUND, View, tls};
+use super::{limit, policy};
 use crate::world::Read;
 use naka_api::networking::destination_rule::ConnectionPool;
-use naka_api::security::peer_authentication::{MtlsMode, PeerAuthentication};
-use naka_types::host::{Host, ROOT_NAMESPACE};
+use naka_api::security::peer_authentication::MtlsMode;
 use naka_types::name::ClusterName;
 use naka_types::node::NAKA;
 use naka_types::protocol::Protocol;
-use naka_wire::envoy::config::core::v3::{Metadata, TrafficDirection};
+use naka_wire::envoy::config::core::v3::{Metadata, TrafficDirection, TransportSocket};
 use naka_wire::envoy::config::listener::v3::{
     Filter, FilterChain, FilterChainMatch, Listener, filter,
 };
@@ -33,16 +32,6 @@ use std::time::Duration;
 
 const INBOUND_PORT: u16 = 15006;
 
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Chain {
-    pub(crate) port: u16,
-    pub(crate) protocol: Protocol,
-    pub(crate) mode: MtlsMode,
-    service: String,
-    pub(crate) limits: Vec<Limit>,
-    pub(crate) policies: Policies,
-}
-
 /// `virtualInbound` of the workload a class names.
 pub(crate) fn inbound(view: &View<'_>, name: &str, class: &Class) -> Option<Built> {
     if name != INBOUND {
@@ -54,10 +43,7 @@ pub(crate) fn inbound(view: &View<'_>, name: &str, class: &Class) -> Option<Buil
         None => Vec::new(),
         Some(member) => chains(view, &member.registration),
     };
-    let refers = chains
-        .iter()
-        .map(|chain| Key::Cluster(ClusterName::Inbound { port: chain.port }))
-        .collect();
+    let refers = chains.iter().flat_map(Chain::refers).collect();
     let listener = Listener {
         name: INBOUND.to_owned(),
         address: Some(socket_address("0.0.0.0", INBOUND_PORT)),
@@ -68,86 +54,30 @@ pub(crate) fn inbound(view: &View<'_>, name: &str, class: &Class) -> Option<Buil
     Some(Built::new(&chains, naka_wire::pack(&listener)).referring(refers))
 }
 
-/// The declared ports of a workload, sorted, with what is spoken there and what is asked of callers.
-pub(crate) fn chains(view: &View<'_>, registration: &Registration) -> Vec<Chain> {
-    let host = Host::of_service(&registration.service, &registration.namespace);
-    let service = (!registration.service.is_empty()).then(|| host.as_str().to_owned());
-    let declared = view.service(&host);
-    let policies = policy::of(view, &registration.namespace, &registration.labels);
-    let mut chains: Vec<Chain> = registration
-        .ports
-        .iter()
-        .map(|served| {
-            let own = match served.protocol.as_str() {
-                "" | "auto" => Protocol::declared(Some(&served.name), None),
-                word => Protocol::declared(None, Some(word)),
-            };
-            // What the workload leaves open, its service may declare under the same number.
-            let protocol = match own {
-                Protocol::Auto => declared
-                    .and_then(|service| service.ports.get(&served.port))
-                    .map_or(Protocol::Auto, |port| port.protocol),
-                known => known,
-            };
-            Chain {
-                port: served.port,
-                protocol,
-                mode: mode(view, registration, served.port),
-                service: service.clone().unwrap_or_default(),
-                limits: limit::at_service(view, &registration.namespace, &registration.service),
-                policies: policies.clone(),
-            }
-        })
-        .collect();
-    chains.sort_by_key(|chain| chain.port);
-    chains.dedup_by_key(|chain| chain.port);
-    chains
-}
-
-/// What is asked of callers of a port: the nearest PeerAuthentication that says something. None at all leaves the
-/// door open to both, as in Istio; a mesh starts with a STRICT one in the root namespace.
-fn mode(view: &View<'_>, registration: &Registration, port: u16) -> MtlsMode {
-    let of = |namespace: &str| {
-        let read = Read::PeerAuthentications(namespace.to_owned());
-        view.read(read)
-            .peer_authentications
-            .get(namespace)
-            .map_or(&[][..], |all| all.as_slice())
-            .iter()
-            .filter_map(|object| object.peer_authentication())
-    };
-    let own: Vec<&PeerAuthentication> = of(&registration.namespace).collect();
-    let root: Vec<&PeerAuthentication> = of(ROOT_NAMESPACE).collect();
-    let selected = own
-        .iter()
-        .find(|policy| policy.selects_workload(&registration.labels));
-    if let Some(policy) = selected {
-        let at_port = policy.ports.get(&port).copied().flatten();
-        if let Some(mode) = at_port.or(policy.mode) {
-            return mode;
-        }
-    }
-    let wide = |all: &[&PeerAuthentication]| {
-        all.iter()
-            .find(|policy| policy.selector.is_none())
-            .and_then(|policy| policy.mode)
-    };
-    wide(&own)
-        .or_else(|| wide(&root))
-        .unwrap_or(MtlsMode::Permissive)
-}
-
 fn messages(chain: &Chain) -> Vec<FilterChain> {
-    let tls = |only: bool| message(chain, (!only).then_some("tls"), true);
-    let raw = |only: bool| message(chain, (!only).then_some("raw_buffer"), false);
-    match chain.mode {
-        MtlsMode::Strict => vec![tls(true)],
-        MtlsMode::Permissive => vec![tls(false), raw(false)],
-        MtlsMode::Disable => vec![raw(true)],
+    let tls = |only: bool| message(chain, (!only).then_some("tls"), Some(tls::downstream()));
+    let raw = |only: bool| message(chain, (!only).then_some("raw_buffer"), None);
+    match (chain.mode, &chain.tls) {
+        (MtlsMode::Strict, _) => vec![tls(true)],
+        (MtlsMode::Permissive, _) => vec![tls(false), raw(false)],
+        (MtlsMode::Disable, Secured::No) => vec![raw(true)],
+        (MtlsMode::Disable, Secured::With(own)) => {
+            let is_http = chain.is_http();
+            let socket = served(
+                &own.settings,
+                &own.certificates,
+                own.roots.as_ref(),
+                is_http,
+                Dialect::Naka,
+            );
+            vec![message(chain, None, Some(socket))]
+        }
+        // Nothing is served without the TLS that was wanted.
+        (MtlsMode::Disable, Secured::Unusable) => Vec::new(),
     }
 }
 
-fn message(chain: &Chain, transport: Option<&str>, tls: bool) -> FilterChain {
+fn message(chain: &Chain, transport: Option<&str>, socket: Option<TransportSocket>) -> FilterChain {
     let name = ClusterName::Inbound { port: chain.port }.to_string();
     FilterChain {
         filter_chain_match: Some(FilterChainMatch {
@@ -158,7 +88,7 @@ fn message(chain: &Chain, transport: Option<&str>, tls: bool) -> FilterChain {
             ..FilterChainMatch::default()
         }),
         filters: filters(chain, &name),
-        transport_socket: tls.then(tls::downstream),
+        transport_socket: socket,
         metadata: Some(metadata(chain)),
         name,
         ..FilterChain::default()
@@ -177,7 +107,7 @@ fn filters(chain: &Chain, cluster: &str) -> Vec<Filter> {
     match chain.protocol {
         Protocol::Tcp | Protocol::Tls => {
             let mut all = policy::message::bytes(&chain.policies, chain.port);
-            all.push(tcp(cluster, &ConnectionPool::default()));
+            all.push(tcp(cluster, &chain.pool));
             all
         }
         _ => {

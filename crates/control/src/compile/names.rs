@@ -44,7 +44,7 @@ pub(crate) fn names(view: &View<'_>, class: &Class) -> Built {
             let service = world.holder(pattern, &class.namespace)?;
             let suffix = pattern.as_str().strip_prefix('*')?;
             let egress = sidecar.egress.as_ref()?;
-            let named = egress.iter().any(|one| {
+            let named = egress.iter().flat_map(|entry| &entry.hosts).any(|one| {
                 one.host.as_str().ends_with(suffix) && one.admits(&service.namespace, &one.host)
             });
             named.then(|| suffix.to_owned())

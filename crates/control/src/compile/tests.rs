@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 mod balance;
 mod fields;
+mod inbound;
 mod resilience;
 
 /// Objects from YAML, `created` seconds apart in the order written.

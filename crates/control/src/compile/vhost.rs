@@ -21,7 +21,7 @@ pub(crate) fn virtual_host(
 ) -> Option<Built> {
     let host = Host::parse(&name.host).ok()?;
     let service = view.serving(&host, class)?;
-    if !view.admits(service, &host, class) {
+    if !view.admits_at(service, &host, name.port, class) {
         return None;
     }
     let port = service.ports.get(&name.port)?;

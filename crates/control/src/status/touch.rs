@@ -164,8 +164,11 @@ impl Touch {
                 touch.clusters = true;
                 touch.endpoints = true;
             }
-            Spec::Sidecar(_) => {
+            Spec::Sidecar(spec) => {
                 touch.names = true;
+                if !spec.ingress.is_empty() || spec.pool.is_some() {
+                    touch.listeners = Listeners::Inbound;
+                }
                 let namespace = &object.meta.namespace;
                 touch.within = (namespace != ROOT_NAMESPACE).then(|| namespace.clone());
             }
@@ -195,8 +198,10 @@ impl Touch {
             ClusterName::Outbound { host, .. } => self.hosts.contains(host),
             ClusterName::Inbound { .. } => false,
         };
+        let own = matches!(self.listeners, Listeners::Inbound);
         match key {
             Key::VirtualHost(name) => self.virtual_hosts && self.hosts.contains(&name.host),
+            Key::Cluster(ClusterName::Inbound { .. }) => own,
             Key::Cluster(name) => self.clusters && outbound(name),
             Key::Endpoints(name) => self.endpoints && outbound(name),
             Key::Listener(name) => match &self.listeners {

@@ -1,11 +1,10 @@
-//! Secrets that gateways serve, opened.
+//! Secrets that gateways and sidecars serve, opened.
 //!
-//! The store keeps values sealed. Of all Secrets only those that a Gateway names are opened, each time a world is made,
-//! and they go no further than to the compile of what gateways of their namespace get.
+//! The store keeps values sealed. Of all Secrets only those that a Gateway or a Sidecar names are opened, each time a
+//! world is made, and they go no further than to the compile of what proxies of their namespace get.
 
 use naka_api::Spec;
 use naka_api::core::secret::Secret;
-use naka_api::networking::gateway::{Certificate, Roots};
 use naka_store::Snapshot;
 use naka_types::name::ObjectRef;
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,34 +13,25 @@ use std::sync::Arc;
 /// Opened Secrets by namespace and name.
 pub type Secrets = BTreeMap<(String, String), Arc<Secret>>;
 
-/// The Secrets of a snapshot that Gateways name; `open` gives the plain values of one, if they can be had.
+/// The Secrets of a snapshot that Gateways and Sidecars name; `open` gives the plain values of one, if they can be had.
 pub fn named(
     snapshot: &Snapshot,
     open: impl Fn(&ObjectRef) -> Option<BTreeMap<String, Vec<u8>>>,
 ) -> Secrets {
     let mut names: BTreeSet<String> = BTreeSet::new();
-    for gateway in snapshot
-        .objects
-        .values()
+    let objects = || snapshot.objects.values();
+    let servers = objects()
         .filter_map(|object| object.gateway())
-    {
-        for tls in gateway
-            .servers
-            .iter()
-            .filter_map(|server| server.tls.as_ref())
-        {
-            let certificates = tls.certificates.iter().filter_map(|one| match one {
-                Certificate::Secret(name) => Some(name),
-                Certificate::Files { .. } => None,
-            });
-            let roots = match &tls.roots {
-                Some(Roots::Secret(name)) => Some(name),
-                Some(Roots::File(_)) | None => None,
-            };
-            for name in certificates.chain(roots) {
-                names.insert(format!("{name}-cacert"));
-                names.insert(name.clone());
-            }
+        .flat_map(|gateway| &gateway.servers)
+        .filter_map(|server| server.tls.as_ref());
+    let ports = objects()
+        .filter_map(|object| object.sidecar())
+        .flat_map(|sidecar| &sidecar.ingress)
+        .filter_map(|port| port.tls.as_deref());
+    for tls in servers.chain(ports) {
+        for name in tls.secrets() {
+            names.insert(format!("{name}-cacert"));
+            names.insert(name.to_owned());
         }
     }
     if names.is_empty() {

@@ -7,6 +7,7 @@ use super::{Cx, Effect, Exchange, access, retry};
 use crate::canonical::{Caller, Canonical};
 use crate::model::{HttpVersion, Inbound, MtlsMode};
 use crate::why::{Stage, Why};
+use naka_types::protocol::Protocol;
 use naka_types::reason::Reason;
 
 /// Whether a caller may use a declared port.
@@ -59,7 +60,10 @@ impl Exchange {
             return self.refuse(request, Reason::UnknownCluster, cx);
         };
         self.cluster = Some(cluster.clone());
-        self.program = Some(HttpVersion::of(inbound.protocol));
+        self.program = Some(match inbound.protocol {
+            Protocol::Tcp | Protocol::Tls => HttpVersion::Http1,
+            Protocol::Auto | Protocol::Http | Protocol::Http2 | Protocol::Grpc => cluster.spec.http,
+        });
         self.retry = retry::Rules::transport_only(request.method());
         self.attempt(request, cx)
     }

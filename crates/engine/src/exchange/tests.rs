@@ -133,6 +133,7 @@ impl World {
             service: "payment.shop.svc.cluster.local".into(),
             access,
             limit,
+            tls: None,
         }));
         self.publish();
     }

@@ -125,6 +125,8 @@ pub struct ClusterSpec {
     pub tunnel: Option<Tunnel>,
     /// The caller says which name is called; there are no endpoints.
     pub by_caller: bool,
+    /// The one endpoint is a Unix socket at this path, whatever its address says.
+    pub unix: Option<Arc<str>>,
     /// For metrics.
     pub service: ServiceMeta,
     /// How connections are kept.
@@ -155,6 +157,7 @@ impl ClusterSpec {
             outside: None,
             tunnel: None,
             by_caller: false,
+            unix: None,
             service: ServiceMeta::default(),
             keeping: Keeping::default(),
             panic_threshold: 0,

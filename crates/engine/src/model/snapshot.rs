@@ -39,6 +39,9 @@ pub struct Inbound {
     pub access: Option<Arc<Access>>,
     /// Tokens a request needs.
     pub limit: Option<Arc<RateLimit>>,
+    /// Chain whose certificates are shown to callers from outside the mesh, where it takes plaintext only: they speak
+    /// TLS then.
+    pub tls: Option<Arc<str>>,
 }
 
 type ByHost = HashMap<Box<str>, Vec<(u16, Arc<VirtualHost>)>>;

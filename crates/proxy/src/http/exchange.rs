@@ -417,11 +417,11 @@ impl Run {
             Err(_) => return Err(Outcome::TlsFailed),
         };
         let to = match self.scope.origin.direction {
-            Direction::Inbound { .. } => To::Program,
+            Direction::Inbound { .. } => To::program(spec),
             Direction::Outbound | Direction::Gateway => To::Anyone,
         };
         // Programs close what rests, and what crosses on the way is lost: whatever is written, they get little rest.
-        let keep = match (to, secured.is_some(), spec.keeping.idle) {
+        let keep = match (&to, secured.is_some(), spec.keeping.idle) {
             (To::Anyone, _, Some(wanted)) => wanted,
             (To::Anyone, true, None) if spec.outside.is_none() => limits::MESH_IDLE,
             (_, _, wanted) => limits::H1_IDLE_PROGRAM.min(wanted.unwrap_or(Duration::MAX)),

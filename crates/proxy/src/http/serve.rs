@@ -192,6 +192,10 @@ async fn inbound(conn: Rc<Conn>, stream: TcpStream, port: u16) {
     };
     match (is_tls, inbound.mode) {
         (true, MtlsMode::Strict | MtlsMode::Permissive) => mutual(conn, stream, &inbound).await,
+        (true, MtlsMode::Disable) if inbound.tls.is_some() => served(conn, stream, &inbound).await,
+        (false, MtlsMode::Disable) if inbound.tls.is_some() => {
+            refuse(&conn, Reason::TlsFailed, "the port takes TLS only");
+        }
         (false, MtlsMode::Strict) => plaintext_refused(conn, Io::plain(stream), port).await,
         // TLS of the program's own passes as bytes.
         (true, MtlsMode::Disable) => {
@@ -248,6 +252,35 @@ async fn mutual(conn: Rc<Conn>, stream: TcpStream, inbound: &Inbound) {
     let io = Io::accepted(stream);
     let agreed = agreed(io.alpn());
     by_protocol(conn, io, inbound, agreed, leaf).await;
+}
+
+/// A caller from outside the mesh, to whom the port shows a certificate of its own.
+async fn served(conn: Rc<Conn>, stream: TcpStream, inbound: &Inbound) {
+    let chain = inbound.tls.as_deref().unwrap_or_default();
+    let Some(config) = conn.worker.edge_tls(inbound.port, chain) else {
+        return refuse(
+            &conn,
+            Reason::TlsFailed,
+            "the port has no certificate (yet)",
+        );
+    };
+    let handshake = TlsAcceptor::from(config).accept(stream);
+    match tokio::time::timeout(limits::TLS_HANDSHAKE, handshake).await {
+        Ok(Ok(stream)) => {
+            let io = Io::accepted(stream);
+            let agreed = match io.alpn() {
+                Some(b"h2") => Agreed::Http2,
+                Some(b"http/1.1") => Agreed::Http1,
+                _ => Agreed::Unknown,
+            };
+            by_protocol(conn, io, inbound, agreed, None).await;
+        }
+        Ok(Err(error)) => {
+            let why = crate::fail::chain(&error);
+            refuse(&conn, Reason::TlsFailed, &why);
+        }
+        Err(_) => refuse(&conn, Reason::TlsFailed, "the TLS handshake took too long"),
+    }
 }
 
 /// Serves a caller of one of our ports by what was declared, agreed or found out.

@@ -73,6 +73,7 @@ pub fn cluster(wire: &pb::Cluster, ids: Ids<'_>) -> Result<Taken<Part>, Error> {
     spec.outside = outside(wire)?;
     spec.tunnel = super::outside::tunnel(wire);
     spec.by_caller = found == Found::ByCaller;
+    spec.unix = endpoint::unix(wire.load_assignment.as_ref());
     spec.outlier = outlier::outlier(wire)?;
     spec.panic_threshold = outlier::panic(wire)?;
     spec.backend = backend::backend(wire, ids)?;

@@ -201,7 +201,7 @@ fn ranges(wire: &[CidrRange], field: &str) -> Result<Box<[Cidr]>, Error> {
 }
 
 /// How connections are secured, and with what.
-fn security(chain: &FilterChain) -> Result<(Security, Option<Spec>), Error> {
+pub(super) fn security(chain: &FilterChain) -> Result<(Security, Option<Spec>), Error> {
     let Some(socket) = &chain.transport_socket else {
         return Ok((Security::None, None));
     };

@@ -10,7 +10,7 @@ use naka_wire::envoy::config::core::v3::{
     HealthStatus, Metadata, address, socket_address::PortSpecifier,
 };
 use naka_wire::envoy::config::endpoint::v3::{
-    ClusterLoadAssignment, LbEndpoint, LocalityLbEndpoints, lb_endpoint,
+    ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint,
 };
 use naka_wire::values;
 use std::collections::BTreeMap;
@@ -178,14 +178,38 @@ fn named_endpoint(wire: &LbEndpoint, stand: &Stand) -> Result<NamedEndpoint, Err
     })
 }
 
+/// The Unix socket that is the only endpoint of a cluster.
+pub(super) fn unix(wire: Option<&ClusterLoadAssignment>) -> Option<Arc<str>> {
+    let [locality] = wire?.endpoints.as_slice() else {
+        return None;
+    };
+    let [only] = locality.lb_endpoints.as_slice() else {
+        return None;
+    };
+    let lb_endpoint::HostIdentifier::Endpoint(endpoint) = only.host_identifier.as_ref()? else {
+        return None;
+    };
+    pipe(endpoint).map(Arc::from)
+}
+
+fn pipe(endpoint: &Endpoint) -> Option<&str> {
+    match endpoint.address.as_ref()?.address.as_ref()? {
+        address::Address::Pipe(pipe) if pipe.path.starts_with('/') => Some(&pipe.path),
+        _ => None,
+    }
+}
+
 fn member(wire: &LbEndpoint, stand: &Stand) -> Result<Member, Error> {
     let Some(lb_endpoint::HostIdentifier::Endpoint(endpoint)) = &wire.host_identifier else {
         return Err(Error::at("endpoint", "it is missing"));
     };
+    // The address of a Unix socket only names it among endpoints; the cluster knows the path.
+    let unix = pipe(endpoint).map(|_| SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
     let address = endpoint
         .address
         .as_ref()
         .and_then(super::socket_address)
+        .or(unix)
         .ok_or_else(|| Error::at("endpoint.address", "not an IP address with a port"))?;
     described(wire, address, stand)
 }

@@ -3,17 +3,16 @@
 //! A filter that is not known here might be the one that refuses somebody: the chain that holds it is left out.
 
 use super::{Error, Taken, access, edge, extras, route};
-use naka_engine::model::{Access, MtlsMode, RateLimit};
+use crate::edge::spec::Spec;
+use naka_engine::model::{Access, MtlsMode, RateLimit, Security};
 use naka_types::name::ClusterName;
 use naka_types::node::{LIMIT, NAKA};
 use naka_types::protocol::Protocol;
-use naka_wire::envoy::config::core::v3::transport_socket;
 use naka_wire::envoy::config::listener::v3::{FilterChain, Listener, filter};
 use naka_wire::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager, HttpFilter, http_filter,
 };
 use naka_wire::envoy::extensions::filters::network::tcp_proxy::v3::{TcpProxy, tcp_proxy};
-use naka_wire::envoy::extensions::transport_sockets::tls::v3::DownstreamTlsContext;
 use naka_wire::values;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -41,6 +40,8 @@ pub struct Declared {
     pub access: Option<Arc<Access>>,
     /// Tokens a request needs.
     pub limit: Option<Arc<RateLimit>>,
+    /// TLS for callers from outside the mesh, where the port takes plaintext only, under the name of its chain.
+    pub own: Option<(Arc<str>, Spec)>,
 }
 
 /// What a listener turns out to be.
@@ -77,6 +78,7 @@ struct Way {
     service: Arc<str>,
     access: Option<Arc<Access>>,
     limit: Option<Arc<RateLimit>>,
+    own: Option<(Arc<str>, Spec)>,
 }
 
 fn inbound(wire: &Listener) -> Taken<Part> {
@@ -110,6 +112,7 @@ fn inbound(wire: &Listener) -> Taken<Part> {
                 service: way.service,
                 access: way.access,
                 limit: way.limit,
+                own: way.own,
             });
     }
     Taken {
@@ -146,26 +149,8 @@ fn way(chain: &FilterChain) -> Result<Way, Error> {
             ));
         }
     }
-    let tls = match &chain.transport_socket {
-        None => false,
-        Some(socket) => {
-            let Some(transport_socket::ConfigType::TypedConfig(any)) = &socket.config_type else {
-                return Err(Error::at("transport_socket", "it has no configuration"));
-            };
-            let context: DownstreamTlsContext =
-                naka_wire::unpack(any).map_err(|error| Error::at("transport_socket", error))?;
-            if !context
-                .require_client_certificate
-                .is_some_and(|flag| flag.value)
-            {
-                return Err(Error::at(
-                    "transport_socket.require_client_certificate",
-                    "TLS without a client certificate is not supported here",
-                ));
-            }
-            true
-        }
-    };
+    let (security, served) = edge::security(chain)?;
+    let tls = security == Security::Mesh;
     match wanted.transport_protocol.as_str() {
         "" => {}
         "tls" if tls => {}
@@ -205,6 +190,7 @@ fn way(chain: &FilterChain) -> Result<Way, Error> {
         service: text("service").unwrap_or_default().into(),
         access,
         limit,
+        own: served.map(|spec| (chain.name.as_str().into(), spec)),
     })
 }
 

@@ -313,7 +313,10 @@ impl Book {
     pub fn has_files(&self) -> bool {
         self.listeners.values().any(|part| match part {
             listener::Part::Gateway(port) => port.tls.values().any(Spec::has_files),
-            listener::Part::Inbound(_) => false,
+            listener::Part::Inbound(ports) => {
+                let mut own = ports.iter().flat_map(|port| &port.own);
+                own.any(|(_, spec)| spec.has_files())
+            }
         })
     }
 
@@ -335,18 +338,25 @@ impl Book {
     }
 
     fn rekey(&mut self) -> Option<Arc<Table>> {
-        let ports = self.listeners.values().filter_map(|part| match part {
-            listener::Part::Gateway(port) => Some(port),
-            listener::Part::Inbound(_) => None,
-        });
-        let specs = ports.flat_map(|port| {
-            let number = port.edge.port;
-            port.tls
-                .iter()
-                .map(move |(chain, spec)| (number, chain, spec))
-        });
+        let mut specs = Vec::new();
+        for part in self.listeners.values() {
+            match part {
+                listener::Part::Gateway(port) => {
+                    let number = port.edge.port;
+                    specs.extend(port.tls.iter().map(|(chain, spec)| (number, chain, spec)));
+                }
+                listener::Part::Inbound(ports) => {
+                    let own = ports
+                        .iter()
+                        .flat_map(|port| port.own.iter().map(|own| (port.port, own)));
+                    specs.extend(own.map(|(number, (chain, spec))| (number, chain, spec)));
+                }
+            }
+        }
         let mut failed = Vec::new();
-        let next = self.edge.next(specs, &self.credentials, &mut failed);
+        let next = self
+            .edge
+            .next(specs.into_iter(), &self.credentials, &mut failed);
         for why in failed {
             tracing::warn!(
                 why,
@@ -434,6 +444,7 @@ impl Book {
             service: Arc::clone(&declared.service),
             access: declared.access.clone(),
             limit: declared.limit.clone(),
+            tls: declared.own.as_ref().map(|(chain, _)| Arc::clone(chain)),
         }
     }
 

@@ -244,12 +244,12 @@ async fn call(conn: &Rc<Conn>, origin: &Origin, attempt: &Try) -> Result<Io, Fai
     let slot = attempt.cluster.runtime.connection(&spec.limits);
     let slot = slot.ok_or_else(Fail::full)?;
     let to = match origin.direction {
-        Direction::Inbound { .. } => To::Program,
+        Direction::Inbound { .. } => To::program(spec),
         Direction::Outbound | Direction::Gateway => To::Anyone,
     };
     let io = connect(
         &conn.worker.sockets,
-        to,
+        &to,
         attempt.endpoint.address,
         spec.connect_timeout,
         secured.as_ref(),
@@ -333,7 +333,7 @@ async fn first_of(
         let sockets = &conn.worker.sockets;
         match connect(
             sockets,
-            To::Anyone,
+            &To::Anyone,
             address,
             limits::PASSTHROUGH_CONNECT,
             None,

@@ -10,7 +10,7 @@ use crate::fail::{Fail, chain};
 use crate::io::Io;
 use crate::limits::TLS_HANDSHAKE;
 use crate::outward;
-use naka_engine::model::Probes;
+use naka_engine::model::{ClusterSpec, Probes};
 use naka_types::reason::Reason;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
@@ -20,8 +20,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
+
+/// A program's own address in a network namespace of its own (see `cli::namespace`).
+const INSIDE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 
 /// How a connection is secured.
 #[derive(Debug, Clone)]
@@ -31,12 +34,24 @@ pub(crate) struct Secured {
 }
 
 /// Whose socket is connected to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum To {
     /// The program beside us.
     Program,
+    /// The program beside us at its Unix socket.
+    Socket(Arc<str>),
     /// Anybody else.
     Anyone,
+}
+
+impl To {
+    /// The program, where its cluster says it is.
+    pub(crate) fn program(spec: &ClusterSpec) -> Self {
+        match &spec.unix {
+            None => Self::Program,
+            Some(path) => Self::Socket(Arc::clone(path)),
+        }
+    }
 }
 
 /// How a worker makes its sockets.
@@ -54,9 +69,14 @@ impl Sockets {
         }
     }
 
-    async fn tcp(&self, to: To, address: SocketAddr) -> io::Result<TcpStream> {
-        let Some(inside) = self.inside.as_ref().filter(|_| to == To::Program) else {
+    async fn tcp(&self, to: &To, address: SocketAddr) -> io::Result<TcpStream> {
+        let Some(inside) = self.inside.as_ref().filter(|_| *to == To::Program) else {
             return outward::tcp(address).await;
+        };
+        // Every address of its namespace is the program's own; the host's are not there.
+        let address = match address.ip().is_loopback() {
+            true => address,
+            false => SocketAddr::new(INSIDE, address.port()),
         };
         let refused = match inside.connect(address).await {
             Err(error) if address.ip() == IpAddr::V4(Ipv4Addr::LOCALHOST) => error,
@@ -71,12 +91,15 @@ impl Sockets {
 /// Connects within `limit`; plain without `secured`.
 pub(crate) async fn connect(
     sockets: &Sockets,
-    to: To,
+    to: &To,
     address: SocketAddr,
     limit: Duration,
     secured: Option<&Secured>,
     probes: Option<&Probes>,
 ) -> Result<Io, Fail> {
+    if let To::Socket(path) = to {
+        return unix(path, limit).await.map(Io::unix);
+    }
     let stream = tcp(sockets, to, address, limit).await?;
     if let Some(probes) = probes {
         // Without them a dead peer is found out later.
@@ -88,9 +111,24 @@ pub(crate) async fn connect(
     }
 }
 
+/// The program's Unix socket, which is a file: namespaces of the network do not matter.
+async fn unix(path: &str, limit: Duration) -> Result<UnixStream, Fail> {
+    match tokio::time::timeout(limit, UnixStream::connect(path)).await {
+        Err(_) => {
+            let detail = format!("no connection to {path} within {limit:?}");
+            Err(Fail::connect(Reason::ConnectTimeout, &detail))
+        }
+        Ok(Err(error)) => {
+            let detail = format!("connecting to {path}: {error}");
+            Err(Fail::connect(Reason::ConnectFailed, &detail))
+        }
+        Ok(Ok(stream)) => Ok(stream),
+    }
+}
+
 async fn tcp(
     sockets: &Sockets,
-    to: To,
+    to: &To,
     address: SocketAddr,
     limit: Duration,
 ) -> Result<TcpStream, Fail> {

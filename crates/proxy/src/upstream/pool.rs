@@ -284,7 +284,7 @@ impl Pools {
     async fn dial(&self, target: &Target) -> Result<Io, Fail> {
         connect(
             &self.sockets,
-            target.to,
+            &target.to,
             target.key.address,
             target.limit,
             target.secured.as_ref(),

@@ -289,6 +289,7 @@ impl Mesh {
             service: HOST.into(),
             access: None,
             limit: None,
+            tls: None,
         }));
         builder.put_cluster(cluster);
         builder.build()

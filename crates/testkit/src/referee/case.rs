@@ -139,6 +139,10 @@ pub struct Server {
     pub greeting: String,
     /// Its certificate; without one it speaks no TLS.
     pub cert: Option<String>,
+    /// Of `servers`: it is the program of a workload of this service, behind a sidecar of its own.
+    pub behind: Option<String>,
+    /// Of `servers`: it listens at a Unix socket, `${NAME.socket}`.
+    pub socket: bool,
 }
 
 impl Default for Server {
@@ -157,6 +161,8 @@ impl Default for Server {
             tcp: false,
             greeting: String::new(),
             cert: None,
+            behind: None,
+            socket: false,
         }
     }
 }
@@ -177,6 +183,8 @@ pub struct Wanted {
     pub moment: Option<String>,
     /// Service that calls; the lanes' callers have names of their own, so only explain is asked.
     pub from: Option<String>,
+    /// Server behind a sidecar whose port is called from outside the mesh.
+    pub direct: Option<String>,
     /// TLS of the client, for `https` and `tls`.
     pub tls: Option<Tls>,
     /// `2`: HTTP/2 without asking.
@@ -272,6 +280,7 @@ impl Wanted {
         let scheme = self.uri().ok();
         let scheme = scheme.as_ref().and_then(http::Uri::scheme_str);
         self.explain
+            && self.direct.is_none()
             && match via {
                 Via::Sidecar => scheme == Some("http"),
                 Via::Gateway => matches!(scheme, Some("http" | "https")),
@@ -380,6 +389,7 @@ impl File {
         &self,
         certs: &Certs,
         address: impl Fn(&str) -> Option<SocketAddr>,
+        socket: impl Fn(&str) -> String,
     ) -> Vec<(String, String)> {
         let mut all = self.manifests.clone();
         for (_, text) in &mut all {
@@ -390,7 +400,8 @@ impl File {
             for (_, text) in &mut all {
                 *text = text
                     .replace(&format!("${{{name}.address}}"), &at.ip().to_string())
-                    .replace(&format!("${{{name}.port}}"), &at.port().to_string());
+                    .replace(&format!("${{{name}.port}}"), &at.port().to_string())
+                    .replace(&format!("${{{name}.socket}}"), &socket(name));
             }
         }
         all
@@ -403,7 +414,7 @@ impl File {
     pub fn objects(&self) -> Result<Decoded> {
         let nobody = SocketAddr::from(([127, 0, 0, 1], 9));
         let certs = Certs::new(&self.case)?;
-        Ok(self.decode(&self.filled(&certs, |_| Some(nobody))))
+        Ok(self.decode(&self.filled(&certs, |_| Some(nobody), |name| format!("/{name}"))))
     }
 
     /// The objects of manifests.

@@ -4,6 +4,7 @@
 //! A case begins when both proxies answer with its mark: a direct response of a VirtualService that is applied with it,
 //! in the same route configuration of an Envoy as all its routes.
 
+use super::callee::Callees;
 use super::case::{Caller, File, Via, Wanted};
 use super::certs::Certs;
 use super::client::{Door, send};
@@ -59,6 +60,7 @@ pub struct Lane {
     upstreams: Upstreams,
     runtime: tokio::runtime::Runtime,
     callers: Vec<Running>,
+    callees: Callees,
     applied: bool,
 }
 
@@ -90,6 +92,7 @@ impl Lane {
             upstreams: upstreams.clone(),
             runtime,
             callers: Vec::new(),
+            callees: Callees::default(),
             applied: false,
         })
     }
@@ -100,6 +103,7 @@ impl Lane {
     /// When the mesh fails (not: when a verdict is not met).
     pub fn run(&mut self, file: &File, who: &[Who]) -> Result<(Set, Outcome)> {
         let set = topology::set(file, &self.upstreams)?;
+        self.callees.of(file, &set);
         self.in_order_of_age(&set);
         self.apply(file, &set, &set.text)?;
         let mut outcome = Outcome::default();
@@ -151,6 +155,7 @@ impl Lane {
         let Some(plan) = Plan::of(wanted) else {
             return Ok(None);
         };
+        self.callees.beside(&self.mesh, who, START)?;
         let kind = Callers::of(file, wanted);
         let at = self.caller(&kind, who)?;
         let uri = wanted.uri()?;
@@ -160,10 +165,12 @@ impl Lane {
             Via::Sidecar => 0,
             Via::Gateway => uri.port_u16().unwrap_or(if tls { 443 } else { 80 }),
         };
-        let door = caller
-            .doors
-            .get(&port)
-            .context("no such port of the gateway")?;
+        let door = match &wanted.direct {
+            None => caller.doors.get(&port),
+            Some(server) => self.callees.door(server),
+        };
+        let door =
+            door.context("no such port of the gateway, or no such server behind a sidecar")?;
         let mut all = Vec::new();
         let mut missing: BTreeSet<&String> = wanted.verdict.to.iter().collect();
         for draw in 0..wanted.draws() {

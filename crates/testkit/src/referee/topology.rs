@@ -192,17 +192,22 @@ pub fn set(file: &File, upstreams: &Upstreams) -> Result<Set> {
         let found = endpoints.iter().find(|one| one.name == wanted);
         found.map(|one| one.address)
     };
-    let manifests = file.filled(&certs, address);
+    let socket = |wanted: &str| {
+        let found = endpoints.iter().find(|one| one.name == wanted);
+        let path = found.and_then(|one| one.socket.as_ref());
+        path.map_or_else(String::new, |path| path.display().to_string())
+    };
+    let manifests = file.filled(&certs, address, socket);
     let objects = file.decode(&manifests).objects;
     let mut made = String::new();
     for service in services(file, &objects)? {
-        if !service.declared {
+        if !service.declared && !has_workload(file, &service) {
             made.push_str(&yaml(&service.object()));
         }
-        if has_entries(&objects, &service) {
+        let (name, namespace) = service.name();
+        if has_entries(&objects, &service) || has_workload(file, &service) {
             continue;
         }
-        let (name, namespace) = service.name();
         for (index, server) in service.servers(file).into_iter().enumerate() {
             let mut labels = service.selector.clone();
             labels.extend(server.labels.clone());
@@ -243,6 +248,13 @@ pub fn set(file: &File, upstreams: &Upstreams) -> Result<Set> {
         objects,
         endpoints,
     })
+}
+
+/// Whether a server of the head answers for a service, behind a sidecar.
+fn has_workload(file: &File, service: &Service) -> bool {
+    let (name, _) = service.name();
+    let mut servers = file.case.servers.values();
+    servers.any(|server| server.behind.as_deref() == Some(name))
 }
 
 /// Whether manifests say themselves who answers for a service.

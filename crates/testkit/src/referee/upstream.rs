@@ -17,10 +17,11 @@ use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
@@ -51,6 +52,8 @@ pub struct Endpoint {
     pub name: String,
     /// Where it listens.
     pub address: SocketAddr,
+    /// Its Unix socket, where it listens there instead.
+    pub socket: Option<PathBuf>,
     task: Option<JoinHandle<()>>,
 }
 
@@ -58,6 +61,9 @@ impl Drop for Endpoint {
     fn drop(&mut self) {
         if let Some(task) = &self.task {
             task.abort();
+        }
+        if let Some(path) = &self.socket {
+            let _ = std::fs::remove_file(path);
         }
     }
 }
@@ -97,6 +103,9 @@ impl Upstreams {
     ) -> Result<Endpoint> {
         let listener = std::net::TcpListener::bind(("127.0.0.1", 0))?;
         let address = listener.local_addr()?;
+        // The port is nobody else's meanwhile, so it makes a name.
+        let own = format!("naka-referee-{}-{}", std::process::id(), address.port());
+        let socket = server.socket.then(|| std::env::temp_dir().join(own));
         let task = if server.refused {
             None
         } else {
@@ -110,12 +119,21 @@ impl Upstreams {
                 book: Arc::clone(&self.book),
             });
             let _inside = self.runtime.enter();
-            let listener = TcpListener::from_std(listener)?;
-            Some(self.runtime.spawn(accept(listener, served)))
+            match &socket {
+                None => {
+                    let listener = TcpListener::from_std(listener)?;
+                    Some(self.runtime.spawn(accept(listener, served)))
+                }
+                Some(path) => {
+                    let listener = UnixListener::bind(path)?;
+                    Some(self.runtime.spawn(accept_unix(listener, served)))
+                }
+            }
         };
         Ok(Endpoint {
             name: server.name.clone(),
             address,
+            socket,
             task,
         })
     }
@@ -155,6 +173,15 @@ async fn accept(listener: TcpListener, served: Arc<Served>) {
         };
         while connections.try_join_next().is_some() {}
         connections.spawn(connection(stream, Arc::clone(&served)));
+    }
+}
+
+async fn accept_unix(listener: UnixListener, served: Arc<Served>) {
+    let mut connections = tokio::task::JoinSet::new();
+    while let Ok((stream, _)) = listener.accept().await {
+        while connections.try_join_next().is_some() {}
+        let served = Arc::clone(&served);
+        connections.spawn(async move { speak(stream, Caller::default(), &served).await });
     }
 }
 

@@ -96,6 +96,21 @@ pub struct ServerTls {
     pub suites: Vec<String>,
 }
 
+impl ServerTls {
+    /// Names of the Secrets it wants.
+    pub fn secrets(&self) -> impl Iterator<Item = &str> {
+        let certificates = self.certificates.iter().filter_map(|one| match one {
+            Certificate::Secret(name) => Some(name.as_str()),
+            Certificate::Files { .. } => None,
+        });
+        let roots = match &self.roots {
+            Some(Roots::Secret(name)) => Some(name.as_str()),
+            Some(Roots::File(_)) | None => None,
+        };
+        certificates.chain(roots)
+    }
+}
+
 /// Suites that are served, by OpenSSL's names; those of TLS 1.3 are always there.
 const SUITES: [&str; 6] = [
     "ECDHE-ECDSA-AES256-GCM-SHA384",
@@ -145,7 +160,7 @@ impl Reader<'_> {
 }
 
 /// Reads the TLS of a server that has some.
-pub(super) fn build(report: &mut Report, node: &Node, at: &str) -> ServerTls {
+pub(crate) fn build(report: &mut Report, node: &Node, at: &str) -> ServerTls {
     let mut reader = Reader {
         report,
         node,

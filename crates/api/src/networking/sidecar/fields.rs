@@ -6,20 +6,44 @@ use crate::schema::{Field, PORT, TEXTS, Ty, later, yes};
 
 const CAPTURE: Ty = Ty::Enum(&["DEFAULT", "IPTABLES", "NONE"]);
 
-const TLS: &[Field] = &server_tls(yes("httpsRedirect", Ty::Bool, "Redirects to https."));
+const TLS: &[Field] = &server_tls(yes(
+    "httpsRedirect",
+    Ty::Bool,
+    "Ignored, as in Istio: a sidecar redirects nobody.",
+));
 
 const INGRESS: &[Field] = &[
     yes("port", LISTENER_PORT, "Port served.").required(),
-    yes("bind", Ty::Str, "Address to listen on."),
-    yes("captureMode", CAPTURE, "How its traffic comes in."),
-    yes("defaultEndpoint", Ty::Str, "Where the program listens."),
-    yes("tls", Ty::Object(TLS), "TLS settings."),
-    yes("connectionPool", POOL_TODAY, "Limits."),
+    later("bind", Ty::Str, "Address to listen on."),
+    later("captureMode", CAPTURE, "How its traffic comes in."),
+    yes(
+        "defaultEndpoint",
+        Ty::Str,
+        "Where the program listens: 127.0.0.1:PORT, 0.0.0.0:PORT (the workload's own address) or unix:///PATH; the same port if not set.",
+    ),
+    yes(
+        "tls",
+        Ty::Object(TLS),
+        "TLS with callers from outside the mesh, of mode SIMPLE or MUTUAL; in force where PeerAuthentication says DISABLE for the port.",
+    ),
+    yes(
+        "connectionPool",
+        POOL_TODAY,
+        "Limits of connections to the program at this port; they come before inboundConnectionPool.",
+    ),
 ];
 
 const EGRESS: &[Field] = &[
-    later("port", LISTENER_PORT, "Port to listen on."),
-    later("bind", Ty::Str, "Address to listen on."),
+    yes(
+        "port",
+        LISTENER_PORT,
+        "Port that the entry is for; without it for all that have no entry of their own.",
+    ),
+    later(
+        "bind",
+        Ty::Str,
+        "Address to listen on, or `unix:///PATH` with port 0; default 127.0.0.1 with captureMode NONE.",
+    ),
     later("captureMode", CAPTURE, "How its traffic comes in."),
     yes("hosts", TEXTS, "`namespace/host` that may be called.").required(),
 ];
@@ -40,16 +64,16 @@ const SPEC: &[Field] = &[
         LABELS,
         "Workloads it holds for; without: all of the namespace.",
     ),
-    later("ingress", Ty::List(&Ty::Object(INGRESS)), "Ports served."),
+    yes("ingress", Ty::List(&Ty::Object(INGRESS)), "Ports served."),
     yes(
         "egress",
         Ty::List(&Ty::Object(EGRESS)),
         "Hosts the workloads may call.",
     ),
-    later(
+    yes(
         "inboundConnectionPool",
         POOL_TODAY,
-        "Limits of inbound connections.",
+        "Limits of connections to the program, of all ports that have none of their own; without it those of the service's DestinationRule.",
     ),
     yes(
         "outboundTrafficPolicy",

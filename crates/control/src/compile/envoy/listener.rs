@@ -5,7 +5,8 @@ use super::{HTTP_PROXY, INBOUND, limit, route};
 use crate::compile;
 use crate::compile::cluster::{pool, socket_address};
 use crate::compile::gateway::chain::Serves;
-use crate::compile::listener::{Chain, chains, tcp, tunnelled, whole};
+use crate::compile::inbound::{Chain, Secured, chains};
+use crate::compile::listener::{tcp, tunnelled, whole};
 use crate::compile::{Built, Class, Key, View, cluster, gateway, roots, tls};
 use crate::world::Read;
 use naka_api::networking::destination_rule::ConnectionPool;
@@ -213,8 +214,25 @@ fn inbound(view: &View<'_>, name: &str, class: &Class) -> Option<Built> {
     if chain.mode != MtlsMode::Disable {
         messages.push(message(&chain, both.then_some("tls"), Some(domain)));
     }
-    if chain.mode != MtlsMode::Strict {
-        messages.push(message(&chain, both.then_some("raw_buffer"), None));
+    match &chain.tls {
+        _ if chain.mode == MtlsMode::Strict => {}
+        Secured::No => messages.push(message(&chain, both.then_some("raw_buffer"), None)),
+        Secured::With(own) => {
+            let (certificates, roots) = (&own.certificates, own.roots.as_ref());
+            let is_http = chain.is_http();
+            let served = gateway::message::served;
+            let mut message = message(&chain, None, None);
+            message.transport_socket = Some(served(
+                &own.settings,
+                certificates,
+                roots,
+                is_http,
+                class.dialect,
+            ));
+            messages.push(message);
+        }
+        // An Envoy refuses a listener that serves nothing; none is the same to callers.
+        Secured::Unusable => return None,
     }
     let listener = Listener {
         name: name.to_owned(),
@@ -224,7 +242,7 @@ fn inbound(view: &View<'_>, name: &str, class: &Class) -> Option<Built> {
         traffic_direction: TrafficDirection::Inbound as i32,
         ..Listener::default()
     };
-    let refers = vec![Key::Cluster(ClusterName::Inbound { port: chain.port })];
+    let refers = chain.refers();
     Some(Built::new(&(&chain, bind, domain), naka_wire::pack(&listener)).referring(refers))
 }
 
@@ -247,7 +265,7 @@ fn unbelieved() -> Vec<String> {
 
 fn message(chain: &Chain, transport: Option<&str>, trust_domain: Option<&str>) -> FilterChain {
     let cluster = ClusterName::Inbound { port: chain.port }.to_string();
-    let bytes = matches!(chain.protocol, Protocol::Tcp | Protocol::Tls);
+    let bytes = !chain.is_http();
     let alpn: &[&str] = if bytes {
         &["naka-tcp", "istio"]
     } else {
@@ -257,7 +275,7 @@ fn message(chain: &Chain, transport: Option<&str>, trust_domain: Option<&str>) -
     let mut filters = Vec::new();
     if bytes {
         filters.extend(compile::policy::message::bytes(&chain.policies, chain.port));
-        filters.push(tcp(&cluster, &ConnectionPool::default()));
+        filters.push(tcp(&cluster, &chain.pool));
     } else {
         let everything = VirtualHost {
             name: format!("inbound|http|{}", chain.port),

@@ -99,7 +99,7 @@ pub(super) fn destination(
     let host = Host::resolve(&upstream.host, &class.namespace).ok();
     let known = host.as_ref().and_then(|host| {
         view.serving(host, class)
-            .filter(|s| view.admits(s, host, class))
+            .filter(|s| view.admits_at(s, host, upstream.port, class))
     });
     let port = known.and_then(|service| service.ports.get(&upstream.port));
     let name = match (known, host) {
@@ -176,6 +176,9 @@ fn forward(view: &View<'_>, class: &Class) -> Built {
                 port: *port,
                 gateway: None,
             };
+            if !view.admits_at(service, &host, *port, class) {
+                continue;
+            }
             let mut domains = domains(&host, *port, &class.namespace);
             domains.retain(|domain| taken.insert(domain.clone()));
             if domains.is_empty() {
@@ -253,7 +256,8 @@ fn callable<'a>(view: &View<'a>, class: &Class) -> Vec<(Host, &'a Service)> {
                 all.extend(routed.map(|one| (one.clone(), &**service)));
             }
         } else if let Some(suffix) = host.as_str().strip_prefix('*') {
-            let named = egress.into_iter().flatten().map(|one| &one.host);
+            let patterns = egress.into_iter().flatten().flat_map(|one| &one.hosts);
+            let named = patterns.map(|one| &one.host);
             let named = named.filter(|named| {
                 named.as_str().ends_with(suffix) && view.admits(service, named, class)
             });

@@ -161,7 +161,7 @@ fn version(version: TlsVersion) -> i32 {
     }
 }
 
-fn served(
+pub(crate) fn served(
     settings: &ServerTls,
     certificates: &[Credential],
     roots: Option<&Credential>,

@@ -9,7 +9,7 @@ use crate::tree::{Data, Node};
 use std::time::Duration;
 
 /// The connection pool.
-pub(super) fn build(report: &mut Report, node: &Node, at: &str) -> ConnectionPool {
+pub(crate) fn build(report: &mut Report, node: &Node, at: &str) -> ConnectionPool {
     let tcp = |key: &str| node.at(&["tcp", key]);
     let http = |key: &str| node.at(&["http", key]);
     for (key, value) in [

@@ -1,0 +1,292 @@
+//! The ports of a workload's program: what is spoken there, what is asked of callers, where the program listens, and how
+//! many connections it gets.
+//!
+//! A port is one that the workload declares. What its Sidecar says of a port (`ingress`) comes before what the workload
+//! and its service say, field by field; ports that no entry names stay as they are declared, as in Istio, where their
+//! connections pass an entry-less listener. Limits are those of the Sidecar (the entry's own, else
+//! `inboundConnectionPool`), else those of the DestinationRule of the workload's service, which in Istio holds at both
+//! ends.
+
+use super::credential::{self, Credential};
+use super::limit::{self, Limit};
+use super::policy::{self, Policies};
+use super::{Key, View};
+use crate::registry::Registration;
+use crate::world::Read;
+use naka_api::networking::destination_rule::ConnectionPool;
+use naka_api::networking::gateway::{Certificate, Roots, ServerTls};
+use naka_api::networking::sidecar::{Ingress, Program, Sidecar};
+use naka_api::security::peer_authentication::{MtlsMode, PeerAuthentication};
+use naka_types::host::{Host, ROOT_NAMESPACE};
+use naka_types::name::ClusterName;
+use naka_types::protocol::Protocol;
+use std::net::{IpAddr, SocketAddr};
+
+/// A port of a program.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Chain {
+    pub(crate) port: u16,
+    pub(crate) protocol: Protocol,
+    pub(crate) mode: MtlsMode,
+    pub(crate) service: String,
+    pub(crate) limits: Vec<Limit>,
+    pub(crate) policies: Policies,
+    pub(crate) pool: ConnectionPool,
+    pub(crate) at: At,
+    pub(crate) tls: Secured,
+}
+
+/// Where a program listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum At {
+    /// At an address.
+    Ip(SocketAddr),
+    /// At a Unix socket.
+    Unix(String),
+}
+
+/// TLS with callers from outside the mesh.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Secured {
+    No,
+    With(Box<Own>),
+    /// Wanted, and a certificate is missing.
+    Unusable,
+}
+
+/// TLS that can be had.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Own {
+    pub(crate) settings: ServerTls,
+    pub(crate) certificates: Vec<Credential>,
+    pub(crate) roots: Option<Credential>,
+}
+
+impl Chain {
+    /// Whether requests are seen one by one.
+    pub(crate) fn is_http(&self) -> bool {
+        !matches!(self.protocol, Protocol::Tcp | Protocol::Tls)
+    }
+
+    /// What it needs.
+    pub(crate) fn refers(&self) -> Vec<Key> {
+        let cluster = Key::Cluster(ClusterName::Inbound { port: self.port });
+        let own = match &self.tls {
+            Secured::With(own) => own.certificates.iter().chain(&own.roots).cloned().collect(),
+            Secured::No | Secured::Unusable => Vec::new(),
+        };
+        own.into_iter()
+            .map(Key::Credential)
+            .chain([cluster])
+            .collect()
+    }
+}
+
+/// The declared ports of a workload, sorted.
+pub(crate) fn chains(view: &View<'_>, registration: &Registration) -> Vec<Chain> {
+    let host = Host::of_service(&registration.service, &registration.namespace);
+    let service = (!registration.service.is_empty()).then(|| host.as_str().to_owned());
+    let declared = view.service(&host);
+    let sidecar = sidecar(view, registration);
+    let policies = policy::of(view, &registration.namespace, &registration.labels);
+    let mut chains: Vec<Chain> = registration
+        .ports
+        .iter()
+        .map(|served| {
+            let entry = sidecar.and_then(|sidecar| sidecar.ingress(served.port));
+            let own = match served.protocol.as_str() {
+                "" | "auto" => Protocol::declared(Some(&served.name), None),
+                word => Protocol::declared(None, Some(word)),
+            };
+            // What the workload leaves open, its service may declare under the same number.
+            let declared = match own {
+                Protocol::Auto => declared
+                    .and_then(|service| service.ports.get(&served.port))
+                    .map_or(Protocol::Auto, |port| port.protocol),
+                known => known,
+            };
+            let mode = mode(view, registration, served.port);
+            let tls = secured(view, registration, mode, entry);
+            Chain {
+                port: served.port,
+                protocol: protocol(declared, entry, &tls),
+                mode,
+                service: service.clone().unwrap_or_default(),
+                limits: limit::at_service(view, &registration.namespace, &registration.service),
+                policies: policies.clone(),
+                pool: pool(view, registration, sidecar, served.port),
+                at: at(registration, served.port, entry),
+                tls,
+            }
+        })
+        .collect();
+    chains.sort_by_key(|chain| chain.port);
+    chains.dedup_by_key(|chain| chain.port);
+    chains
+}
+
+/// The port of that number.
+pub(crate) fn chain(view: &View<'_>, workload_id: &str, port: u16) -> Option<Chain> {
+    let world = view.read(Read::Workload(workload_id.to_owned()));
+    let registration = &world.workload(workload_id)?.registration;
+    let mut chains = chains(view, registration).into_iter();
+    chains.find(|chain| chain.port == port)
+}
+
+fn sidecar<'a>(view: &View<'a>, registration: &Registration) -> Option<&'a Sidecar> {
+    view.read(Read::Sidecars(ROOT_NAMESPACE.to_owned()));
+    view.read(Read::Sidecars(registration.namespace.clone()))
+        .sidecar(&registration.namespace, &registration.labels)
+}
+
+/// What an entry says is spoken; inside TLS that ends here HTTPS is HTTP, and TLS bytes.
+fn protocol(declared: Protocol, entry: Option<&Ingress>, tls: &Secured) -> Protocol {
+    let written = entry.map_or(Protocol::Auto, |entry| entry.port.protocol);
+    match (written, tls) {
+        (Protocol::Auto, _) => declared,
+        (Protocol::Tls, Secured::With(_)) => Protocol::Auto,
+        (known, _) => known,
+    }
+}
+
+fn at(registration: &Registration, port: u16, entry: Option<&Ingress>) -> At {
+    let loopback = |port| At::Ip(SocketAddr::from(([127, 0, 0, 1], port)));
+    match entry.map(|entry| &entry.endpoint) {
+        None | Some(Program::Same) => loopback(port),
+        Some(Program::Loopback(address)) => At::Ip(*address),
+        Some(Program::Unix(path)) => At::Unix(path.clone()),
+        // The workload's own address: the one that its callers dial.
+        Some(Program::Instance(to)) => {
+            let served = registration.ports.iter().find(|served| served.port == port);
+            let dialled = served.and_then(|served| served.inbound_address.parse().ok());
+            let ip = dialled.map(|address: SocketAddr| address.ip());
+            match ip.filter(|ip: &IpAddr| !ip.is_unspecified()) {
+                Some(ip) => At::Ip(SocketAddr::new(ip, *to)),
+                None => loopback(*to),
+            }
+        }
+    }
+}
+
+/// TLS of an entry, which is for callers from outside the mesh: where the port asks for mesh identities, it has none.
+fn secured(
+    view: &View<'_>,
+    registration: &Registration,
+    mode: MtlsMode,
+    entry: Option<&Ingress>,
+) -> Secured {
+    let Some(settings) = entry.and_then(|entry| entry.tls.as_deref()) else {
+        return Secured::No;
+    };
+    if mode != MtlsMode::Disable {
+        return Secured::No;
+    }
+    let of = |name: &str, roots| Credential {
+        namespace: registration.namespace.clone(),
+        name: name.to_owned(),
+        roots,
+    };
+    let named = settings.certificates.iter().filter_map(|one| match one {
+        Certificate::Secret(name) => Some(of(name, false)),
+        Certificate::Files { .. } => None,
+    });
+    let certificates: Vec<Credential> = named.collect();
+    let roots = match &settings.roots {
+        _ if !settings.mode.asks() => None,
+        Some(Roots::Secret(name)) => Some(of(name, true)),
+        Some(Roots::File(_)) => None,
+        None => certificates.first().map(|one| of(&one.name, true)),
+    };
+    let mut all = certificates.iter().chain(&roots);
+    if all.any(|credential| credential::check(view, credential).is_err()) {
+        return Secured::Unusable;
+    }
+    Secured::With(Box::new(Own {
+        settings: settings.clone(),
+        certificates,
+        roots,
+    }))
+}
+
+/// Limits of connections to the program.
+fn pool(
+    view: &View<'_>,
+    registration: &Registration,
+    sidecar: Option<&Sidecar>,
+    port: u16,
+) -> ConnectionPool {
+    if let Some(own) = sidecar.and_then(|sidecar| sidecar.pool_at(port)) {
+        return own.clone();
+    }
+    if registration.service.is_empty() {
+        return ConnectionPool::default();
+    }
+    let host = Host::of_service(&registration.service, &registration.namespace);
+    let namespace = &registration.namespace;
+    let world = view.read(Read::Rules(host.clone()));
+    let rule = world.rule_for(&host, namespace, namespace, &registration.labels);
+    let Some(rule) = rule.and_then(|object| object.destination_rule()) else {
+        return ConnectionPool::default();
+    };
+    let number = match rule.policy.ports.as_slice() {
+        [] => port,
+        _ => service_port(view, registration, &host, port).unwrap_or(port),
+    };
+    let policy = rule.effective(None, number);
+    policy.connection_pool.unwrap_or_default()
+}
+
+/// The service's port that leads to a port of the program.
+fn service_port(
+    view: &View<'_>,
+    registration: &Registration,
+    host: &Host,
+    port: u16,
+) -> Option<u16> {
+    let served = registration
+        .ports
+        .iter()
+        .find(|served| served.port == port)?;
+    let ports = view
+        .read(Read::Endpoints(host.clone()))
+        .endpoints
+        .get(host)?;
+    let leads = |address: &str| address == served.inbound_address;
+    ports
+        .iter()
+        .find(|(_, all)| all.iter().any(|endpoint| leads(&endpoint.address)))
+        .map(|(number, _)| *number)
+}
+
+/// What is asked of callers of a port: the nearest PeerAuthentication that says something. None at all leaves the
+/// door open to both, as in Istio; a mesh starts with a STRICT one in the root namespace.
+fn mode(view: &View<'_>, registration: &Registration, port: u16) -> MtlsMode {
+    let of = |namespace: &str| {
+        let read = Read::PeerAuthentications(namespace.to_owned());
+        view.read(read)
+            .peer_authentications
+            .get(namespace)
+            .map_or(&[][..], |all| all.as_slice())
+            .iter()
+            .filter_map(|object| object.peer_authentication())
+    };
+    let own: Vec<&PeerAuthentication> = of(&registration.namespace).collect();
+    let root: Vec<&PeerAuthentication> = of(ROOT_NAMESPACE).collect();
+    let selected = own
+        .iter()
+        .find(|policy| policy.selects_workload(&registration.labels));
+    if let Some(policy) = selected {
+        let at_port = policy.ports.get(&port).copied().flatten();
+        if let Some(mode) = at_port.or(policy.mode) {
+            return mode;
+        }
+    }
+    let wide = |all: &[&PeerAuthentication]| {
+        all.iter()
+            .find(|policy| policy.selector.is_none())
+            .and_then(|policy| policy.mode)
+    };
+    wide(&own)
+        .or_else(|| wide(&root))
+        .unwrap_or(MtlsMode::Permissive)
+}
