@@ -91,7 +91,8 @@ pub(super) fn check(out: &mut Vec<Finding>, object: &Object, objects: &[&Object]
         return;
     };
     let caller = Host::of_service(app, &object.meta.namespace);
-    for called in sidecar.egress.iter().flatten() {
+    let entries = sidecar.egress.iter().flatten();
+    for called in entries.flat_map(|entry| &entry.hosts) {
         for (other, service) in routes_to(&called.host, objects) {
             // Routes that name their callers were looked at by themselves.
             let open = |route: &&HttpRoute| callers(other, route).is_empty();

@@ -26,11 +26,14 @@ struct Behind {
     port: u16,
 }
 
+/// One that runs: name of its server, the door of its sidecar, the program.
+type Callee = (String, Door, Program);
+
 /// The workloads of a case.
 #[derive(Debug, Default)]
 pub(super) struct Callees {
     wanted: Vec<Behind>,
-    running: Option<(Who, Vec<(String, Door, Program)>)>,
+    running: Option<(Who, Vec<Callee>)>,
 }
 
 impl Callees {
