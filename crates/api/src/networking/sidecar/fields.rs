@@ -33,10 +33,18 @@ const INGRESS: &[Field] = &[
     ),
 ];
 
+/// The entry holds for calls to this port; it has no listener of its own, so its protocol decides nothing.
+const EGRESS_PORT: Ty = Ty::Object(&[
+    yes("number", Ty::Int(0, u32::MAX as i64), "Port."),
+    yes("name", Ty::Str, "Name; decides nothing."),
+    later("protocol", Ty::Str, "Protocol of a listener of its own."),
+    yes("targetPort", PORT, "Ignored by Istio, too."),
+]);
+
 const EGRESS: &[Field] = &[
     yes(
         "port",
-        LISTENER_PORT,
+        EGRESS_PORT,
         "Port that the entry is for; without it for all that have no entry of their own.",
     ),
     later(
