@@ -10,7 +10,7 @@ mod frames;
 use bytes::{Buf, Bytes};
 use hyper_util::rt::TokioIo;
 use naka_engine::runtime::Slot;
-use std::io;
+use std::io::{self, Write as _};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
@@ -45,6 +45,7 @@ pub(crate) struct Moved {
     written: AtomicU64,
     last: AtomicU32,
     flooded: AtomicBool,
+    unwelcome: AtomicBool,
 }
 
 impl Moved {
@@ -77,6 +78,11 @@ impl Moved {
     /// Whether it was closed because of a flood of frames.
     pub(crate) fn flooded(&self) -> bool {
         self.flooded.load(Relaxed)
+    }
+
+    /// The caller is told to calm down when its HTTP/2 connection is closed.
+    pub(crate) fn unwelcome(&self) {
+        self.unwelcome.store(true, Relaxed);
     }
 
     /// Coarse time of the last byte in either direction.
@@ -204,6 +210,34 @@ impl Io {
     }
 }
 
+/// The library closes without a word what it is told to drop. Who is let go for what it did hears it: GOAWAY with
+/// ENHANCE_YOUR_CALM, unless the caller has taken only a part of the last frame. Nobody waits for it to arrive.
+impl Drop for Io {
+    fn drop(&mut self) {
+        if !self.moved.unwelcome.load(Relaxed) {
+            return;
+        }
+        let Some(farewell) = self.frames.as_ref().and_then(|guard| guard.farewell()) else {
+            return;
+        };
+        let _best_effort = match &mut self.kind {
+            Kind::Plain(stream) => stream.try_write(&farewell),
+            Kind::Accepted(tls) => {
+                let (stream, session) = tls.get_mut();
+                let mut sealed = Vec::new();
+                let said = session.writer().write(&farewell);
+                said.and_then(|_| {
+                    while session.wants_write() {
+                        session.write_tls(&mut sealed)?;
+                    }
+                    stream.try_write(&sealed)
+                })
+            }
+            Kind::Dialled(_) | Kind::Tunnel(_) => Ok(0),
+        };
+    }
+}
+
 impl AsyncRead for Io {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -234,6 +268,7 @@ impl AsyncRead for Io {
             )
         {
             this.moved.flooded.store(true, Relaxed);
+            this.moved.unwelcome();
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         Poll::Ready(Ok(()))
@@ -255,6 +290,9 @@ impl AsyncWrite for Io {
             Kind::Tunnel(tunnel) => Pin::new(tunnel).poll_write(cx, buf),
         });
         this.count_written(&written);
+        if let Some(guard) = &mut this.frames {
+            guard.writing();
+        }
         Poll::Ready(written)
     }
 
@@ -272,6 +310,9 @@ impl AsyncWrite for Io {
             Kind::Tunnel(tunnel) => Pin::new(tunnel).poll_write_vectored(cx, bufs),
         });
         this.count_written(&written);
+        if let Some(guard) = &mut this.frames {
+            guard.writing();
+        }
         Poll::Ready(written)
     }
 
@@ -286,13 +327,18 @@ impl AsyncWrite for Io {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.kind {
+        std::task::ready!(match &mut self.kind {
             Kind::Plain(stream) => Pin::new(stream).poll_flush(cx),
             Kind::Unix(stream) => Pin::new(stream).poll_flush(cx),
             Kind::Accepted(tls) => Pin::new(tls).poll_flush(cx),
             Kind::Dialled(tls) => Pin::new(tls).poll_flush(cx),
             Kind::Tunnel(tunnel) => Pin::new(tunnel).poll_flush(cx),
+        })?;
+        // The library flushes when it has nothing left to write.
+        if let Some(guard) = &mut self.frames {
+            guard.written();
         }
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

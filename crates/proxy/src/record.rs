@@ -215,6 +215,7 @@ impl Open {
         if too_many && self.conn.is_stranger() && self.conn.phase() == Phase::Open {
             let detail = "most of its requests were broken off at once";
             crate::http::serve::refuse(&self.conn, Reason::Flood, detail);
+            self.conn.unwelcome();
             self.conn.set_phase(Phase::Closing);
         }
     }

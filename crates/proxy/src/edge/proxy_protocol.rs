@@ -99,33 +99,60 @@ fn second(bytes: &[u8]) -> Header {
         (1, 0x00 | 0x31 | 0x32) => (0, None),
         _ => return Header::Malformed,
     };
-    if body.len() < size || command == 1 && !extensions(&body[size..], family) {
+    if body.len() < size || command == 1 && !extensions(bytes, 16 + size, 16 + length, family) {
         return Header::Malformed;
     }
     Header::Read(16 + length, caller)
 }
 
-/// Whether what follows the addresses is a list of extensions that ends where the header does.
-fn extensions(mut rest: &[u8], family: u8) -> bool {
+/// Whether what stands from `at` to `end`, after the addresses, is a list of extensions that ends where the header does,
+/// and a checksum among them is right.
+fn extensions(bytes: &[u8], mut at: usize, end: usize, family: u8) -> bool {
+    const CHECKSUM: u8 = 3;
     if !matches!(family, 0x11 | 0x21) {
         return true;
     }
-    while !rest.is_empty() {
-        let Some((head, body)) = rest.split_first_chunk::<3>() else {
+    while at < end {
+        let Some((head, rest)) = bytes[at..end].split_first_chunk::<3>() else {
             return false;
         };
         let length = usize::from(head[1]) << 8 | usize::from(head[2]);
-        let Some(next) = body.get(length..) else {
+        let Some(value) = rest.get(..length) else {
             return false;
         };
-        rest = next;
+        if head[0] == CHECKSUM {
+            let value: Option<[u8; 4]> = value.try_into().ok();
+            let place = at + 3..at + 7;
+            if value.is_none_or(|value| u32::from_be_bytes(value) != crc32c(&bytes[..end], place)) {
+                return false;
+            }
+        }
+        at += 3 + length;
     }
     true
 }
 
+/// CRC-32C with the bytes of `place` taken for zero, bit by bit: a header is short and comes once per connection.
+fn crc32c(bytes: &[u8], place: std::ops::Range<usize>) -> u32 {
+    const POLYNOMIAL: u32 = 0x82f6_3b78;
+    let zeroed = bytes
+        .iter()
+        .enumerate()
+        .map(|(at, byte)| match place.contains(&at) {
+            true => 0,
+            false => *byte,
+        });
+    !zeroed.fold(u32::MAX, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(byte), |crc, _| match crc & 1 {
+            0 => crc >> 1,
+            _ => crc >> 1 ^ POLYNOMIAL,
+        })
+    })
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{Header, LONGEST, SIGNATURE, read};
+    use super::{Header, LONGEST, SIGNATURE, crc32c, read};
 
     fn v2(command: u8, family: u8, body: &[u8]) -> Vec<u8> {
         let mut out = SIGNATURE.to_vec();
@@ -188,6 +215,19 @@ mod tests {
                 String::from_utf8_lossy(&bytes)
             );
         }
+    }
+
+    #[test]
+    fn a_checksum_must_be_right() {
+        assert_eq!(crc32c(b"123456789", 0..0), 0xe306_9283);
+        let four = [192, 0, 2, 7, 10, 0, 0, 1, 0, 80, 1, 187];
+        let mut sound = v2(1, 0x11, &[&four[..], &[3, 0, 4, 9, 9, 9, 9]].concat());
+        assert_eq!(read(&sound), Header::Malformed);
+        let sum = crc32c(&sound, 31..35);
+        sound[31..35].copy_from_slice(&sum.to_be_bytes());
+        assert!(matches!(read(&sound), Header::Read(35, Some(_))));
+        let short = v2(1, 0x11, &[&four[..], &[3, 0, 2, 9, 9]].concat());
+        assert_eq!(read(&short), Header::Malformed);
     }
 
     #[test]

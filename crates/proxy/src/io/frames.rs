@@ -22,6 +22,9 @@ const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
+const GOAWAY: u8 = 7;
+/// The code ENHANCE_YOUR_CALM.
+const CALM: u8 = 11;
 
 /// Follows the frames of one connection.
 #[derive(Debug)]
@@ -33,6 +36,10 @@ pub(super) struct Guard {
     credit: i64,
     written: u64,
     second: u32,
+    /// The highest stream that was asked for.
+    last: u32,
+    /// Whether all that was begun to be written is written: the peer waits for a new frame.
+    whole: bool,
 }
 
 impl Default for Guard {
@@ -44,6 +51,8 @@ impl Default for Guard {
             credit: CREDIT,
             written: 0,
             second: 0,
+            last: 0,
+            whole: true,
         }
     }
 }
@@ -77,12 +86,32 @@ impl Guard {
         self.credit >= 0
     }
 
+    /// Bytes are on their way to the caller.
+    pub(super) fn writing(&mut self) {
+        self.whole = false;
+    }
+
+    /// All of them have been written.
+    pub(super) fn written(&mut self) {
+        self.whole = true;
+    }
+
+    /// The last frame for a caller that asks for too much (RFC 9113, 6.8); none amid another one.
+    pub(super) fn farewell(&self) -> Option<[u8; 17]> {
+        let mut frame = [0, 0, 8, GOAWAY, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, CALM];
+        frame[9..13].copy_from_slice(&self.last.to_be_bytes());
+        self.whole.then_some(frame)
+    }
+
     /// A whole head is there.
     fn frame(&mut self) {
-        let [high, middle, low, kind, flags, ..] = self.head;
+        let [high, middle, low, kind, flags, stream @ ..] = self.head;
         self.skip = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
         match kind {
-            HEADERS => self.credit = (self.credit + OF_REQUEST).min(CREDIT),
+            HEADERS => {
+                self.credit = (self.credit + OF_REQUEST).min(CREDIT);
+                self.last = self.last.max(u32::from_be_bytes(stream) & (u32::MAX >> 1));
+            }
             CONTINUATION => {}
             DATA if self.skip > 0 || flags & END_STREAM != 0 => {}
             _ => self.credit -= 1,
@@ -147,6 +176,19 @@ mod tests {
             let frame = frame(kind, flags, length);
             assert_eq!(passing(&mut begun(), &frame, 10_000, 100), 10_000);
         }
+    }
+
+    #[test]
+    fn the_farewell_names_the_last_request_and_never_cuts_into_a_frame() {
+        let mut guard = begun();
+        let mut request = frame(1, 5, 3);
+        request[8] = 9;
+        assert!(guard.passes(&request, 0, 0));
+        guard.writing();
+        assert_eq!(guard.farewell(), None);
+        guard.written();
+        let expect = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 11];
+        assert_eq!(guard.farewell(), Some(expect));
     }
 
     #[test]

@@ -602,6 +602,13 @@ impl Conn {
         self.moved.get().is_some_and(|moved| moved.flooded())
     }
 
+    /// Its caller is told so when it is closed.
+    pub(crate) fn unwelcome(&self) {
+        if let Some(moved) = self.moved.get() {
+            moved.unwelcome();
+        }
+    }
+
     fn is_overdue(&self, now: u32) -> bool {
         let Some(moved) = self.moved.get() else {
             return false;

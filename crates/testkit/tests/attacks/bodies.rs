@@ -5,10 +5,12 @@ use crate::ground::{Ground, Side};
 use crate::wire::{connect, read_all, status};
 use crate::{Attack, Outcome, outcome};
 use naka_testkit::program::resident_bytes;
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::time::{Duration, Instant};
 
 pub(crate) const ATTACKS: &[Attack] = &[
     Attack {
@@ -17,16 +19,93 @@ pub(crate) const ATTACKS: &[Attack] = &[
         run: deep_json,
     },
     Attack {
+        row: 40,
+        name: "a JSON body sixty thousand levels deep that decides the route",
+        run: deep_body,
+    },
+    Attack {
         row: 41,
         name: "a body of 64 MB with retries",
-        run: large_body,
+        run: |g, s| large_body(g, s, "/again"),
+    },
+    Attack {
+        row: 41,
+        name: "a body of 64 MB with a copy that nobody reads",
+        run: copied_body,
     },
 ];
+
+/// What the service that copies go to saw of them. It takes a head and then nothing for a while.
+#[derive(Debug, Default)]
+pub(crate) struct Copies {
+    begun: AtomicUsize,
+    cut: AtomicUsize,
+}
+
+impl Copies {
+    /// One connection: whether the copy on it was cut off is known at its end.
+    pub(crate) fn take(&self, mut stream: TcpStream) {
+        if stream.read(&mut [0; 1024]).is_ok_and(|count| count > 0) {
+            self.begun.fetch_add(1, SeqCst);
+        }
+        std::thread::park_timeout(Duration::from_secs(2));
+        let taken = std::io::copy(&mut stream, &mut std::io::sink()).unwrap_or(0);
+        if usize::try_from(taken).is_ok_and(|taken| taken < LARGE / 2) {
+            self.cut.fetch_add(1, SeqCst);
+        }
+    }
+}
+
+/// The copy falls behind at once: it is cut off, and the request goes on.
+fn copied_body(ground: &Ground, side: Side) -> Outcome {
+    let mut result = large_body(ground, side, "/mirrored/swallow");
+    if side == Side::Naka {
+        let copies = &ground.copies;
+        let end = Instant::now() + Duration::from_secs(20);
+        while copies.cut.load(SeqCst) == 0 && Instant::now() < end {
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+        let (begun, cut) = (copies.begun.load(SeqCst), copies.cut.load(SeqCst));
+        let whole = result.seen.starts_with("200 after 64 MiB");
+        result.landed |= begun == 0 || cut == 0 || !whole;
+        result.seen += &format!(", of {begun} copies {cut} cut off");
+    }
+    result
+}
+
+/// A field of the body decides; a body deeper than any program's is one that cannot be known, whose route is passed over.
+fn deep_body(ground: &Ground, side: Side) -> Outcome {
+    if side == Side::Open {
+        return deep_json(ground, side);
+    }
+    let post = |body: &str| {
+        let bytes = format!(
+            "POST /judged HTTP/1.1\r\nHost: web.default\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            body.len()
+        );
+        let mut stream = connect(ground.edge, Duration::from_secs(5));
+        let _ = stream.write_all(bytes.as_bytes());
+        status(&String::from_utf8_lossy(&read_all(&mut stream).0)).to_owned()
+    };
+    let rich = post("{\"amount\":101}");
+    let brackets = "[".repeat(30_000) + &"]".repeat(30_000);
+    let members = "{\"a\":".repeat(8_000) + "1" + &"}".repeat(8_000);
+    let seen = [
+        brackets.clone(),
+        "[".repeat(60_000),
+        format!("{{\"amount\":{brackets}}}"),
+        format!("{{\"deep\":{members},\"amount\":1}}"),
+    ]
+    .map(|body| post(&body));
+    // What is judged goes its way; what is not goes to the program, which answers.
+    let good = rich == "402" && seen.iter().all(|status| status == "200");
+    outcome(!good, format!("sound {rich}, deep {}", seen.join(" ")))
+}
 
 const DEPTH: usize = 100_000;
 const LARGE: usize = 64 << 20;
 
-fn large_body(ground: &Ground, side: Side) -> Outcome {
+fn large_body(ground: &Ground, side: Side, path: &str) -> Outcome {
     let resident = || match side {
         Side::Naka => ground.resident(),
         // The twin is a server of this very process, which keeps what it is sent.
@@ -35,7 +114,7 @@ fn large_body(ground: &Ground, side: Side) -> Outcome {
     let before = resident();
     let mut stream = connect(ground.http1(side), Duration::from_secs(5));
     let head =
-        format!("POST /again HTTP/1.1\r\nHost: web.default\r\nContent-Length: {LARGE}\r\n\r\n");
+        format!("POST {path} HTTP/1.1\r\nHost: web.default\r\nContent-Length: {LARGE}\r\n\r\n");
     let _ = stream.write_all(head.as_bytes());
     let part = vec![b'x'; 64 * 1024];
     let (mut sent, mut most) = (0, 0);

@@ -91,7 +91,7 @@ fn pour(h2: &mut H2, count: u32, part: &dyn Fn(u32) -> Vec<u8>) -> u32 {
     count
 }
 
-/// Landed when the connection goes on after all of it.
+/// Landed when the connection goes on after all of it, or ends without a word for it.
 fn judged(h2: &mut H2, stream: u32, sent: u32, began: Instant) -> Outcome {
     let served = h2.serves(stream);
     let time = began.elapsed().as_millis();
@@ -100,18 +100,36 @@ fn judged(h2: &mut H2, stream: u32, sent: u32, began: Instant) -> Outcome {
             true,
             format!("all {sent} taken in {time} ms, the connection goes on"),
         ),
-        Err(how) => outcome(false, format!("{how} within {sent} in {time} ms")),
+        Err(how) => outcome(
+            !how.contains(CALM),
+            format!("{how} within {sent} in {time} ms"),
+        ),
     }
 }
 
-/// Reads what comes on a thread of its own, so that no answer keeps the other side from reading.
-fn drain(h2: &H2) -> std::thread::JoinHandle<()> {
-    let mut stream = h2.stream.try_clone().expect("a socket");
+/// Reads what comes on a thread of its own, so that no answer keeps the other side from reading. It gives back what the
+/// other side closed with: the code of its last GOAWAY.
+fn drain(h2: &H2) -> std::thread::JoinHandle<&'static str> {
+    let stream = h2.stream.try_clone().expect("a socket");
     std::thread::spawn(move || {
-        let mut nothing = [0; 64 * 1024];
-        while std::io::Read::read(&mut stream, &mut nothing).is_ok_and(|count| count > 0) {}
+        let mut h2 = H2::on(stream);
+        let mut last = SILENT;
+        let end = Instant::now() + Duration::from_secs(60);
+        while Instant::now() < end {
+            match h2.next() {
+                Ok(Some(got)) => last = got.farewell().unwrap_or(last),
+                Ok(None) => {}
+                Err(()) => break,
+            }
+        }
+        last
     })
 }
+
+/// Closed without a word.
+const SILENT: &str = "nothing";
+/// What who asks for too much is to be told.
+const CALM: &str = "ENHANCE_YOUR_CALM";
 
 fn rapid_reset(ground: &Ground, side: Side) -> Outcome {
     let mut h2 = H2::open(ground.http2(side), &[]);
@@ -149,16 +167,19 @@ fn cancelled_work(ground: &Ground, side: Side) -> Outcome {
         .most
         .load(std::sync::atomic::Ordering::SeqCst);
     let _ = h2.stream.shutdown(std::net::Shutdown::Write);
-    let _ = reader.join();
+    let said = reader.join().unwrap_or(SILENT);
     let ended = ended(ground);
     let time = began.elapsed().as_millis();
     if side == Side::Open {
         return outcome(sent == count, format!("all {sent} taken in {time} ms"));
     }
     let seen = format!(
-        "closed after {sent} in {time} ms, at most {most} at the program, {ended} left there"
+        "closed with {said} after {sent} in {time} ms, at most {most} at the program, {ended} left there"
     );
-    outcome(sent == count || most > 200 || ended > 0, seen)
+    outcome(
+        sent == count || most > 200 || ended > 0 || said != CALM,
+        seen,
+    )
 }
 
 /// Requests that hang at the program a while after the attack.
@@ -228,13 +249,7 @@ fn made_reset(ground: &Ground, side: Side, primitive: Primitive) -> Outcome {
     let count = size().pick(5_000, 100_000);
     let sent = pour(&mut h2, count, &part);
     let taken = sent == count && is_open(&h2);
-    let _ = h2.stream.shutdown(std::net::Shutdown::Both);
-    let _ = reader.join();
-    let time = began.elapsed().as_millis();
-    match taken {
-        true => outcome(true, format!("all {sent} taken in {time} ms")),
-        false => outcome(false, format!("closed within {sent} in {time} ms")),
-    }
+    closed(&h2, reader, taken, sent, began)
 }
 
 /// Whether the other side has not closed a while after all was sent.
@@ -330,12 +345,29 @@ fn flood(ground: &Ground, side: Side, part: &dyn Fn(u32) -> Vec<u8>) -> Outcome 
     let began = Instant::now();
     let sent = pour(&mut h2, many(), part);
     let open = sent == many() && is_open(&h2);
-    let _ = h2.stream.shutdown(std::net::Shutdown::Both);
-    let _ = reader.join();
+    closed(&h2, reader, open, sent, began)
+}
+
+/// Withstood when the connection was closed with a word for it.
+fn closed(
+    h2: &H2,
+    reader: std::thread::JoinHandle<&'static str>,
+    open: bool,
+    sent: u32,
+    began: Instant,
+) -> Outcome {
+    let _ = h2.stream.shutdown(std::net::Shutdown::Write);
+    if open {
+        let _ = h2.stream.shutdown(std::net::Shutdown::Both);
+    }
+    let said = reader.join().unwrap_or(SILENT);
     let time = began.elapsed().as_millis();
     match open {
         true => outcome(true, format!("all {sent} taken in {time} ms")),
-        false => outcome(false, format!("closed within {sent} in {time} ms")),
+        false => outcome(
+            said == SILENT,
+            format!("closed with {said} within {sent} in {time} ms"),
+        ),
     }
 }
 

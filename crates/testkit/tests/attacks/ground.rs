@@ -2,7 +2,9 @@
 //! program behind the sidecar is this test itself, so that it can answer as badly as programs do and see every byte.
 
 use crate::bare::Bare;
+use crate::bodies::Copies;
 use crate::naive::Naive;
+use crate::names::Hostile;
 use crate::program::Raw;
 use naka_testkit::mesh::{Mesh, SOON};
 use naka_testkit::program::{Program, free_port};
@@ -40,6 +42,16 @@ pub(crate) struct Ground {
     pub(crate) naive: Naive,
     /// Servers whose limits were raised.
     pub(crate) bare: Bare,
+    /// Callers behind a load balancer that this machine is.
+    pub(crate) balanced: SocketAddr,
+    /// The same where another machine is the balancer.
+    pub(crate) elsewhere: SocketAddr,
+    /// Callers of the gateway's port with a limit of connections by address.
+    pub(crate) capped: SocketAddr,
+    /// What became of copies of requests.
+    pub(crate) copies: Arc<Copies>,
+    /// The mesh's only name server.
+    pub(crate) names: Hostile,
     pub(crate) mesh: Mesh,
     pub(crate) gateway: Program,
     _run: Program,
@@ -55,12 +67,50 @@ spec:
   - {port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}
 ---
 apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: balanced, namespace: istio-system, annotations: {naka.dev/proxy-protocol: 127.0.0.1}}
+spec:
+  selector: {istio: ingressgateway}
+  servers:
+  - {port: {number: 81, name: http, protocol: HTTP}, hosts: ['*']}
+---
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: elsewhere, namespace: istio-system, annotations: {naka.dev/proxy-protocol: 192.0.2.7}}
+spec:
+  selector: {istio: ingressgateway}
+  servers:
+  - {port: {number: 82, name: http, protocol: HTTP}, hosts: ['*']}
+---
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: capped, namespace: istio-system, annotations: {naka.dev/max-connections-per-address: '20'}}
+spec:
+  selector: {istio: ingressgateway}
+  servers:
+  - {port: {number: 83, name: http, protocol: HTTP}, hosts: ['*']}
+---
+apiVersion: networking.istio.io/v1
 kind: VirtualService
-metadata: {name: edge, namespace: default}
+metadata:
+  name: edge
+  namespace: default
+  annotations: {naka.dev/match.rich: request.body.amount > 100}
 spec:
   hosts: ['*']
-  gateways: [istio-system/edge]
+  gateways: [istio-system/edge, istio-system/balanced, istio-system/elsewhere, istio-system/capped]
   http:
+  - name: rich
+    match: [{uri: {prefix: /judged}}]
+    directResponse: {status: 402}
+  - match: [{uri: {prefix: /delayed}}]
+    fault: {delay: {fixedDelay: 5s, percentage: {value: 100}}}
+    route: [{destination: {host: web.default.svc.cluster.local, port: {number: 80}}}]
+  - match: [{uri: {prefix: /queued}}]
+    route: [{destination: {host: queued.example, port: {number: 80}}}]
+  - match: [{uri: {prefix: /mirrored}}]
+    route: [{destination: {host: web.default.svc.cluster.local, port: {number: 80}}}]
+    mirrors: [{destination: {host: copies.example, port: {number: 80}}}]
   - match: [{uri: {prefix: /admin}}]
     directResponse: {status: 403}
   - match: [{uri: {prefix: /hasty}}]
@@ -72,10 +122,46 @@ spec:
   - route: [{destination: {host: web.default.svc.cluster.local, port: {number: 80}}}]
 ";
 
+/// The service that copies of requests go to.
+const COPIES: &str = "---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: copies, namespace: default}
+spec:
+  hosts: [copies.example]
+  ports: [{number: 80, name: http, protocol: HTTP}]
+  resolution: STATIC
+  endpoints: [{address: 127.0.0.1, ports: {http: PORT}}]
+";
+
+/// The program again, behind one connection.
+const QUEUED: &str = "---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: queued, namespace: default}
+spec:
+  hosts: [queued.example]
+  ports: [{number: 80, name: http, protocol: HTTP}]
+  resolution: STATIC
+  endpoints: [{address: 127.0.0.1, ports: {http: PORT}}]
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: queued, namespace: default}
+spec:
+  host: queued.example
+  trafficPolicy: {connectionPool: {tcp: {maxConnections: 1}, http: {http1MaxPendingRequests: 1000}}}
+";
+
 impl Ground {
     /// Starts it and waits until a request comes through both ways in.
     pub(crate) fn up() -> Self {
-        let mesh = Mesh::up();
+        let names = Hostile::start();
+        let mut mesh = Mesh::down_with(&[]);
+        let conf = mesh.file("resolv.conf", &names.line());
+        mesh.set("NAKA_RESOLV_CONF", conf.as_os_str());
+        mesh.start_control();
+        let copies = Arc::<Copies>::default();
         let own = free_port();
         let port = format!("{own}/http");
         let published = SocketAddr::from(([127, 0, 0, 1], free_port()));
@@ -99,9 +185,24 @@ impl Ground {
         let started = || run.out().contains("http://").then_some(());
         until(format_args!("the sidecar: {}", run.err()), SOON, started);
         let program = Raw::start(own);
-        mesh.apply("edge.yaml", OBJECTS);
-        let bind = format!("80=127.0.0.1:{edge}");
-        let arguments = ["proxy", "gateway", "-p", &bind, "--workers", "1"];
+        let heard = Arc::clone(&copies);
+        let copied = crate::naive::listen(move |stream| heard.take(stream));
+        let entry = COPIES.replace("PORT", &copied.port().to_string());
+        let queued = QUEUED.replace("PORT", &own.to_string());
+        mesh.apply("edge.yaml", &[OBJECTS, &entry, &queued].concat());
+        mesh.apply("lies.yaml", &names.objects());
+        let others = [(); 3].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
+        let [balanced, elsewhere, capped] = others;
+        let mut arguments = vec![
+            "proxy".to_owned(),
+            "gateway".to_owned(),
+            "--workers".to_owned(),
+            "1".to_owned(),
+        ];
+        arguments.extend(["-p".to_owned(), format!("80=127.0.0.1:{edge}")]);
+        for (number, address) in (81..).zip(others) {
+            arguments.extend(["-p".to_owned(), format!("{number}={address}")]);
+        }
         let gateway = Program::start("gateway", mesh.home(), &mut mesh.command(arguments))
             .expect("start the gateway");
         let edge = SocketAddr::from(([127, 0, 0, 1], edge));
@@ -133,6 +234,11 @@ impl Ground {
             edge,
             outbound,
             inbound: inbound(&mesh),
+            balanced,
+            elsewhere,
+            capped,
+            copies,
+            names,
             mesh,
             gateway,
             _run: run,

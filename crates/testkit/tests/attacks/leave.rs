@@ -17,13 +17,18 @@ pub(crate) const ATTACKS: &[Attack] = &[Attack {
 }];
 
 /// What is begun, by turns.
-const REQUESTS: [&str; 6] = [
+const REQUESTS: [&str; 10] = [
     "GET /hang HTTP/1.1\r\nHost: web.default\r\n\r\n",
     "GET /big HTTP/1.1\r\nHost: web.default\r\n\r\n",
     "GET / HTTP/1.1\r\nHost: web.default\r\n\r\n",
     "POST /again HTTP/1.1\r\nHost: web.default\r\nContent-Length: 100000\r\n\r\npart",
     "POST /early HTTP/1.1\r\nHost: web.default\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\r\n",
     "GET /hold HTTP/1.1\r\nHost: web.default\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+    // While a fault holds it, while its body is awaited to choose a route, beside a copy, while one waits for its turn.
+    "GET /delayed HTTP/1.1\r\nHost: web.default\r\n\r\n",
+    "POST /judged HTTP/1.1\r\nHost: web.default\r\nContent-Length: 60000\r\n\r\n{\"amount\":",
+    "POST /mirrored/hang HTTP/1.1\r\nHost: web.default\r\nContent-Length: 60000\r\n\r\npart",
+    "GET /queued/hang HTTP/1.1\r\nHost: web.default\r\n\r\n",
 ];
 
 fn leave(ground: &Ground, side: Side) -> Outcome {

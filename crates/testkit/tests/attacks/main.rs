@@ -11,12 +11,15 @@
 
 mod bare;
 mod bodies;
+mod doors;
 mod downgrade;
+mod ejection;
 mod flood;
 mod framing;
 mod ground;
 mod leave;
 mod naive;
+mod names;
 mod program;
 mod sizes;
 mod slow;
@@ -129,6 +132,9 @@ fn main() {
         upstream::ATTACKS,
         bodies::ATTACKS,
         leave::ATTACKS,
+        doors::ATTACKS,
+        names::ATTACKS,
+        ejection::ATTACKS,
         storm::ATTACKS,
     ]
     .concat();

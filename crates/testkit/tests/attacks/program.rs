@@ -103,7 +103,16 @@ impl Raw {
             let text = String::from_utf8_lossy(&head).into_owned();
             let path = text.split(' ').nth(1).unwrap_or_default().to_owned();
             let early = path.contains("/early");
-            if !early && !path.contains("/hold") {
+            if path.contains("/swallow") {
+                // Without keeping it.
+                let length = text.to_ascii_lowercase();
+                let length = length.split_once("content-length: ").map_or("", |(_, l)| l);
+                let length = length.split('\r').next().and_then(|l| l.parse().ok());
+                io::copy(
+                    &mut (&mut reader).take(length.unwrap_or(0)),
+                    &mut io::sink(),
+                )?;
+            } else if !early && !path.contains("/hold") {
                 let reading = *self.reading.lock().expect("no panic");
                 let body = read_body(&mut reader, &head, reading)?;
                 self.bytes.fetch_add(body.len(), SeqCst);

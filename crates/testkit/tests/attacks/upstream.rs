@@ -26,7 +26,94 @@ pub(crate) const ATTACKS: &[Attack] = &[
         name: "no streams allowed, then GOAWAY",
         run: |g, s| left(g, s, Order::SettingsFirst),
     },
+    Attack {
+        row: 10,
+        name: "fifty thousand interim answers over HTTP/2",
+        run: interim,
+    },
 ];
+
+/// Interim answers of the program before its last one.
+const INTERIM: usize = 50_000;
+
+/// They come to nothing, as at an Envoy that is not told to pass them on: the caller gets the answer alone.
+fn interim(ground: &Ground, side: Side) -> Outcome {
+    if side == Side::Open {
+        let mut h2 = crate::wire::H2::open(listen_at(0, hint), &[]);
+        h2.send(&crate::wire::get(1, "/"));
+        let came = std::iter::from_fn(|| h2.next().ok().flatten())
+            .filter(|got| got.kind == HEADERS)
+            .take(INTERIM)
+            .count();
+        return outcome(came == INTERIM, format!("{came} came"));
+    }
+    let own = free_port();
+    let port = format!("{own}/http2");
+    let published = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let publish = published.to_string();
+    let options = [
+        "-s",
+        "hints",
+        "-p",
+        &port,
+        "--capture",
+        "proxy",
+        "--publish",
+        &publish,
+    ];
+    let run = ground.mesh.run(
+        "hints",
+        &options,
+        &["sh", "-c", "echo started; exec sleep 100000"],
+    );
+    until(&format!("the sidecar: {}", run.err()), SOON, || {
+        run.out().contains("started").then_some(())
+    });
+    listen_at(own, hint);
+    let sidecar = ground.mesh.sidecar_of(&run).expect("a sidecar");
+    let resident = || naka_testkit::program::resident_bytes(sidecar);
+    let before = resident();
+    let answer = until(&format!("an answer: {}", run.err()), SOON, || {
+        crate::ground::get(published, "/").filter(|answer| status(answer) == "200")
+    });
+    let came = answer.matches("HTTP/1.1 1").count();
+    let grown = resident().saturating_sub(before) >> 20;
+    outcome(
+        came > 0 || grown > 8,
+        format!("{came} came, then 200, {grown} MiB more"),
+    )
+}
+
+/// A program that has much to hint at.
+fn hint(stream: TcpStream) {
+    let _ = hints(stream);
+}
+
+fn hints(mut stream: TcpStream) -> io::Result<()> {
+    stream.read_exact(&mut [0; 24])?;
+    stream.write_all(&frame(SETTINGS, 0, 0, &[]))?;
+    loop {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head)?;
+        let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
+        let mut payload = vec![0; length];
+        stream.read_exact(&mut payload)?;
+        let number = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+        match (head[3], head[4] & ACK) {
+            (SETTINGS, 0) => stream.write_all(&frame(SETTINGS, ACK, 0, &[]))?,
+            (PING, 0) => stream.write_all(&frame(PING, ACK, 0, &payload))?,
+            (HEADERS, _) => {
+                let early = crate::wire::field(b":status", b"103");
+                let early = frame(HEADERS, END_HEADERS, number, &early).repeat(100);
+                for _ in 0..INTERIM / 100 {
+                    stream.write_all(&early)?;
+                }
+                stream.write_all(&frame(HEADERS, END_HEADERS | END_STREAM, number, &[0x88]))?;
+            }
+            _ => {}
+        }
+    }
+}
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Order {

@@ -133,6 +133,14 @@ pub(crate) struct Got {
     pub(crate) payload: Vec<u8>,
 }
 
+impl Got {
+    /// The name of its code, if it is a GOAWAY.
+    pub(crate) fn farewell(&self) -> Option<&'static str> {
+        let code = self.payload.get(4..8)?.first_chunk::<4>()?;
+        (self.kind == GOAWAY).then(|| code_name(u32::from_be_bytes(*code)))
+    }
+}
+
 /// An HTTP/2 connection whose frames are written by hand.
 pub(crate) struct H2 {
     pub(crate) stream: TcpStream,
@@ -140,6 +148,14 @@ pub(crate) struct H2 {
 }
 
 impl H2 {
+    /// The frames that come on a connection that somebody else writes to.
+    pub(crate) fn on(stream: TcpStream) -> Self {
+        Self {
+            stream,
+            buffer: Vec::new(),
+        }
+    }
+
     /// With the preface and these settings said.
     pub(crate) fn open(address: SocketAddr, settings: &[(u16, u32)]) -> Self {
         let mut stream = connect(address, QUIET);
@@ -205,19 +221,18 @@ impl H2 {
         while Instant::now() < end {
             match self.next() {
                 Ok(Some(got)) if got.kind == HEADERS && got.stream == stream => return Ok(()),
-                Ok(Some(got)) if got.kind == GOAWAY => {
-                    let code = got.payload.get(4..8).and_then(|c| c.first_chunk::<4>());
-                    goaway = code.map(|code| u32::from_be_bytes(*code));
-                }
+                Ok(Some(got)) if got.kind == GOAWAY => goaway = got.farewell(),
                 Ok(Some(got)) if got.kind == SETTINGS && got.flags & ACK == 0 => {
                     self.send(&frame(SETTINGS, ACK, 0, &[]));
                 }
-                Ok(_) if alive => {}
-                Ok(_) | Err(()) => break,
+                // What was said before the end can still be read.
+                Ok(Some(_)) => {}
+                Ok(None) if alive => {}
+                Ok(None) | Err(()) => break,
             }
         }
         Err(match goaway {
-            Some(code) => format!("closed with {}", code_name(code)),
+            Some(code) => format!("closed with {code}"),
             None => "closed".to_owned(),
         })
     }

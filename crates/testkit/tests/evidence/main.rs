@@ -10,6 +10,7 @@ mod captured;
 mod change;
 mod check;
 mod cli;
+mod conformance;
 mod count;
 mod crowd;
 mod databases;

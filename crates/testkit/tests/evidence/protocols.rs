@@ -1,11 +1,9 @@
-//! Protocols as their own libraries speak them, through both sidecars: gRPC in every form, WebSockets, and the suite of
-//! HTTP/2's own conformance on every listener that takes HTTP/2.
+//! Protocols as their own libraries speak them, through both sidecars: gRPC in every form, and WebSockets.
 
 use crate::newcomer::{program, venv};
 use naka_testkit::mesh::{Mesh, SOON};
 use naka_testkit::program::{Program, free_port};
 use naka_testkit::wait::until;
-use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -98,133 +96,4 @@ fn websockets_pass_their_own_library() {
         .output()
         .expect("python");
     assert!(!failed.status.success());
-}
-
-/// h2spec, built by `scripts/setup.sh peers`.
-fn h2spec() -> PathBuf {
-    PathBuf::from(venv("h2spec"))
-}
-
-/// What h2spec says of a listener: its last line, which is there only when it ran.
-#[expect(clippy::print_stdout, reason = "the line that the evidence shows")]
-fn conformance(port: u16, options: &[&str]) -> String {
-    let output = Command::new(h2spec())
-        .args([
-            "--strict",
-            "-h",
-            "127.0.0.1",
-            "-p",
-            &port.to_string(),
-            "-o",
-            "5",
-        ])
-        .args(options)
-        .output()
-        .expect("h2spec starts");
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let failed: Vec<&str> = text.lines().filter(|line| line.contains('×')).collect();
-    let last = text
-        .lines()
-        .rfind(|line| line.contains(" tests, "))
-        .unwrap_or("it did not run");
-    println!("h2spec {options:?} on port {port}: {last}");
-    let failures = text.split_once("Failures:").map_or("", |(_, told)| told);
-    assert!(failed.is_empty(), "{failures}");
-    last.to_owned()
-}
-
-/// All tests ran and none failed. One of them needs an answer longer than a small body and is skipped without it.
-#[track_caller]
-fn assert_conforms(line: &str) {
-    let all = [
-        "147 tests, 146 passed, 1 skipped, 0 failed",
-        "147 tests, 147 passed, 0 skipped, 0 failed",
-    ];
-    assert!(all.contains(&line), "{line}");
-}
-
-const GATEWAY: &str = "apiVersion: networking.istio.io/v1
-kind: Gateway
-metadata: {name: edge, namespace: istio-system}
-spec:
-  selector: {istio: ingressgateway}
-  servers:
-  - {port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}
----
-apiVersion: networking.istio.io/v1
-kind: VirtualService
-metadata: {name: edge, namespace: default}
-spec:
-  hosts: ['*']
-  gateways: [istio-system/edge]
-  http:
-  - route: [{destination: {host: web, port: {number: 80}}}]
----
-apiVersion: security.istio.io/v1
-kind: PeerAuthentication
-metadata: {name: open, namespace: default}
-spec: {mtls: {mode: PERMISSIVE}}
-";
-
-#[test]
-fn h2spec_finds_no_fault_on_any_http2_listener() {
-    let mesh = Mesh::up();
-    let (edge, published) = (free_port(), free_port());
-    let publish = format!("127.0.0.1:{published}");
-    let port = free_port().to_string();
-    let python = venv("python3");
-    let declared = format!("{port}/http");
-    let options = [
-        "-s",
-        "web",
-        "-p",
-        &declared,
-        "--publish",
-        &publish,
-        "--capture",
-        "proxy",
-    ];
-    let server = [&python, "-m", "http.server", &port, "--bind", "127.0.0.1"];
-    let run = mesh.run("web", &options, &server);
-    mesh.wait_ready("web", Some(&port), &run);
-    mesh.apply("edge.yaml", GATEWAY);
-    let bind = format!("80=127.0.0.1:{edge}");
-    let arguments = ["proxy", "gateway", "-p", &bind];
-    let gateway =
-        Program::start("gateway", mesh.home(), &mut mesh.command(arguments)).expect("start");
-    for port in [edge, published] {
-        until(
-            format_args!("port {port} answers: {}", gateway.said()),
-            SOON,
-            || {
-                let url = format!("http://127.0.0.1:{port}/");
-                let answer = naka_testkit::http1::Client::open(&url)
-                    .ok()?
-                    .request("GET", &url, &[], b"")
-                    .ok()?;
-                (answer.status == 200).then_some(())
-            },
-        );
-        assert_conforms(&conformance(port, &[]));
-    }
-    // Plain callers of the port that mesh peers use.
-    let all = mesh.workloads();
-    let web = all.iter().find(|w| w["service"] == "web").expect("web");
-    let inbound = web["ports"][0]["inbound_address"]
-        .as_str()
-        .and_then(|a| a.rsplit_once(':'));
-    let inbound: u16 = inbound
-        .and_then(|(_, port)| port.parse().ok())
-        .expect("a port");
-    assert_conforms(&conformance(inbound, &[]));
-    // The twin: a port that speaks no HTTP/2 conforms to nothing.
-    let other = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    let silent = other.local_addr().expect("bound").port();
-    drop(other);
-    let output = Command::new(h2spec())
-        .args(["-h", "127.0.0.1", "-p", &silent.to_string(), "-o", "1"])
-        .output()
-        .expect("h2spec starts");
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(!text.contains("147 tests, 14"), "{text}");
 }
