@@ -117,7 +117,7 @@ impl Hostile {
                 self.port
             )
         };
-        KINDS.iter().map(|kind| entry(&kind)).collect()
+        KINDS.iter().map(entry).collect()
     }
 
     fn asked(&self, kind: &str) -> usize {

@@ -66,14 +66,14 @@ fn interim(ground: &Ground, side: Side) -> Outcome {
         &options,
         &["sh", "-c", "echo started; exec sleep 100000"],
     );
-    until(&format!("the sidecar: {}", run.err()), SOON, || {
+    until(format!("the sidecar: {}", run.err()), SOON, || {
         run.out().contains("started").then_some(())
     });
     listen_at(own, hint);
     let sidecar = ground.mesh.sidecar_of(&run).expect("a sidecar");
     let resident = || naka_testkit::program::resident_bytes(sidecar);
     let before = resident();
-    let answer = until(&format!("an answer: {}", run.err()), SOON, || {
+    let answer = until(format!("an answer: {}", run.err()), SOON, || {
         crate::ground::get(published, "/").filter(|answer| status(answer) == "200")
     });
     let came = answer.matches("HTTP/1.1 1").count();

@@ -14,7 +14,6 @@ use naka_testkit::wait::until;
 use naka_types::spiffe::SpiffeId;
 use std::net::SocketAddr;
 use std::process::Command;
-use std::sync::Arc;
 use tokio::net::{TcpListener, TcpStream};
 
 /// What h2spec says of a listener: its last line, which is there only when it ran.
@@ -256,7 +255,8 @@ fn h2spec_finds_no_fault_on_any_http2_listener() {
     assert!(bad.is_empty(), "{bad:?}");
     // Calls that are captured: h2spec is the program.
     let spec = venv("h2spec");
-    let command = [&spec, "--strict", "-h", "web", "-p", "80", "-o", "5"];
+    let host = "web.default.svc.cluster.local";
+    let command = [&spec, "--strict", "-h", host, "-p", "80", "-o", "5"];
     let mut run = ground.mesh.run("captured", &["-s", "captured"], &command);
     run.wait(SOON * 6).expect("it ends");
     let line = told("captured calls", &run.out());
