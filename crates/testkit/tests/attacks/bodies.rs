@@ -111,7 +111,8 @@ fn large_body(ground: &Ground, side: Side, path: &str) -> Outcome {
         // The twin is a server of this very process, which keeps what it is sent.
         Side::Open => resident_bytes(std::process::id()),
     };
-    let before = resident();
+    // What others of this process free meanwhile must not hide what is kept here.
+    let mut least = resident();
     let mut stream = connect(ground.http1(side), Duration::from_secs(5));
     let head =
         format!("POST {path} HTTP/1.1\r\nHost: web.default\r\nContent-Length: {LARGE}\r\n\r\n");
@@ -121,7 +122,9 @@ fn large_body(ground: &Ground, side: Side, path: &str) -> Outcome {
     while sent < LARGE && stream.write_all(&part).is_ok() {
         sent += part.len();
         if sent.is_multiple_of(1 << 20) {
-            most = most.max(resident().saturating_sub(before));
+            let now = resident();
+            least = least.min(now);
+            most = most.max(now - least);
         }
     }
     let (answer, _) = read_all(&mut stream);
