@@ -233,7 +233,7 @@ impl Drop for Io {
                     stream.try_write(&sealed)
                 })
             }
-            Kind::Dialled(_) | Kind::Tunnel(_) => Ok(0),
+            Kind::Unix(_) | Kind::Dialled(_) | Kind::Tunnel(_) => Ok(0),
         };
     }
 }
