@@ -200,24 +200,40 @@ fn others(value: &Value, ty: Option<Ty>) -> Vec<Value> {
     }
 }
 
-fn changed(raw: &Value, place: &[String], other: Option<&Value>) -> Value {
+fn changed(raw: &Value, place: &[String], value: &Value) -> Value {
     let mut raw = raw.clone();
-    if let Some(value) = other {
-        if let Some(slot) = raw.pointer_mut(&pointer(place)) {
-            *slot = value.clone();
-        }
-        return raw;
-    }
-    let Some((last, around)) = place.split_last() else {
-        return raw;
-    };
-    if let Some(fields) = raw
-        .pointer_mut(&pointer(around))
-        .and_then(Value::as_object_mut)
-    {
-        fields.remove(last);
+    if let Some(slot) = raw.pointer_mut(&pointer(place)) {
+        *slot = value.clone();
     }
     raw
+}
+
+/// Leaves a field out. Whether the block stood empty without it?
+fn leave_out(raw: &mut Value, place: &[String]) -> bool {
+    let Some((last, around)) = place.split_last() else {
+        return false;
+    };
+    let block = raw.pointer_mut(&pointer(around));
+    let Some(fields) = block.and_then(Value::as_object_mut) else {
+        return false;
+    };
+    fields.remove(last);
+    fields.is_empty()
+}
+
+/// The object without a field: the field alone left out; then with it the blocks that hold nothing else, since an empty
+/// block is often none that may be written (`authority: {}`).
+fn without(raw: &Value, place: &[String]) -> Vec<Value> {
+    let mut now = raw.clone();
+    let mut all = Vec::new();
+    for depth in (1..=place.len()).rev() {
+        let emptied = leave_out(&mut now, &place[..depth]);
+        all.push(now.clone());
+        if !emptied {
+            break;
+        }
+    }
+    all
 }
 
 fn errors(case: &Case, raw: &Value) -> (Option<Object>, usize) {
@@ -251,9 +267,8 @@ pub fn proven(file: &File, all: &Decoded, wanted: &BTreeSet<Field>) -> BTreeMap<
     let mut found: BTreeMap<Field, Seen> = BTreeMap::new();
     for (index, object) in all.objects.iter().enumerate() {
         let before = errors(case, &object.raw).1;
-        let with = |place: &Place, other: Option<&Value>| {
-            let raw = changed(&object.raw, place, other);
-            decoded(case, &raw, before).is_some_and(|object| {
+        let noticed = |raw: &Value| {
+            decoded(case, raw, before).is_some_and(|object| {
                 let mut all = all.clone();
                 all.objects[index] = object;
                 notices(file, &all)
@@ -271,12 +286,12 @@ pub fn proven(file: &File, all: &Decoded, wanted: &BTreeSet<Field>) -> BTreeMap<
             let seen = found.entry(key).or_default();
             let value = object.raw.pointer(&pointer(&place)).cloned();
             let value = value.unwrap_or_default();
-            seen.absent = seen.absent || with(&place, None);
+            seen.absent = seen.absent || without(&object.raw, &place).iter().any(noticed);
             let ty = types.get(&path).copied();
             seen.boundary = seen.boundary
                 || others(&value, ty)
                     .iter()
-                    .any(|other| with(&place, Some(other)));
+                    .any(|other| noticed(&changed(&object.raw, &place, other)));
         }
     }
     found.retain(|_, seen| *seen != Seen::default());
@@ -308,9 +323,10 @@ pub fn twins(twin: &Twin, objects: &[Object]) -> Result<Vec<(Option<Value>, Vec<
         anyhow::bail!("twin of {}: it has no {path}", twin.of);
     }
     let with = |value: Option<&Value>| {
-        let raw = here
-            .iter()
-            .fold(object.raw.clone(), |raw, place| changed(&raw, place, value));
+        let raw = here.iter().fold(object.raw.clone(), |raw, place| {
+            let gone = || without(&raw, place).pop().unwrap_or_default();
+            value.map_or_else(gone, |value| changed(&raw, place, value))
+        });
         (value.cloned(), rest().chain([raw]).collect())
     };
     let values = twin.values.iter().map(Some);

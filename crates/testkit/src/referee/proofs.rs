@@ -18,26 +18,30 @@ fn enforced(kind: Kind) -> impl Iterator<Item = Field> {
     all.map(move |row| (kind, row.path))
 }
 
-/// Looks through all cases for everything they prove: minutes, so only when the list is written.
+/// Looks through all cases for everything they prove: minutes, so only when the list is written. A field that no case
+/// sees both left out and changed has a line for each of two cases.
 fn search() -> String {
-    let mut known: BTreeMap<Field, (Seen, String)> = BTreeMap::new();
+    let mut known: BTreeMap<Field, Vec<(Seen, String)>> = BTreeMap::new();
     for path in paths().expect("cases") {
         let file = File::read(&path).expect("a case");
         let all = file.objects().expect("objects");
         let wanted = all.objects.iter().flat_map(|object| enforced(object.kind));
         let done = |key: &Field| {
-            known
-                .get(key)
-                .is_some_and(|(seen, _)| seen.absent && seen.boundary)
+            let known = known.get(key).into_iter().flatten();
+            known.into_iter().any(|(seen, _)| both(*seen))
         };
         let wanted = wanted.filter(|key| !done(key)).collect();
         for (key, seen) in proven(&file, &all, &wanted) {
-            let better = known.get(&key).is_none_or(|(known, _)| {
-                u8::from(seen.absent) + u8::from(seen.boundary)
-                    > u8::from(known.absent) + u8::from(known.boundary)
-            });
-            if better {
-                known.insert(key, (seen, format!("cases/{}", file.name)));
+            let cases = known.entry(key).or_default();
+            if both(seen) {
+                cases.clear();
+            }
+            let mut joined = Seen::default();
+            cases.iter().for_each(|(seen, _)| joined.join(*seen));
+            let before = joined;
+            joined.join(seen);
+            if joined != before {
+                cases.push((seen, format!("cases/{}", file.name)));
             }
         }
     }
@@ -45,10 +49,16 @@ fn search() -> String {
         "# Fields and the case that proves each: with the field taken out or changed, a request of the case gets another\n\
          # verdict. Made by NAKA_WRITE_DOCS=1 cargo test -p naka-testkit --lib proofs; do not edit.\n",
     );
-    for ((kind, path), (_, name)) in &known {
-        let _ = writeln!(text, "{kind} {path} {name}");
+    for ((kind, path), cases) in &known {
+        for (_, name) in cases {
+            let _ = writeln!(text, "{kind} {path} {name}");
+        }
     }
     text
+}
+
+fn both(seen: Seen) -> bool {
+    seen.absent && seen.boundary
 }
 
 #[test]

@@ -188,6 +188,11 @@ impl Verdict {
     fn shares_differ(&self, all: &[Seen]) -> Option<String> {
         let last = || all.iter().filter_map(|one| one.arrivals.last());
         let count = last().count();
+        // Of nothing every share would be right.
+        if count == 0 {
+            let status: BTreeSet<u16> = all.iter().map(|one| one.status).collect();
+            return Some(format!("reaches nobody; answered with {status:?}"));
+        }
         for (name, percent) in &self.shares {
             let hits = last()
                 .filter(|one| one.endpoint == *name || one.clusters.contains(name))

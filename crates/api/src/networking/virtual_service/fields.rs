@@ -74,7 +74,12 @@ const ROUTE: &[Field] = &[
 ];
 
 const HTTP_MATCH: &[Field] = &[
-    f("name", Ty::Str, Yes, "For people."),
+    f(
+        "name",
+        Ty::Str,
+        Yes,
+        "Said after the route's name, in logs and by explain: `route.match`.",
+    ),
     f(
         "uri",
         STRING_MATCH,

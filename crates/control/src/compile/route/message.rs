@@ -57,8 +57,13 @@ fn message(model: &Model, wanted: &HttpMatch) -> Route {
     };
     let request = &model.headers.request;
     let response = &model.headers.response;
+    // As in Istio: a match says its name after the route's.
+    let name = match &wanted.name {
+        Some(own) => format!("{}.{own}", model.name),
+        None => model.name.clone(),
+    };
     Route {
-        name: model.name.clone(),
+        name,
         r#match: Some(condition(wanted)),
         metadata: model.origin.as_ref().map(origin),
         request_headers_to_add: additions(request),

@@ -28,7 +28,7 @@ spec:
   gateways: [mesh, edge]
   http:
   - match:
-    - {scheme: {exact: gopher}}
+    - {name: burrow, scheme: {exact: gopher}}
     - {scheme: {prefix: wonder}}
     - {scheme: {regex: odd.*}}
     - {uri: {exact: /only-at-the-edge}, gateways: [edge]}
@@ -146,6 +146,8 @@ fn rows() -> Vec<Row> {
             "192.0.2.7",
         ),
         (ROUTE, "{exact: gopher}", "{exact: http}", host(), "gopher"),
+        (ROUTE, "name: burrow, ", "", host(), ".burrow"),
+        (ROUTE, "burrow", "other", host(), ".burrow"),
         (
             ROUTE,
             "{prefix: wonder}",
