@@ -330,5 +330,7 @@ pub fn twins(twin: &Twin, objects: &[Object]) -> Result<Vec<(Option<Value>, Vec<
         (value.cloned(), rest().chain([raw]).collect())
     };
     let values = twin.values.iter().map(Some);
-    Ok(std::iter::once(None).chain(values).map(with).collect())
+    // What is required has no value to be left out.
+    let absent = (!required(&(object.kind, path.clone()))).then_some(None);
+    Ok(absent.into_iter().chain(values).map(with).collect())
 }
