@@ -278,8 +278,8 @@ impl Mesh {
         let port = program.port();
         let name: Arc<str> = format!("inbound|{port}||").into();
         let mut builder = SnapshotBuilder::new("shop");
-        // As the control plane sends it: the port says what is spoken, the cluster does not.
-        let cluster = self.cluster(&name, Protocol::Auto, &[(program, false)], None);
+        // As the control plane sends it: port and cluster both say what is spoken.
+        let cluster = self.cluster(&name, protocol, &[(program, false)], None);
         builder.put_inbound(Arc::new(Inbound {
             port,
             protocol,
