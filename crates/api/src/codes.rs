@@ -103,7 +103,7 @@ codes! {
         "a proxy that could not reach the control plane for a day", "Let it reach the control plane; its log (`proxy.log`) says why it could not.";
     E918: "A proxy refuses a part of its configuration and keeps what it had.",
         "a proxy that knows less than the control plane sends", "See `naka status` for the proxy's words.";
-    E920: "A service that nothing declares and no workload runs under. Found by `naka why`, as are E921 to E924 and W920 to W922.",
+    E920: "A service that nothing declares and no workload runs under. Found by `naka why`, as are E921 to E926 and W920 to W925; `naka explain` tells E924 to E926 and W923 to W925 too.",
         "`naka why paymnet`", "Correct the name or its namespace (`-n`), or start a workload under it.";
     E921: "A service without any endpoint: its selector fits no workload, or the workload that fits may not serve it.",
         "`selector: {app: payments}` while the workload has `app: payment`", "Correct the selector or the workload's labels (`naka run -l`), or name its service account in `naka.dev/service-accounts`.";
@@ -111,8 +111,12 @@ codes! {
         "the program crashed, or its port does not answer", "Look at the workloads named: does the program listen, does its sidecar run (`naka get workloads`)?";
     E923: "A service port that leads where no workload listens.",
         "`targetPort: 8081` while the program listens on 8080", "Correct `targetPort`, or the port of the workload (`naka run -p`).";
-    E924: "A DestinationRule turns TLS off towards a service whose PeerAuthentication lets nobody in without it: calls are refused.",
+    E924: "A DestinationRule turns TLS off, or calls by TLS without the mesh's certificate, towards a service whose PeerAuthentication lets nobody in without it: calls are refused.",
         "`trafficPolicy.tls.mode: DISABLE` with `mtls.mode: STRICT`", "Remove `tls.mode`, or make the PeerAuthentication PERMISSIVE.";
+    E925: "A route leads to a subset whose labels no workload of the service has: its requests get 503.",
+        "`labels: {version: v3}` while workloads have `version: v1`", "Correct the subset's labels, or start a workload with them (`naka run -l`).";
+    E926: "A host that is not served at a gateway because its objects do not fit together: the VirtualService is not bound to the Gateway, the Gateway has no server for its host, or other proxies are selected.",
+        "a VirtualService for `shop.example.com` without `gateways`", "Bind the VirtualService (`gateways: [namespace/name]`), add the host to a server, or correct the Gateway's selector.";
     E960: "The watched directory, or a file of it, cannot be read. What it gave stays in force.",
         "the directory was moved; a file is not UTF-8", "Bring it back, or correct the file named.";
     E961: "Two files of the watched directory hold different versions of one object; which one is meant is unknown. Its last good version stays in force.",
@@ -170,6 +174,12 @@ codes! {
         "`consecutive5xxErrors: 1`", "Use 3 or more errors, a `baseEjectionTime` of 30s and a `maxEjectionPercent` of 50 or less.";
     W922: "A limit so small that the breaker is open whenever two callers come together.",
         "`http1MaxPendingRequests: 1`", "Raise the limit above the calls that come at the same time, or remove it.";
+    W923: "A VirtualService for the host that the caller's namespace does not see: it decides nothing there.",
+        "`exportTo: ['.']` and a caller in another namespace", "Widen `exportTo`, or remove it.";
+    W924: "A VirtualService for a name that no service has, one or two letters off from one that exists.",
+        "`hosts: [paymnet]`", "Correct the host, unless that name is meant.";
+    W925: "A service that its caller cannot call by name: the caller's Sidecar leaves it out, or the service is not exported to the caller's namespace.",
+        "`egress: [{hosts: [\"shop/*\"]}]` in the caller's namespace", "Add the host to the Sidecar's egress hosts, or export the service.";
     W950: "Many workloads vanished at once, too many to be believed: none of them is removed until the control plane is sure. Their endpoints are still in use.",
         "the control plane restarts while half of the workloads cannot reach it", "Wait for them to return, or look for what cuts them off; those that really ended leave after their lease.";
     W951: "The packet rules that capture a whole machine (`--capture host`) were changed by somebody. They are put right within seconds; in between calls went around the mesh.",

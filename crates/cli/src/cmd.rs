@@ -1,7 +1,8 @@
-//! One file per command, named as it is typed.
+//! One file per command, named as it is typed; `causes` is what `explain` and `why` share.
 
 pub(crate) mod apply;
 pub(crate) mod backup;
+pub(crate) mod causes;
 pub(crate) mod check;
 pub(crate) mod context;
 pub(crate) mod control;

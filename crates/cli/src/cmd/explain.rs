@@ -42,7 +42,8 @@ pub(crate) async fn run(args: &args::Explain, context: Option<&str>) -> Outcome 
     } else {
         world::of_files(&args.files, &args.namespace, &asked.host)?
     };
-    let explained = request::explain(&found.world, &asked);
+    let mut explained = request::explain(&found.world, &asked);
+    asked.causes(&found.world, &mut explained);
     match args.output {
         Some(Output::Json) => out::json(&explained.to_json(&found.notes)),
         Some(Output::Yaml) => out::raw(out::yaml(&explained.to_json(&found.notes))),

@@ -81,6 +81,7 @@ fn tiers() {
         "tiers",
         &[
             ("DestinationRule/premium", "premium"),
+            ("DestinationRule/standard", "savings"),
             ("VirtualService/tiers", "savings"),
         ],
     );
@@ -103,6 +104,7 @@ fn merchants() {
         "merchants",
         &[
             ("DestinationRule/merchants", "stays with"),
+            ("VirtualService/merchants", "floods"),
             ("LocalRateLimit/merchants", "floods"),
         ],
     );
@@ -112,7 +114,10 @@ fn merchants() {
 fn bank_failover() {
     proves(
         "bank-failover",
-        &[("DestinationRule/banks", "every payment succeeds")],
+        &[
+            ("DestinationRule/banks", "every payment succeeds"),
+            ("VirtualService/banks", "share the payments"),
+        ],
     );
 }
 
@@ -122,6 +127,7 @@ fn booking() {
         "booking",
         &[
             ("DestinationRule/tickets", "own region"),
+            ("VirtualService/booking", "shared service"),
             ("DestinationRule/seats", "region named"),
         ],
     );

@@ -2,6 +2,7 @@
 
 use super::explained::{Explained, Got, Sent};
 use crate::args;
+use crate::cmd::causes;
 use crate::exit::{Exit, Outcome};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
@@ -160,6 +161,35 @@ impl Answer {
             None => return None,
         };
         Some(Self::Status(status.parse().ok()?, header))
+    }
+}
+
+impl Asked {
+    /// What else about the objects explains the answer.
+    pub(crate) fn causes(&self, world: &World, explained: &mut Explained) {
+        if !self.gateway.is_empty() {
+            let refused = explained.got.as_ref().and_then(|got| got.reason);
+            if explained.closed || refused == Some(Reason::NoRoute) {
+                let all = causes::of_gateway(world, &self.gateway, self.port, &self.host);
+                causes::merge(&mut explained.findings, all);
+            }
+            return;
+        }
+        let knows = |host: &str| {
+            let host = Host::parse(host).ok();
+            host.is_some_and(|host| world.services.contains_key(&host))
+        };
+        let Ok(InMesh::Yes(host)) = names::in_mesh(&self.host, &self.namespace, knows) else {
+            let host = Host::resolve(&self.host, &self.namespace).ok();
+            let meant = host.filter(|host| causes::hint(world, host).is_some());
+            let told = meant.map(|host| causes::unknown(world, &host));
+            explained.findings.extend(told);
+            return;
+        };
+        let all = causes::of_host(world, &host, Some(&self.namespace));
+        causes::merge(&mut explained.findings, all);
+        let hidden = causes::left_out(world, &host, &self.namespace, &self.labels);
+        explained.findings.extend(hidden);
     }
 }
 

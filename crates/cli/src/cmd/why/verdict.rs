@@ -3,11 +3,12 @@
 //! Pure: the tests' table has a row for each class of trouble and one for its absence. What callers would meet first
 //! comes first: nobody there, nobody healthy, the wrong port, refused by policy; then what is about to go wrong.
 
-use naka_api::codes::{self, Code};
+use crate::cmd::causes::{self, finding};
+use naka_api::codes;
 use naka_control::registry::Health;
 use naka_control::world::{Endpoint, Service, World};
 use naka_types::finding::Finding;
-use naka_types::host::{Host, ROOT_NAMESPACE};
+use naka_types::host::Host;
 use naka_types::labels::selects;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -29,10 +30,6 @@ pub(crate) struct Facts<'a> {
     pub(crate) findings: Vec<Finding>,
 }
 
-fn finding(code: Code, message: String) -> Finding {
-    Finding::new(code.id, message).fix(code.fix)
-}
-
 fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
     value
         .pointer(pointer)
@@ -49,41 +46,22 @@ pub(crate) fn decided_by(facts: &Facts<'_>, host: &Host) -> Vec<String> {
     let namespace = host.service().map_or("", |(_, namespace)| namespace);
     let rules = world.rules.get(host).into_iter().flat_map(|all| all.iter());
     all.extend(rules.map(|object| object.reference().to_string()));
-    all.extend(strict(facts, namespace).map(|(name, _)| name));
+    all.extend(causes::strict(facts.world, namespace).map(|(name, _)| name));
     all
 }
 
 /// What is wrong with a service.
 pub(crate) fn of(facts: &Facts<'_>, host: &Host) -> Vec<Finding> {
     let Some(service) = facts.world.services.get(host) else {
-        return vec![unknown(facts, host)];
+        return vec![causes::unknown(facts.world, host)];
     };
     let mut out = endpoints(facts, service);
-    out.extend(mutual_tls(facts, host, service));
+    causes::merge(&mut out, causes::of_host(facts.world, host, None));
     out.extend(rules(facts, host));
-    out.extend(reported(facts, host));
+    causes::merge(&mut out, reported(facts, host));
+    causes::merge(&mut out, causes::towards(facts.world, host));
     out.extend(proxies(facts, host, service));
-    out
-}
-
-fn unknown(facts: &Facts<'_>, host: &Host) -> Finding {
-    let wanted = host.service().map_or(host.as_str(), |(name, _)| name);
-    let names: Vec<&str> = facts
-        .world
-        .services
-        .values()
-        .map(|s| s.name.as_str())
-        .collect();
-    let elsewhere = facts.world.services.values().find(|s| s.name == wanted);
-    let near = match elsewhere {
-        Some(service) => format!("; there is one in namespace {}", service.namespace),
-        None => naka_api::schema::nearest(wanted, names.into_iter())
-            .map_or_else(String::new, |near| format!("; did you mean {near}?")),
-    };
-    finding(
-        codes::E920,
-        format!("nothing declares {host} and no workload runs under that name{near}"),
-    )
+    out.into_iter().map(causes::weigh).collect()
 }
 
 /// Selector of a declared service.
@@ -208,52 +186,6 @@ fn nobody(facts: &Facts<'_>, service: &Service) -> Finding {
         )
     };
     finding(codes::E921, message).on(object).at("spec.selector")
-}
-
-/// The PeerAuthentication that holds for a namespace, and whether it asks for mTLS.
-fn strict(facts: &Facts<'_>, namespace: &str) -> Option<(String, bool)> {
-    let wide = |namespace: &str| {
-        let all = facts.world.peer_authentications.get(namespace)?;
-        all.iter().find_map(|object| {
-            let policy = object
-                .peer_authentication()
-                .filter(|policy| policy.selector.is_none())?;
-            Some((object.reference().to_string(), policy.mode?))
-        })
-    };
-    let (name, mode) = wide(namespace).or_else(|| wide(ROOT_NAMESPACE))?;
-    let strict = naka_api::security::peer_authentication::MtlsMode::Strict;
-    Some((name, mode == strict))
-}
-
-/// A rule that turns TLS off towards workloads that ask for it.
-fn mutual_tls(facts: &Facts<'_>, host: &Host, service: &Service) -> Vec<Finding> {
-    let Some((policy, true)) = strict(facts, &service.namespace) else {
-        return Vec::new();
-    };
-    let rules = facts
-        .world
-        .rules
-        .get(host)
-        .into_iter()
-        .flat_map(|all| all.iter());
-    let off = |rule: &Value, at: &str| {
-        rule.pointer(&format!("{at}/tls/mode"))
-            .and_then(Value::as_str)
-            == Some("DISABLE")
-    };
-    rules
-        .filter(|rule| off(&rule.raw, "/spec/trafficPolicy"))
-        .map(|rule| {
-            let message = format!(
-                "{} turns TLS off towards {host}, but {policy} lets nobody in without",
-                rule.reference()
-            );
-            finding(codes::E924, message)
-                .on(rule.reference())
-                .at("spec.trafficPolicy.tls.mode")
-        })
-        .collect()
 }
 
 /// Settings that throw endpoints out or callers away too soon.
