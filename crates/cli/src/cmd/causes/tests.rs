@@ -1,9 +1,9 @@
 //! Mistakes as newcomers make them: each is told by its code and in words that name it, and not told once it is mended.
 
-use super::{merge, of_gateway, of_host, unknown};
+use super::{finding, merge, of_gateway, of_host, unknown};
 use crate::cmd::causes::left_out;
 use crate::cmd::explain::world::of_value;
-use naka_api::Mode;
+use naka_api::{Mode, codes};
 use naka_control::world::World;
 use naka_types::finding::Finding;
 use naka_types::host::Host;
@@ -272,7 +272,8 @@ fn a_name_that_the_caller_does_not_know_has_its_cause() {
 
 #[test]
 fn of_two_findings_about_a_field_the_one_with_a_fix_stays() {
-    let plain = Finding::new("L310", "no subset")
+    let plain = finding(codes::L310, "no subset".to_owned())
+        .fix("")
         .on("VirtualService default/pay")
         .at("spec");
     let mut all = vec![plain.clone()];
