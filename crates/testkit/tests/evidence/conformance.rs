@@ -74,6 +74,36 @@ metadata: {name: open, namespace: default}
 spec: {mtls: {mode: PERMISSIVE}}
 ";
 
+/// A program that answers a request when it has all of it. One that answers sooner would end streams on which the suite
+/// still means to send something wrong, and what comes after the end of a stream may be ignored (RFC 9113 5.1).
+const PROGRAM: &str = "
+import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+class Whole(BaseHTTPRequestHandler):
+    protocol_version = 'HTTP/1.1'
+
+    def do_GET(self):
+        left = int(self.headers.get('content-length', 0))
+        self.rfile.read(left)
+        while 'chunked' in self.headers.get('transfer-encoding', ''):
+            size = self.rfile.readline()
+            if not size:
+                return
+            self.rfile.read(int(size, 16))
+            self.rfile.readline()
+            if int(size, 16) == 0:
+                break
+        self.send_response(200)
+        self.send_header('content-length', '400')
+        self.end_headers()
+        self.wfile.write(b'.' * 400)
+
+    do_POST = do_GET
+
+ThreadingHTTPServer(('127.0.0.1', int(sys.argv[1])), Whole).serve_forever()
+";
+
 /// A service, a program that calls it, and a gateway.
 struct Ground {
     mesh: Mesh,
@@ -105,7 +135,7 @@ fn ground() -> Ground {
         "--capture",
         "proxy",
     ];
-    let server = [&python, "-m", "http.server", &port, "--bind", "127.0.0.1"];
+    let server = [&python, "-c", PROGRAM, &port];
     let web = mesh.run("web", &options, &server);
     mesh.wait_ready("web", Some(&port), &web);
     let made = Command::new("openssl")
