@@ -20,6 +20,7 @@ pub(crate) use privileges::{Entry, confine, confine_sidecar};
 pub(crate) use refusal::Refusal;
 
 use refusal::{Facts, Step};
+use rules::Way;
 use rustix::io::Errno;
 use rustix::thread::UnshareFlags;
 use std::io;
@@ -56,7 +57,13 @@ pub(crate) fn make() -> Result<Made, Refusal> {
     // The port numbers below 1024 are this program's own to give away. A read-only /proc/sys (containers) costs only
     // that.
     let _ = std::fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0");
-    rules::load(&rules::render(ipv6)).map_err(refuse(Step::Rules))?;
+    let load = |way| rules::load(&rules::render(ipv6, way));
+    load(Way::Given)
+        .or_else(|error| match error.kind() {
+            io::ErrorKind::NotFound => Err(error),
+            _ => load(Way::Translated),
+        })
+        .map_err(refuse(Step::Rules))?;
     Ok(Made { ipv6 })
 }
 

@@ -35,7 +35,7 @@ use std::time::Duration;
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 
-pub use refused::watch;
+pub use refused::{GROUP as REFUSED_GROUP, watch};
 pub use serve::{bind, serve};
 pub(crate) use stock::Stock;
 
@@ -192,6 +192,16 @@ impl Refusals {
 #[derive(Debug, Serialize, Deserialize)]
 struct Refused {
     refused: u16,
+}
+
+/// Lets a listener take connections that were made to other addresses, which the namespace's rules give to it; an
+/// accepted socket's own address is then the one that was called. Needs `CAP_NET_ADMIN` in the listener's namespace.
+///
+/// # Errors
+/// The system refuses.
+pub fn take_all(listener: impl AsFd) -> io::Result<()> {
+    // The same option serves IPv6.
+    socket2::SockRef::from(&listener).set_ip_transparent_v4(true)
 }
 
 /// Watched by the runtime as a stream, which it is not: only messages are read and written, never `AsyncRead`.

@@ -117,9 +117,12 @@ fn open(spec: &Spec, ipv6: bool) -> Result<Vec<Handed>, String> {
     let mut handed = Vec::new();
     for ip in &loopback {
         let (outbound, dns) = (SocketAddr::new(*ip, OUTBOUND), SocketAddr::new(*ip, DNS));
-        handed.push(tcp(outbound, Kind::Outbound { address: outbound })?);
-        handed.push(udp(dns, Kind::DnsUdp { address: dns })?);
-        handed.push(tcp(dns, Kind::DnsTcp { address: dns })?);
+        let calls = tcp(outbound, Kind::Outbound { address: outbound })?;
+        let names = tcp(dns, Kind::DnsTcp { address: dns })?;
+        for listener in [&calls, &names] {
+            door::take_all(&listener.socket).map_err(|error| format!("the capture: {error}"))?;
+        }
+        handed.extend([calls, udp(dns, Kind::DnsUdp { address: dns })?, names]);
     }
     for (index, upstream) in spec.upstreams.iter().enumerate() {
         handed.push(tcp(*upstream, Kind::Upstream { index })?);

@@ -1,8 +1,9 @@
-//! The loopback device of a fresh namespace: up, with an address that is not loopback, and a default route into itself.
+//! The loopback device of a fresh namespace: up, with an address that is not loopback, and a route that makes every
+//! other address of the world local, too.
 //!
-//! Everything that the program calls is then routable and passes the output hook, where the rules lead it to the
-//! sidecar's listeners. The route names the source address: without it answers would be lost. A few messages of
-//! rtnetlink written by hand, because `ip` need not be installed.
+//! Everything that the program calls then arrives in its own namespace, where the rules lead it to the sidecar's
+//! listeners. The route names the source address: a call from the very address it goes to would be taken for
+//! the program's own. A few messages of rtnetlink written by hand, because `ip` need not be installed.
 
 use super::{ADDRESS4, ADDRESS6};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink};
@@ -25,11 +26,11 @@ const IFA_LOCAL: u16 = 2;
 const IFA_F_NODAD: u8 = 2;
 const RTA_OIF: u16 = 4;
 const RTA_PREFSRC: u16 = 7;
-const RT_TABLE_MAIN: u8 = 254;
+const RT_TABLE_LOCAL: u8 = 255;
 const RTPROT_STATIC: u8 = 4;
 const RT_SCOPE_UNIVERSE: u8 = 0;
-const RT_SCOPE_LINK: u8 = 253;
-const RTN_UNICAST: u8 = 1;
+const RT_SCOPE_HOST: u8 = 254;
+const RTN_LOCAL: u8 = 2;
 
 /// Sets the device up.
 pub(crate) fn up(ipv6: bool) -> io::Result<()> {
@@ -104,7 +105,7 @@ fn address(family: u8, address: &[u8]) -> Vec<u8> {
 fn route(family: u8, source: &[u8]) -> Vec<u8> {
     // struct rtmsg: family, lengths of destination and source, type of service, table, protocol, scope, type, flags.
     let mut body = vec![family, 0, 0, 0];
-    body.extend([RT_TABLE_MAIN, RTPROT_STATIC, RT_SCOPE_LINK, RTN_UNICAST]);
+    body.extend([RT_TABLE_LOCAL, RTPROT_STATIC, RT_SCOPE_HOST, RTN_LOCAL]);
     body.extend(0u32.to_ne_bytes());
     attribute(&mut body, RTA_OIF, &LO.to_ne_bytes());
     attribute(&mut body, RTA_PREFSRC, source);

@@ -70,7 +70,7 @@ pub(super) fn of(step: Step, error: &io::Error, facts: &Facts) -> Refusal {
         ),
         Step::Rules => (
             format!("the redirection rules are refused ({error})"),
-            "load the kernel's parts: sudo modprobe -a nf_tables nft_chain_nat nft_redir nft_reject_inet".to_owned(),
+            "load the kernel's parts: sudo modprobe -a nf_tables nft_tproxy nft_ct nft_log nfnetlink_log nft_chain_nat nft_redir nft_reject_inet".to_owned(),
         ),
         Step::Leave | Step::Map | Step::Links => namespaces(step, error, facts),
     };

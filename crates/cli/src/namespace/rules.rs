@@ -1,10 +1,18 @@
 //! The rules of a namespace: what the program sends goes to the sidecar's listeners, or nowhere.
 //!
-//! Rendered by a pure function and loaded by `nft -f -`. Questions of names come first, so that a resolver on loopback
-//! (127.0.0.53) is answered too. Datagrams that are not such questions are rejected at once: a QUIC client then falls
-//! back to TCP without waiting. Loopback is the program's own and stays as it is.
+//! Rendered by a pure function and loaded by `nft -f -`. Every address is local here (see [`super::links`]), so a call
+//! arrives where it was made to, on loopback; the packet that opens it is given to the sidecar's listener (tproxy), and
+//! the address it was made to is the accepted socket's own. No other packet of a call is looked at and none is tracked:
+//! tracking and translating each of them cost several times what the capture may. Only questions of names over UDP are
+//! translated; they come first, so that a resolver on loopback (127.0.0.53) is answered too. All other datagrams are
+//! rejected at once: a QUIC client then falls back to TCP without waiting. Loopback is the program's own and stays as it
+//! is; calls that it refuses are told to the door (`log`), which hints at what the program may have meant.
+//!
+//! A kernel that lacks a part of this gets [`Way::Translated`]: the same promises by NAT, for more work per packet and
+//! without hints.
 
 use super::{ADDRESS4, ADDRESS6, DNS, OUTBOUND};
+use naka_proxy::door::REFUSED_GROUP;
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use std::ffi::OsStr;
 use std::io::{self, Write};
@@ -16,8 +24,17 @@ use std::process::{Command, Stdio};
 /// Where administrators' programs are; a user's PATH need not have them.
 const SYSTEM: [&str; 3] = ["/usr/sbin", "/sbin", "/usr/local/sbin"];
 
+/// How calls are led to the sidecar.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// Given to its listener; nothing is tracked.
+    Given,
+    /// Translated to its address; everything is tracked.
+    Translated,
+}
+
 /// The ruleset as `nft` reads it.
-pub(crate) fn render(ipv6: bool) -> String {
+pub(crate) fn render(ipv6: bool, way: Way) -> String {
     let mut own = format!("    ip daddr {{ 127.0.0.0/8, {ADDRESS4} }} accept\n");
     let family = if ipv6 {
         own.push_str(&format!("    ip6 daddr {{ ::1, {ADDRESS6} }} accept\n"));
@@ -25,9 +42,52 @@ pub(crate) fn render(ipv6: bool) -> String {
     } else {
         "ip"
     };
+    let chains = match way {
+        Way::Given => given(ipv6, &own),
+        Way::Translated => translated(&own),
+    };
+    format!("table {family} naka {{\n{chains}}}\n")
+}
+
+fn given(ipv6: bool, own: &str) -> String {
+    let to = |port: u16, more: &str| {
+        let mut rules = String::new();
+        let six = ipv6.then_some(("ipv6", "ip6", "[::1]"));
+        for (family, ip, loopback) in std::iter::once(("ipv4", "ip", "127.0.0.1")).chain(six) {
+            rules += &format!(
+                "    meta nfproto {family} {more} tproxy {ip} to {loopback}:{port} accept\n"
+            );
+        }
+        rules
+    };
+    let (names, calls) = (to(DNS, "tcp dport 53"), to(OUTBOUND, "meta l4proto tcp"));
     format!(
-        "table {family} naka {{
-  chain capture {{
+        "  chain sent {{
+    type filter hook output priority -300; policy accept;
+    meta l4proto tcp notrack accept
+    udp dport 53 accept
+{own}    reject
+  }}
+  chain names {{
+    type nat hook output priority -100; policy accept;
+    udp dport 53 redirect to :{DNS}
+  }}
+  chain calls {{
+{names}{own}{calls}    drop
+  }}
+  chain arrived {{
+    type filter hook prerouting priority -150; policy accept;
+    tcp flags & (syn | rst) == 0 accept
+    tcp flags & (syn | ack) == syn jump calls
+    tcp flags & (rst | ack) == (rst | ack) tcp sequence 0 log group {REFUSED_GROUP} queue-threshold 1
+  }}
+"
+    )
+}
+
+fn translated(own: &str) -> String {
+    format!(
+        "  chain capture {{
     type nat hook output priority -100; policy accept;
     udp dport 53 redirect to :{DNS}
     tcp dport 53 redirect to :{DNS}
@@ -35,9 +95,9 @@ pub(crate) fn render(ipv6: bool) -> String {
   }}
   chain rest {{
     type filter hook output priority 0; policy accept;
-{own}    meta l4proto udp reject
+    meta l4proto tcp accept
+{own}    reject
   }}
-}}
 "
     )
 }
@@ -96,23 +156,29 @@ fn find(path: &OsStr) -> Option<PathBuf> {
 
 #[cfg(test)]
 mod tests {
-    use super::render;
+    use super::{Way, render};
 
     #[test]
     fn names_are_asked_before_loopback_is_let_be() {
-        for ipv6 in [false, true] {
-            let rules = render(ipv6);
-            let at = |text: &str| {
-                rules
-                    .find(text)
-                    .unwrap_or_else(|| panic!("{text}: {rules}"))
+        for (ipv6, way) in [
+            (false, Way::Given),
+            (true, Way::Given),
+            (false, Way::Translated),
+            (true, Way::Translated),
+        ] {
+            let rules = render(ipv6, way);
+            let order = match way {
+                Way::Given => ["udp dport 53", "reject", "tcp dport 53", "daddr", ":15001"],
+                Way::Translated => ["udp dport 53", "tcp dport 53", "daddr", ":15001", "reject"],
             };
-            assert!(at("udp dport 53") < at("127.0.0.0/8"));
-            assert!(at("tcp dport 53") < at("127.0.0.0/8"));
-            assert!(at("127.0.0.0/8") < at("redirect to :15001"));
-            assert!(at("redirect to :15001") < at("udp reject"));
+            let mut from = 0;
+            for text in order {
+                let found = rules[from..].find(text);
+                from += found.unwrap_or_else(|| panic!("{text} after {from}: {rules}"));
+            }
             assert_eq!(rules.contains("ip6"), ipv6);
             assert_eq!(rules.starts_with("table inet"), ipv6);
+            assert_eq!(rules.contains("notrack"), way == Way::Given);
         }
     }
 }

@@ -1,116 +1,131 @@
-//! Calls inside the namespace that nobody listens for, seen on its loopback: they make a hint ("nothing listens on
-//! 127.0.0.1:5432 here; did you mean the host's?") possible that the program itself cannot give.
+//! Calls inside the namespace that nobody listens for: they make a hint ("nothing listens on 127.0.0.1:5432 here; did
+//! you mean the host's?") possible that the program itself cannot give.
 //!
 //! The kernel answers a SYN to a closed port with RST and ACK and sequence number 0, and nothing else does; the source
-//! port of that answer is the port that was called. A filter in the kernel keeps every other packet away.
+//! port of that answer is the port that was called. A rule of the namespace logs such answers to a group of netlink
+//! (`nfnetlink_log`), which this listens to: a socket that sees every packet, with a filter, would cost each packet of
+//! each call half a microsecond.
 
-#![expect(
-    unsafe_code,
-    reason = "attaching a packet filter has no safe form in rustix or socket2"
-)]
-
-use rustix::net::{AddressFamily, Protocol, RecvFlags, SocketFlags, SocketType};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, sendto,
+};
 use std::io;
-use std::num::NonZeroU32;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
+
+/// The group that the rule logs refused calls to.
+pub const GROUP: u16 = 1;
 
 const TCP: u8 = 6;
 const IPV4_HEAD: usize = 20;
 const IPV6_HEAD: usize = 40;
 const RST_ACK: u8 = 0x14;
-/// Enough for the longest IPv4 head and the part of TCP's that counts.
-const SEEN: usize = 96;
+/// Enough of a packet for the longest IPv4 head and the part of TCP's that counts.
+const SEEN: u32 = 96;
+/// Room for one message: a packet and what is said about it.
+const MESSAGE: usize = 4096;
 
-/// A socket that sees refused calls in this thread's network namespace. Needs `CAP_NET_RAW` there.
+const NLMSG_ERROR: u16 = 2;
+const NLM_F_REQUEST: u16 = 1;
+const NLM_F_ACK: u16 = 4;
+const NLMSG_HEAD: usize = 16;
+/// After the head of a message of netfilter: family, version, group.
+const NFGEN_HEAD: usize = 4;
+const NFULNL_MSG_PACKET: u16 = 4 << 8;
+const NFULNL_MSG_CONFIG: u16 = 4 << 8 | 1;
+const NFULA_CFG_CMD: u16 = 1;
+const NFULA_CFG_MODE: u16 = 2;
+const NFULNL_CFG_CMD_BIND: u8 = 1;
+const NFULNL_COPY_PACKET: u8 = 2;
+const NFULA_PAYLOAD: u16 = 9;
+
+/// A socket that is told of refused calls in this thread's network namespace. Needs `CAP_NET_ADMIN` there, and the rule.
 ///
 /// # Errors
 /// The system refuses.
 pub fn watch() -> io::Result<OwnedFd> {
-    let every = NonZeroU32::new(u32::from(u16::to_be(libc::ETH_P_ALL as u16)));
     let socket = rustix::net::socket_with(
-        AddressFamily::PACKET,
-        SocketType::DGRAM,
-        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
-        every.map(Protocol::from_raw),
+        AddressFamily::NETLINK,
+        SocketType::RAW,
+        SocketFlags::CLOEXEC,
+        Some(netlink::NETFILTER),
     )?;
-    let mut program = filter();
-    let attached = libc::sock_fprog {
-        len: u16::try_from(program.len()).unwrap_or(0),
-        filter: program.as_mut_ptr(),
-    };
-    // SAFETY: `attached` and the program that it points to outlive the call; the kernel copies both.
-    let answer = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_ATTACH_FILTER,
-            (&raw const attached).cast(),
-            u32::try_from(size_of::<libc::sock_fprog>()).unwrap_or(0),
-        )
-    };
-    if answer != 0 {
-        return Err(io::Error::last_os_error());
+    let to = netlink::SocketAddrNetlink::new(0, 0);
+    sendto(&socket, &configuration(), SendFlags::empty(), &to)?;
+    let mut answer = [0; MESSAGE];
+    let (length, _) = recv(&socket, &mut answer[..], RecvFlags::empty())?;
+    match error_of(&answer[..length]) {
+        Some(0) => {}
+        Some(code) => return Err(io::Error::from_raw_os_error(-code)),
+        None => return Err(io::Error::other("netfilter gave no answer")),
     }
+    rustix::io::ioctl_fionbio(&socket, true)?;
     Ok(socket)
 }
 
-/// Incoming packets (each is seen going out, too) that are IPv4 or IPv6, TCP, RST and ACK, sequence number 0.
-fn filter() -> [libc::sock_filter; 20] {
-    const LOAD_BYTE: u16 = 0x30;
-    const LOAD_BYTE_AT_X: u16 = 0x50;
-    const LOAD_WORD_AT_X: u16 = 0x40;
-    const X_OF_IPV4_HEAD: u16 = 0xb1;
-    const X: u16 = 0x01;
-    const EQUAL: u16 = 0x15;
-    const AND: u16 = 0x54;
-    const RETURN: u16 = 0x06;
-    const PACKET_TYPE: u32 = 0xffff_f000 + 4;
-    const OUTGOING: u32 = 4;
-    let op = |code, k, jt, jf| libc::sock_filter { code, jt, jf, k };
-    let take = u32::try_from(SEEN).unwrap_or(0);
-    [
-        /* 0 */ op(LOAD_BYTE, PACKET_TYPE, 0, 0),
-        /* 1 */ op(EQUAL, OUTGOING, 17, 0),
-        /* 2 */ op(LOAD_BYTE, 0, 0, 0),
-        /* 3 */ op(AND, 0xf0, 0, 0),
-        /* 4 */ op(EQUAL, 0x40, 0, 4),
-        // IPv4: TCP, and X is where it begins.
-        /* 5 */ op(LOAD_BYTE, 9, 0, 0),
-        /* 6 */ op(EQUAL, u32::from(TCP), 0, 12),
-        /* 7 */ op(X_OF_IPV4_HEAD, 0, 0, 0),
-        /* 8 */ op(EQUAL, u32::from(TCP), 4, 10),
-        // IPv6 without extension heads.
-        /* 9 */ op(EQUAL, 0x60, 0, 9),
-        /* 10 */ op(LOAD_BYTE, 6, 0, 0),
-        /* 11 */ op(EQUAL, u32::from(TCP), 0, 7),
-        /* 12 */ op(X, 40, 0, 0),
-        // TCP: flags, then the sequence number.
-        /* 13 */
-        op(LOAD_BYTE_AT_X, 13, 0, 0),
-        /* 14 */ op(AND, u32::from(RST_ACK), 0, 0),
-        /* 15 */ op(EQUAL, u32::from(RST_ACK), 0, 3),
-        /* 16 */ op(LOAD_WORD_AT_X, 4, 0, 0),
-        /* 17 */ op(EQUAL, 0, 0, 1),
-        /* 18 */ op(RETURN, take, 0, 0),
-        /* 19 */ op(RETURN, 0, 0, 0),
-    ]
+/// Joins the group and asks for the front of each packet.
+fn configuration() -> Vec<u8> {
+    let mut message = vec![0; NLMSG_HEAD + NFGEN_HEAD];
+    message[NLMSG_HEAD + 2..].copy_from_slice(&GROUP.to_be_bytes());
+    let mut attribute = |kind: u16, value: &[u8]| {
+        let length = u16::try_from(value.len() + 4).unwrap_or(u16::MAX);
+        message.extend(length.to_ne_bytes());
+        message.extend(kind.to_ne_bytes());
+        message.extend(value);
+        message.resize(message.len().next_multiple_of(4), 0);
+    };
+    attribute(NFULA_CFG_CMD, &[NFULNL_CFG_CMD_BIND]);
+    let [a, b, c, d] = SEEN.to_be_bytes();
+    attribute(NFULA_CFG_MODE, &[a, b, c, d, NFULNL_COPY_PACKET, 0]);
+    let length = u32::try_from(message.len()).unwrap_or(u32::MAX);
+    message[..4].copy_from_slice(&length.to_ne_bytes());
+    message[4..6].copy_from_slice(&NFULNL_MSG_CONFIG.to_ne_bytes());
+    message[6..8].copy_from_slice(&(NLM_F_REQUEST | NLM_F_ACK).to_ne_bytes());
+    message
+}
+
+fn kind_of(message: &[u8]) -> Option<u16> {
+    let kind = message.get(4..6)?.try_into().ok()?;
+    Some(u16::from_ne_bytes(kind))
+}
+
+/// The error number of an acknowledgement.
+fn error_of(message: &[u8]) -> Option<i32> {
+    let code = message.get(NLMSG_HEAD..NLMSG_HEAD + 4)?.try_into().ok()?;
+    (kind_of(message)? == NLMSG_ERROR).then_some(i32::from_ne_bytes(code))
 }
 
 /// The port of the next refused call, if one is waiting.
 pub(super) fn next(socket: &OwnedFd) -> io::Result<Option<u16>> {
-    let mut packet = [0; SEEN];
+    let mut message = [0; MESSAGE];
     loop {
-        match rustix::net::recv(socket, &mut packet[..], RecvFlags::empty()) {
+        match recv(socket, &mut message[..], RecvFlags::empty()) {
             Ok((length, _)) => {
-                // Packets from before the filter was there come unfiltered.
-                if let Some(port) = port(&packet[..length]) {
+                if let Some(port) = packet(&message[..length]).and_then(port) {
                     return Ok(Some(port));
                 }
             }
             Err(rustix::io::Errno::AGAIN) => return Ok(None),
-            Err(rustix::io::Errno::INTR | rustix::io::Errno::NETDOWN) => {}
+            // Some were lost; those that come are not.
+            Err(rustix::io::Errno::INTR | rustix::io::Errno::NOBUFS) => {}
             Err(error) => return Err(error.into()),
         }
+    }
+}
+
+/// The packet that a message tells of.
+fn packet(message: &[u8]) -> Option<&[u8]> {
+    if kind_of(message)? != NFULNL_MSG_PACKET {
+        return None;
+    }
+    let mut rest = message.get(NLMSG_HEAD + NFGEN_HEAD..)?;
+    loop {
+        let word = |at: usize| Some(u16::from_ne_bytes(rest.get(at..at + 2)?.try_into().ok()?));
+        let (length, kind) = (usize::from(word(0)?), word(2)?);
+        let value = rest.get(4..length)?;
+        if kind == NFULA_PAYLOAD {
+            return Some(value);
+        }
+        rest = rest.get(length.next_multiple_of(4)..)?;
     }
 }
 
@@ -130,7 +145,7 @@ fn port(packet: &[u8]) -> Option<u16> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     fn packet(version: u8, protocol: u8, flags: u8, sequence: u32) -> Vec<u8> {
@@ -171,28 +186,33 @@ mod tests {
         }
     }
 
-    #[test]
-    fn the_kernel_shows_a_refused_call_once_and_no_other_packet() {
-        let socket = match watch() {
-            Ok(socket) => socket,
-            // Only root and the maker of a namespace may look at packets.
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return,
-            Err(error) => panic!("{error}"),
-        };
-        for address in ["127.0.0.1:0", "[::1]:0"] {
-            let Ok(listener) = std::net::TcpListener::bind(address) else {
-                continue; // no IPv6 here
-            };
-            let address = listener.local_addr().unwrap();
-            let taken = std::net::TcpStream::connect(address).unwrap();
-            drop((taken, listener));
-            std::net::TcpStream::connect(address).unwrap_err();
-            // Other tests of this machine are refused, too.
-            let mut seen = 0;
-            while let Some(port) = next(&socket).unwrap() {
-                seen += usize::from(port == address.port());
-            }
-            assert_eq!(seen, 1, "{address}");
+    /// A message as the kernel sends it: an attribute of another kind, then the packet.
+    pub(crate) fn message(packet: &[u8]) -> Vec<u8> {
+        let mut message = vec![0; NLMSG_HEAD + NFGEN_HEAD];
+        message[4..6].copy_from_slice(&NFULNL_MSG_PACKET.to_ne_bytes());
+        for (kind, value) in [(1, &[0, 0, 0][..]), (NFULA_PAYLOAD, packet)] {
+            let length = u16::try_from(value.len() + 4).unwrap();
+            message.extend(length.to_ne_bytes());
+            message.extend(u16::to_ne_bytes(kind));
+            message.extend(value);
+            message.resize(message.len().next_multiple_of(4), 0);
         }
+        message
+    }
+
+    #[test]
+    fn a_packet_is_found_in_its_message_and_nothing_else_is_taken_for_one() {
+        let refused = packet(4, TCP, RST_ACK, 0);
+        let told = message(&refused);
+        assert_eq!(super::packet(&told), Some(&refused[..]));
+        for cut in 0..told.len() - 3 {
+            assert_eq!(super::packet(&told[..cut]), None, "cut at {cut}");
+        }
+        let mut other = told.clone();
+        other[4] = 7;
+        assert_eq!(super::packet(&other), None);
+        let mut endless = told;
+        endless[NLMSG_HEAD + NFGEN_HEAD..][..2].fill(0);
+        assert_eq!(super::packet(&endless), None, "an attribute of no length");
     }
 }

@@ -134,7 +134,7 @@ fn a_list_that_does_not_fit_its_sockets_is_refused_by_the_proxy() {
 #[tokio::test]
 async fn refused_calls_are_told_to_whoever_asked() {
     let dir = tempfile::tempdir().unwrap();
-    // What the kernel would show, by hand: a packet is a message.
+    // What the kernel would tell, by hand.
     let (kernel, shown) = rustix::net::socketpair(
         AddressFamily::UNIX,
         SocketType::DGRAM,
@@ -151,7 +151,8 @@ async fn refused_calls_are_told_to_whoever_asked() {
     let mut refusals = Client::connect(&path).unwrap().refusals().unwrap();
     // The question is answered in the order it came in: once a list has arrived, the watcher is known.
     Client::connect(&path).unwrap().list().unwrap();
-    rustix::net::send(&kernel, &packet, SendFlags::empty()).unwrap();
+    let told = refused::tests::message(&packet);
+    rustix::net::send(&kernel, &told, SendFlags::empty()).unwrap();
     assert_eq!(refusals.next().await.unwrap(), 5432);
 }
 

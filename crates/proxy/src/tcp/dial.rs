@@ -134,7 +134,7 @@ pub(crate) async fn addresses(
     all.into_iter()
         .filter(|ip| !inside || !(ip.to_canonical().is_loopback() || ip.is_unspecified()))
         .map(|ip| SocketAddr::new(ip, port))
-        .filter(|address| *address != conn.local)
+        .filter(|address| !conn.is_listener(*address))
         .collect()
 }
 
@@ -150,7 +150,7 @@ pub(crate) async fn resolve(conn: &Conn, host: &str, port: u16) -> Result<Vec<So
         Ok(Ok(addresses)) => addresses.collect(),
         Ok(Err(_)) | Err(_) => return Err(Reason::UnknownHost),
     };
-    if addresses.contains(&conn.local) {
+    if addresses.iter().any(|address| conn.is_listener(*address)) {
         return Err(Reason::LoopDetected);
     }
     if addresses.is_empty() {

@@ -127,13 +127,7 @@ fn disagreed(conn: &Conn, origin: &Origin, reason: Reason, host: &str) {
 /// A connection that the rules of the program's network namespace brought here: to the name that its address stands
 /// for, or, as bytes, to where it was going.
 pub(crate) async fn redirected(conn: Rc<Conn>, stream: TcpStream) {
-    let Some(to) = original(&stream, conn.local) else {
-        return refuse(
-            &conn,
-            Reason::LoopDetected,
-            "a connection to the capturing listener itself",
-        );
-    };
+    let to = original(&stream, conn.local);
     let named = conn
         .worker
         .vips
@@ -158,15 +152,20 @@ pub(crate) async fn redirected(conn: Rc<Conn>, stream: TcpStream) {
     lead(conn, Io::plain(stream), to).await;
 }
 
-/// Where the program connected to before the connection was redirected.
-fn original(stream: &TcpStream, local: SocketAddr) -> Option<SocketAddr> {
+/// Where the program connected to: the socket's own address where rules gave the connection to our listener, which is
+/// on loopback; the one before, where they translated it. Of a connection that was made to the listener itself it is
+/// that, which leads nowhere.
+fn original(stream: &TcpStream, local: SocketAddr) -> SocketAddr {
     use rustix::net::sockopt;
-    let to = if local.ip().to_canonical().is_ipv4() {
+    if !local.ip().to_canonical().is_loopback() {
+        return local;
+    }
+    let before = if local.is_ipv4() {
         sockopt::ip_original_dst(stream).map(SocketAddr::V4)
     } else {
         sockopt::ipv6_original_dst(stream).map(SocketAddr::V6)
     };
-    to.ok().filter(|to| *to != local)
+    before.unwrap_or(local)
 }
 
 /// Why a connection to this address is never passed through: it would end at this host's own loopback, which the
@@ -455,14 +454,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_connection_that_nobody_redirected_has_no_other_destination() {
+    async fn a_connection_that_nobody_led_here_leads_nowhere() {
         for address in ["127.0.0.1:0", "[::1]:0"] {
             let Ok(listener) = tokio::net::TcpListener::bind(address).await else {
                 continue; // no IPv6 here
             };
             let address = listener.local_addr().unwrap();
             let (_caller, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
-            assert_eq!(original(&accepted.unwrap().0, address), None);
+            let to = original(&accepted.unwrap().0, address);
+            assert_eq!(to, address);
+            assert!(is_ours(to).is_some(), "and leads nowhere");
         }
     }
 }

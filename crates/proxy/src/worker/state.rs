@@ -524,6 +524,14 @@ pub(crate) fn accept(worker: &Rc<Worker>, accepted: Accepted) {
 }
 
 impl Conn {
+    /// Whether this is the address of the listener that it came in by. The own address of a captured connection is the
+    /// listener's only on loopback; otherwise it is the one that was called.
+    pub(crate) fn is_listener(&self, address: SocketAddr) -> bool {
+        let called = matches!(*self.entrance, Entrance::Captured)
+            && !self.local.ip().to_canonical().is_loopback();
+        !called && address == self.local
+    }
+
     /// How it is to go on.
     pub(crate) fn phase(&self) -> Phase {
         self.phase.get()

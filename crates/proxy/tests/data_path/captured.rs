@@ -218,10 +218,11 @@ async fn each_kind_of_traffic_is_counted_as_what_it_is() {
     unsafe_code,
     reason = "moving a thread to a new network namespace has no safe form"
 )]
-/// Runs something in a new network namespace whose TCP and DNS are redirected, beside its door; `None` where that is
-/// not allowed.
+/// Runs something in a new network namespace whose TCP is led to its door's listener by these rules, beside the door;
+/// `None` where that is not allowed.
 fn namespace<T: Send + 'static>(
     door: PathBuf,
+    rules: &'static str,
     inside: impl FnOnce() -> T + Send + 'static,
 ) -> Option<(mpsc::Sender<()>, mpsc::Receiver<T>)> {
     let (made, ready) = mpsc::channel();
@@ -234,9 +235,10 @@ fn namespace<T: Send + 'static>(
         if moved.is_err() {
             return;
         }
-        let handed = rules();
+        let handed = handed(rules);
         let listener = door::bind(&door).unwrap();
-        std::thread::spawn(move || door::serve(&listener, &handed, None));
+        let refusals = door::watch().unwrap();
+        std::thread::spawn(move || door::serve(&listener, &handed, Some(&refusals)));
         made.send(true).unwrap();
         gone.recv().unwrap();
         let _ = tell.send(inside());
@@ -250,13 +252,38 @@ fn namespace<T: Send + 'static>(
 
 const NAMESERVER: &str = "192.0.2.53:53";
 
-fn rules() -> Vec<Handed> {
+/// Calls are given to the listener, and refused ones are told.
+const GIVEN: &str = "table inet naka {
+  chain arrived {
+    type filter hook prerouting priority -150;
+    tcp flags & (rst | ack) == (rst | ack) tcp sequence 0 log group 1 queue-threshold 1
+    tcp flags & (syn | ack) != syn accept
+    ip daddr { 127.0.0.0/8, 192.0.2.1 } accept
+    ip6 daddr { ::1, 2001:db8::1 } accept
+    meta nfproto ipv4 meta l4proto tcp tproxy ip to 127.0.0.1:15001
+    meta nfproto ipv6 meta l4proto tcp tproxy ip6 to [::1]:15001
+  }
+}
+";
+
+/// They are translated.
+const TRANSLATED: &str = "table inet naka {
+  chain output {
+    type nat hook output priority -100;
+    ip daddr { 127.0.0.0/8, 192.0.2.1 } return
+    ip6 daddr { ::1, 2001:db8::1 } return
+    meta l4proto tcp redirect to :15001
+  }
+}
+";
+
+fn handed(rules: &str) -> Vec<Handed> {
     for command in [
         "ip link set lo up",
         "ip addr add 192.0.2.1/32 dev lo",
-        "ip route add default dev lo src 192.0.2.1",
+        "ip route add local default dev lo src 192.0.2.1",
         "ip -6 addr add 2001:db8::1/128 dev lo",
-        "ip -6 route add default dev lo src 2001:db8::1",
+        "ip -6 route add local default dev lo src 2001:db8::1",
     ] {
         let mut words = command.split(' ');
         let done = Command::new(words.next().unwrap()).args(words).status();
@@ -267,29 +294,18 @@ fn rules() -> Vec<Handed> {
         .stdin(Stdio::piped())
         .spawn()
         .unwrap();
-    let rules = b"table inet naka {
-      chain output {
-        type nat hook output priority -100;
-        meta l4proto { tcp, udp } th dport 53 redirect to :15053
-        ip daddr { 127.0.0.0/8, 192.0.2.1 } return
-        ip6 daddr { ::1, 2001:db8::1 } return
-        meta l4proto tcp redirect to :15001
-      }
-    }
-    ";
-    nft.stdin.take().unwrap().write_all(rules).unwrap();
+    let mut input = nft.stdin.take().unwrap();
+    input.write_all(rules.as_bytes()).unwrap();
+    drop(input);
     assert!(nft.wait().unwrap().success());
     let mut handed = Vec::new();
     for ip in ["127.0.0.1", "[::1]"] {
         let address: SocketAddr = format!("{ip}:15001").parse().unwrap();
+        let listener = StdListener::bind(address).unwrap();
+        door::take_all(&listener).unwrap();
         handed.push(Handed {
             kind: Kind::Outbound { address },
-            socket: StdListener::bind(address).unwrap().into(),
-        });
-        let address: SocketAddr = format!("{ip}:15053").parse().unwrap();
-        handed.push(Handed {
-            kind: Kind::DnsUdp { address },
-            socket: UdpSocket::bind(address).unwrap().into(),
+            socket: listener.into(),
         });
     }
     handed
@@ -312,6 +328,12 @@ fn called(address: SocketAddr) -> String {
 
 #[tokio::test]
 async fn a_call_out_of_the_namespace_arrives_by_the_name_behind_its_address() {
+    for rules in [GIVEN, TRANSLATED] {
+        calls_arrive(rules).await;
+    }
+}
+
+async fn calls_arrive(rules: &'static str) {
     let program = http(mirror).await;
     let pair = pair(program.address, Protocol::Http);
     let dir = tempfile::tempdir().unwrap();
@@ -330,7 +352,7 @@ async fn a_call_out_of_the_namespace_arrives_by_the_name_behind_its_address() {
             called(loops),
         ]
     };
-    let Some((go, told)) = namespace(door.clone(), calls) else {
+    let Some((go, told)) = namespace(door.clone(), rules, calls) else {
         return;
     };
     let inside = Inside {
@@ -351,6 +373,9 @@ async fn a_call_out_of_the_namespace_arrives_by_the_name_behind_its_address() {
             tokio::spawn(listen::accept(listener, entrance, workers));
         }
     }
+    let mut refusals = door::Client::connect(&door).unwrap().refusals().unwrap();
+    // Questions are answered in the order they came in: once a list has arrived, the watcher is known.
+    door::Client::connect(&door).unwrap().list().unwrap();
     go.send(()).unwrap();
     let answers = tokio::task::spawn_blocking(move || told.recv().unwrap());
     let [four, six, outside_said, unknown, own] = within(answers).await.unwrap();
@@ -362,6 +387,10 @@ async fn a_call_out_of_the_namespace_arrives_by_the_name_behind_its_address() {
         own, "not connected",
         "the namespace's own loopback is its own"
     );
+    if rules == GIVEN {
+        let told = within(refusals.next()).await.unwrap();
+        assert_eq!(told, 9, "the call that nobody listened for");
+    }
     let seen = &caller.seen;
     assert_eq!(seen.http.load(Relaxed), 2);
     assert_eq!(
