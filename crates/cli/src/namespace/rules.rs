@@ -51,14 +51,14 @@ pub(crate) fn render(ipv6: bool, way: Way) -> String {
 
 fn given(ipv6: bool, own: &str) -> String {
     let to = |port: u16, more: &str| {
-        let mut rules = String::new();
-        let six = ipv6.then_some(("ipv6", "ip6", "[::1]"));
-        for (family, ip, loopback) in std::iter::once(("ipv4", "ip", "127.0.0.1")).chain(six) {
-            rules += &format!(
-                "    meta nfproto {family} {more} tproxy {ip} to {loopback}:{port} accept\n"
-            );
+        if ipv6 {
+            format!(
+                "    meta nfproto ipv4 {more} tproxy ip to 127.0.0.1:{port} accept
+    meta nfproto ipv6 {more} tproxy ip6 to [::1]:{port} accept\n"
+            )
+        } else {
+            format!("    {more} tproxy to 127.0.0.1:{port} accept\n")
         }
-        rules
     };
     let (names, calls) = (to(DNS, "tcp dport 53"), to(OUTBOUND, "meta l4proto tcp"));
     format!(
