@@ -36,10 +36,12 @@ pub(crate) const OUTBOUND: u16 = 15_001;
 pub(crate) const DNS: u16 = 15_053;
 
 /// What the new namespace has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Made {
     /// Whether it speaks IPv6.
     pub(crate) ipv6: bool,
+    /// Why calls are translated here ([`Way::Translated`]), where they are.
+    pub(crate) translated: Option<io::Error>,
 }
 
 /// Moves this process, which must have one thread only, into a namespace of its own and sets that up.
@@ -57,14 +59,19 @@ pub(crate) fn make() -> Result<Made, Refusal> {
     // The port numbers below 1024 are this program's own to give away. A read-only /proc/sys (containers) costs only
     // that.
     let _ = std::fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0");
+    let translated = load(ipv6).map_err(refuse(Step::Rules))?;
+    Ok(Made { ipv6, translated })
+}
+
+/// Loads the rules in the best way that this system takes; why not in the first, if it was not that.
+fn load(ipv6: bool) -> io::Result<Option<io::Error>> {
     let load = |way| rules::load(&rules::render(ipv6, way));
-    load(Way::Given)
-        .or_else(|error| match error.kind() {
-            io::ErrorKind::NotFound => Err(error),
-            _ => load(Way::Translated),
-        })
-        .map_err(refuse(Step::Rules))?;
-    Ok(Made { ipv6 })
+    match load(Way::Given) {
+        Ok(()) => Ok(None),
+        // No `nft`: nothing can be loaded.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(error),
+        Err(error) => load(Way::Translated).map(|()| Some(error)),
+    }
 }
 
 #[expect(unsafe_code, reason = "a system call")]

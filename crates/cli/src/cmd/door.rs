@@ -88,14 +88,26 @@ pub(crate) fn run(argv: impl IntoIterator<Item = OsString>) -> Outcome {
         Ok(opened) => opened,
         Err(problem) => return say(&Word::Failed(problem)),
     };
-    let refusals = door::watch()
-        .inspect_err(|error| out::note(format!("door: no hints about refused calls: {error}")))
-        .ok();
+    let refusals = refusals(made.translated);
     say(&Word::Ready)?;
     match door::serve(&listener, &handed, refusals.as_ref()) {
         Ok(never) => match never {},
         Err(error) => Err(Exit::failed(format!("the door: {error}"))),
     }
+}
+
+/// Where calls that nobody listens for are told, if this system tells of them.
+fn refusals(translated: Option<io::Error>) -> Option<std::os::fd::OwnedFd> {
+    if let Some(error) = translated {
+        out::note(format!(
+            "door: calls are translated (NAT) for want of a part of the kernel (nft_tproxy, nft_log): {error}. Each \
+             packet costs more and there are no hints about refused calls"
+        ));
+        return None;
+    }
+    door::watch()
+        .inspect_err(|error| out::note(format!("door: no hints about refused calls: {error}")))
+        .ok()
 }
 
 fn say(word: &Word) -> Outcome {

@@ -5,6 +5,7 @@ use crate::namespace::{PAYMENT, payment, script};
 use naka_testkit::mesh::{Mesh, SOON};
 use naka_testkit::program::Program;
 use naka_testkit::user;
+use naka_testkit::wait::until;
 use std::process::Command;
 
 /// Where the system refuses a namespace `naka run` says in one line why and what to change, and proxy variables are
@@ -99,6 +100,63 @@ fn start_like(mesh: &Mesh, log: &str, mut command: Command) -> Program {
         command.env(key, value.unwrap_or_default());
     }
     Program::start(log, mesh.home(), &mut command).expect("unshare")
+}
+
+/// A kernel that lacks a part of the quick way (its `nft` says so) captures by translation: the call arrives as the same
+/// caller, the door says why, and only the hints are missing. The twin has the whole kernel, and its door is silent.
+#[test]
+fn where_calls_cannot_be_given_they_are_translated() {
+    let mesh = Mesh::up_unprivileged();
+    let _payment = payment(&mesh, &[]);
+    let without = "tools=$PWD/tools; mkdir -m 755 $tools; cp /usr/sbin/nft $tools/nft
+cat >$tools/less <<END
+#!/bin/sh
+rules=\\$(cat)
+case \\$rules in *tproxy*) echo 'Error: Could not process rule: No such file or directory' >&2; exit 1;; esac
+printf '%s' \"\\$rules\" | $tools/nft -f -
+END
+chmod 755 $tools/less; mount --bind $tools/less /usr/sbin/nft";
+    // Somebody listens there on this machine, nobody does inside: that makes a hint.
+    let host = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = host.local_addr().expect("bound").port();
+    for (name, prepare, translated) in [("less", without, true), ("whole", "true", false)] {
+        let look = format!(
+            "curl -s -m 10 {PAYMENT}; curl -s http://127.0.0.1:{port}/ || echo refused; exec sleep infinity"
+        );
+        let service = format!("look-{name}");
+        let args = ["run", "-s", &service, "--", "sh", "-c", &look];
+        let run = elsewhere(&mesh, name, prepare, &args);
+        until(format_args!("{name}: {}", run.said()), SOON, || {
+            run.out().contains("refused").then_some(())
+        });
+        assert!(
+            run.out().contains(&format!("/sa/{service}")),
+            "{}",
+            run.said()
+        );
+        let hint = format!("127.0.0.1:{port}");
+        if translated {
+            assert!(!run.err().contains(&hint), "{}", run.said());
+        } else {
+            until("the hint", SOON, || run.err().contains(&hint).then_some(()));
+        }
+        let log = door_log(&mesh, &service);
+        assert_eq!(
+            log.contains("calls are translated (NAT)"),
+            translated,
+            "{log}"
+        );
+    }
+}
+
+/// What the door of a service's run has said.
+fn door_log(mesh: &Mesh, service: &str) -> String {
+    // `naka up` without NAKA_HOME keeps it below the user's home directory.
+    let runs = std::fs::read_dir(mesh.home().join("user/.naka/run")).expect("runs");
+    runs.flatten()
+        .filter(|run| run.file_name().to_string_lossy().contains(service))
+        .map(|run| std::fs::read_to_string(run.path().join("proxy.log")).unwrap_or_default())
+        .collect()
 }
 
 /// A daemon of the machine that answers for names without DNS does not get in the way: inside, its socket is not there.
