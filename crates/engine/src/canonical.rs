@@ -18,6 +18,7 @@ pub use authority::Authority;
 pub use framing::{Hop, strip_hop_by_hop};
 pub use path::normalise as normalise_path;
 
+use crate::grpc_web::{self, Form};
 use crate::limits;
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, header, request};
@@ -76,6 +77,8 @@ pub struct Origin {
     pub made_to: Option<IpAddr>,
     /// At a gateway, the filter chain that took the connection; its port is `default_port`.
     pub chain: Option<Arc<str>>,
+    /// Whether gRPC-Web is taken and made gRPC.
+    pub grpc_web: bool,
     /// The caller's address.
     pub address: Option<IpAddr>,
     /// The verified caller of the own program; who this proxy itself is stands in [`crate::exchange::Cx::around`].
@@ -104,6 +107,7 @@ impl Origin {
             agreeing: false,
             made_to: None,
             chain: None,
+            grpc_web: false,
             address: None,
             source: None,
         }
@@ -121,6 +125,7 @@ impl Origin {
             agreeing: false,
             made_to: None,
             chain: None,
+            grpc_web: false,
             address: None,
             source: None,
         }
@@ -138,6 +143,7 @@ impl Origin {
             agreeing: false,
             made_to: None,
             chain: None,
+            grpc_web: false,
             address,
             source: None,
         }
@@ -164,6 +170,8 @@ pub struct Canonical {
     host_header: Option<HeaderValue>,
     pub(crate) port: u16,
     pub(crate) grpc: bool,
+    /// The caller's form of gRPC, where it is translated.
+    web: Option<Form>,
     pub(crate) internal: bool,
 }
 
@@ -179,25 +187,45 @@ impl Canonical {
     /// # Errors
     /// [`Refused`] when it is over a limit, malformed or ambiguous.
     pub fn from_parts(mut parts: request::Parts, origin: &Origin) -> Result<Self, Refused> {
-        let grpc = is_grpc(&parts.headers);
         match canonicalise(&mut parts, origin) {
-            Ok((authority, internal)) => Ok(Self {
-                port: authority.port().unwrap_or(origin.default_port),
-                host_header: parts
-                    .headers
-                    .remove(header::HOST)
-                    .filter(|host| host.as_bytes() == authority.as_str().as_bytes()),
-                parts,
-                authority,
-                grpc,
-                internal,
-            }),
+            Ok((authority, internal)) => Ok(Self::of(parts, authority, internal, origin)),
             Err((reason, detail)) => Err(Refused {
                 reason,
                 detail,
-                grpc,
+                grpc: is_grpc(&parts.headers),
             }),
         }
+    }
+
+    fn of(
+        mut parts: request::Parts,
+        authority: Authority,
+        internal: bool,
+        origin: &Origin,
+    ) -> Self {
+        let mut request = Self {
+            grpc: is_grpc(&parts.headers),
+            web: None,
+            port: authority.port().unwrap_or(origin.default_port),
+            host_header: parts
+                .headers
+                .remove(header::HOST)
+                .filter(|host| host.as_bytes() == authority.as_str().as_bytes()),
+            parts,
+            authority,
+            internal,
+        };
+        if origin.grpc_web {
+            request.take_grpc_web();
+        }
+        request
+    }
+
+    /// Takes the request for gRPC, if it is gRPC-Web. Policies and routes see what the caller sent; it becomes gRPC on
+    /// its way out.
+    pub fn take_grpc_web(&mut self) {
+        self.web = grpc_web::asked(&self.parts.headers);
+        self.grpc |= self.web.is_some();
     }
 
     /// Method.
@@ -268,6 +296,12 @@ impl Canonical {
         self.grpc
     }
 
+    /// The caller's form of gRPC, where its body and its answer are to be translated.
+    #[must_use]
+    pub fn grpc_web(&self) -> Option<Form> {
+        self.web
+    }
+
     /// Extensions that came with the head.
     pub fn extensions_mut(&mut self) -> &mut http::Extensions {
         &mut self.parts.extensions
@@ -307,6 +341,9 @@ impl Canonical {
             if let Some(host) = host {
                 headers.insert(header::HOST, host);
             }
+        }
+        if let Some(form) = self.web {
+            form.request(&mut headers);
         }
         *request.uri_mut() = Uri::from_parts(uri).unwrap_or_default();
         *request.headers_mut() = headers;

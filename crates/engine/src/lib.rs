@@ -15,6 +15,7 @@
 pub mod breaker;
 pub mod canonical;
 pub mod exchange;
+pub mod grpc_web;
 pub mod health;
 pub mod limits;
 pub mod model;

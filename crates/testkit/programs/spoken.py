@@ -1,8 +1,9 @@
-"""Protocols as their own libraries speak them: grpcio in every form, WebSockets.
+"""Protocols as their own libraries speak them: grpcio in every form, WebSockets; gRPC-Web by hand, byte by byte.
 
-python3 spoken.py grpc-serve PORT | grpc-call HOST:PORT | ws-serve PORT | ws-call URL COUNT
+python3 spoken.py grpc-serve PORT | grpc-call HOST:PORT | web-call URL FORM [HOST] | ws-serve PORT | ws-call URL COUNT
 """
 import asyncio
+import base64
 import queue
 import sys
 from concurrent import futures
@@ -88,6 +89,59 @@ def grpc_call(target):
                 print(name, error.code().name, flush=True)
 
 
+def web_call(url, form, host=None):
+    """One line for each call: what came, in what, with which status and where that stood."""
+    import urllib.error
+    import urllib.request
+
+    text = form == "text"
+    kind = "application/grpc-web-text" if text else "application/grpc-web+proto"
+
+    def frames(body):
+        if text:
+            # Four characters at a time, because each message may end with padding.
+            body = b"".join(base64.b64decode(body[at : at + 4]) for at in range(0, len(body), 4))
+        while body:
+            length = int.from_bytes(body[1:5], "big")
+            yield body[0], body[5 : 5 + length]
+            body = body[5 + length :]
+
+    def call(name, method, message, raw=None):
+        body = b"\0" + len(message).to_bytes(4, "big") + message
+        body = raw or (base64.b64encode(body) if text else body)
+        headers = {"content-type": kind, "accept": kind, "x-grpc-web": "1", "origin": "https://shop.example"}
+        if host:
+            headers["host"] = host
+        request = urllib.request.Request(f"{url}/test.Forms/{method}", body, headers, method="POST")
+        try:
+            answer = urllib.request.urlopen(request, timeout=20)
+        except urllib.error.HTTPError as error:
+            answer = error
+        came, got = answer.headers.get("content-type", "none"), answer.read()
+        if not came.startswith("application/grpc-web"):
+            print(name, "untranslated", answer.status, flush=True)
+            return
+        messages, status = [], None
+        for flag, data in frames(got):
+            if flag & 0x80:
+                trailers = dict(line.split(":", 1) for line in data.decode().splitlines())
+                status = f"trailer {trailers['grpc-status']} {trailers.get('x-ended', 'none')}"
+            else:
+                messages.append(data)
+        head = answer.headers.get("grpc-status")
+        status = status or f"header {head}"
+        first = messages[0][:3].decode() if messages else "none"
+        exposed = answer.headers.get("access-control-expose-headers", "none")
+        print(name, came, len(messages), sum(map(len, messages)), first, status, exposed, flush=True)
+
+    call("unary", "One", b"abc")
+    call("large", "One", b"ab" * 300_000)
+    call("stream", "Many", b"100")
+    call("refused", "Refuse", b"")
+    if text:
+        call("broken", "One", b"", raw=b"no base64!")
+
+
 def ws_serve(port):
     from websockets.asyncio.server import serve
 
@@ -121,5 +175,6 @@ def ws_call(url, count):
 
 
 if __name__ == "__main__":
-    verbs = {"grpc-serve": grpc_serve, "grpc-call": grpc_call, "ws-serve": ws_serve, "ws-call": ws_call}
+    verbs = {"grpc-serve": grpc_serve, "grpc-call": grpc_call, "web-call": web_call}
+    verbs |= {"ws-serve": ws_serve, "ws-call": ws_call}
     verbs[sys.argv[1]](*sys.argv[2:])

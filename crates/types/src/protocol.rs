@@ -14,6 +14,9 @@ pub enum Protocol {
     Http2,
     /// gRPC, that is HTTP/2.
     Grpc,
+    /// gRPC, with gRPC-Web translated to it.
+    #[serde(rename = "grpc-web")]
+    GrpcWeb,
     /// Opaque bytes.
     Tcp,
     /// TLS made by the application: opaque.
@@ -21,14 +24,20 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// From `appProtocol`, else from the port name's prefix up to the first `-` (Istio's rule); else [`Protocol::Auto`].
+    /// From `appProtocol`, else from the port name's prefix up to the first `-` or `grpc-web` (Istio's rule); else [`Protocol::Auto`].
     #[must_use]
     pub fn declared(name: Option<&str>, app_protocol: Option<&str>) -> Self {
-        let word = app_protocol.or_else(|| name.map(|n| n.split('-').next().unwrap_or(n)));
-        match word.map(str::to_ascii_lowercase).as_deref() {
+        // Istio's one word with a dash in it comes before the rule.
+        let prefix = |name: &str| match name.to_ascii_lowercase() {
+            lower if lower.starts_with("grpc-web") => "grpc-web".to_owned(),
+            lower => lower.split('-').next().unwrap_or_default().to_owned(),
+        };
+        let word = app_protocol.map(str::to_ascii_lowercase);
+        match word.or_else(|| name.map(prefix)).as_deref() {
             Some("http") => Self::Http,
             Some("http2" | "kubernetes.io/h2c") => Self::Http2,
-            Some("grpc" | "grpc-web") => Self::Grpc,
+            Some("grpc") => Self::Grpc,
+            Some("grpc-web") => Self::GrpcWeb,
             Some("tcp" | "mongo" | "mysql" | "redis") => Self::Tcp,
             Some("tls" | "https") => Self::Tls,
             _ => Self::Auto,
@@ -38,7 +47,7 @@ impl Protocol {
     /// Whether requests are seen one by one once the protocol is believed.
     #[must_use]
     pub fn is_http(self) -> bool {
-        matches!(self, Self::Http | Self::Http2 | Self::Grpc)
+        matches!(self, Self::Http | Self::Http2 | Self::Grpc | Self::GrpcWeb)
     }
 
     /// The word used on the wire and in output.
@@ -49,6 +58,7 @@ impl Protocol {
             Self::Http => "http",
             Self::Http2 => "http2",
             Self::Grpc => "grpc",
+            Self::GrpcWeb => "grpc-web",
             Self::Tcp => "tcp",
             Self::Tls => "tls",
         }

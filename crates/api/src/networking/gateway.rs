@@ -37,6 +37,8 @@ pub struct Server {
     pub port_name: String,
     /// What callers speak.
     pub protocol: ServerProtocol,
+    /// Whether callers may speak gRPC-Web, to be made gRPC.
+    pub grpc_web: bool,
     /// Address of the listener, where it is not every one.
     pub bind: Option<IpAddr>,
     /// Hosts served.

@@ -253,7 +253,7 @@ fn spoken(declared: Protocol, upgrade: HttpUpgrade) -> Protocol {
     match (declared, upgrade) {
         (Protocol::Tcp | Protocol::Tls, _) | (_, HttpUpgrade::Declared) => declared,
         // gRPC is HTTP/2 already; as such its statuses are counted.
-        (Protocol::Grpc, HttpUpgrade::Http2) => declared,
+        (Protocol::Grpc | Protocol::GrpcWeb, HttpUpgrade::Http2) => declared,
         (_, HttpUpgrade::Http2) => Protocol::Http2,
         (_, HttpUpgrade::Client) => Protocol::Auto,
     }
@@ -269,7 +269,7 @@ fn alpn(model: &Outbound<'_>) -> &'static [&'static str] {
     let upgrade = pool.map_or(HttpUpgrade::Declared, |pool| pool.http);
     match spoken(model.protocol, upgrade) {
         Protocol::Http => &["http/1.1"],
-        Protocol::Http2 | Protocol::Grpc => &["h2"],
+        Protocol::Http2 | Protocol::Grpc | Protocol::GrpcWeb => &["h2"],
         Protocol::Tcp | Protocol::Tls => &["naka-tcp"],
         Protocol::Auto => &[],
     }
@@ -324,9 +324,9 @@ fn http_options(
         Protocol::Tcp | Protocol::Tls | Protocol::Http => explicit(
             ProtocolConfig::HttpProtocolOptions(Http1ProtocolOptions::default()),
         ),
-        Protocol::Http2 | Protocol::Grpc => explicit(ProtocolConfig::Http2ProtocolOptions(
-            pool::http2(&http.pool),
-        )),
+        Protocol::Http2 | Protocol::Grpc | Protocol::GrpcWeb => explicit(
+            ProtocolConfig::Http2ProtocolOptions(pool::http2(&http.pool)),
+        ),
         Protocol::Auto => {
             UpstreamProtocolOptions::UseDownstreamProtocolConfig(UseDownstreamHttpConfig {
                 http_protocol_options: Some(Http1ProtocolOptions::default()),

@@ -66,6 +66,8 @@ pub(crate) fn listener(view: &View<'_>, wanted: &str, class: &Class) -> Option<B
                 Serves::Bytes(_) | Serves::Named(_) => Vec::new(),
             };
             let first = policy::message::http(&policies, port);
+            let web = one.grpc_web.then(listener::grpc_web);
+            let first = first.into_iter().chain(web).collect();
             listener::http(first, wanted, &routes_name(&one.name), hosts)
         })
     });

@@ -19,6 +19,7 @@ use naka_wire::envoy::config::route::v3::{
     Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost, route, route_action,
     route_match,
 };
+use naka_wire::envoy::extensions::filters::http::grpc_web::v3::GrpcWeb;
 use naka_wire::envoy::extensions::filters::http::router::v3::Router;
 use naka_wire::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager, HttpFilter,
@@ -177,6 +178,18 @@ pub(crate) fn typed(name: &str, config: Any) -> Filter {
     Filter {
         name: name.to_owned(),
         config_type: Some(filter::ConfigType::TypedConfig(config)),
+    }
+}
+
+/// The filter that makes gRPC-Web gRPC. A proxy that does not know it yet passes such calls as they come.
+pub(crate) fn grpc_web() -> HttpFilter {
+    HttpFilter {
+        name: "envoy.filters.http.grpc_web".to_owned(),
+        config_type: Some(http_filter::ConfigType::TypedConfig(naka_wire::pack(
+            &GrpcWeb {},
+        ))),
+        is_optional: true,
+        ..HttpFilter::default()
     }
 }
 

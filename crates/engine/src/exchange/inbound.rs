@@ -62,7 +62,11 @@ impl Exchange {
         self.cluster = Some(cluster.clone());
         self.program = Some(match inbound.protocol {
             Protocol::Tcp | Protocol::Tls => HttpVersion::Http1,
-            Protocol::Auto | Protocol::Http | Protocol::Http2 | Protocol::Grpc => cluster.spec.http,
+            Protocol::Auto
+            | Protocol::Http
+            | Protocol::Http2
+            | Protocol::Grpc
+            | Protocol::GrpcWeb => cluster.spec.http,
         });
         self.retry = retry::Rules::transport_only(request.method());
         self.attempt(request, cx)

@@ -73,7 +73,7 @@ impl HttpVersion {
     #[must_use]
     pub const fn of(protocol: Protocol) -> Self {
         match protocol {
-            Protocol::Http2 | Protocol::Grpc => Self::Http2,
+            Protocol::Http2 | Protocol::Grpc | Protocol::GrpcWeb => Self::Http2,
             Protocol::Auto => Self::SameAsCaller,
             Protocol::Http | Protocol::Tcp | Protocol::Tls => Self::Http1,
         }

@@ -179,6 +179,8 @@ pub struct Chain {
     pub access: Option<Arc<Access>>,
     /// What becomes of them.
     pub serves: Serves,
+    /// Whether gRPC-Web is made gRPC.
+    pub grpc_web: bool,
 }
 
 #[cfg(test)]
@@ -198,6 +200,7 @@ mod tests {
             security: Security::None,
             access: None,
             serves: Serves::Named,
+            grpc_web: false,
         })
     }
 

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use naka_engine::grpc_web::{self, Decoder, Encoder, Form, NotText};
 use smallvec::SmallVec;
 use std::cell::RefCell;
 use std::pin::Pin;
@@ -56,6 +57,9 @@ struct Inner {
     cut: bool,
     /// Copies that read along; mostly none.
     taps: Vec<Rc<Tap>>,
+    /// For a body in text.
+    text: Option<Decoder>,
+    malformed: bool,
 }
 
 /// Why a request's body is not sent on to its end.
@@ -66,12 +70,15 @@ pub(crate) enum Unsent {
     #[error("the answer was complete before the request was")]
     Answered,
     #[error(transparent)]
+    Text(#[from] NotText),
+    #[error(transparent)]
     Copy(#[from] Cut),
 }
 
 impl Source {
-    /// Takes over a body; `None` when there is nothing in it. `keep`: a second try may come.
-    pub(crate) fn new(incoming: Incoming, keep: bool) -> Option<Rc<Self>> {
+    /// Takes over a body; `None` when there is nothing in it. `keep`: a second try may come. `text`: it is base64, to be
+    /// passed on as bytes.
+    pub(crate) fn new(incoming: Incoming, keep: bool, text: bool) -> Option<Rc<Self>> {
         if incoming.is_end_stream() {
             return None;
         }
@@ -87,6 +94,8 @@ impl Source {
             failed: false,
             cut: false,
             taps: Vec::new(),
+            text: text.then(Decoder::default),
+            malformed: false,
         }))))
     }
 
@@ -129,7 +138,7 @@ impl Source {
     /// Lets a copy read along; before the request itself is sent.
     pub(crate) fn tap(&self, budget: &super::tap::Budget) -> Rc<Tap> {
         let mut inner = self.0.borrow_mut();
-        let tap = Tap::new(Rc::clone(budget), inner.incoming.size_hint().exact());
+        let tap = Tap::new(Rc::clone(budget), inner.exact());
         // What was read ahead has passed by already.
         for data in &inner.kept {
             tap.push(&Frame::data(data.clone()));
@@ -169,6 +178,11 @@ impl Source {
     pub(crate) fn failed(&self) -> bool {
         self.0.borrow().failed
     }
+
+    /// Whether it was to be text and was not.
+    pub(crate) fn malformed(&self) -> bool {
+        self.0.borrow().malformed
+    }
 }
 
 impl Drop for Inner {
@@ -181,19 +195,57 @@ impl Drop for Inner {
 }
 
 impl Inner {
+    /// How much the caller's rest will be when it is passed on, where that is known.
+    fn exact(&self) -> Option<u64> {
+        let bytes = self.text.is_none();
+        self.incoming.size_hint().exact().filter(|_| bytes)
+    }
+
+    fn fail(&mut self, why: Unsent) -> Poll<Option<Result<Frame<Bytes>, Unsent>>> {
+        self.failed = true;
+        self.taps.iter().for_each(|tap| tap.end(false));
+        Poll::Ready(Some(Err(why)))
+    }
+
+    /// A frame in text as bytes; `None` when it completes none.
+    fn plain(&mut self, frame: Frame<Bytes>) -> Result<Option<Frame<Bytes>>, NotText> {
+        let Some(text) = &mut self.text else {
+            return Ok(Some(frame));
+        };
+        let Ok(data) = frame.into_data() else {
+            // Nobody who sees no trailers sends any.
+            return text.end().map(|()| None);
+        };
+        self.bytes += data.len() as u64;
+        let bytes = text.decode(&data)?;
+        if self.incoming.is_end_stream() {
+            text.end()?;
+        }
+        Ok((!bytes.is_empty()).then(|| Frame::data(bytes.into())))
+    }
+
     /// The next frame of the caller, counted.
     fn read(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Unsent>>> {
-        let frame = match std::task::ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
-            Some(Ok(frame)) => frame,
-            Some(Err(error)) => {
-                self.failed = true;
-                self.taps.iter().for_each(|tap| tap.end(false));
-                return Poll::Ready(Some(Err(Unsent::Caller(error))));
-            }
-            None => {
-                self.ended = true;
-                self.taps.iter().for_each(|tap| tap.end(true));
-                return Poll::Ready(None);
+        let frame = loop {
+            let frame = match std::task::ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
+                Some(Ok(frame)) => self.plain(frame),
+                Some(Err(error)) => return self.fail(Unsent::Caller(error)),
+                None => match self.text.as_ref().map_or(Ok(()), Decoder::end) {
+                    Ok(()) => {
+                        self.ended = true;
+                        self.taps.iter().for_each(|tap| tap.end(true));
+                        return Poll::Ready(None);
+                    }
+                    Err(error) => Err(error),
+                },
+            };
+            match frame {
+                Ok(Some(frame)) => break frame,
+                Ok(None) => {}
+                Err(error) => {
+                    self.malformed = true;
+                    return self.fail(Unsent::Text(error));
+                }
             }
         };
         for tap in &self.taps {
@@ -203,7 +255,9 @@ impl Inner {
             }
         }
         if let Some(data) = frame.data_ref() {
-            self.bytes += data.len() as u64;
+            if self.text.is_none() {
+                self.bytes += data.len() as u64;
+            }
         } else if let Some(trailers) = frame.trailers_ref() {
             self.ended = true;
             if self.keep {
@@ -302,7 +356,7 @@ impl Body for ReqBody {
             Self::Stream { source, at } => {
                 let inner = source.0.borrow();
                 let kept: usize = inner.kept.iter().skip(*at).map(Bytes::len).sum();
-                match inner.incoming.size_hint().exact() {
+                match inner.exact() {
                     Some(rest) => SizeHint::with_exact(rest + kept as u64),
                     None => SizeHint::default(),
                 }
@@ -340,6 +394,40 @@ pub(crate) struct Relay {
     pub(crate) limit: Option<Pin<Box<tokio::time::Sleep>>>,
     /// A part that the caller may not have taken yet.
     pub(crate) offered: Option<Rc<Offered>>,
+    /// For a caller of gRPC-Web.
+    pub(crate) web: Option<Web>,
+}
+
+/// How messages and trailers are written for a caller of gRPC-Web.
+#[derive(Debug)]
+pub(crate) enum Web {
+    /// As they are, the trailers as one frame more.
+    Bytes,
+    /// The same as base64.
+    Text(Box<Encoder>),
+}
+
+impl Web {
+    pub(crate) fn of(form: Form) -> Self {
+        if form.text_response {
+            Self::Text(Box::default())
+        } else {
+            Self::Bytes
+        }
+    }
+
+    /// What the caller gets of a frame; `None` while there is nothing.
+    fn frame(&mut self, frame: Frame<Bytes>) -> Option<Frame<Bytes>> {
+        let bytes = match frame.into_data() {
+            Ok(bytes) => bytes,
+            Err(frame) => grpc_web::trailers(frame.trailers_ref()?).into(),
+        };
+        let written = match self {
+            Self::Bytes => bytes,
+            Self::Text(encoder) => encoder.encode(&bytes).into(),
+        };
+        (!written.is_empty()).then(|| Frame::data(written))
+    }
 }
 
 /// Why a relayed body ended early; ends the caller's stream as a broken one, never as a complete one.
@@ -379,6 +467,45 @@ impl Relay {
             Some(limit) => tokio::time::Instant::now() >= limit.deadline(),
         }
     }
+
+    /// The program's next frame, counted.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        if let Some(offered) = &self.offered {
+            offered.taken();
+        }
+        let polled = Pin::new(&mut self.incoming).poll_frame(cx);
+        let unfinished = matches!(polled, Poll::Pending | Poll::Ready(Some(Ok(_))));
+        if unfinished && self.finish.is_some() && self.is_late(polled.is_pending(), cx) {
+            self.end(End::Late);
+            return Poll::Ready(Some(Err(Broken::Late)));
+        }
+        match std::task::ready!(polled) {
+            None => {
+                self.end(End::Complete(None));
+                Poll::Ready(None)
+            }
+            Some(Err(error)) => {
+                self.end(End::UpstreamBroke);
+                Poll::Ready(Some(Err(Broken::Upstream(error))))
+            }
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    if let Some(finish) = &mut self.finish {
+                        finish.received(data.len());
+                    }
+                    // A caller that knows the length never asks for the end.
+                    if self.incoming.is_end_stream() {
+                        self.end(End::Complete(None));
+                    } else {
+                        self.offer();
+                    }
+                } else if let Some(trailers) = frame.trailers_ref() {
+                    self.end(End::Complete(Some(trailers)));
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+        }
+    }
 }
 
 impl Body for RespBody {
@@ -398,39 +525,17 @@ impl Body for RespBody {
             }
             Self::Relay(relay) => relay,
         };
-        if let Some(offered) = &relay.offered {
-            offered.taken();
-        }
-        let polled = Pin::new(&mut relay.incoming).poll_frame(cx);
-        let unfinished = matches!(polled, Poll::Pending | Poll::Ready(Some(Ok(_))));
-        if unfinished && relay.finish.is_some() && relay.is_late(polled.is_pending(), cx) {
-            relay.end(End::Late);
-            return Poll::Ready(Some(Err(Broken::Late)));
-        }
-        match std::task::ready!(polled) {
-            None => {
-                relay.end(End::Complete(None));
-                Poll::Ready(None)
-            }
-            Some(Err(error)) => {
-                relay.end(End::UpstreamBroke);
-                Poll::Ready(Some(Err(Broken::Upstream(error))))
-            }
-            Some(Ok(frame)) => {
-                if let Some(data) = frame.data_ref() {
-                    if let Some(finish) = &mut relay.finish {
-                        finish.received(data.len());
-                    }
-                    // A caller that knows the length never asks for the end.
-                    if relay.incoming.is_end_stream() {
-                        relay.end(End::Complete(None));
-                    } else {
-                        relay.offer();
-                    }
-                } else if let Some(trailers) = frame.trailers_ref() {
-                    relay.end(End::Complete(Some(trailers)));
-                }
-                Poll::Ready(Some(Ok(frame)))
+        loop {
+            let frame = match std::task::ready!(relay.poll(cx)) {
+                Some(Ok(frame)) => frame,
+                other => return Poll::Ready(other),
+            };
+            let written = match &mut relay.web {
+                None => Some(frame),
+                Some(web) => web.frame(frame),
+            };
+            if let Some(frame) = written {
+                return Poll::Ready(Some(Ok(frame)));
             }
         }
     }
@@ -447,6 +552,7 @@ impl Body for RespBody {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Relay(relay) if relay.web.is_some() => SizeHint::default(),
             Self::Relay(relay) => relay.incoming.size_hint(),
         }
     }

@@ -4,12 +4,13 @@
 //! the engine gave, and reports what happened. The record of the exchange is made first and owned by whatever is
 //! alive at the moment (this future, then the response body), so giving up at any point is counted once.
 
+mod copy;
 mod hedge;
 
-use super::body::{Relay, ReqBody, RespBody, Source};
+use super::body::{Relay, ReqBody, RespBody, Source, Web};
 use super::serve::Scope;
 use super::websocket::{self, Asked, Switch};
-use super::{mirror, proxy, reply, upgrade};
+use super::{proxy, reply, upgrade};
 use crate::fail::Fail;
 use crate::limits;
 use crate::record::{End, Finish, grpc_status, host_of};
@@ -19,7 +20,7 @@ use crate::upstream::connect::To;
 use crate::upstream::pool::{Busy, Key, Lease, Target};
 use crate::worker::Entrance;
 use bytes::Bytes;
-use http::header::{CONNECTION, EXPECT, HOST, TE};
+use http::header::{CONNECTION, EXPECT, TE};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
@@ -27,7 +28,6 @@ use naka_engine::canonical::{Canonical, Direction, strip_hop_by_hop};
 use naka_engine::exchange::{Answered, Cx, Effect, Exchange, Input, Need, Outcome, Tried, Try};
 use naka_engine::model::{Cluster, Endpoint, HttpVersion, Limits};
 use naka_engine::reply::LocalReply;
-use naka_telemetry::Copied;
 use naka_types::header as names;
 use naka_types::reason::Reason;
 use std::convert::Infallible;
@@ -180,7 +180,9 @@ impl Run {
                 .headers_mut()
                 .insert(TE, HeaderValue::from_static("trailers"));
         }
-        let body = Source::new(incoming, true);
+        let text = request.grpc_web().is_some_and(|form| form.text_request);
+        let body = Source::new(incoming, true, text);
+        finish.grpc = request.is_grpc();
         finish.body = body.clone();
         Ok(Box::new(Self {
             upgrade,
@@ -360,45 +362,6 @@ impl Run {
         }
     }
 
-    /// Sends the copies of this request that its route wants.
-    fn copy(&self) {
-        let worker = &self.scope.conn.worker;
-        let snapshot = worker.snapshot();
-        let copies = self.engine.copies(
-            &self.request,
-            &mut Cx {
-                snapshot: &snapshot,
-                origin: &self.scope.origin,
-                now: worker.now(),
-                around: &worker.around.borrow(),
-                rng: &mut worker.rng.borrow_mut(),
-                cursors: &mut worker.cursors.borrow_mut(),
-                why: None,
-            },
-        );
-        for copy in copies {
-            let Ok(target) = self.target(&copy.cluster, &copy.endpoint, copy.cluster.spec.http)
-            else {
-                worker.shard.copied(Copied::Dropped);
-                continue;
-            };
-            let mut head = self.request.head(Version::HTTP_11);
-            head.headers_mut().insert(HOST, copy.host);
-            let body = self.body.as_ref();
-            let body = body.map_or(ReqBody::Empty, |body| {
-                ReqBody::Copy(body.tap(&worker.copies.bytes))
-            });
-            let outgoing = mirror::Outgoing {
-                head,
-                body,
-                target,
-                permit: copy.permit,
-                limit: copy.limit,
-            };
-            mirror::send(worker, outgoing);
-        }
-    }
-
     /// How an endpoint is reached.
     fn target(
         &self,
@@ -575,7 +538,7 @@ impl Run {
         finish.stat_prefix = route.and_then(|route| route.extras.stat_prefix.clone());
     }
 
-    fn reply(mut self: Box<Self>, local: LocalReply) -> Response<RespBody> {
+    fn reply(mut self: Box<Self>, mut local: LocalReply) -> Response<RespBody> {
         self.note();
         let conn = Rc::clone(&self.scope.conn);
         if self.finish.handle.is_none()
@@ -586,6 +549,9 @@ impl Run {
                 Some(cluster) => Some(handles.cluster(&conn, cluster, grpc)),
                 None => self.called().map(|host| handles.host(&conn, &host, grpc)),
             };
+        }
+        if let Some(form) = self.request.grpc_web() {
+            form.response(&mut local.headers);
         }
         replied(self.finish, local)
     }
@@ -607,6 +573,11 @@ impl Run {
     /// The caller broke off its own request.
     fn gone(mut self: Box<Self>) -> Response<RespBody> {
         self.note();
+        if self.body.as_ref().is_some_and(|body| body.malformed()) {
+            self.finish.detail = "the body is not sound base64".into();
+            let local = LocalReply::new(Reason::BadRequest, true);
+            return self.reply(local);
+        }
         drop(self.finish);
         reply::last(
             Reason::BadRequest,
@@ -651,6 +622,8 @@ impl Run {
             upgrade::relay(Rc::clone(&self.scope.conn), caller, called, finish);
             return Response::from_parts(head, RespBody::Empty);
         }
+        let web = self.request.grpc_web();
+        let web = web.filter(|form| form.response(&mut head.headers));
         if hyper::body::Body::is_end_stream(&body) {
             finish.done(End::Complete(None));
             return Response::from_parts(head, RespBody::Empty);
@@ -663,6 +636,7 @@ impl Run {
             finish: Some(finish),
             limit: self.until.map(|until| Box::pin(sleep_until(until))),
             offered: None,
+            web: web.map(Web::of),
         };
         Response::from_parts(head, RespBody::Relay(Box::new(relay)))
     }

@@ -291,7 +291,8 @@ async fn by_protocol(
     agreed: Agreed,
     leaf: Option<Leaf>,
 ) {
-    let origin = inbound_origin(&conn, inbound.port, io.is_tls(), leaf);
+    let mut origin = inbound_origin(&conn, inbound.port, io.is_tls(), leaf);
+    origin.grpc_web = inbound.protocol == Protocol::GrpcWeb;
     let http2 = match (agreed, inbound.protocol) {
         (Agreed::Tcp, _) | (Agreed::Unknown, Protocol::Tcp | Protocol::Tls) => {
             return crate::tcp::serve::to_program(conn, io, &origin).await;

@@ -3,7 +3,7 @@
 //! A chain that asks for something which this proxy cannot carry out is left out, so that its connections are refused;
 //! the other chains of the port are in force.
 
-use super::listener::{HTTP, TCP, manager};
+use super::listener::{GRPC_WEB, HTTP, TCP, manager};
 use super::{Error, Taken, access, route};
 use crate::edge::spec::{Asked, Source, Spec};
 use http::StatusCode;
@@ -129,6 +129,7 @@ fn chain(
         security,
         access,
         serves: serves.model,
+        grpc_web: grpc_web(wire)?,
     };
     let taken = Taken {
         model: chain,
@@ -363,6 +364,20 @@ fn access(chain: &FilterChain) -> Result<Option<Arc<Access>>, Error> {
             access::of_requests(&manager(any)?.http_filters)
         }
         _ => access::of_bytes(&chain.filters),
+    }
+}
+
+/// Whether gRPC-Web is made gRPC.
+fn grpc_web(chain: &FilterChain) -> Result<bool, Error> {
+    let [.., last] = chain.filters.as_slice() else {
+        return Ok(false);
+    };
+    match &last.config_type {
+        Some(filter::ConfigType::TypedConfig(any)) if last.name == HTTP => {
+            let mut filters = manager(any)?.http_filters.into_iter();
+            Ok(filters.any(|one| one.name == GRPC_WEB))
+        }
+        _ => Ok(false),
     }
 }
 

@@ -22,6 +22,7 @@ pub const INBOUND: &str = "virtualInbound";
 pub(super) const HTTP: &str = "envoy.filters.network.http_connection_manager";
 pub(super) const TCP: &str = "envoy.filters.network.tcp_proxy";
 const ROUTER: &str = "envoy.filters.http.router";
+pub(super) const GRPC_WEB: &str = "envoy.filters.http.grpc_web";
 
 /// A declared port as received.
 #[derive(Debug, Clone, PartialEq)]
@@ -254,7 +255,7 @@ pub(super) fn manager(
 ) -> Result<HttpConnectionManager, Error> {
     let manager: HttpConnectionManager =
         naka_wire::unpack(any).map_err(|error| Error::at("filters[0]", error))?;
-    let known = [ROUTER, LIMIT, access::HTTP];
+    let known = [ROUTER, LIMIT, GRPC_WEB, access::HTTP];
     match manager
         .http_filters
         .iter()

@@ -90,7 +90,7 @@ async fn lead(conn: Rc<Conn>, mut io: Io, to: To) {
             Err(None) => {}
         },
         Protocol::Tcp | Protocol::Tls => opaque(conn, io, &origin).await,
-        Protocol::Http | Protocol::Http2 | Protocol::Grpc => {
+        Protocol::Http | Protocol::Http2 | Protocol::Grpc | Protocol::GrpcWeb => {
             let mut first = First::default();
             let spoken = first.spoken(&conn, &mut io).await;
             first.put_back(&mut io);

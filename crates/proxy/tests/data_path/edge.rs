@@ -93,6 +93,7 @@ fn chain(name: &str, server: &str, security: Security, serves: Serves) -> Arc<Ch
         security,
         access: None,
         serves,
+        grpc_web: false,
     })
 }
 

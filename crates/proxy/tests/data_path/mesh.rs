@@ -37,6 +37,7 @@ pub(crate) fn edge(port: u16, vhost: VirtualHost) -> Arc<Edge> {
         security: Security::None,
         access: None,
         serves: Serves::Http(Hosts::new(vec![Arc::new(vhost)])),
+        grpc_web: false,
     };
     Arc::new(Edge::new(port, vec![Arc::new(chain)]))
 }

@@ -17,6 +17,7 @@ mod databases;
 mod days;
 mod egress;
 mod envoy;
+mod grpc_web;
 mod host;
 mod identity;
 mod input;

@@ -13,7 +13,7 @@ const PORTS: &[Field] = &[
         "name",
         Ty::Str,
         Yes,
-        "Needed with several ports; its prefix up to `-` names the protocol (http, http2, grpc, tcp, tls, …).",
+        "Needed with several ports; its prefix up to `-` names the protocol (http, http2, grpc, grpc-web, tcp, tls, …).",
     ),
     f("port", PORT, Yes, "Port callers use.").required(),
     f(

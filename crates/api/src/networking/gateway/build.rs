@@ -99,6 +99,8 @@ fn server(
         port: number?,
         port_name: read::text(port.get("name"))?,
         protocol: protocol?,
+        grpc_web: read::text(port.get("protocol"))
+            .is_some_and(|word| word.eq_ignore_ascii_case("GRPC-WEB")),
         bind,
         hosts,
         tls,

@@ -29,7 +29,7 @@ const SERVER_PORT: &[Field] = &[
         "protocol",
         Ty::Str,
         Yes,
-        "`HTTP`, `HTTP2`, `GRPC`, `GRPC-WEB` in plaintext; `HTTPS`; `TLS`; `TCP`, `MONGO`.",
+        "`HTTP`, `HTTP2`, `GRPC`, `GRPC-WEB` (made gRPC) in plaintext; `HTTPS`; `TLS`; `TCP`, `MONGO`.",
     )
     .required(),
     f(

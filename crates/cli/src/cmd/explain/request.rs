@@ -12,7 +12,7 @@ use naka_engine::canonical::{Canonical, Origin, Source};
 use naka_engine::exchange::{
     Answered, Around, Cx, Effect, Exchange, Input, Need, Outcome as Ended, Tried,
 };
-use naka_engine::model::Met;
+use naka_engine::model::{Chain, Met};
 use naka_engine::pick::Cursors;
 use naka_engine::why::{Stage, Why};
 use naka_proxy::names::{self, Filter, InMesh, Outside};
@@ -290,7 +290,7 @@ impl<'a> Walk<'a> {
     }
 
     /// The server of a gateway that takes the connection; `None`: it is closed.
-    fn chain(&self, explained: &mut Explained) -> Option<Arc<str>> {
+    fn chain(&self, explained: &mut Explained) -> Option<Arc<Chain>> {
         let snapshot = self.book.snapshot();
         let here = IpAddr::from([127, 0, 0, 1]);
         let name = self.asked.host.to_ascii_lowercase();
@@ -314,7 +314,7 @@ impl<'a> Walk<'a> {
         explained
             .trail
             .push(Why::new(Stage::Host, &*chain.name, because));
-        Some(Arc::clone(&chain.name))
+        Some(Arc::clone(chain))
     }
 
     fn run(mut self, mut request: Canonical, explained: &mut Explained) {
@@ -330,7 +330,12 @@ impl<'a> Walk<'a> {
             let listeners = roots::listeners(self.world, &self.class);
             self.load(listeners.into_iter().collect(), explained);
             match self.chain(explained) {
-                Some(chain) => origin.chain = Some(chain),
+                Some(chain) => {
+                    origin.chain = Some(Arc::clone(&chain.name));
+                    if chain.grpc_web {
+                        request.take_grpc_web();
+                    }
+                }
                 None => return,
             }
         }
@@ -593,11 +598,15 @@ fn copied(copy: &naka_engine::exchange::Copy) -> (String, String) {
 }
 
 fn sent(request: &Canonical, to_try: &naka_engine::exchange::Try) -> Sent {
+    let mut headers = request.headers().clone();
+    if let Some(form) = request.grpc_web() {
+        form.request(&mut headers);
+    }
     Sent {
         cluster: to_try.cluster.name().to_string(),
         target: request.target().to_owned(),
         authority: request.authority().to_owned(),
-        headers: request.headers().clone(),
+        headers,
         timeout: to_try.deadline,
         per_try_timeout: to_try.per_try_timeout,
     }

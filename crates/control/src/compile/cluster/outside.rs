@@ -165,7 +165,7 @@ impl<'a> Origination<'a> {
             },
             http2: match protocol {
                 Protocol::Http => Some(false),
-                Protocol::Http2 | Protocol::Grpc => Some(true),
+                Protocol::Http2 | Protocol::Grpc | Protocol::GrpcWeb => Some(true),
                 Protocol::Auto | Protocol::Tcp | Protocol::Tls => None,
             },
         })

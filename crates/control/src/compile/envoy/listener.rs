@@ -133,7 +133,9 @@ fn edge(view: &View<'_>, name: &str, class: &Class) -> Option<Built> {
         let rules = limit::of_chain(chain);
         messages.push(gateway::message::chain(chain, &to, || {
             let first = compile::policy::message::http(&policies, port);
-            let first = first.into_iter().chain(limit::filter(&rules)).collect();
+            let web = chain.grpc_web.then(compile::listener::grpc_web);
+            let first = first.into_iter().chain(limit::filter(&rules));
+            let first = first.chain(web).collect();
             filter(name, Place::Edge, named(&routes), first)
         }));
         match &chain.serves {
@@ -141,8 +143,8 @@ fn edge(view: &View<'_>, name: &str, class: &Class) -> Option<Built> {
             Serves::Http(_) => {
                 refers.push(Key::Routes(routes));
                 model.push(format!(
-                    "{:?} {:?} {:?} {rules:?}",
-                    chain.name, chain.wants, chain.security
+                    "{:?} {:?} {:?} {rules:?} {}",
+                    chain.name, chain.wants, chain.security, chain.grpc_web
                 ));
             }
             Serves::Bytes(_) | Serves::Named(_) => model.push(format!("{chain:?}")),
@@ -293,7 +295,9 @@ fn message(chain: &Chain, transport: Option<&str>, trust_domain: Option<&str>) -
             ..RouteConfiguration::default()
         }));
         let first = compile::policy::message::http(&chain.policies, chain.port);
-        let first = first.into_iter().chain(limit::filter(&rules)).collect();
+        let web = (chain.protocol == Protocol::GrpcWeb).then(compile::listener::grpc_web);
+        let first = first.into_iter().chain(limit::filter(&rules));
+        let first = first.chain(web).collect();
         filters.push(filter(&cluster, Place::Inbound, routes, first));
     }
     FilterChain {

@@ -56,6 +56,8 @@ pub(crate) struct Chain {
     pub(crate) wants: Wants,
     pub(crate) security: Security,
     pub(crate) serves: Serves,
+    /// Whether gRPC-Web is made gRPC; servers that share a chain share this, as in Istio.
+    pub(crate) grpc_web: bool,
 }
 
 /// Which connections are a chain's own; empty = any.
@@ -227,6 +229,7 @@ fn plain_http(at: &route::Place<'_, '_>, stands: &[Stand<'_>], taken: &mut Taken
                 },
                 security: Security::None,
                 serves: Serves::Http(hosts(at, &here)),
+                grpc_web: here.iter().any(|stand| stand.server.grpc_web),
             }
         })
         .collect()
@@ -276,6 +279,7 @@ fn routed(
                 wants,
                 security: security(),
                 serves: Serves::Bytes(found.route),
+                grpc_web: false,
             });
         }
     }
@@ -329,6 +333,7 @@ fn secured(
                 wants,
                 security: security(),
                 serves: Serves::Http(hosts(at, std::slice::from_ref(stand))),
+                grpc_web: stand.server.grpc_web,
             }]
         }
     }
@@ -390,5 +395,6 @@ fn named(
         wants,
         security: Security::None,
         serves: Serves::Named(bytes::named(at, stand.server)),
+        grpc_web: false,
     })
 }
