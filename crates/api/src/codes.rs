@@ -71,6 +71,8 @@ codes! {
         "two Gateways with `*.example.com` on port 443", "Give each host to one Gateway, or use another port.";
     E332: "A server's certificate cannot be served: no such Secret in the gateway's namespace, no certificate in it, or a key that is not the certificate's. The server is not in force; the others are.",
         "`credentialName: upi-cert` without a Secret of that name", "Create the Secret (type kubernetes.io/tls) in the namespace of the gateway proxy.";
+    E333: "TLS towards a destination cannot be carried out as it is written, or the rule that asks for it is not in force. Calls fail with 503 `tls-failed`, so that none goes without TLS; the rest of a sound rule holds.",
+        "`tls: {mode: MUTUAL, clientCertificate: /etc/cert.pem}` without `privateKey`", "Correct the fields that the other findings of the block name.";
     E340: "A Deployment without `spec.selector` or without labels in its template: Kubernetes refuses it.",
         "`spec: {template: {spec: …}}`", "Add `spec.selector.matchLabels` and the same labels in the template.";
     E341: "Strict mode: W341 as an error.", "env `PILOT_AGENT_MODE`", "Remove it.";

@@ -253,8 +253,15 @@ fn decode_node(
         (&meta.namespace, annotations.as_ref()),
     )
     .and_then(|spec| annotated(&mut report, annotations.as_ref(), spec));
+    let spec = match spec {
+        Some(Spec::DestinationRule(rule)) if !report.object_sound() => {
+            let left = networking::destination_rule::guard::left(&mut report, &node, &rule);
+            left.map(|rule| Spec::DestinationRule(Box::new(rule)))
+        }
+        other => other.filter(|_| report.object_sound()),
+    };
     report.finish(&meta);
-    let object = spec.filter(|_| report.object_sound()).map(|spec| Object {
+    let object = spec.map(|spec| Object {
         kind,
         meta,
         spec,

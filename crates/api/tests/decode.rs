@@ -287,7 +287,6 @@ fn an_error_outside_of_parts_refuses_the_object() {
         format!("{VS}  - route: [{{destination: {{host: a}}}}]\n").replace("name: v,", ""),
         format!("{VS}  - route: [{{destination: {{host: a}}}}]\n").replace("metadata: {name: v, namespace: shop}", "metadata: []"),
         "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: d}\nspec: {host: a, trafficPolicy: {tunnel: {targetHost: a, targetPort: 1, protocol: UDP}}}\n".to_owned(),
-        "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: d}\nspec: {host: a, trafficPolicy: {tls: {mode: MUTUAL}}}\n".to_owned(),
         "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: p}\nspec: {mtls: {mode: STRCIT}}\n".to_owned(),
         "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: p}\nspec: {portLevelMtls: {80: {mode: STRICT}}}\n".to_owned(),
         "apiVersion: v1\nkind: Namespace\nmetadata: {name: a, namespace: b}\n".to_owned(),

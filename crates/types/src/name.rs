@@ -5,6 +5,10 @@ use std::fmt;
 /// What names of certificates for strangers begin with, as with Istio: `kubernetes://<namespace>/<secret>`.
 pub const CREDENTIAL: &str = "kubernetes://";
 
+/// SHA-256 of the one certificate that a server must show where what was asked for cannot be carried out: that of none.
+/// Envoy fails the handshake then; an authority that does not exist it would refuse, and keep what it had.
+pub const NO_CERTIFICATE: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+
 /// `outbound|<port>|<subset>|<host>` or `inbound|<port>||`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ClusterName {

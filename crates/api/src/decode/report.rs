@@ -123,6 +123,11 @@ impl Report {
             let ends = field.match_indices(']').nth(1);
             return ends.map_or("", |(end, _)| &field[..=end]);
         }
+        if self.kind == Some(Kind::DestinationRule)
+            && let Some(block) = tls_block(field)
+        {
+            return block;
+        }
         match PARTS.iter().find(in_list) {
             Some(_) => field.find(']').map_or("", |end| &field[..=end]),
             None => "",
@@ -132,6 +137,18 @@ impl Report {
     /// Whether a part (`spec.http[2]`) has no error so far.
     pub(crate) fn sound(&self, part: &str) -> bool {
         !self.broken.contains(part)
+    }
+
+    /// Whether a field, or one below it, has an error of its own.
+    pub(crate) fn any_error(&self, field: &str) -> bool {
+        let mut errors = self.findings.iter().filter(|finding| finding.is_error());
+        errors.any(|finding| below(&finding.field, field))
+    }
+
+    /// Whether exactly this field is written twice, so that some of it is lost.
+    pub(crate) fn is_double(&self, field: &str) -> bool {
+        let mut all = self.findings.iter();
+        all.any(|finding| finding.code == codes::E004.id && finding.field == field)
     }
 
     /// Whether nothing outside the parts has an error.
@@ -156,4 +173,25 @@ impl Report {
             finding.object.clone_from(&object);
         }
     }
+}
+
+fn below(field: &str, above: &str) -> bool {
+    let rest = field.strip_prefix(above);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+}
+
+/// The `tls` block of a traffic policy that a field lies in. It falls out alone, to calls that fail.
+fn tls_block(field: &str) -> Option<&str> {
+    let rest = field.strip_prefix("spec.")?;
+    let rest = match rest.strip_prefix("subsets[") {
+        Some(subset) => subset.split_once("].")?.1,
+        None => rest,
+    };
+    let rest = rest.strip_prefix("trafficPolicy.")?;
+    let rest = match rest.strip_prefix("portLevelSettings[") {
+        Some(port) => port.split_once("].")?.1,
+        None => rest,
+    };
+    let end = field.len() - rest.len() + "tls".len();
+    below(rest, "tls").then(|| &field[..end])
 }

@@ -12,6 +12,7 @@ pub(crate) mod aliases;
 pub mod balancer;
 pub(crate) mod build;
 pub(crate) mod fields;
+pub(crate) mod guard;
 mod tls;
 mod tunnel;
 

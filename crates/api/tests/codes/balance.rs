@@ -4,6 +4,14 @@ use super::{Case, Compat};
 
 pub(super) const CASES: &[Case] = &[
     (
+        "E333",
+        Compat,
+        "%DR  trafficPolicy:\n    tls: {mode: MUTUAL, clientCertificate: /etc/cert.pem}\n",
+        "spec.trafficPolicy.tls",
+        7,
+        "calls fail (503 tls-failed)",
+    ),
+    (
         "L304",
         Compat,
         "%DR  trafficPolicy:\n    connectionPool: {http: {maxRequestsPerConnection: 1}}\n",

@@ -5,7 +5,7 @@
 //! to another gateway. Pure. Not here: what is wrong with proxies and workloads themselves (`why::verdict`).
 
 use naka_api::codes::{self, Code};
-use naka_api::networking::destination_rule::TlsMode;
+use naka_api::networking::destination_rule::{TlsMode, TrafficPolicy};
 use naka_api::networking::virtual_service::{GatewayRef, VirtualService};
 use naka_api::{Object, lint, schema};
 use naka_control::world::{Service, World};
@@ -102,6 +102,7 @@ pub(crate) fn of_host(world: &World, host: &Host, caller: Option<&str>) -> Vec<F
         merge(&mut out, leads(world, object, spec));
     }
     out.extend(nearly(world, host));
+    out.extend(unusable(world, host));
     if let Some(service) = world.services.get(host) {
         out.extend(tls(world, service));
     }
@@ -264,6 +265,42 @@ pub(crate) fn strict(world: &World, namespace: &str) -> Option<(String, bool)> {
     Some((name, mode == strict))
 }
 
+/// TLS that a rule asks for and that cannot be carried out: calls fail because of it.
+fn unusable(world: &World, host: &Host) -> Vec<Finding> {
+    let bad = |policy: &TrafficPolicy| {
+        let mode = policy.tls.as_ref().map(|tls| tls.mode);
+        mode == Some(TlsMode::Unusable)
+    };
+    let at = |policy: &TrafficPolicy, field: &str| {
+        let port = policy.ports.iter().find(|(_, port)| bad(port));
+        match port {
+            _ if bad(policy) => Some(format!("{field}.tls")),
+            Some(_) => Some(format!("{field}.portLevelSettings")),
+            None => None,
+        }
+    };
+    let mut out = Vec::new();
+    for object in objects(world.rules.get(host)) {
+        let Some(rule) = object.destination_rule() else {
+            continue;
+        };
+        let own = at(&rule.policy, "spec.trafficPolicy");
+        let subsets = rule.subsets.iter().filter_map(|subset| {
+            let field = format!("spec.subsets[{}].trafficPolicy", subset.index);
+            at(&subset.policy, &field)
+        });
+        out.extend(own.into_iter().chain(subsets).map(|field| {
+            let message = format!(
+                "the TLS towards {host} that is written here cannot be carried out: calls fail"
+            );
+            finding(codes::E333, message)
+                .on(object.reference())
+                .at(field)
+        }));
+    }
+    out
+}
+
 /// Rules that do not call workloads as these ask for it.
 fn tls(world: &World, service: &Service) -> Vec<Finding> {
     let Some((policy, true)) = strict(world, &service.namespace) else {
@@ -287,7 +324,9 @@ fn tls(world: &World, service: &Service) -> Vec<Finding> {
             let mode = rule.effective(subset, port).tls.map(|tls| tls.mode)?;
             let how = match mode {
                 TlsMode::Disable => "turns TLS off towards",
-                TlsMode::Simple | TlsMode::Mutual => "calls by TLS without the mesh's certificate",
+                TlsMode::Simple | TlsMode::Mutual | TlsMode::Unusable => {
+                    "calls by TLS without the mesh's certificate"
+                }
                 TlsMode::IstioMutual => return None,
             };
             Some((how, subset))

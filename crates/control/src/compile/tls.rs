@@ -4,6 +4,7 @@
 //! is the secret `ROOTCA`.
 
 use super::{Dialect, ROOT_CA};
+use naka_types::name::NO_CERTIFICATE;
 use naka_wire::envoy::config::core::v3::{
     AggregatedConfigSource, ApiConfigSource, ApiVersion, ConfigSource, DataSource, GrpcService,
     TransportSocket,
@@ -236,6 +237,24 @@ pub(crate) struct Outside<'a> {
     pub(crate) verify: bool,
     /// Protocols offered.
     pub(crate) alpn: &'a [&'a str],
+}
+
+/// A connection on which no server is believed, because what was asked for cannot be carried out: it fails, at an Envoy
+/// in the handshake.
+pub(crate) fn nobody(sni: Option<&str>) -> TransportSocket {
+    let validation = CertificateValidationContext {
+        verify_certificate_hash: vec![NO_CERTIFICATE.to_owned()],
+        ..CertificateValidationContext::default()
+    };
+    let context = UpstreamTlsContext {
+        common_tls_context: Some(CommonTlsContext {
+            validation_context_type: Some(ValidationContextType::ValidationContext(validation)),
+            ..CommonTlsContext::default()
+        }),
+        sni: sni.unwrap_or_default().to_owned(),
+        ..UpstreamTlsContext::default()
+    };
+    socket("envoy.transport_sockets.tls", naka_wire::pack(&context))
 }
 
 /// A connection to a server outside the mesh. TLS 1.2 is good enough there.

@@ -82,6 +82,13 @@ pub(super) fn choose(
         return Err(Reason::UnknownCluster);
     };
     let cluster = Arc::clone(cluster);
+    if cluster.spec.outside.as_ref().is_some_and(|tls| tls.nobody) {
+        cx.explain(|| {
+            let why = "its TLS cannot be carried out as its DestinationRule asks for it";
+            Why::new(Stage::Endpoint, "none", why)
+        });
+        return Err(Reason::TlsFailed);
+    }
     let trial = pass(&cluster, cx)?;
     let hash = match &cluster.spec.balance.hash {
         None => None,

@@ -18,6 +18,8 @@ pub struct OutsideTls {
     pub certificate: Option<(Source, Source)>,
     /// Whether the certificate is verified at all.
     pub verify: bool,
+    /// No server is believed: what was asked for cannot be carried out, and calls fail.
+    pub nobody: bool,
 }
 
 /// Where bytes are.

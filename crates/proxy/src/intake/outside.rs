@@ -2,6 +2,7 @@
 
 use super::Error;
 use naka_engine::model::{OutsideTls, Source, Tunnel};
+use naka_types::name::NO_CERTIFICATE;
 use naka_types::node::NAKA;
 use naka_wire::envoy::config::cluster::v3 as pb;
 use naka_wire::envoy::config::core::v3::{
@@ -53,6 +54,7 @@ pub fn tls(socket: &TransportSocket) -> Result<OutsideTls, Error> {
         data.map(|data| source(Some(data), field)).transpose()
     };
     let name = (!context.sni.is_empty()).then(|| Arc::from(context.sni.as_str()));
+    let nobody = validation.map_or(Ok(false), nobody)?;
     Ok(OutsideTls {
         sni: name,
         names: validation.map_or(Ok(Vec::new()), names)?.into(),
@@ -60,7 +62,22 @@ pub fn tls(socket: &TransportSocket) -> Result<OutsideTls, Error> {
         revoked: optional(validation.and_then(|v| v.crl.as_ref()), "crl")?,
         certificate,
         verify: validation.is_some(),
+        nobody,
     })
+}
+
+/// Whether only the certificate that nobody has is taken. Others are not taken by their hashes here, and a condition
+/// that is not looked at must not be passed over.
+fn nobody(validation: &CertificateValidationContext) -> Result<bool, Error> {
+    let pinned = !validation.verify_certificate_spki.is_empty();
+    match validation.verify_certificate_hash.as_slice() {
+        [] if !pinned => Ok(false),
+        [only] if only == NO_CERTIFICATE => Ok(true),
+        _ => Err(Error::at(
+            "verify_certificate_hash",
+            "certificates are not taken by their hashes",
+        )),
+    }
 }
 
 fn source(data: Option<&DataSource>, field: &str) -> Result<Source, Error> {

@@ -47,6 +47,9 @@ impl Foreign {
         carry: Carry,
         number: impl FnOnce() -> u64,
     ) -> Result<(u64, Secured), Reason> {
+        if wanted.nobody {
+            return Err(Reason::TlsFailed);
+        }
         let name = wanted.sni.as_deref().unwrap_or(called);
         let key = (Arc::as_ptr(wanted).addr(), carry, Box::from(name));
         let mut made = self.made.borrow_mut();

@@ -170,6 +170,7 @@ fn tls(made: &Made) -> OutsideTls {
         revoked: None,
         certificate: None,
         verify: true,
+        nobody: false,
     }
 }
 
@@ -198,6 +199,15 @@ fn named(made: &Made) -> Vec<Row> {
     let base = || tls(made);
     vec![
         ("the right name", base(), 200),
+        (
+            "nobody",
+            OutsideTls {
+                nobody: true,
+                verify: false,
+                ..base()
+            },
+            503,
+        ),
         (
             "another name",
             OutsideTls {

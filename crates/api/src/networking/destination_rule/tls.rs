@@ -1,10 +1,14 @@
 //! `tls` of a traffic policy: how a destination's TLS is begun, and what its certificate must show.
+//!
+//! Invariant: a block that cannot be carried out never reads as none, because calls without it would go in plaintext:
+//! it is [`TlsMode::Unusable`], with which calls fail. Only a block that turns TLS off may fall out.
 
 use crate::codes;
 use crate::decode::Report;
 use crate::networking::read;
 use crate::schema::{Field, Now::Yes, TEXTS, Ty, later};
 use crate::tree::{Node, join};
+use naka_types::host::Host;
 
 /// How a destination is called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -18,6 +22,8 @@ pub enum TlsMode {
     Mutual,
     /// Mesh mTLS.
     IstioMutual,
+    /// What is written cannot be carried out: calls fail.
+    Unusable,
 }
 
 /// TLS towards a destination.
@@ -44,10 +50,22 @@ pub struct ClientTls {
 }
 
 impl ClientTls {
-    /// Whether TLS of the outside world is begun.
+    /// A block that cannot be carried out.
+    #[must_use]
+    pub fn unusable() -> Self {
+        Self {
+            mode: TlsMode::Unusable,
+            ..Self::default()
+        }
+    }
+
+    /// Whether TLS of the outside world is begun, or would be if what is written could be carried out.
     #[must_use]
     pub fn originates(&self) -> bool {
-        matches!(self.mode, TlsMode::Simple | TlsMode::Mutual)
+        match self.mode {
+            TlsMode::Simple | TlsMode::Mutual | TlsMode::Unusable => true,
+            TlsMode::Disable | TlsMode::IstioMutual => false,
+        }
     }
 }
 
@@ -101,13 +119,14 @@ pub(super) const FIELDS: Ty = Ty::Object(&[
 ]);
 
 pub(super) fn build(report: &mut Report, node: &Node, at: &str) -> Option<ClientTls> {
-    let mode = match node.get("mode").and_then(Node::text) {
+    let word = node.get("mode").and_then(Node::text);
+    let mode = match word {
         None | Some("DISABLE") => TlsMode::Disable,
         Some("SIMPLE") => TlsMode::Simple,
         Some("MUTUAL") => TlsMode::Mutual,
         Some("ISTIO_MUTUAL") => TlsMode::IstioMutual,
         // Reported by the walk.
-        Some(_) => return None,
+        Some(_) => TlsMode::Unusable,
     };
     let text = |field: &str| read::text(node.get(field));
     let tls = ClientTls {
@@ -125,7 +144,30 @@ pub(super) fn build(report: &mut Report, node: &Node, at: &str) -> Option<Client
             .unwrap_or(false),
     };
     check(report, node, at, &tls);
-    Some(tls)
+    if report.sound(at) {
+        return Some(tls);
+    }
+    if word == Some("DISABLE") && !report.any_error(&join(at, "mode")) {
+        return None;
+    }
+    cannot(
+        report,
+        node,
+        at,
+        "what is written here cannot be carried out",
+    );
+    Some(ClientTls::unusable())
+}
+
+/// Says what becomes of calls whose TLS cannot be begun.
+pub(super) fn cannot(report: &mut Report, node: &Node, at: &str, why: &str) {
+    report.error(
+        codes::E333,
+        at,
+        node.place,
+        format!("{why}: calls fail (503 tls-failed), so that none goes without TLS"),
+        "correct the fields named in the other findings".to_owned(),
+    );
 }
 
 fn check(report: &mut Report, node: &Node, at: &str, tls: &ClientTls) {
@@ -174,6 +216,17 @@ fn check(report: &mut Report, node: &Node, at: &str, tls: &ClientTls) {
             }
         }
     }
+    for (index, name) in tls.subject_alt_names.iter().enumerate() {
+        if !is_name(name) {
+            report.invalid(
+                &format!("{}[{index}]", join(at, "subjectAltNames")),
+                node.get("subjectAltNames").unwrap_or(node),
+                format!("{name:?} is no name that a certificate can carry"),
+                "write a DNS name (*.bank.example for any one label), an IP address or a URI"
+                    .to_owned(),
+            );
+        }
+    }
     if tls.originates() && tls.insecure_skip_verify {
         report.error(
             codes::L346,
@@ -183,4 +236,11 @@ fn check(report: &mut Report, node: &Node, at: &str, tls: &ClientTls) {
             "remove insecureSkipVerify, or name the authority in caCertificates".to_owned(),
         );
     }
+}
+
+/// Whether a certificate can carry the name: a URI, an address, or a DNS name, of which the first label may be any.
+fn is_name(name: &str) -> bool {
+    name.contains("://")
+        || name.parse::<std::net::IpAddr>().is_ok()
+        || Host::parse(name).is_ok() && name != "*"
 }

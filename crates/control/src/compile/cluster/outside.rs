@@ -26,9 +26,6 @@ use std::time::Duration;
 /// Names whose records say nothing else are looked up again after this time, as in Istio.
 const REFRESH: Duration = Duration::from_secs(60);
 
-/// A file that does not exist, so that nobody is believed.
-const NOBODY: &str = "/nonexistent/naka-credential";
-
 /// How endpoints are found.
 #[derive(Debug)]
 pub(super) enum Found<'a> {
@@ -173,6 +170,10 @@ impl<'a> Origination<'a> {
 
     /// Its transport socket.
     pub(super) fn socket(&self, dialect: Dialect) -> TransportSocket {
+        // A Secret is not read here yet: without it nobody is believed.
+        if self.tls.mode == TlsMode::Unusable || self.tls.credential_name.is_some() {
+            return tls::nobody(self.sni.as_deref());
+        }
         let alpn: &[&str] = match self.http2 {
             Some(true) => &["h2"],
             Some(false) => &["http/1.1"],
@@ -182,11 +183,7 @@ impl<'a> Origination<'a> {
             &tls::Outside {
                 sni: self.sni.as_deref(),
                 names: self.names,
-                // A Secret is not read here yet: without it nobody is believed.
-                roots: match &self.tls.credential_name {
-                    Some(_) => Some(NOBODY),
-                    None => self.tls.ca_certificates.as_deref(),
-                },
+                roots: self.tls.ca_certificates.as_deref(),
                 revoked: self.tls.ca_crl.as_deref(),
                 certificate: match self.tls.mode {
                     TlsMode::Mutual => self
@@ -196,7 +193,7 @@ impl<'a> Origination<'a> {
                         .zip(self.tls.private_key.as_deref()),
                     _ => None,
                 },
-                verify: !self.tls.insecure_skip_verify || self.tls.credential_name.is_some(),
+                verify: !self.tls.insecure_skip_verify,
                 alpn,
             },
             dialect,
