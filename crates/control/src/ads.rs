@@ -10,7 +10,8 @@ use crate::plane::{Caller, Plane};
 use crate::push::Subscriber;
 use crate::push::session::Session;
 use naka_types::node::{
-    CAPABILITY_CLOSURE, CAPABILITY_DRAIN_ACK, CAPABILITY_NAME_FILTER, NODE_METADATA, NodeId, Role,
+    CAPABILITY_CLOSURE, CAPABILITY_DRAIN_ACK, CAPABILITY_NAME_FILTER, CAPABILITY_PEER_LABELS,
+    NODE_METADATA, NodeId, Role,
 };
 use naka_wire::envoy::config::core::v3::Node;
 use naka_wire::envoy::service::discovery::v3::{
@@ -230,6 +231,7 @@ fn subscriber(node: &Node, caller: &Caller) -> Result<Subscriber, Status> {
             workload_id: caller.workload_id.clone(),
             labels: labels.unwrap_or_default(),
             narrow: false,
+            peer_labels: has(CAPABILITY_PEER_LABELS),
             dialect,
             binds: Arc::new(match dialect {
                 Dialect::Envoy => binds(own),

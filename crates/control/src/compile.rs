@@ -214,6 +214,8 @@ pub struct Class {
     pub labels: Labels,
     /// Whether not everybody sees the same hosts, so that its names are its own (see [`Class::settled`]).
     pub narrow: bool,
+    /// Whether it knows the labels of its callers; else they are unknown to its policies.
+    pub peer_labels: bool,
     /// Whose language is spoken.
     pub dialect: Dialect,
     /// Addresses an Envoy's agent chose; empty for everybody else.
@@ -252,6 +254,7 @@ impl Default for Class {
             workload_id: String::new(),
             labels: Labels::new(),
             narrow: false,
+            peer_labels: false,
             dialect: Dialect::Naka,
             binds: Arc::default(),
         }

@@ -77,6 +77,8 @@ pub struct World {
     pub redacted: bool,
     /// Workloads by id.
     pub workloads: BTreeMap<String, Arc<Member>>,
+    /// Labels of workloads that somebody else vouched for, by id; nobody's are empty.
+    pub granted: BTreeMap<String, Labels>,
     /// Whether a service is not seen by everybody.
     pub private: bool,
     /// Keys of callers' labels that rules read, by the namespace of the callers; [`ROOT_NAMESPACE`]'s are for all.

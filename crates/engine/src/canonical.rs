@@ -24,6 +24,7 @@ use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, header, request};
 use naka_types::header as names;
 use naka_types::reason::Reason;
+use naka_types::workload::Ulid;
 use smallvec::SmallVec;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -92,6 +93,8 @@ pub struct Source {
     pub identity: Arc<str>,
     /// Name of the workload, empty when it is not known.
     pub workload: Arc<str>,
+    /// Id of the workload, by which its record is found.
+    pub id: Option<Ulid>,
 }
 
 impl Origin {

@@ -54,6 +54,7 @@ use crate::why::{Stage, Why};
 use bytes::Bytes;
 use http::HeaderValue;
 use naka_types::reason::Reason;
+use naka_types::workload::Ulid;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -240,6 +241,8 @@ pub enum Need {
         /// Port.
         port: u16,
     },
+    /// The record of the caller's workload; answered by [`Answered::Ready`] also when there is none.
+    Peer(Ulid),
     /// Time that the route lets the request wait first (an injected fault).
     Delay(Duration),
 }
@@ -285,6 +288,7 @@ enum State {
     WaitingForHost,
     WaitingForBody,
     WaitingForAddress,
+    WaitingForPeer,
     Trying,
     BackingOff,
     Delaying,
@@ -385,6 +389,7 @@ impl Exchange {
             (State::New, Input::Begin) => self.begin(request, cx),
             (State::WaitingForHost, Input::Answer(answer)) => self.answered(request, answer, cx),
             (State::WaitingForBody, Input::Body(body)) => self.body_came(request, body, cx),
+            (State::WaitingForPeer, Input::Answer(_)) => self.admitted(request, false, cx),
             (State::WaitingForAddress, Input::Answer(Answered::Ready)) => self.attempt(request, cx),
             (State::WaitingForAddress, Input::Addresses(all)) => self.addressed(request, all, cx),
             (State::Trying, Input::Tried(tried)) => self.tried(request, tried, cx),
@@ -406,6 +411,7 @@ impl Exchange {
             Effect::Need(Need::Body { .. }) => State::WaitingForBody,
             Effect::Need(Need::Backoff(_)) => State::BackingOff,
             Effect::Need(Need::Lookup(_) | Need::Addresses { .. }) => State::WaitingForAddress,
+            Effect::Need(Need::Peer(_)) => State::WaitingForPeer,
             Effect::Need(Need::Delay(_)) => State::Delaying,
             Effect::Try(_) | Effect::PassThrough(_) => State::Trying,
             Effect::Reply(_) | Effect::Relay | Effect::Done => State::Over,
@@ -463,17 +469,7 @@ impl Exchange {
     fn begin(&mut self, request: &mut Canonical, cx: &mut Cx<'_>) -> Effect {
         self.asked = headers::sanitise(request, cx);
         self.trace = headers::trace_of(request);
-        if let Direction::Inbound { port } = cx.origin.direction {
-            return self.begin_inbound(request, port, cx);
-        }
-        if let Some(name) = &cx.origin.chain
-            && let Some(chain) = cx.snapshot.chain(cx.origin.default_port, name)
-            && let Some(access) = &chain.access
-            && let Err(reason) = access::admit(access, Some(request), cx)
-        {
-            return self.refuse(request, reason, cx);
-        }
-        self.find_host(request, true, cx)
+        self.admitted(request, true, cx)
     }
 
     fn find_host(&mut self, request: &mut Canonical, ask: bool, cx: &mut Cx<'_>) -> Effect {

@@ -148,6 +148,7 @@ pub fn node(settings: &Settings, workload_id: &str) -> Node {
                 node::CAPABILITY_CLOSURE,
                 node::CAPABILITY_DRAIN_ACK,
                 node::CAPABILITY_NAME_FILTER,
+                node::CAPABILITY_PEER_LABELS,
             ];
             naka.push(("capabilities", values::strings(capabilities)));
             "naka"

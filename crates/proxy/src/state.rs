@@ -22,7 +22,7 @@ use crate::saved;
 use crate::tls::TlsSet;
 use crate::worker::{Want, WorkerMsg, Workers};
 use book::{Book, Change};
-use demand::Demand;
+use demand::{Demand, Evicted};
 use lookups::Lookups;
 use naka_engine::model::Snapshot;
 use naka_wire::type_url;
@@ -340,7 +340,10 @@ impl Main {
 
     fn tick(&mut self) {
         for gone in self.demand.tick() {
-            self.book.forget_host(&gone);
+            match gone {
+                Evicted::Host(name) => self.book.forget_host(&name),
+                Evicted::Workload(id) => self.book.forget_workload(&id),
+            }
         }
         if self
             .save_at

@@ -138,6 +138,13 @@ pub enum Want {
         /// `None` when nobody knows it.
         reply: oneshot::Sender<Option<Arc<Workload>>>,
     },
+    /// The record of a verified peer, for a policy that asks for its labels.
+    Peer {
+        /// Its id, from its certificate.
+        id: Ulid,
+        /// To be answered only after the asking worker's barrier for a snapshot that holds it, if there is one.
+        reply: oneshot::Sender<()>,
+    },
 }
 
 /// Facts about this proxy that never change while it runs.

@@ -12,6 +12,10 @@ pub const CAPABILITY_CLOSURE: &str = "closure";
 pub const CAPABILITY_DRAIN_ACK: &str = "drain-ack";
 /// Capability: holds a filter of all host names visible to it.
 pub const CAPABILITY_NAME_FILTER: &str = "name-filter";
+/// Namespace of metadata under which a policy asks for labels of the verified caller.
+pub const PEER_LABELS: &str = "naka.dev/peer-labels";
+/// Capability: knows the labels of its verified callers, so policies may ask for them.
+pub const CAPABILITY_PEER_LABELS: &str = "peer-labels";
 
 /// Key of our own condition in a route's `typed_per_filter_config`.
 pub const CONDITION: &str = "naka.dev/condition";

@@ -1,7 +1,7 @@
 //! AuthorizationPolicy: who may call what.
 //!
 //! A DENY rule that matches refuses; where a workload has ALLOW policies, one of their rules must match. Conditions have
-//! three values: what is not known here (labels of the caller, claims of a token, the path of what is no HTTP) never
+//! three values: what is not known (a label that nobody granted, claims of a token, the path of what is no HTTP) never
 //! satisfies an ALLOW rule, in whichever form it is asked, and always satisfies a DENY rule.
 //!
 //! Not here: how rules become messages (`control`), and CUSTOM, which needs somebody to ask.
@@ -85,7 +85,9 @@ pub enum Attribute {
     Path,
     /// A header, in lower case.
     Header(String),
-    /// Something that is not known here: labels of the caller, claims of a token, server name, address called.
+    /// A label of the caller's workload, as far as it was granted.
+    Label(String),
+    /// Something that is not known here: claims of a token, server name, address called.
     Unknown(String),
 }
 

@@ -4,9 +4,10 @@ use super::State;
 use super::answer::{Outcome, Problem, json_with, ok};
 use super::auth::Role;
 use super::dispatch::Call;
+use crate::ca_service::{CERTIFICATE, Certificate};
 use http::StatusCode;
 use naka_identity::{JoinParams, TokenGrant, new_secret, now_s, random_bytes};
-use naka_store::Draft;
+use naka_store::{Draft, Snapshot};
 use naka_types::labels::Labels;
 use naka_types::token::{Token, TokenKind};
 use naka_types::workload::Ulid;
@@ -175,30 +176,45 @@ pub(crate) fn list(call: &Call) -> Outcome {
     Ok(ok(&json!({ "items": items })))
 }
 
-/// `DELETE tokens/<id>`.
+/// `DELETE tokens/<id>`: nobody joins by it any more, and those who did lose the labels it vouched for. A token that is
+/// forgotten already can still be revoked while somebody who joined by it is there.
 pub(crate) async fn revoke(call: &Call, id: &str) -> Outcome {
     call.subject.need(Role::Admin, "", "revoke tokens")?;
-    if call
-        .state
-        .store
-        .snapshot()
-        .record(TOKEN_RECORD, id)
-        .is_none()
-    {
+    let snapshot = call.state.store.snapshot();
+    let actor = &call.subject.name;
+    let mut drafts = withdrawn(&snapshot, actor, id);
+    if snapshot.record(TOKEN_RECORD, id).is_some() {
+        drafts.push(Draft::record(
+            actor,
+            "",
+            "token.revoke",
+            TOKEN_RECORD,
+            id,
+            None,
+        ));
+    }
+    if drafts.is_empty() {
         return Err(Problem::not_found(format!("there is no token {id}")));
     }
-    let draft = Draft::record(
-        &call.subject.name,
-        "",
-        "token.revoke",
-        TOKEN_RECORD,
-        id,
-        None,
-    );
-    call.state.store.commit(vec![draft]).await?;
+    call.state.store.commit(drafts).await?;
     Ok(ok(
         &json!({"kind": "Status", "apiVersion": "v1", "status": "Success"}),
     ))
+}
+
+/// Drafts that take the labels of a token from the workloads that joined by it; their identity stays.
+fn withdrawn(snapshot: &Snapshot, actor: &str, token: &str) -> Vec<Draft> {
+    let joined = snapshot.records_of(CERTIFICATE).filter_map(|(id, value)| {
+        let mut certificate: Certificate = serde_json::from_value(value.as_ref().clone()).ok()?;
+        if certificate.token != token || certificate.labels.is_empty() {
+            return None;
+        }
+        certificate.labels.clear();
+        let value = serde_json::to_value(&certificate).ok();
+        let event = "certificate.labels-withdrawn";
+        Some(Draft::record(actor, "", event, CERTIFICATE, id, value))
+    });
+    joined.collect()
 }
 
 /// A token as it may be shown.

@@ -57,7 +57,7 @@ pub(crate) fn listener(view: &View<'_>, wanted: &str, class: &Class) -> Option<B
         dialect: Dialect::Naka,
         trust_domain: "",
         port: &whole,
-        before: policy::message::bytes(&policies, port),
+        before: policy::message::bytes(&policies, port, class.peer_labels),
     };
     let messages = chains.iter().map(|one| {
         message::chain(one, &to, || {
@@ -65,7 +65,7 @@ pub(crate) fn listener(view: &View<'_>, wanted: &str, class: &Class) -> Option<B
                 Serves::Http(hosts) => virtual_hosts(hosts, port),
                 Serves::Bytes(_) | Serves::Named(_) => Vec::new(),
             };
-            let first = policy::message::http(&policies, port);
+            let first = policy::message::http(&policies, port, class.peer_labels);
             let web = one.grpc_web.then(listener::grpc_web);
             let first = first.into_iter().chain(web).collect();
             listener::http(first, wanted, &routes_name(&one.name), hosts)
@@ -82,7 +82,7 @@ pub(crate) fn listener(view: &View<'_>, wanted: &str, class: &Class) -> Option<B
     };
     Some(
         Built::new(
-            &(wanted, &chains, &whole, &policies),
+            &(wanted, &chains, &whole, &policies, class.peer_labels),
             naka_wire::pack(&message),
         )
         .referring(refers),

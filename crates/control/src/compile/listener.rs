@@ -48,16 +48,26 @@ pub(crate) fn inbound(view: &View<'_>, name: &str, class: &Class) -> Option<Buil
     let listener = Listener {
         name: INBOUND.to_owned(),
         address: Some(socket_address("0.0.0.0", INBOUND_PORT)),
-        filter_chains: chains.iter().flat_map(messages).collect(),
+        filter_chains: chains
+            .iter()
+            .flat_map(|chain| messages(chain, class.peer_labels))
+            .collect(),
         traffic_direction: TrafficDirection::Inbound as i32,
         ..Listener::default()
     };
-    Some(Built::new(&chains, naka_wire::pack(&listener)).referring(refers))
+    Some(Built::new(&(&chains, class.peer_labels), naka_wire::pack(&listener)).referring(refers))
 }
 
-fn messages(chain: &Chain) -> Vec<FilterChain> {
-    let tls = |only: bool| message(chain, (!only).then_some("tls"), Some(tls::downstream()));
-    let raw = |only: bool| message(chain, (!only).then_some("raw_buffer"), None);
+fn messages(chain: &Chain, labels: bool) -> Vec<FilterChain> {
+    let tls = |only: bool| {
+        message(
+            chain,
+            (!only).then_some("tls"),
+            Some(tls::downstream()),
+            labels,
+        )
+    };
+    let raw = |only: bool| message(chain, (!only).then_some("raw_buffer"), None, labels);
     match (chain.mode, &chain.tls) {
         (MtlsMode::Strict, _) => vec![tls(true)],
         (MtlsMode::Permissive, _) => vec![tls(false), raw(false)],
@@ -71,14 +81,19 @@ fn messages(chain: &Chain) -> Vec<FilterChain> {
                 is_http,
                 Dialect::Naka,
             );
-            vec![message(chain, None, Some(socket))]
+            vec![message(chain, None, Some(socket), labels)]
         }
         // Nothing is served without the TLS that was wanted.
         (MtlsMode::Disable, Secured::Unusable) => Vec::new(),
     }
 }
 
-fn message(chain: &Chain, transport: Option<&str>, socket: Option<TransportSocket>) -> FilterChain {
+fn message(
+    chain: &Chain,
+    transport: Option<&str>,
+    socket: Option<TransportSocket>,
+    labels: bool,
+) -> FilterChain {
     let name = ClusterName::Inbound { port: chain.port }.to_string();
     FilterChain {
         filter_chain_match: Some(FilterChainMatch {
@@ -88,7 +103,7 @@ fn message(chain: &Chain, transport: Option<&str>, socket: Option<TransportSocke
             transport_protocol: transport.unwrap_or_default().to_owned(),
             ..FilterChainMatch::default()
         }),
-        filters: filters(chain, &name),
+        filters: filters(chain, &name, labels),
         transport_socket: socket,
         metadata: Some(metadata(chain)),
         name,
@@ -104,10 +119,10 @@ fn metadata(chain: &Chain) -> Metadata {
     values::metadata([(NAKA, own)])
 }
 
-fn filters(chain: &Chain, cluster: &str) -> Vec<Filter> {
+fn filters(chain: &Chain, cluster: &str, labels: bool) -> Vec<Filter> {
     match chain.protocol {
         Protocol::Tcp | Protocol::Tls => {
-            let mut all = policy::message::bytes(&chain.policies, chain.port);
+            let mut all = policy::message::bytes(&chain.policies, chain.port, labels);
             all.push(tcp(cluster, &chain.pool));
             all
         }
@@ -123,7 +138,7 @@ fn filters(chain: &Chain, cluster: &str) -> Vec<Filter> {
                 config_type: Some(http_filter::ConfigType::TypedConfig(config)),
                 ..HttpFilter::default()
             });
-            let first = policy::message::http(&chain.policies, chain.port);
+            let first = policy::message::http(&chain.policies, chain.port, labels);
             let first = first.into_iter().chain(own).collect();
             vec![http(first, cluster, cluster, vec![everything])]
         }

@@ -43,6 +43,8 @@ pub(crate) struct At {
     pub(crate) port: u16,
     /// Whether requests are seen there.
     pub(crate) http: bool,
+    /// Whether labels of callers are known there.
+    pub(crate) labels: bool,
 }
 
 /// Policies that hold for a workload.
@@ -117,6 +119,8 @@ pub(crate) enum Question {
     Peer(Cidr),
     /// The client's address.
     Client(Cidr),
+    /// A label of its workload that it was granted.
+    Label(String, Text),
     /// Host of the request.
     Host(Text),
     /// Method.
@@ -217,12 +221,14 @@ fn is_of_caller(attribute: &Attribute) -> bool {
             | Attribute::TrustDomain
             | Attribute::PeerAddress
             | Attribute::ClientAddress
+            | Attribute::Label(_)
     )
 }
 
 fn tree(condition: &Condition, denies: bool, domain: &str, at: At) -> Tree {
     let known = match &condition.attribute {
         Attribute::Unknown(_) => false,
+        Attribute::Label(_) => at.labels,
         Attribute::Host | Attribute::Method | Attribute::Path | Attribute::Header(_) => at.http,
         _ => true,
     };
@@ -273,6 +279,7 @@ fn question(attribute: &Attribute, text: &Text, domain: &str) -> Question {
             Question::IdentityLike(format!("spiffe://[^/]+/ns/{namespace}/sa/{name}"))
         }
         Attribute::TrustDomain => Question::IdentityLike(format!("spiffe://{}/.*", part(text))),
+        Attribute::Label(name) => Question::Label(name.clone(), text.clone()),
         Attribute::Host => Question::Host(text.clone()),
         Attribute::Method => Question::Method(text.clone()),
         Attribute::Header(name) => Question::Header(name.clone(), text.clone()),

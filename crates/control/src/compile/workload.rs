@@ -15,6 +15,7 @@ pub(crate) fn record(view: &View<'_>, id: &str) -> Option<Built> {
         service: registration.service.clone(),
         service_account: registration.service_account.clone(),
         labels: registration.labels.clone(),
+        granted: world.granted.get(id).cloned().unwrap_or_default(),
     };
     // All fields are plain or sorted, so the message is its own model.
     Some(Built::new(&record, naka_wire::pack(&record)))

@@ -2,11 +2,12 @@
 
 use super::touch::{Touch, hosts, spread_host};
 use crate::apiserver::live::{Condition, Nack, ObjectStatus};
-use crate::compile::{Class, Key, compile, gateway};
+use crate::compile::{Class, Dialect, Key, compile, gateway};
 use crate::plane::Plane;
 use crate::world::World;
 use naka_api::networking::gateway::Gateway;
 use naka_api::networking::virtual_service::GatewayRef;
+use naka_api::security::authorization_policy::{Action, Attribute, Condition as Demand, Rule};
 use naka_api::{Mode, Object};
 use naka_types::finding::{Finding, Severity};
 use naka_types::host::ROOT_NAMESPACE;
@@ -41,7 +42,7 @@ pub(super) fn status(plane: &Plane, reference: &ObjectRef) -> ObjectStatus {
     status.revision = object.meta.resource_version.parse().unwrap_or(0);
     status.conditions = vec![
         accepted(&unsound),
-        enforced(&findings),
+        enforced(&findings, labels_at_envoys(plane, &world, object)),
         resolved(&unresolved),
         match conflicts.first() {
             Some(first) => condition("Conflicted", true, "OlderWins", first.message.clone()),
@@ -75,14 +76,53 @@ fn accepted(unsound: &[String]) -> Condition {
     }
 }
 
+/// Envoys that a policy with conditions on labels of callers holds for: they know none, so such a rule never allows and
+/// always denies there.
+fn labels_at_envoys(plane: &Plane, world: &World, object: &Object) -> Option<String> {
+    let policy = object.authorization_policy()?;
+    let asks = policy.rules.iter().position(asks_label)?;
+    let namespace = &object.meta.namespace;
+    let everywhere = namespace.as_str() == ROOT_NAMESPACE;
+    let proxies = plane.hub.seen().into_iter().filter(|proxy| {
+        let class = &proxy.who.class;
+        let labels = match class.role {
+            Role::Gateway => Some(&class.labels),
+            Role::Sidecar => world
+                .workload(&class.workload_id)
+                .map(|member| &member.registration.labels),
+        };
+        class.dialect == Dialect::Envoy
+            && (everywhere || class.namespace == *namespace)
+            && labels.is_some_and(|labels| policy.holds_for(labels))
+    });
+    let names: Vec<String> = proxies.map(|proxy| proxy.who.name).collect();
+    let effect = match policy.action {
+        Action::Deny => "denies whoever fits the rest of it",
+        Action::Allow | Action::Audit => "matches nobody",
+    };
+    (!names.is_empty()).then(|| {
+        format!(
+            "spec.rules[{asks}] asks for labels of callers, which an Envoy does not know; there it {effect}: {}",
+            names.join(", ")
+        )
+    })
+}
+
+fn asks_label(rule: &Rule) -> bool {
+    let of_label = |demand: &Demand| matches!(demand.attribute, Attribute::Label(_));
+    rule.when.iter().any(of_label)
+}
+
 /// Whether every field that is used does something; the fields that do not are named, all of them.
-fn enforced(findings: &[Finding]) -> Condition {
+fn enforced(findings: &[Finding], elsewhere: Option<String>) -> Condition {
     let idle: Vec<&str> = findings
         .iter()
         .filter(|finding| finding.code == naka_api::codes::W900.id)
         .map(|finding| finding.field.as_str())
         .collect();
-    if idle.is_empty() {
+    if let Some(message) = elsewhere.filter(|_| idle.is_empty()) {
+        condition("Enforced", false, "NotAtEnvoy", message)
+    } else if idle.is_empty() {
         condition(
             "Enforced",
             true,
@@ -352,7 +392,7 @@ mod tests {
             let object = json!({"apiVersion": "networking.istio.io/v1", "kind": kind, "metadata": {"name": "a"},
                 "spec": spec});
             let (_, findings) = naka_api::decode_json(&object, Mode::Compat);
-            enforced(&findings)
+            enforced(&findings, None)
         };
         let idle = rule(
             "DestinationRule",

@@ -1,6 +1,7 @@
 //! Joins the parts into a [`World`].
 
 use super::{Endpoint, Endpoints, Port, Service, World, age};
+use crate::ca_service::CERTIFICATE;
 use crate::registry::{Claim, Health, Member, Registration, ServedPort};
 use naka_api::core::service::{ServicePort, TargetPort};
 use naka_api::networking::export::{self, Export};
@@ -104,6 +105,10 @@ impl World {
         world.objects(&objects);
         world.read_labels(&objects);
         world.route_owners(inputs.snapshot);
+        world.granted = members
+            .iter()
+            .filter_map(|member| granted(inputs.snapshot, &member.registration))
+            .collect();
         world.workloads = members
             .into_iter()
             .map(|member| (member.registration.workload_id.clone(), member))
@@ -363,6 +368,21 @@ fn first(registration: &Registration) -> Option<&ServedPort> {
         .iter()
         .find(|port| port.first)
         .or_else(|| ports.first())
+}
+
+/// The labels that the token a workload joined with vouched for; not those that it contradicts by now.
+fn granted(snapshot: &Snapshot, registration: &Registration) -> Option<(String, Labels)> {
+    let id = &registration.workload_id;
+    let certificate = snapshot.record(CERTIFICATE, id)?;
+    let worn = &registration.labels;
+    let labels: Labels = certificate
+        .get("labels")?
+        .as_object()?
+        .iter()
+        .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
+        .filter(|(key, value)| worn.get(key).is_none_or(|worn| worn == value))
+        .collect();
+    (!labels.is_empty()).then(|| (id.clone(), labels))
 }
 
 fn declared_port(port: &ServicePort, serving: &[&Arc<Member>]) -> Port {

@@ -128,6 +128,10 @@ impl World {
         differing(&self.workloads, &next.workloads, same, |id| {
             reads.insert(Read::Workload(id.clone()));
         });
+        let same = |a: &naka_types::labels::Labels, b: &naka_types::labels::Labels| a == b;
+        differing(&self.granted, &next.granted, same, |id| {
+            reads.insert(Read::Workload(id.clone()));
+        });
         differing(&self.sidecars, &next.sidecars, same_objects, |namespace| {
             reads.insert(Read::Sidecars(namespace.clone()));
         });

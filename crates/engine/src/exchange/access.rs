@@ -1,16 +1,51 @@
 //! Whether policy lets a caller do what it asks.
 //!
-//! Answers have three values. What cannot be known (a path where no HTTP is spoken, an address nobody told, a header
-//! that came twice with values that answer differently) never satisfies an ALLOW rule and always satisfies a DENY rule,
-//! negated or not. So neither a second header nor bytes instead of a request walk around a rule.
+//! Answers have three values. What cannot be known (a path where no HTTP is spoken, an address nobody told, a label
+//! nobody granted, a header that came twice with values that answer differently) never satisfies an ALLOW rule and
+//! always satisfies a DENY rule, negated or not. So neither a second header nor bytes instead of a request walk around a
+//! rule.
 
-use super::Cx;
 use super::matching::value_of;
-use crate::canonical::{Canonical, Origin};
+use super::{Cx, Effect, Exchange, Need};
+use crate::canonical::{Canonical, Direction, Origin};
 use crate::model::{Access, AccessFilter, HeaderCondition, HeaderRule, Subject, Test};
 use crate::why::{Stage, Why};
+use naka_types::labels::Labels;
 use naka_types::reason::Reason;
+use naka_types::workload::Ulid;
 use std::net::IpAddr;
+
+impl Exchange {
+    /// Whether the caller may; `ask`: what is not known of it may still be obtained.
+    pub(super) fn admitted(
+        &mut self,
+        request: &mut Canonical,
+        ask: bool,
+        cx: &mut Cx<'_>,
+    ) -> Effect {
+        if let Direction::Inbound { port } = cx.origin.direction {
+            return self.begin_inbound(request, port, ask, cx);
+        }
+        if let Some(name) = &cx.origin.chain
+            && let Some(chain) = cx.snapshot.chain(cx.origin.default_port, name)
+            && let Some(access) = &chain.access
+        {
+            if let Some(peer) = lacks(access, cx).filter(|_| ask) {
+                return Effect::Need(Need::Peer(peer));
+            }
+            if let Err(reason) = admit(access, Some(request), cx) {
+                return self.refuse(request, reason, cx);
+            }
+        }
+        self.find_host(request, true, cx)
+    }
+}
+
+/// The workload whose record is to be had before the filters are asked, because one of them asks for its labels.
+pub(super) fn lacks(access: &Access, cx: &Cx<'_>) -> Option<Ulid> {
+    let peer = cx.origin.source.as_ref().filter(|_| access.labels)?.id?;
+    cx.snapshot.granted(peer).is_none().then_some(peer)
+}
 
 /// Asks the filters of a port in their order; bytes have no request.
 pub(super) fn admit(
@@ -18,8 +53,13 @@ pub(super) fn admit(
     request: Option<&Canonical>,
     cx: &mut Cx<'_>,
 ) -> Result<(), Reason> {
+    let asked = About {
+        request,
+        origin: cx.origin,
+        granted: granted(cx),
+    };
     for filter in &access.filters {
-        let found = matching(filter, request, cx.origin);
+        let found = matching(filter, &asked);
         let allowed = found.is_some() != filter.denies;
         cx.explain(|| {
             let because = match (found, filter.denies) {
@@ -40,13 +80,21 @@ pub(super) fn admit(
     Ok(())
 }
 
+/// What is known of a call.
+struct About<'a> {
+    request: Option<&'a Canonical>,
+    origin: &'a Origin,
+    granted: Option<&'a Labels>,
+}
+
+/// The labels that the caller's workload was granted.
+fn granted<'a>(cx: &Cx<'a>) -> Option<&'a Labels> {
+    cx.snapshot.granted(cx.origin.source.as_ref()?.id?)
+}
+
 /// Name of the first rule that matches.
-fn matching<'a>(
-    filter: &'a AccessFilter,
-    request: Option<&Canonical>,
-    origin: &Origin,
-) -> Option<&'a str> {
-    let matches = |test: &Test| truth(test, request, origin).unwrap_or(filter.denies);
+fn matching<'a>(filter: &'a AccessFilter, asked: &About<'_>) -> Option<&'a str> {
+    let matches = |test: &Test| truth(test, asked).unwrap_or(filter.denies);
     let mut rules = filter.rules.iter();
     rules
         .find(|rule| matches(&rule.test))
@@ -54,14 +102,15 @@ fn matching<'a>(
 }
 
 /// Whether a condition holds; `None`: not known.
-fn truth(test: &Test, request: Option<&Canonical>, origin: &Origin) -> Option<bool> {
+fn truth(test: &Test, asked: &About<'_>) -> Option<bool> {
     match test {
         Test::Always => Some(true),
-        Test::All(tests) => all(tests, false, request, origin),
-        Test::Any(tests) => all(tests, true, request, origin),
-        Test::Not(test) => truth(test, request, origin).map(|holds| !holds),
+        Test::All(tests) => all(tests, false, asked),
+        Test::Any(tests) => all(tests, true, asked),
+        Test::Not(test) => truth(test, asked).map(|holds| !holds),
         Test::Identity(wanted) => {
-            let shown = origin.source.as_ref().map(|source| &*source.identity);
+            let source = asked.origin.source.as_ref();
+            let shown = source.map(|source| &*source.identity);
             let shown = shown.filter(|identity| !identity.is_empty());
             Some(match (shown, wanted) {
                 (None, _) => false,
@@ -69,18 +118,22 @@ fn truth(test: &Test, request: Option<&Canonical>, origin: &Origin) -> Option<bo
                 (Some(identity), Some(wanted)) => wanted.holds(identity.as_bytes()),
             })
         }
-        Test::Peer(range) => Some(range.contains(origin.address?)),
-        Test::Client(range) => Some(range.contains(client(request, origin)?)),
-        Test::Path(wanted) => Some(wanted.holds(request?.path().as_bytes())),
-        Test::Header(wanted) => header(wanted, request?, origin),
+        Test::Peer(range) => Some(range.contains(asked.origin.address?)),
+        Test::Client(range) => Some(range.contains(client(asked)?)),
+        Test::Label(name, wanted) => {
+            let value = asked.granted?.get(&**name)?;
+            Some(wanted.holds(value.as_bytes()))
+        }
+        Test::Path(wanted) => Some(wanted.holds(asked.request?.path().as_bytes())),
+        Test::Header(wanted) => header(wanted, asked.request?, asked.origin),
     }
 }
 
 /// Whether all tests hold, or (`ends` true) one of them.
-fn all(tests: &[Test], ends: bool, request: Option<&Canonical>, origin: &Origin) -> Option<bool> {
+fn all(tests: &[Test], ends: bool, asked: &About<'_>) -> Option<bool> {
     let mut sure = true;
     for test in tests {
-        match truth(test, request, origin) {
+        match truth(test, asked) {
             Some(holds) if holds == ends => return Some(ends),
             Some(_) => {}
             None => sure = false,
@@ -90,13 +143,13 @@ fn all(tests: &[Test], ends: bool, request: Option<&Canonical>, origin: &Origin)
 }
 
 /// The last address that a verified peer told; of anybody else, its own.
-fn client(request: Option<&Canonical>, origin: &Origin) -> Option<IpAddr> {
-    let told = request
-        .filter(|_| origin.source.is_some())
-        .and_then(|request| {
-            let all = request.headers().get_all("x-forwarded-for");
-            all.iter().next_back()
-        });
+fn client(asked: &About<'_>) -> Option<IpAddr> {
+    let origin = asked.origin;
+    let request = asked.request.filter(|_| origin.source.is_some());
+    let told = request.and_then(|request| {
+        let all = request.headers().get_all("x-forwarded-for");
+        all.iter().next_back()
+    });
     match told {
         None => origin.address,
         Some(value) => value.to_str().ok()?.rsplit(',').next()?.trim().parse().ok(),

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::breaker::Trial;
 use crate::canonical::Direction;
-use crate::model::{Action, Cluster, ClusterId, Endpoint, Route, Serves, VirtualHost};
+use crate::model::{Access, Action, Cluster, ClusterId, Endpoint, Route, Serves, VirtualHost};
 use crate::reply::LocalReply;
 use crate::why::{Stage, Why};
 use naka_types::reason::Reason;
@@ -27,6 +27,8 @@ pub struct Dial {
     pub(super) cluster: Option<Arc<Cluster>>,
     pub(super) endpoint: Option<Arc<Endpoint>>,
     lookup: Lookup,
+    /// Whether the caller's record was asked for.
+    asked: bool,
     tries: u32,
     over: bool,
     pub(super) barred: bool,
@@ -47,10 +49,8 @@ impl Dial {
             return Effect::Done;
         }
         let effect = match input {
-            Input::Begin => match cx.origin.direction {
-                Direction::Inbound { port } => self.begin_inbound(port, cx),
-                Direction::Outbound | Direction::Gateway => self.begin(true, cx),
-            },
+            Input::Begin => self.arrived(cx),
+            Input::Answer(_) if self.asked && self.target.is_none() => self.arrived(cx),
             Input::Answer(Answered::Ready) if self.target.is_some() => self.attempt(cx),
             Input::Answer(Answered::Ready) => self.begin(false, cx),
             Input::Addresses(all) => match &self.target {
@@ -81,6 +81,24 @@ impl Dial {
         effect
     }
 
+    fn arrived(&mut self, cx: &mut Cx<'_>) -> Effect {
+        match cx.origin.direction {
+            Direction::Inbound { port } => self.begin_inbound(port, cx),
+            Direction::Outbound | Direction::Gateway => self.begin(true, cx),
+        }
+    }
+
+    /// Whether the caller may; an effect where it may not, or its record is needed first.
+    fn admitted(&mut self, access: Option<&Access>, cx: &mut Cx<'_>) -> Option<Effect> {
+        let access = access?;
+        if let Some(peer) = access::lacks(access, cx).filter(|_| !self.asked) {
+            self.asked = true;
+            return Some(Effect::Need(Need::Peer(peer)));
+        }
+        let refused = access::admit(access, None, cx).err();
+        refused.map(|reason| Self::refuse(reason, cx))
+    }
+
     /// The route, once chosen.
     #[must_use]
     pub fn route(&self) -> Option<&Arc<Route>> {
@@ -104,10 +122,8 @@ impl Dial {
         let Some(chain) = cx.snapshot.chain(cx.origin.default_port, name).cloned() else {
             return Self::refuse(Reason::NoRoute, cx);
         };
-        if let Some(access) = &chain.access
-            && let Err(reason) = access::admit(access, None, cx)
-        {
-            return Self::refuse(reason, cx);
+        if let Some(effect) = self.admitted(chain.access.as_deref(), cx) {
+            return effect;
         }
         match &chain.serves {
             Serves::Bytes(vhost) => self.follow(vhost, cx),
@@ -182,10 +198,8 @@ impl Dial {
         if let Err(reason) = inbound::admit(inbound, cx) {
             return Self::refuse(reason, cx);
         }
-        if let Some(access) = &inbound.access
-            && let Err(reason) = access::admit(access, None, cx)
-        {
-            return Self::refuse(reason, cx);
+        if let Some(effect) = self.admitted(inbound.access.as_deref(), cx) {
+            return effect;
         }
         self.target = Some((inbound.cluster, Arc::clone(&inbound.name)));
         self.attempt(cx)

@@ -3,7 +3,7 @@
 //! No routing: a declared port leads to the program. Who may call is decided here, by the port's mTLS mode and then by
 //! policy; a call to a port that was never declared finds nothing.
 
-use super::{Cx, Effect, Exchange, access, retry};
+use super::{Cx, Effect, Exchange, Need, access, retry};
 use crate::canonical::{Caller, Canonical};
 use crate::model::{HttpVersion, Inbound, MtlsMode};
 use crate::why::{Stage, Why};
@@ -38,11 +38,17 @@ impl Exchange {
         &mut self,
         request: &mut Canonical,
         port: u16,
+        ask: bool,
         cx: &mut Cx<'_>,
     ) -> Effect {
         let Some(inbound) = cx.snapshot.inbound(port) else {
             return self.refuse(request, Reason::NoRoute, cx);
         };
+        if let Some(access) = &inbound.access
+            && let Some(peer) = access::lacks(access, cx).filter(|_| ask)
+        {
+            return Effect::Need(Need::Peer(peer));
+        }
         if let Err(reason) = admit(inbound, cx) {
             return self.refuse(request, reason, cx);
         }

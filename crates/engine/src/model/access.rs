@@ -12,6 +12,18 @@ use std::sync::Arc;
 pub struct Access {
     /// In the order in which they are asked.
     pub filters: Box<[AccessFilter]>,
+    /// Whether any of them asks for a label of the caller's workload.
+    pub labels: bool,
+}
+
+impl Access {
+    /// Filters in the order in which they are asked.
+    #[must_use]
+    pub fn new(filters: Box<[AccessFilter]>) -> Self {
+        let mut rules = filters.iter().flat_map(|filter| &filter.rules);
+        let labels = rules.any(|rule| rule.test.asks_label());
+        Self { filters, labels }
+    }
 }
 
 /// One filter.
@@ -49,8 +61,22 @@ pub enum Test {
     Peer(Cidr),
     /// Address of the client, as far as a verified peer tells it.
     Client(Cidr),
+    /// A label of the peer's workload, as far as it was granted; not known of any other.
+    Label(Box<str>, TextCondition),
     /// Path without query.
     Path(TextCondition),
     /// A header, or method or authority.
     Header(HeaderCondition),
+}
+
+impl Test {
+    /// Whether it asks for a label.
+    fn asks_label(&self) -> bool {
+        match self {
+            Self::All(tests) | Self::Any(tests) => tests.iter().any(Self::asks_label),
+            Self::Not(test) => test.asks_label(),
+            Self::Label(..) => true,
+            _ => false,
+        }
+    }
 }

@@ -5,7 +5,9 @@
 
 use super::{Access, Chain, Cluster, ClusterId, Edge, RateLimit, Serves, VirtualHost};
 use naka_types::host::Host;
+use naka_types::labels::Labels;
 use naka_types::protocol::Protocol;
+use naka_types::workload::Ulid;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -57,9 +59,16 @@ pub struct Snapshot {
     clusters: Vec<Option<Arc<Cluster>>>,
     inbound: BTreeMap<u16, Arc<Inbound>>,
     edges: BTreeMap<u16, Arc<Edge>>,
+    peers: BTreeMap<Ulid, Arc<Labels>>,
 }
 
 impl Snapshot {
+    /// The labels that a workload was granted; `None`: its record is not held.
+    #[must_use]
+    pub fn granted(&self, workload: Ulid) -> Option<&Labels> {
+        self.peers.get(&workload).map(|labels| &**labels)
+    }
+
     /// The virtual host for a lower-case host and port.
     #[must_use]
     pub fn virtual_host(&self, host: &str, port: u16) -> Option<&Arc<VirtualHost>> {
@@ -144,6 +153,7 @@ impl Snapshot {
             clusters: self.clusters.clone(),
             inbound: self.inbound.clone(),
             edges: self.edges.clone(),
+            peers: self.peers.clone(),
         }
     }
 }
@@ -156,6 +166,7 @@ pub struct SnapshotBuilder {
     clusters: Vec<Option<Arc<Cluster>>>,
     inbound: BTreeMap<u16, Arc<Inbound>>,
     edges: BTreeMap<u16, Arc<Edge>>,
+    peers: BTreeMap<Ulid, Arc<Labels>>,
 }
 
 impl SnapshotBuilder {
@@ -202,6 +213,12 @@ impl SnapshotBuilder {
         self
     }
 
+    /// Puts the labels that a workload was granted.
+    pub fn put_peer(&mut self, workload: Ulid, granted: Arc<Labels>) -> &mut Self {
+        self.peers.insert(workload, granted);
+        self
+    }
+
     /// Indexes everything.
     #[must_use]
     pub fn build(self) -> Snapshot {
@@ -241,6 +258,7 @@ impl SnapshotBuilder {
             clusters: self.clusters,
             inbound: self.inbound,
             edges: self.edges,
+            peers: self.peers,
         }
     }
 }

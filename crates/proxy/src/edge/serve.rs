@@ -5,7 +5,7 @@
 
 use super::hello::{self, Hello};
 use super::proxy_protocol::{self, Header};
-use crate::http::serve::{detected, refuse};
+use crate::http::serve::{detected, refuse, source};
 use crate::io::Io;
 use crate::limits;
 use crate::worker::{Conn, Peer, Phase};
@@ -214,6 +214,7 @@ async fn taken(
                         return refuse(&conn, reason, &detail);
                     }
                     origin.caller = Caller::MeshPeer { xfcc: None };
+                    origin.source = source(&conn);
                 }
                 Io::accepted(stream)
             }

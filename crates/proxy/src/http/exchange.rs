@@ -217,9 +217,9 @@ impl Run {
                     }
                     Next::Body(body)
                 }
-                Effect::Need(Need::Lookup(cluster)) => {
+                Effect::Need(need @ (Need::Lookup(_) | Need::Peer(_))) => {
                     let worker = Rc::clone(&self.scope.conn.worker);
-                    Box::pin(worker.looked_up(cluster)).await;
+                    Box::pin(worker.fetch(need)).await;
                     Next::Answer(Answered::Ready)
                 }
                 Effect::Need(Need::Addresses { host, port }) => {

@@ -344,15 +344,21 @@ fn inbound_origin(conn: &Conn, port: u16, tls: bool, leaf: Option<Leaf>) -> Orig
     };
     let mut origin = Origin::inbound(port, caller, tls);
     origin.address = Some(conn.remote.ip());
-    origin.source = conn.peer.get().map(|peer| Source {
+    origin.source = source(conn);
+    origin
+}
+
+/// The verified caller of a connection.
+pub(crate) fn source(conn: &Conn) -> Option<Source> {
+    conn.peer.get().map(|peer| Source {
         identity: Arc::clone(&peer.text),
         // Not known before the peer's record came: unknown, which satisfies nothing.
         workload: peer
             .id
             .and_then(|id| conn.worker.workload_of(id))
             .map_or_else(Arc::default, |known| known.workload.as_str().into()),
-    });
-    origin
+        id: peer.id,
+    })
 }
 
 /// SHA-256 of a caller's certificate.

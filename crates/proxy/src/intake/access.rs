@@ -8,10 +8,12 @@ use naka_engine::model::{
     Access, AccessFilter, AccessRule, Pattern, Test, TextCondition, TextRule,
 };
 use naka_types::cidr::Cidr;
+use naka_types::node::PEER_LABELS;
 use naka_wire::envoy::config::core::v3::CidrRange;
 use naka_wire::envoy::config::listener::v3::{Filter, filter};
 use naka_wire::envoy::config::rbac::v3::{
-    Permission, Policy, Principal, Rbac, permission::Rule, principal::Identifier, rbac::Action,
+    Permission, Policy, Principal, Rbac, SourcedMetadata, permission::Rule, principal::Identifier,
+    rbac::Action,
 };
 use naka_wire::envoy::extensions::filters::http::rbac::v3::Rbac as HttpRbac;
 use naka_wire::envoy::extensions::filters::network::http_connection_manager::v3::{
@@ -19,7 +21,9 @@ use naka_wire::envoy::extensions::filters::network::http_connection_manager::v3:
 };
 use naka_wire::envoy::extensions::filters::network::rbac::v3::Rbac as BytesRbac;
 use naka_wire::envoy::extensions::path::r#match::uri_template::v3::UriTemplateMatchConfig;
-use naka_wire::envoy::r#type::matcher::v3::{PathMatcher, path_matcher};
+use naka_wire::envoy::r#type::matcher::v3::{
+    PathMatcher, metadata_matcher, path_matcher, value_matcher,
+};
 use std::sync::Arc;
 
 /// Name of the filters of requests.
@@ -74,7 +78,7 @@ fn together(
         .collect::<Result<_, _>>()
         .map_err(|error| error.within("rbac"))?;
     let filters: Box<[AccessFilter]> = all.into_iter().flatten().collect();
-    Ok((!filters.is_empty()).then(|| Arc::new(Access { filters })))
+    Ok((!filters.is_empty()).then(|| Arc::new(Access::new(filters))))
 }
 
 fn rbac(wire: &Rbac) -> Result<AccessFilter, Error> {
@@ -130,8 +134,29 @@ fn principal(wire: &Principal) -> Result<Test, Error> {
         Identifier::RemoteIp(range) => Test::Client(cidr(range)?),
         Identifier::Header(header) => Test::Header(condition::header(header)?),
         Identifier::UrlPath(path) => url_path(path)?,
+        Identifier::SourcedMetadata(asked) => {
+            label(asked).map_err(|e| e.within("sourced_metadata"))?
+        }
         _ => return Err(Error::at("identifier", "not supported")),
     })
+}
+
+/// A label of the caller's workload.
+fn label(wire: &SourcedMetadata) -> Result<Test, Error> {
+    let missing = || Error::at("metadata_matcher", "it is missing");
+    let asked = wire.metadata_matcher.as_ref().ok_or_else(missing)?;
+    let value = asked.value.as_ref().and_then(|v| v.match_pattern.as_ref());
+    match (asked.path.as_slice(), value) {
+        ([segment], Some(value_matcher::MatchPattern::StringMatch(text)))
+            if asked.filter == PEER_LABELS && !asked.invert =>
+        {
+            let Some(metadata_matcher::path_segment::Segment::Key(name)) = &segment.segment else {
+                return Err(Error::at("path", "it is missing"));
+            };
+            Ok(Test::Label(name.as_str().into(), condition::string(text)?))
+        }
+        _ => Err(Error::at("metadata_matcher", "not supported")),
+    }
 }
 
 fn permission(wire: &Permission) -> Result<Test, Error> {

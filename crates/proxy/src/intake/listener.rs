@@ -54,6 +54,18 @@ pub enum Part {
     Gateway(edge::Port),
 }
 
+impl Part {
+    /// Whether a policy asks for labels of callers.
+    #[must_use]
+    pub fn asks_labels(&self) -> bool {
+        let asks = |access: &Option<Arc<Access>>| access.as_ref().is_some_and(|a| a.labels);
+        match self {
+            Self::Inbound(ports) => ports.iter().any(|port| asks(&port.access)),
+            Self::Gateway(port) => port.edge.chains().iter().any(|chain| asks(&chain.access)),
+        }
+    }
+}
+
 /// A listener.
 ///
 /// # Errors

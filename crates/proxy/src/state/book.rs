@@ -13,6 +13,7 @@ use naka_engine::model::{
 use naka_engine::runtime::Registry;
 use naka_types::locality::Locality;
 use naka_types::name::VirtualHostName;
+use naka_types::workload::Ulid;
 use naka_wire::envoy::config::core::v3::data_source::Specifier;
 use naka_wire::envoy::extensions::transport_sockets::tls::v3::{Secret, secret};
 use naka_wire::v1::{NameFilter, WorkloadRecord};
@@ -210,10 +211,25 @@ impl Book {
             }
             _ => {
                 let record: WorkloadRecord = unpack(any).map_err(broken)?;
-                self.workloads.insert(name.to_owned(), Arc::new(record));
+                self.put_workload(name, record);
                 Ok(Vec::new())
             }
         }
+    }
+
+    /// Takes a record; it makes another snapshot where a policy asks for what changed.
+    fn put_workload(&mut self, name: &str, record: WorkloadRecord) {
+        let before = self.workloads.insert(name.to_owned(), Arc::new(record));
+        let same = before.is_some_and(|before| {
+            let now = self.workloads.get(name);
+            now.is_some_and(|now| now.granted == before.granted)
+        });
+        self.stale |= !same && self.asks_labels();
+    }
+
+    /// Whether a policy asks for labels of callers.
+    fn asks_labels(&self) -> bool {
+        self.listeners.values().any(listener::Part::asks_labels)
     }
 
     fn put_cluster(&mut self, name: &str, part: cluster::Part) {
@@ -251,6 +267,7 @@ impl Book {
             }
             type_url::WORKLOAD => {
                 self.workloads.remove(name);
+                self.stale |= self.asks_labels();
             }
             // Trust and names are replaced, never taken away: without them nothing would be left to decide by.
             _ => {}
@@ -260,6 +277,11 @@ impl Book {
     /// Drops a virtual host that is not subscribed to any more.
     pub fn forget_host(&mut self, name: &str) {
         self.remove(type_url::VIRTUAL_HOST, name);
+    }
+
+    /// Drops the record of a workload that is not subscribed to any more: what it grants could be withdrawn unseen.
+    pub fn forget_workload(&mut self, id: &str) {
+        self.remove(type_url::WORKLOAD, id);
     }
 
     /// Names that clusters call their endpoints by.
@@ -382,6 +404,13 @@ impl Book {
                 }
                 listener::Part::Gateway(port) => {
                     next.put_edge(self.edge_with_gate(port));
+                }
+            }
+        }
+        if self.asks_labels() {
+            for (id, record) in &self.workloads {
+                if let Some(id) = Ulid::parse(id) {
+                    next.put_peer(id, Arc::new(record.granted.clone()));
                 }
             }
         }

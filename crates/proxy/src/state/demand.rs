@@ -23,10 +23,20 @@ use tokio::time::Instant;
 /// How long a request waits for configuration.
 const PATIENCE: Duration = crate::limits::CONFIG_WAIT;
 
+/// What is held and not subscribed to any more.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Evicted {
+    /// A virtual host.
+    Host(String),
+    /// The record of a workload.
+    Workload(String),
+}
+
 #[derive(Debug)]
 enum Reply {
     Host(oneshot::Sender<Result<(), Reason>>),
     Workload(oneshot::Sender<Option<Arc<Workload>>>),
+    Peer(oneshot::Sender<()>),
 }
 
 #[derive(Debug)]
@@ -46,7 +56,7 @@ pub(crate) struct Demand {
     waiting: BTreeMap<(&'static str, String), Waiting>,
     absent: BTreeSet<(&'static str, String)>,
     workloads: VecDeque<String>,
-    evicted: Vec<String>,
+    evicted: Vec<Evicted>,
     /// The last step that all workers have passed.
     step: u64,
     commands: mpsc::Sender<Command>,
@@ -112,21 +122,7 @@ impl Demand {
                     let _ = reply.send(Some(Arc::new(described(&record))));
                     return;
                 }
-                if !self.workloads.contains(&id) {
-                    self.workloads.push_back(id.clone());
-                    if self.workloads.len() > CAPACITY
-                        && let Some(oldest) = self.workloads.pop_front()
-                    {
-                        self.send(Command::Unsubscribe {
-                            type_url: type_url::WORKLOAD.to_owned(),
-                            names: vec![oldest],
-                        });
-                    }
-                    self.send(Command::Subscribe {
-                        type_url: type_url::WORKLOAD.to_owned(),
-                        names: vec![id.clone()],
-                    });
-                }
+                self.subscribe_to(&id);
                 let known = self.absent.contains(&(type_url::WORKLOAD, id.clone()));
                 self.wait(
                     type_url::WORKLOAD,
@@ -136,6 +132,34 @@ impl Demand {
                     last_step,
                 );
             }
+            Want::Peer { id, reply } => {
+                let id = id.to_string();
+                self.subscribe_to(&id);
+                let known = book.workload(&id).is_some()
+                    || self.absent.contains(&(type_url::WORKLOAD, id.clone()));
+                self.wait(type_url::WORKLOAD, id, Reply::Peer(reply), known, last_step);
+            }
+        }
+    }
+
+    /// Follows the record of a workload; the one followed longest leaves for one too many.
+    fn subscribe_to(&mut self, id: &str) {
+        if !self.workloads.iter().any(|known| known == id) {
+            self.workloads.push_back(id.to_owned());
+            if self.workloads.len() > CAPACITY
+                && let Some(oldest) = self.workloads.pop_front()
+            {
+                self.send(Command::Unsubscribe {
+                    type_url: type_url::WORKLOAD.to_owned(),
+                    names: vec![oldest.clone()],
+                });
+                self.absent.remove(&(type_url::WORKLOAD, oldest.clone()));
+                self.evicted.push(Evicted::Workload(oldest));
+            }
+            self.send(Command::Subscribe {
+                type_url: type_url::WORKLOAD.to_owned(),
+                names: vec![id.to_owned()],
+            });
         }
     }
 
@@ -193,6 +217,7 @@ impl Demand {
                 match reply {
                     Reply::Host(reply) if gone => drop(reply.send(Err(Reason::NoSuchPort))),
                     Reply::Host(reply) => drop(reply.send(Ok(()))),
+                    Reply::Peer(reply) => drop(reply.send(())),
                     Reply::Workload(reply) => {
                         let record = book.workload(&key.1);
                         drop(reply.send(record.map(|record| Arc::new(described(&record)))));
@@ -214,7 +239,7 @@ impl Demand {
         });
         // Names of the own namespace are held anyway.
         if !own {
-            self.evicted.push(name);
+            self.evicted.push(Evicted::Host(name));
         }
     }
 
@@ -245,8 +270,8 @@ impl Demand {
             || !self.evicted.is_empty()
     }
 
-    /// Refuses what waited too long; returns names whose virtual hosts are to be dropped.
-    pub(crate) fn tick(&mut self) -> Vec<String> {
+    /// Refuses what waited too long; returns what is to be dropped.
+    pub(crate) fn tick(&mut self) -> Vec<Evicted> {
         self.flush();
         let now = Instant::now();
         self.waiting.retain(|_, waiting| {
@@ -256,6 +281,7 @@ impl Demand {
                     match reply {
                         Reply::Host(reply) => drop(reply.send(Err(Reason::ConfigUnavailable))),
                         Reply::Workload(reply) => drop(reply.send(None)),
+                        Reply::Peer(reply) => drop(reply.send(())),
                     }
                 }
             }

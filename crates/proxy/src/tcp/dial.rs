@@ -179,8 +179,8 @@ pub(crate) async fn dial(conn: &Rc<Conn>, origin: &Origin) -> Result<Dialled, Fa
                 tokio::time::sleep(pause).await;
                 Input::TimerFired
             }
-            Effect::Need(Need::Lookup(cluster)) => {
-                worker.looked_up(cluster).await;
+            Effect::Need(need @ (Need::Lookup(_) | Need::Peer(_))) => {
+                worker.fetch(need).await;
                 Input::Answer(Answered::Ready)
             }
             Effect::Need(Need::Addresses { host, port }) => {

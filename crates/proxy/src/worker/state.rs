@@ -17,7 +17,7 @@ use crate::upstream::connect::{Secured, Sockets};
 use crate::upstream::foreign::Foreign;
 use crate::upstream::pool::Pools;
 use crate::vip::Vips;
-use naka_engine::exchange::Around;
+use naka_engine::exchange::{Around, Need};
 use naka_engine::model::{Cluster, ClusterId, Endpoint, PeerTls, Snapshot};
 use naka_engine::pick::Cursors;
 use naka_engine::runtime::Entered;
@@ -266,6 +266,28 @@ impl Worker {
         tokio::time::timeout(limits::CONFIG_WAIT, asking)
             .await
             .unwrap_or(Err(Reason::ConfigUnavailable))
+    }
+
+    /// Waits for what is answered the same whether it came or not.
+    pub(crate) async fn fetch(&self, need: Need) {
+        match need {
+            Need::Lookup(cluster) => self.looked_up(cluster).await,
+            Need::Peer(id) => self.obtain_peer(id).await,
+            _ => {}
+        }
+    }
+
+    /// Asks for a verified peer's record and waits until this worker has it, or nobody does.
+    async fn obtain_peer(&self, id: Ulid) {
+        let (reply, answer) = oneshot::channel();
+        let asking = async {
+            if self.wants.send(Want::Peer { id, reply }).await.is_ok() {
+                // Gone without an answer: its labels stay unknown.
+                let _ = answer.await;
+            }
+        };
+        // Not in time: the same.
+        let _ = tokio::time::timeout(limits::CONFIG_WAIT, asking).await;
     }
 
     /// What is known of a verified peer by now.

@@ -17,6 +17,7 @@ mod ejection;
 mod flood;
 mod framing;
 mod ground;
+mod labels;
 mod leave;
 mod naive;
 mod names;
@@ -131,6 +132,7 @@ fn main() {
         slow::ATTACKS,
         upstream::ATTACKS,
         bodies::ATTACKS,
+        labels::ATTACKS,
         leave::ATTACKS,
         doors::ATTACKS,
         names::ATTACKS,

@@ -1,5 +1,7 @@
 //! AuthorizationPolicy: who may call what, at a Naka sidecar and at an Envoy, counted by the called programs.
 
+mod seeds;
+
 use crate::envoy;
 use naka_testkit::mesh::{Mesh, SOON};
 use naka_testkit::wait::until;
@@ -35,7 +37,7 @@ spec:
   - to: [{operation: {paths: [/never], ports: ['1']}}]
   - from: [{source: {requestPrincipals: ['*']}}]
   - from: [{source: {notRequestPrincipals: ['*']}}]
-  - when: [{key: 'source.labels[app]', notValues: [nobody]}]
+  - when: [{key: 'source.labels[team]', notValues: [nobody]}]
 ---
 apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy

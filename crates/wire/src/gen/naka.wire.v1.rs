@@ -246,6 +246,12 @@ pub struct WorkloadRecord {
         ::prost::alloc::string::String,
         ::prost::alloc::string::String,
     >,
+    /// Those somebody else than the workload itself vouched for: the only ones that count in a policy.
+    #[prost(btree_map = "string, string", tag = "7")]
+    pub granted: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
 }
 impl ::prost::Name for WorkloadRecord {
     const NAME: &'static str = "WorkloadRecord";

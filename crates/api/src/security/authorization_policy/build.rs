@@ -37,13 +37,12 @@ const OPERATION: [(&str, &str, Attribute); 4] = [
     ("paths", "notPaths", Attribute::Path),
 ];
 /// Attributes of Istio that a proxy of ours cannot know yet.
-const UNKNOWN: [&str; 6] = [
+const UNKNOWN: [&str; 5] = [
     "request.auth.principal",
     "request.auth.audiences",
     "request.auth.presenter",
     "destination.ip",
     "connection.sni",
-    "source.labels",
 ];
 
 /// The annotation that puts a policy on trial, as in Istio.
@@ -200,7 +199,7 @@ impl Reading<'_> {
                 &key_at,
                 key,
                 format!("{text:?} is no attribute"),
-                "write source.principal, source.namespace, source.serviceAccount, source.ip, remote.ip, destination.port, request.headers[NAME], …".to_owned(),
+                "write source.principal, source.namespace, source.serviceAccount, source.ip, remote.ip, source.labels[KEY], destination.port, request.headers[NAME], …".to_owned(),
             );
             return Vec::new();
         };
@@ -385,8 +384,9 @@ fn attribute(key: &str) -> Option<Attribute> {
         _ => {
             if let Some(name) = of("request.headers[") {
                 http_name(name).then(|| Attribute::Header(name.to_ascii_lowercase()))?
+            } else if let Some(name) = of("source.labels[") {
+                (!name.is_empty()).then(|| Attribute::Label(name.to_owned()))?
             } else if UNKNOWN.contains(&key)
-                || of("source.labels[").is_some()
                 || of("request.auth.claims[").is_some()
                 || key.starts_with("experimental.envoy.filters.")
             {
@@ -519,7 +519,7 @@ mod tests {
             ),
             (
                 "{rules: [{when: [{key: 'source.labels[a]', values: [b]}]}]}",
-                &["W121", "W900"],
+                &["W121"],
             ),
         ] {
             let (object, found) = decode(spec);

@@ -71,7 +71,12 @@ const RULE: &[Field] = &[
     yes(
         "when",
         Ty::List(&Ty::Object(&[
-            yes("key", Ty::Str, "Attribute.").required(),
+            yes(
+                "key",
+                Ty::Str,
+                "Attribute. `source.labels[KEY]` is a label of the caller's workload that its token granted.",
+            )
+            .required(),
             yes("values", TEXTS, "Values it may have."),
             yes("notValues", TEXTS, "Values it must not have."),
         ])),

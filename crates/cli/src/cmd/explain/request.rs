@@ -361,7 +361,7 @@ impl<'a> Walk<'a> {
                     explained.delay += pause;
                     Input::TimerFired
                 }
-                Effect::Need(Need::Lookup(_)) => Input::Answer(Answered::Ready),
+                Effect::Need(Need::Lookup(_) | Need::Peer(_)) => Input::Answer(Answered::Ready),
                 Effect::Need(Need::Addresses { port, .. }) => {
                     found = [SocketAddr::from((ASSUMED, port))];
                     Input::Addresses(&found)
@@ -570,6 +570,7 @@ impl<'a> Walk<'a> {
                 Arc::default()
             },
             workload: self.asked.from.as_str().into(),
+            id: None,
         };
         Around {
             own,

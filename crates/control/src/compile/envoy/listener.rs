@@ -123,7 +123,7 @@ fn edge(view: &View<'_>, name: &str, class: &Class) -> Option<Built> {
         dialect: class.dialect,
         trust_domain: domain,
         port: &whole,
-        before: compile::policy::message::bytes(&policies, port),
+        before: compile::policy::message::bytes(&policies, port, false),
     };
     let mut refers = Vec::new();
     let mut model = Vec::new();
@@ -132,7 +132,7 @@ fn edge(view: &View<'_>, name: &str, class: &Class) -> Option<Built> {
         let routes = gateway::routes_name(&chain.name);
         let rules = limit::of_chain(chain);
         messages.push(gateway::message::chain(chain, &to, || {
-            let first = compile::policy::message::http(&policies, port);
+            let first = compile::policy::message::http(&policies, port, false);
             let web = chain.grpc_web.then(compile::listener::grpc_web);
             let first = first.into_iter().chain(limit::filter(&rules));
             let first = first.chain(web).collect();
@@ -276,7 +276,11 @@ fn message(chain: &Chain, transport: Option<&str>, trust_domain: Option<&str>) -
     let rules = compile::limit::rules(&chain.limits);
     let mut filters = Vec::new();
     if bytes {
-        filters.extend(compile::policy::message::bytes(&chain.policies, chain.port));
+        filters.extend(compile::policy::message::bytes(
+            &chain.policies,
+            chain.port,
+            false,
+        ));
         filters.push(tcp(&cluster, &chain.pool));
     } else {
         let everything = VirtualHost {
@@ -294,7 +298,7 @@ fn message(chain: &Chain, transport: Option<&str>, trust_domain: Option<&str>) -
             },
             ..RouteConfiguration::default()
         }));
-        let first = compile::policy::message::http(&chain.policies, chain.port);
+        let first = compile::policy::message::http(&chain.policies, chain.port, false);
         let web = (chain.protocol == Protocol::GrpcWeb).then(compile::listener::grpc_web);
         let first = first.into_iter().chain(limit::filter(&rules));
         let first = first.chain(web).collect();

@@ -5,12 +5,15 @@
 use super::{At, Compiled, Policies, Question, Tree, compiled, escaped};
 use naka_api::security::authorization_policy::Text;
 use naka_types::cidr::Cidr;
+use naka_types::node::PEER_LABELS;
 use naka_wire::envoy::config::core::v3::{CidrRange, TypedExtensionConfig};
 use naka_wire::envoy::config::listener::v3::Filter;
 use naka_wire::envoy::config::rbac::v3::permission::{Rule as May, Set as Rules};
 use naka_wire::envoy::config::rbac::v3::principal::{Authenticated, Identifier, Set as Ids};
 use naka_wire::envoy::config::rbac::v3::rbac::Action;
-use naka_wire::envoy::config::rbac::v3::{Permission, Policy, Principal, Rbac};
+use naka_wire::envoy::config::rbac::v3::{
+    MetadataSource, Permission, Policy, Principal, Rbac, SourcedMetadata,
+};
 use naka_wire::envoy::config::route::v3::{
     HeaderMatcher, header_matcher::HeaderMatchSpecifier as Header,
 };
@@ -21,7 +24,8 @@ use naka_wire::envoy::extensions::filters::network::http_connection_manager::v3:
 use naka_wire::envoy::extensions::filters::network::rbac::v3::Rbac as BytesRbac;
 use naka_wire::envoy::extensions::path::r#match::uri_template::v3::UriTemplateMatchConfig;
 use naka_wire::envoy::r#type::matcher::v3::{
-    PathMatcher, RegexMatcher, StringMatcher, path_matcher, string_matcher::MatchPattern,
+    MetadataMatcher, PathMatcher, RegexMatcher, StringMatcher, ValueMatcher, metadata_matcher,
+    path_matcher, string_matcher::MatchPattern, value_matcher,
 };
 use naka_wire::google::protobuf::UInt32Value;
 
@@ -30,9 +34,13 @@ pub(crate) const HTTP: &str = "envoy.filters.http.rbac";
 const BYTES: &str = "envoy.filters.network.rbac";
 const TEMPLATE: &str = "envoy.path.match.uri_template.uri_template_matcher";
 
-/// Filters before the requests of a port.
-pub(crate) fn http(policies: &Policies, port: u16) -> Vec<HttpFilter> {
-    let at = At { port, http: true };
+/// Filters before the requests of a port, for a proxy that knows labels of callers or does not.
+pub(crate) fn http(policies: &Policies, port: u16, labels: bool) -> Vec<HttpFilter> {
+    let at = At {
+        port,
+        http: true,
+        labels,
+    };
     let filter = |rules| HttpFilter {
         name: HTTP.to_owned(),
         config_type: Some(http_filter::ConfigType::TypedConfig(naka_wire::pack(
@@ -47,8 +55,12 @@ pub(crate) fn http(policies: &Policies, port: u16) -> Vec<HttpFilter> {
 }
 
 /// Filters before the bytes of a port.
-pub(crate) fn bytes(policies: &Policies, port: u16) -> Vec<Filter> {
-    let at = At { port, http: false };
+pub(crate) fn bytes(policies: &Policies, port: u16, labels: bool) -> Vec<Filter> {
+    let at = At {
+        port,
+        http: false,
+        labels,
+    };
     let filter = |rules| {
         let rbac = BytesRbac {
             rules: Some(rules),
@@ -131,10 +143,29 @@ fn principal(tree: &Tree) -> Principal {
         Tree::Ask(Question::IdentityLike(regex)) => named(Some(like(regex))),
         Tree::Ask(Question::Peer(range)) => Identifier::DirectRemoteIp(cidr(range)),
         Tree::Ask(Question::Client(range)) => Identifier::RemoteIp(cidr(range)),
+        Tree::Ask(Question::Label(name, text)) => Identifier::SourcedMetadata(label(name, text)),
         Tree::Ask(question) => Identifier::Header(header(question)),
     };
     Principal {
         identifier: Some(identifier),
+    }
+}
+
+/// A label as metadata of the connection: [`PEER_LABELS`], then its name.
+fn label(name: &str, text: &Text) -> SourcedMetadata {
+    let segment = metadata_matcher::path_segment::Segment::Key(name.to_owned());
+    SourcedMetadata {
+        metadata_matcher: Some(MetadataMatcher {
+            filter: PEER_LABELS.to_owned(),
+            path: vec![metadata_matcher::PathSegment {
+                segment: Some(segment),
+            }],
+            value: Some(ValueMatcher {
+                match_pattern: Some(value_matcher::MatchPattern::StringMatch(string(text))),
+            }),
+            invert: false,
+        }),
+        metadata_source: MetadataSource::Dynamic as i32,
     }
 }
 

@@ -10,10 +10,17 @@ use naka_types::labels::Labels;
 const HTTP: At = At {
     port: 8080,
     http: true,
+    labels: true,
 };
 const BYTES: At = At {
     port: 8080,
     http: false,
+    labels: true,
+};
+/// An Envoy.
+const NO_LABELS: At = At {
+    labels: false,
+    ..HTTP
 };
 
 /// The rules that hold at a place for a workload `app: pay` of `shop`.
@@ -182,8 +189,6 @@ fn ports_are_settled_at_once() {
 #[test]
 fn what_is_not_known_never_allows_and_always_denies() {
     let unknown_everywhere = [
-        "{when: [{key: 'source.labels[a]', values: [b]}]}",
-        "{when: [{key: 'source.labels[a]', notValues: [b]}]}",
         "{when: [{key: 'request.auth.claims[a]', values: [b]}]}",
         "{when: [{key: 'connection.sni', notValues: [b]}]}",
         "{from: [{source: {requestPrincipals: ['*']}}]}",
@@ -196,10 +201,15 @@ fn what_is_not_known_never_allows_and_always_denies() {
         "{to: [{operation: {notHosts: [a]}}]}",
         "{when: [{key: 'request.headers[a]', notValues: [b]}]}",
     ];
+    let labels = [
+        "{when: [{key: 'source.labels[a]', values: [b]}]}",
+        "{when: [{key: 'source.labels[a]', notValues: [b]}]}",
+    ];
     for (rule, at) in unknown_everywhere
         .into_iter()
         .flat_map(|rule| [(rule, HTTP), (rule, BYTES)])
         .chain(unknown_in_bytes.map(|rule| (rule, BYTES)))
+        .chain(labels.map(|rule| (rule, NO_LABELS)))
     {
         assert!(rules("ALLOW", rule, at).is_empty(), "{rule}");
         let denied = rules("DENY", rule, at);
@@ -213,6 +223,15 @@ fn what_is_not_known_never_allows_and_always_denies() {
     for rule in unknown_in_bytes {
         assert_eq!(rules("ALLOW", rule, HTTP).len(), 1, "{rule}");
         assert_ne!(rules("DENY", rule, HTTP)[0].what, Tree::Always, "{rule}");
+    }
+    // And where labels are known, they are asked for, of requests and bytes alike.
+    let asked = Tree::Ask(Question::Label("a".to_owned(), exact("b")));
+    for at in [HTTP, BYTES] {
+        for action in ["ALLOW", "DENY"] {
+            assert_eq!(rules(action, labels[0], at)[0].who, asked);
+            let not = Tree::Not(Box::new(asked.clone()));
+            assert_eq!(rules(action, labels[1], at)[0].who, not);
+        }
     }
     // One way that is known is enough to allow.
     let either = "{from: [{source: {requestPrincipals: ['*']}}, {source: {namespaces: [a]}}]}";

@@ -2,13 +2,15 @@
 
 use super::World;
 use crate::canonical::{Caller, Origin, Source};
-use crate::exchange::{Dial, Effect, Input};
+use crate::exchange::{Answered, Dial, Effect, Input, Need};
 use crate::model::{
     Access, AccessFilter, AccessRule, HeaderCondition, HeaderRule, MtlsMode, Subject, Test,
     TextCondition, TextRule,
 };
 use naka_types::cidr::Cidr;
+use naka_types::labels::Labels;
 use naka_types::reason::Reason;
+use naka_types::workload::Ulid;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
@@ -27,9 +29,7 @@ fn filter(denies: bool, tests: Vec<Test>) -> AccessFilter {
 
 fn world(filters: Vec<AccessFilter>) -> World {
     let mut world = World::new();
-    let access = Access {
-        filters: filters.into(),
-    };
+    let access = Access::new(filters.into());
     world.inbound_under(MtlsMode::Permissive, Some(Arc::new(access)), None);
     world.origin = caller(Some(ORDER));
     world
@@ -45,6 +45,7 @@ fn caller(identity: Option<&str>) -> Origin {
     origin.source = identity.map(|identity| Source {
         identity: identity.into(),
         workload: "".into(),
+        id: None,
     });
     origin
 }
@@ -234,4 +235,109 @@ fn an_explanation_names_the_rule() {
         .collect();
     let rule = "denied: a DENY rule matches: ns[default]-policy[p]-rule[0]";
     assert!(said.iter().any(|line| line.contains(rule)), "{said:?}");
+}
+
+/// Values of a label: granted, granted with another value, not granted, no record at all, no certificate with an id.
+#[test]
+fn a_label_is_known_only_where_it_was_granted() {
+    let peer = Ulid::new(1, 1);
+    let wanted = || Test::Label("tier".into(), exact("gold"));
+    let granted = |pairs: &[(&str, &str)]| -> Option<Labels> {
+        let own = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+        Some(pairs.iter().map(own).collect())
+    };
+    for (labels, id, verdicts) in [
+        // Rule:                                 allow  allow not  deny  deny not
+        (
+            granted(&[("tier", "gold")]),
+            Some(peer),
+            [true, false, false, true],
+        ),
+        (
+            granted(&[("tier", "tin")]),
+            Some(peer),
+            [false, true, true, false],
+        ),
+        (
+            granted(&[("team", "a")]),
+            Some(peer),
+            [false, false, false, false],
+        ),
+        (granted(&[]), Some(peer), [false, false, false, false]),
+        (None, Some(peer), [false, false, false, false]),
+        (
+            granted(&[("tier", "gold")]),
+            None,
+            [false, false, false, false],
+        ),
+    ] {
+        let filters = [
+            filter(false, vec![wanted()]),
+            filter(false, vec![not(wanted())]),
+            filter(true, vec![wanted()]),
+            filter(true, vec![not(wanted())]),
+        ];
+        for (filter, passes_as) in filters.into_iter().zip(verdicts) {
+            let mut world = world(vec![filter.clone()]);
+            if let Some(source) = &mut world.origin.source {
+                source.id = id;
+            }
+            if let Some(labels) = &labels {
+                world.builder.put_peer(peer, Arc::new(labels.clone()));
+                world.publish();
+            }
+            let mut request = world.request("GET", "/pay", &[]);
+            let (mut exchange, first) = world.begin(&mut request);
+            let mut dial = Dial::new();
+            let bytes = dial.step(Input::Begin, &mut world.cx());
+            let needs =
+                |effect: &Effect| matches!(effect, Effect::Need(Need::Peer(id)) if *id == peer);
+            let asks = labels.is_none() && id.is_some();
+            assert_eq!((needs(&first), needs(&bytes)), (asks, asks), "{filter:?}");
+            let (first, bytes) = match asks {
+                false => (first, bytes),
+                true => (
+                    exchange.step(
+                        &mut request,
+                        Input::Answer(Answered::Ready),
+                        &mut world.cx(),
+                    ),
+                    dial.step(Input::Answer(Answered::Ready), &mut world.cx()),
+                ),
+            };
+            assert_eq!(verdict(first), passes_as, "{filter:?} {labels:?}");
+            assert_eq!(verdict(bytes), passes_as, "{filter:?} {labels:?}");
+        }
+    }
+    // Nobody is asked for a record that no rule reads.
+    let mut other = world(vec![filter(true, vec![not(Test::Identity(None))])]);
+    if let Some(source) = &mut other.origin.source {
+        source.id = Some(peer);
+    }
+    assert!(passes(&mut other, &[]) && bytes_pass(&mut other));
+}
+
+/// A record that comes while the request waits for it counts for that request.
+#[test]
+fn a_record_that_comes_in_time_counts() {
+    let peer = Ulid::new(1, 1);
+    let mut world = world(vec![filter(
+        false,
+        vec![Test::Label("tier".into(), exact("gold"))],
+    )]);
+    if let Some(source) = &mut world.origin.source {
+        source.id = Some(peer);
+    }
+    let mut request = world.request("GET", "/pay", &[]);
+    let (mut exchange, first) = world.begin(&mut request);
+    assert!(matches!(first, Effect::Need(Need::Peer(_))));
+    let labels = [("tier".to_owned(), "gold".to_owned())].into();
+    world.builder.put_peer(peer, Arc::new(labels));
+    world.publish();
+    let next = exchange.step(
+        &mut request,
+        Input::Answer(Answered::Ready),
+        &mut world.cx(),
+    );
+    assert!(verdict(next));
 }

@@ -40,6 +40,7 @@ fn world(when: &str) -> World {
         own: Source {
             identity: "spiffe://cluster.local/ns/shop/sa/order".into(),
             workload: "order-1".into(),
+            ..Source::default()
         },
         epoch: TEN - world.now,
         ..Around::default()

@@ -136,6 +136,7 @@ fn a_key_can_be_who_calls() {
         world.origin.source = Some(Source {
             identity: format!("spiffe://cluster.local/ns/shop/sa/{account}").into(),
             workload: Arc::default(),
+            ..Source::default()
         });
         assert_eq!(ask(&mut world, &[]).is_none(), passes, "{account}");
     }
