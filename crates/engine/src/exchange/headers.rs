@@ -9,6 +9,7 @@ use crate::limits;
 use crate::model::{RetryOn, RetryPolicy};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use naka_types::header as names;
+use naka_types::reason::Reason;
 use naka_types::spiffe::SpiffeId;
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -18,6 +19,7 @@ const REQUEST_ID: HeaderName = own(names::REQUEST_ID);
 const TRACEPARENT: HeaderName = own(names::TRACEPARENT);
 const FORWARDED_PROTO: HeaderName = own(names::FORWARDED_PROTO);
 const FORWARDED_FOR: HeaderName = own(names::FORWARDED_FOR);
+const REASON: HeaderName = own(names::REASON);
 const XFCC: HeaderName = own(names::XFCC);
 const ATTEMPT_COUNT: HeaderName = own(names::ATTEMPT_COUNT);
 const EXPECTED_TIMEOUT: HeaderName = own(names::EXPECTED_TIMEOUT);
@@ -250,11 +252,16 @@ pub(super) fn mark_attempt(
 }
 
 /// Takes the mesh's own headers out of a response where they would be forged or leak: from anybody but a mesh proxy,
-/// and at a gateway towards outside.
+/// and at a gateway towards outside. That the mesh asks for TLS is said in plaintext or not at all, so the own program
+/// is told it by whoever says it; nothing is decided by it.
 pub(super) fn sanitise_response(headers: &mut HeaderMap, from_mesh: bool, origin: &Origin) {
     let leaves = origin.direction == Direction::Gateway;
     if (!from_mesh || leaves) && headers.keys().any(|name| names::is_internal(name.as_str())) {
+        let refused = headers.remove(REASON).filter(|reason| {
+            reason == Reason::MtlsRequired.code() && origin.direction == Direction::Outbound
+        });
         strip_internal(headers);
+        headers.extend(refused.map(|reason| (REASON, reason)));
     }
 }
 
@@ -277,9 +284,30 @@ pub fn xfcc(
 
 #[cfg(test)]
 mod tests {
-    use super::grpc_time;
-    use http::HeaderValue;
+    use super::{grpc_time, sanitise_response};
+    use crate::canonical::{Caller, Origin};
+    use http::{HeaderMap, HeaderValue};
     use std::time::Duration;
+
+    #[test]
+    fn of_plaintext_only_the_refusal_of_plaintext_is_told_and_to_the_own_program_only() {
+        let outbound = || Origin::outbound(80);
+        let inbound = || Origin::inbound(80, Caller::Outside, false);
+        for (reason, origin, kept) in [
+            ("mtls-required", outbound(), true),
+            ("already-retried", outbound(), false),
+            ("draining", outbound(), false),
+            ("mtls-required", inbound(), false),
+            ("mtls-required", Origin::gateway(80, false, None), false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert("x-naka-reason", HeaderValue::from_static(reason));
+            headers.insert("x-naka-keep", HeaderValue::from_static("1"));
+            sanitise_response(&mut headers, false, &origin);
+            assert_eq!(headers.contains_key("x-naka-reason"), kept, "{reason}");
+            assert!(!headers.contains_key("x-naka-keep"));
+        }
+    }
 
     #[test]
     fn deadlines_of_grpc() {

@@ -224,3 +224,32 @@ fn foreign_certificates_are_refused() {
     }
     assert!(mesh.logged("payment-v1").is_empty());
 }
+
+/// A caller of the mesh that is told to use no TLS is refused like any stranger, in each version of HTTP, and is told
+/// why; the twin: without the rule it gets through.
+#[test]
+fn a_rule_that_turns_tls_off_is_told_why_it_fails() {
+    let mesh = Mesh::up();
+    let _payment = mesh.serve("payment", "v1");
+    let call = |name: &str, options: &[&str]| -> String {
+        let mut command = vec!["curl", "-s", "-i", "-m", "10"];
+        command.extend_from_slice(options);
+        command.push("http://payment/");
+        let mut run = mesh.run(name, &["-s", "order"], &command);
+        run.wait(SOON).expect("it ends");
+        run.out().to_ascii_lowercase()
+    };
+    let permitted = call("permitted", &[]);
+    assert!(permitted.starts_with("http/1.1 200"), "{permitted}");
+    mesh.apply(
+        "plain.yaml",
+        "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: payment}\nspec: {host: payment, trafficPolicy: {tls: {mode: DISABLE}}}\n",
+    );
+    for (name, options) in [("http1", &[][..]), ("http2", &["--http2-prior-knowledge"])] {
+        let refused = call(name, options);
+        assert!(
+            refused.contains(" 403") && refused.contains("x-naka-reason: mtls-required"),
+            "{name}: {refused}"
+        );
+    }
+}
