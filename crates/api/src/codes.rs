@@ -152,6 +152,8 @@ codes! {
     W341: "An environment variable that no proxy reads.", "env `PILOT_AGENT_MODE`", "Remove it.";
     W342: "A sidecar written by hand into a Deployment: nothing redirects traffic to it, and it ages with the file.",
         "`image: istio/proxyv2:1.19.0`", "Remove the container and let the sidecar be injected.";
+    W133: "A DestinationRule without `workloadSelector` names a Secret for its TLS. As in Istio that holds at gateways only; calls by sidecars fail with 503 `tls-failed`.",
+        "`tls: {mode: SIMPLE, credentialName: bank}`", "Add `workloadSelector` if workloads are to call, or name files.";
     W900: "A field that exists but is not enforced yet. It is kept with the object and does nothing; the rest is in force.",
         "`fault:` in a route", "Nothing to do; leave it out if you rely on it.";
     W901: "A file that holds tokens can be read by other users of this machine.",

@@ -67,8 +67,10 @@ pub struct World {
     pub gateways: BTreeMap<(String, String), Arc<Object>>,
     /// VirtualServices bound to each gateway, older before younger.
     pub gateway_routes: BTreeMap<(String, String), Arc<Vec<Arc<Object>>>>,
-    /// Secrets that Gateways name.
+    /// Secrets that Gateways, Sidecars and DestinationRules name.
     pub secrets: Secrets,
+    /// Namespaces and names of Secrets that DestinationRules name for workloads they select.
+    pub shown: BTreeSet<(String, String)>,
     /// VirtualServices without hosts, which others delegate to, by namespace and name.
     pub delegates: BTreeMap<(String, String), Arc<Object>>,
     /// Namespaces, besides a service's own, whose VirtualServices hold for all its callers.

@@ -168,6 +168,34 @@ pub struct OutlierDetection {
 }
 
 impl DestinationRule {
+    /// All TLS blocks that are written, of the host, its ports and its subsets.
+    pub fn all_tls(&self) -> impl Iterator<Item = &ClientTls> {
+        let subsets = self.subsets.iter().map(|subset| &subset.policy);
+        let policies = std::iter::once(&self.policy).chain(subsets);
+        policies.flat_map(|policy| {
+            let ports = policy.ports.iter().map(|(_, port)| port);
+            std::iter::once(policy)
+                .chain(ports)
+                .filter_map(|policy| policy.tls.as_deref())
+        })
+    }
+
+    /// The field with the TLS that holds for a port of a subset.
+    #[must_use]
+    pub fn tls_field(&self, subset: Option<&str>, port: u16) -> String {
+        let host = "spec.trafficPolicy";
+        let own = subset.and_then(|name| self.subset(name));
+        let at = |subset: &Subset| format!("spec.subsets[{}].trafficPolicy", subset.index);
+        match own {
+            Some(own) if own.policy.port(port).is_some() => {
+                format!("{}.portLevelSettings", at(own))
+            }
+            _ if self.policy.port(port).is_some() => format!("{host}.portLevelSettings"),
+            Some(own) if own.policy.tls.is_some() => format!("{}.tls", at(own)),
+            _ => format!("{host}.tls"),
+        }
+    }
+
     /// The subset of that name.
     #[must_use]
     pub fn subset(&self, name: &str) -> Option<&Subset> {

@@ -4,6 +4,14 @@ use super::{Case, Compat};
 
 pub(super) const CASES: &[Case] = &[
     (
+        "W133",
+        Compat,
+        "%DR  trafficPolicy:\n    tls: {mode: SIMPLE, credentialName: bank}\n",
+        "spec.workloadSelector",
+        5,
+        "Secret bank is for gateways",
+    ),
+    (
         "E333",
         Compat,
         "%DR  trafficPolicy:\n    tls: {mode: MUTUAL, clientCertificate: /etc/cert.pem}\n",

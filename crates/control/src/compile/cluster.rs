@@ -101,15 +101,11 @@ pub(crate) fn outbound(view: &View<'_>, name: &ClusterName, class: &Class) -> Op
     let ClusterName::Outbound { port, subset, .. } = name else {
         return None;
     };
-    let Target {
-        host,
-        service,
-        protocol,
-        rule,
-    } = target(view, name, class)?;
+    let target = target(view, name, class)?;
+    let (host, service, rule) = (target.host.clone(), target.service, target.rule);
     // As in Istio: a gateway does not find out what a program speaks. Its callers are browsers with HTTP/2, programs that
     // declare nothing mostly speak HTTP/1.1; who speaks HTTP/2 or gRPC says so in its Service.
-    let protocol = match (protocol, class.role) {
+    let protocol = match (target.protocol, class.role) {
         (Protocol::Auto, Role::Gateway) => Protocol::Http,
         (known, _) => known,
     };
@@ -132,12 +128,19 @@ pub(crate) fn outbound(view: &View<'_>, name: &ClusterName, class: &Class) -> Op
         protocol,
         policy: &policy,
         found: outside::found(service, *port, labels),
-        origination: Origination::of(policy.tls.as_deref(), service, protocol),
+        origination: Origination::of(
+            view,
+            class,
+            &Target { protocol, ..target },
+            policy.tls.as_deref(),
+            (subset_name, *port),
+        ),
         identities: identities(service, domain),
         dialect: class.dialect,
         backend,
     };
     let any = naka_wire::pack(&message(&model));
+    refers.extend(model.origination.iter().flat_map(Origination::refers));
     if model.found.is_told() {
         refers.push(Key::Endpoints(name.clone()));
     }

@@ -1,7 +1,7 @@
 //! Certificates of Secrets, for gateways and sidecars: what `credentialName` names.
 //!
-//! A proxy gets the Secrets of its own namespace that a Gateway, or the Sidecar, which holds for it names, and no other:
-//! they come only with the listener that refers to them, never by their name alone. What a Secret may hold is Istio's: `tls.crt` and
+//! A proxy gets the Secrets of its own namespace that a Gateway, the Sidecar or the DestinationRule which holds for it
+//! names, and no other: they come only with the listener or cluster that refers to them, never by their name alone. What a Secret may hold is Istio's: `tls.crt` and
 //! `tls.key` (or `cert`, `key`); `ca.crt` or `cacert`, there or in the Secret `<name>-cacert`; `ca.crl` beside that.
 
 use super::{Built, Class, View};
@@ -76,9 +76,8 @@ fn certificate<'a>(
     let Credential {
         namespace, name, ..
     } = credential;
-    let secret = held(view, namespace, name).ok_or_else(|| {
-        format!("no Secret {name} in namespace {namespace}, where the gateway is")
-    })?;
+    let secret = held(view, namespace, name)
+        .ok_or_else(|| format!("no Secret {name} in namespace {namespace}, where the proxy is"))?;
     let missing = |what| format!("Secret {namespace}/{name} has no {what}");
     let chain = value(secret, &["tls.crt", "cert"]).ok_or_else(|| missing("tls.crt"))?;
     let key = value(secret, &["tls.key", "key"]).ok_or_else(|| missing("tls.key"))?;
@@ -142,9 +141,14 @@ fn inline(bytes: &[u8]) -> Option<DataSource> {
     })
 }
 
-/// Whether a proxy of the namespace may have it: of sidecars where a Sidecar of the namespace names it.
+/// Whether a proxy of the namespace may have it: of sidecars where a Sidecar of the namespace names it, or a
+/// DestinationRule that selects workloads.
 fn named(view: &View<'_>, credential: &Credential, class: &Class) -> bool {
     if class.role == Role::Gateway {
+        return true;
+    }
+    let key = (credential.namespace.clone(), credential.name.clone());
+    if view.read(Read::Shown).shown.contains(&key) {
         return true;
     }
     let own = Read::Sidecars(credential.namespace.clone());

@@ -229,6 +229,10 @@ pub(crate) struct Outside<'a> {
     pub(crate) names: &'a [String],
     /// File of the authorities believed; `None` = the system's.
     pub(crate) roots: Option<&'a str>,
+    /// Secret with the authorities believed, instead of a file.
+    pub(crate) root_secret: Option<String>,
+    /// Secret with our certificate and its key, instead of files.
+    pub(crate) certificate_secret: Option<String>,
     /// File of revoked certificates.
     pub(crate) revoked: Option<&'a str>,
     /// Files of our certificate and its key.
@@ -288,6 +292,7 @@ pub(crate) fn outside(wanted: &Outside<'_>, dialect: Dialect) -> TransportSocket
     let validation = wanted.verify.then(|| CertificateValidationContext {
         // Our own proxies find the system's by themselves.
         trusted_ca: match (wanted.roots, dialect) {
+            _ if wanted.root_secret.is_some() => None,
             (Some(path), _) => Some(file(path)),
             (None, Dialect::Envoy) => Some(file(SYSTEM_ROOTS)),
             (None, _) => None,
@@ -308,9 +313,23 @@ pub(crate) fn outside(wanted: &Outside<'_>, dialect: Dialect) -> TransportSocket
                 tls_maximum_protocol_version: TlsProtocol::TlSv13 as i32,
                 ..TlsParameters::default()
             }),
+            tls_certificate_sds_secret_configs: wanted
+                .certificate_secret
+                .iter()
+                .map(|name| over_stream(name))
+                .collect(),
             tls_certificates: wanted.certificate.map(certificate).into_iter().collect(),
             alpn_protocols: wanted.alpn.iter().map(|word| (*word).to_owned()).collect(),
-            validation_context_type: validation.map(ValidationContextType::ValidationContext),
+            validation_context_type: validation.map(|own| match &wanted.root_secret {
+                None => ValidationContextType::ValidationContext(own),
+                Some(name) => ValidationContextType::CombinedValidationContext(
+                    CombinedCertificateValidationContext {
+                        default_validation_context: Some(own),
+                        validation_context_sds_secret_config: Some(over_stream(name)),
+                        ..CombinedCertificateValidationContext::default()
+                    },
+                ),
+            }),
             ..CommonTlsContext::default()
         }),
         sni: wanted.sni.unwrap_or_default().to_owned(),

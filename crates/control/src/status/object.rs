@@ -388,27 +388,21 @@ mod tests {
 
     #[test]
     fn fields_that_do_nothing_yet_are_named_in_a_condition() {
-        let rule = |kind: &str, spec: serde_json::Value| {
-            let object = json!({"apiVersion": "networking.istio.io/v1", "kind": kind, "metadata": {"name": "a"},
-                "spec": spec});
+        let service = |spec: serde_json::Value| {
+            let object = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "a"}, "spec": spec});
             let (_, findings) = naka_api::decode_json(&object, Mode::Compat);
             enforced(&findings, None)
         };
-        let idle = rule(
-            "DestinationRule",
-            json!({"host": "a", "trafficPolicy": {
-                "outlierDetection": {"failurePercentageThreshold": 50},
-                "tls": {"mode": "SIMPLE", "credentialName": "bank"}}}),
-        );
+        let idle = service(json!({"externalIPs": ["192.0.2.1"], "healthCheckNodePort": 30001}));
         assert_eq!(
             (idle.status.as_str(), idle.reason.as_str()),
             ("False", "NotYet")
         );
         assert_eq!(
             idle.message,
-            "not yet: spec.trafficPolicy.outlierDetection.failurePercentageThreshold, spec.trafficPolicy.tls.credentialName"
+            "not yet: spec.externalIPs, spec.healthCheckNodePort"
         );
-        let rule = rule("DestinationRule", json!({"host": "a"}));
-        assert_eq!(rule.status, "True");
+        let sound = service(json!({"ports": [{"port": 80}]}));
+        assert_eq!(sound.status, "True");
     }
 }

@@ -117,6 +117,16 @@ impl World {
             keys.extend(wanted.source_labels.keys().cloned());
         }
         self.caller_labels = read;
+        for object in objects {
+            let rule = object.destination_rule();
+            let Some(rule) = rule.filter(|rule| rule.selector.is_some()) else {
+                continue;
+            };
+            let names = rule.all_tls().flat_map(|tls| tls.secrets());
+            let namespace = &object.meta.namespace;
+            self.shown
+                .extend(names.map(|name| (namespace.clone(), name.to_owned())));
+        }
         let everybodys = |service: &Arc<Service>| service.export == Export::Everywhere;
         self.private = !self.services.values().all(everybodys);
     }

@@ -36,6 +36,8 @@ pub enum Read {
     Gateways,
     /// A Secret, by namespace and name.
     Secret(String, String),
+    /// Which Secrets sidecars show to servers outside the mesh.
+    Shown,
     /// A workload, health aside.
     Workload(String),
     /// The set of hosts.
@@ -122,6 +124,9 @@ impl World {
                 reads.insert(Read::Secret(namespace.clone(), name.clone()));
             },
         );
+        if self.shown != next.shown {
+            reads.insert(Read::Shown);
+        }
         let same = |a: &Arc<crate::registry::Member>, b: &Arc<crate::registry::Member>| {
             a.registration == b.registration
         };

@@ -1,6 +1,6 @@
-//! Secrets that gateways and sidecars serve, opened.
+//! Secrets that gateways and sidecars serve, or show to servers outside the mesh, opened.
 //!
-//! The store keeps values sealed. Of all Secrets only those that a Gateway or a Sidecar names are opened, each time a
+//! The store keeps values sealed. Of all Secrets only those that a Gateway, a Sidecar or a DestinationRule names are opened, each time a
 //! world is made, and they go no further than to the compile of what proxies of their namespace get.
 
 use naka_api::Spec;
@@ -13,7 +13,7 @@ use std::sync::Arc;
 /// Opened Secrets by namespace and name.
 pub type Secrets = BTreeMap<(String, String), Arc<Secret>>;
 
-/// The Secrets of a snapshot that Gateways and Sidecars name; `open` gives the plain values of one, if they can be had.
+/// The Secrets of a snapshot that Gateways, Sidecars and DestinationRules name; `open` gives the plain values of one, if they can be had.
 pub fn named(
     snapshot: &Snapshot,
     open: impl Fn(&ObjectRef) -> Option<BTreeMap<String, Vec<u8>>>,
@@ -28,11 +28,13 @@ pub fn named(
         .filter_map(|object| object.sidecar())
         .flat_map(|sidecar| &sidecar.ingress)
         .filter_map(|port| port.tls.as_deref());
-    for tls in servers.chain(ports) {
-        for name in tls.secrets() {
-            names.insert(format!("{name}-cacert"));
-            names.insert(name.to_owned());
-        }
+    let rules = objects()
+        .filter_map(|object| object.destination_rule())
+        .flat_map(|rule| rule.all_tls());
+    let served = servers.chain(ports).flat_map(|tls| tls.secrets());
+    for name in served.chain(rules.flat_map(|tls| tls.secrets())) {
+        names.insert(format!("{name}-cacert"));
+        names.insert(name.to_owned());
     }
     if names.is_empty() {
         return Secrets::new();

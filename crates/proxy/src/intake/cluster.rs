@@ -1,6 +1,7 @@
 //! Clusters: how a destination is called, and who may answer for it.
 
 use super::endpoint::{self, Member, Named};
+use super::outside::Shown;
 use super::route::Ids;
 use super::{Error, Taken};
 use naka_engine::model::{ClusterSpec, HttpVersion, OutsideTls, PeerTls, Policy, ServiceMeta};
@@ -40,6 +41,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Part {
     /// Everything but the endpoints.
     pub spec: Arc<ClusterSpec>,
+    /// Secrets that its TLS towards the outside world is made with.
+    pub shown: Shown,
     /// What makes endpoints near, where the proxy ranks them itself.
     pub near: Option<Nearness>,
     /// Name of the endpoints that come apart from it.
@@ -70,7 +73,8 @@ pub fn cluster(wire: &pb::Cluster, ids: Ids<'_>) -> Result<Taken<Part>, Error> {
     };
     spec.limits = pool::limits(wire)?;
     spec.keeping.probes = pool::probes(wire);
-    spec.outside = outside(wire)?;
+    let (outside, shown) = outside(wire)?;
+    spec.outside = outside;
     spec.tunnel = super::outside::tunnel(wire);
     spec.by_caller = found == Found::ByCaller;
     spec.unix = endpoint::unix(wire.load_assignment.as_ref());
@@ -95,6 +99,7 @@ pub fn cluster(wire: &pb::Cluster, ids: Ids<'_>) -> Result<Taken<Part>, Error> {
                 _ => wire.name.as_str().into(),
             },
             spec: Arc::new(spec),
+            shown,
             members,
             named,
         },
@@ -146,15 +151,16 @@ fn found(wire: &pb::Cluster) -> Result<(Found, Vec<Error>), Error> {
 }
 
 /// TLS with servers outside the mesh: what a cluster without the choice by mesh mark says.
-fn outside(wire: &pb::Cluster) -> Result<Option<Arc<OutsideTls>>, Error> {
+fn outside(wire: &pb::Cluster) -> Result<(Option<Arc<OutsideTls>>, Shown), Error> {
     let Some(socket) = &wire.transport_socket else {
-        return Ok(None);
+        return Ok((None, Shown::default()));
     };
     match socket.name.as_str() {
-        RAW_SOCKET => Ok(None),
+        RAW_SOCKET => Ok((None, Shown::default())),
         TLS_SOCKET => {
-            let tls = super::outside::tls(socket).map_err(|e| e.within("transport_socket"))?;
-            Ok(Some(Arc::new(tls)))
+            let (tls, shown) =
+                super::outside::tls(socket).map_err(|e| e.within("transport_socket"))?;
+            Ok((Some(Arc::new(tls)), shown))
         }
         other => Err(Error::at(
             "transport_socket",

@@ -5,10 +5,11 @@
 //! request path is never disturbed for nothing.
 
 use crate::edge::spec::{Held, Spec, Table};
+use crate::intake::outside::Shown;
 use crate::intake::{self, cluster, endpoint, listener, route};
 use crate::names::Filter;
 use naka_engine::model::{
-    Cluster, Edge, Endpoint, Inbound, Snapshot, SnapshotBuilder, VirtualHost,
+    Cluster, ClusterSpec, Edge, Endpoint, Inbound, Snapshot, SnapshotBuilder, VirtualHost,
 };
 use naka_engine::runtime::Registry;
 use naka_types::locality::Locality;
@@ -59,6 +60,8 @@ pub struct Book {
     listeners: BTreeMap<String, listener::Part>,
     workloads: BTreeMap<String, Arc<WorkloadRecord>>,
     near: Near,
+    /// Whether secrets of clusters are taken to be there.
+    assumes: bool,
     credentials: BTreeMap<String, Held>,
     edge: Arc<Table>,
     /// Whether something of a gateway's TLS may differ.
@@ -85,6 +88,7 @@ impl Book {
             listeners: BTreeMap::new(),
             workloads: BTreeMap::new(),
             near: Near::default(),
+            assumes: false,
             credentials: BTreeMap::new(),
             edge: Arc::default(),
             rekeyed: false,
@@ -100,6 +104,13 @@ impl Book {
     #[must_use]
     pub fn called_by(mut self, near: Near) -> Self {
         self.near = near;
+        self
+    }
+
+    /// Takes secrets of clusters to be there: whoever only asks what would happen is not given them.
+    #[must_use]
+    pub fn without_secrets(mut self) -> Self {
+        self.assumes = true;
         self
     }
 
@@ -196,6 +207,7 @@ impl Book {
                     .map_err(|error| intake::Error::at("secret", error))?;
                 self.credentials.insert(name.to_owned(), held);
                 self.rekeyed = true;
+                self.touch_shown(name);
                 Ok(Vec::new())
             }
             type_url::SECRET => {
@@ -239,6 +251,32 @@ impl Book {
         }
     }
 
+    /// Clusters whose TLS is made with a secret are made anew when it changes.
+    fn touch_shown(&mut self, secret: &str) {
+        let all = self.clusters.iter();
+        let with = all.filter(|(_, part)| part.shown.has(secret));
+        self.touched.extend(with.map(|(name, _)| name.clone()));
+    }
+
+    /// What a cluster is, with its secrets; the same one as before where it is equal, since TLS settings are kept by it.
+    fn spec(&self, part: &cluster::Part) -> Arc<ClusterSpec> {
+        let Some(tls) = part
+            .spec
+            .outside
+            .as_deref()
+            .filter(|_| !self.assumes && part.shown != Shown::default())
+        else {
+            return Arc::clone(&part.spec);
+        };
+        let mut spec = ClusterSpec::clone(&part.spec);
+        spec.outside = Some(Arc::new(part.shown.fill(tls, &self.credentials)));
+        let before = self.snapshot.cluster(self.registry.id(&spec.name));
+        match before {
+            Some(before) if *before.spec == spec => Arc::clone(&before.spec),
+            _ => Arc::new(spec),
+        }
+    }
+
     fn remove(&mut self, kind: &'static str, name: &str) {
         if self.held.remove(&(kind, name.to_owned())).is_none() {
             return;
@@ -264,6 +302,7 @@ impl Book {
             }
             type_url::SECRET => {
                 self.rekeyed |= self.credentials.remove(name).is_some();
+                self.touch_shown(name);
             }
             type_url::WORKLOAD => {
                 self.workloads.remove(name);
@@ -504,7 +543,7 @@ impl Book {
             })
             .collect();
         let (id, runtime) = (self.registry.id(name), self.registry.cluster(name));
-        let spec = Arc::clone(&part.spec);
+        let spec = self.spec(part);
         runtime.breaker_is(spec.backend.as_ref().and_then(|b| b.breaker.as_ref()));
         let mut cluster = Cluster::placed(id, spec, endpoints, groups, runtime);
         cluster.looking = part

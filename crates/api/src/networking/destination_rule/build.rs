@@ -1,6 +1,7 @@
 //! The typed DestinationRule from a checked tree.
 
 use super::{DestinationRule, Subset, TrafficPolicy, balancer, tls, tunnel};
+use crate::codes;
 use crate::decode::Report;
 use crate::decode::meta::labels;
 use crate::networking::{export, read};
@@ -62,7 +63,7 @@ pub(crate) fn build(report: &mut Report, spec: &Node, namespace: &str) -> Option
             });
         }
     }
-    Some(DestinationRule {
+    let rule = DestinationRule {
         host: host?,
         policy,
         subsets,
@@ -70,7 +71,27 @@ pub(crate) fn build(report: &mut Report, spec: &Node, namespace: &str) -> Option
         selector: spec
             .get("workloadSelector")
             .map(|selector| labels(selector.get("matchLabels"))),
-    })
+    };
+    gateways_only(report, spec, &rule);
+    Some(rule)
+}
+
+/// As in Istio, Secrets of a rule are for gateways, unless the rule selects workloads.
+fn gateways_only(report: &mut Report, spec: &Node, rule: &DestinationRule) {
+    let mut names = rule.all_tls().flat_map(tls::ClientTls::secrets);
+    if rule.selector.is_none()
+        && let Some(name) = names.next()
+    {
+        report.error(
+            codes::W133,
+            "spec.workloadSelector",
+            spec.place,
+            format!(
+                "Secret {name} is for gateways: without workloadSelector calls by sidecars fail (503 tls-failed)"
+            ),
+            "add workloadSelector, or name files, if workloads are to call".to_owned(),
+        );
+    }
 }
 
 fn policy(report: &mut Report, node: Option<&Node>, at: &str) -> TrafficPolicy {

@@ -6,7 +6,7 @@
 use crate::codes;
 use crate::decode::Report;
 use crate::networking::read;
-use crate::schema::{Field, Now::Yes, TEXTS, Ty, later};
+use crate::schema::{Field, Now::Yes, TEXTS, Ty};
 use crate::tree::{Node, join};
 use naka_types::host::Host;
 
@@ -39,8 +39,10 @@ pub struct ClientTls {
     pub ca_certificates: Option<String>,
     /// File with revoked certificates.
     pub ca_crl: Option<String>,
-    /// Secret that holds all three.
+    /// Secret of the caller's namespace that holds all of these.
     pub credential_name: Option<String>,
+    /// Secret of the caller's namespace with the authorities believed.
+    pub roots_name: Option<String>,
     /// Names of which the certificate must carry one; empty = the server name.
     pub subject_alt_names: Vec<String>,
     /// Server name sent; none = the host called.
@@ -50,6 +52,15 @@ pub struct ClientTls {
 }
 
 impl ClientTls {
+    /// Names of the Secrets it wants.
+    pub fn secrets(&self) -> impl Iterator<Item = &str> {
+        let wanted = match self.mode {
+            TlsMode::Simple | TlsMode::Mutual => [&self.credential_name, &self.roots_name],
+            TlsMode::Disable | TlsMode::IstioMutual | TlsMode::Unusable => [&None, &None],
+        };
+        wanted.into_iter().filter_map(|name| name.as_deref())
+    }
+
     /// A block that cannot be carried out.
     #[must_use]
     pub fn unusable() -> Self {
@@ -91,15 +102,15 @@ pub(super) const FIELDS: Ty = Ty::Object(&[
         "File with the authorities believed; default: the system's (`system` says so, too).",
     ),
     f("caCrl", Ty::Str, "File with revoked certificates."),
-    later(
+    f(
         "credentialName",
         Ty::Str,
-        "Secret with certificate, key and authorities; calls fail (tls-failed) until files are named.",
+        "Secret of the caller's namespace with the authorities believed (`ca.crt`, or in the Secret NAME-cacert) and, for MUTUAL, certificate and key. At sidecars only in a rule with workloadSelector (W133).",
     ),
-    later(
+    f(
         "caCertCredentialName",
         Ty::Str,
-        "Secret with the authorities believed; until then those of the system.",
+        "Secret of the caller's namespace with the authorities believed, instead of those of credentialName. At sidecars only in a rule with workloadSelector (W133).",
     ),
     f(
         "subjectAltNames",
@@ -136,6 +147,7 @@ pub(super) fn build(report: &mut Report, node: &Node, at: &str) -> Option<Client
         ca_certificates: text("caCertificates").filter(|file| file != "system"),
         ca_crl: text("caCrl"),
         credential_name: text("credentialName"),
+        roots_name: text("caCertCredentialName"),
         subject_alt_names: read::texts(node.get("subjectAltNames")),
         sni: text("sni"),
         insecure_skip_verify: node
@@ -178,6 +190,7 @@ fn check(report: &mut Report, node: &Node, at: &str, tls: &ClientTls) {
             "privateKey",
             "caCertificates",
             "credentialName",
+            "caCertCredentialName",
         ] {
             if let Some(value) = node.get(field) {
                 report.invalid(
@@ -198,6 +211,20 @@ fn check(report: &mut Report, node: &Node, at: &str, tls: &ClientTls) {
                 format!("{field} and credentialName are both set; only one of them may be"),
                 format!("keep {field} or credentialName"),
             );
+        }
+    }
+    if tls.roots_name.is_some() {
+        for field in ["caCertificates", "caCrl"] {
+            if let Some(value) = node.get(field) {
+                report.invalid(
+                    &join(at, field),
+                    value,
+                    format!(
+                        "{field} and caCertCredentialName are both set; only one of them may be"
+                    ),
+                    format!("remove {field}; the Secret holds both as ca.crt and ca.crl"),
+                );
+            }
         }
     }
     if tls.mode == TlsMode::Mutual && tls.credential_name.is_none() {

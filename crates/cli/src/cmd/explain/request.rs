@@ -285,6 +285,7 @@ impl<'a> Walk<'a> {
                 ..Class::default()
             },
             book: Book::new(&asked.namespace)
+                .without_secrets()
                 .called_by(Near::new(asked.labels.clone(), &own_host(asked))),
         }
     }

@@ -6,13 +6,18 @@
 //! DYNAMIC_DNS) the cluster is Envoy's dynamic forward proxy, for Naka too, because a program that was given a virtual
 //! address, or uses a proxy, has no address of its own to keep.
 
+use super::Target;
+use crate::compile::credential::{self, Credential};
 use crate::compile::envoy::dns;
-use crate::compile::{Dialect, endpoint, tls};
+use crate::compile::{Class, Dialect, Key, View, endpoint, tls};
 use crate::world::{Endpoint, Entry, Service};
 use naka_api::networking::destination_rule::{ClientTls, TlsMode};
 use naka_api::networking::service_entry::Resolution;
+use naka_api::{Object, codes};
+use naka_types::finding::Finding;
 use naka_types::host::Host;
 use naka_types::labels::{Labels, selects};
+use naka_types::node::Role;
 use naka_types::protocol::Protocol;
 use naka_wire::envoy::config::cluster::v3::{Cluster, cluster};
 use naka_wire::envoy::config::core::v3::TransportSocket;
@@ -140,16 +145,79 @@ pub(super) struct Origination<'a> {
     /// Names of which the certificate must carry one; empty = the server name.
     names: &'a [String],
     http2: Option<bool>,
+    /// Secrets; `None`: one of them cannot be used, so no server is believed.
+    secrets: Option<Secrets>,
+}
+
+/// What of TLS is in Secrets of the caller's namespace.
+#[derive(Debug, Default)]
+struct Secrets {
+    certificate: Option<Credential>,
+    roots: Option<Credential>,
+}
+
+/// The Secrets that TLS of a rule names, all of them usable; `None` when one is not.
+///
+/// As in Istio they are for gateways, unless the rule selects workloads; what a sidecar then makes of the rule without
+/// them would believe servers that the rule does not, so it believes none.
+fn secrets(
+    view: &View<'_>,
+    class: &Class,
+    tls: &ClientTls,
+    (object, field): (&Object, String),
+) -> Option<Secrets> {
+    let of = |name: &String, roots| Credential {
+        namespace: class.namespace.clone(),
+        name: name.clone(),
+        roots,
+    };
+    let own = tls.credential_name.as_ref();
+    let believed = tls.roots_name.as_ref().or(own);
+    let secrets = Secrets {
+        certificate: own
+            .filter(|_| tls.mode == TlsMode::Mutual)
+            .map(|name| of(name, false)),
+        roots: believed
+            .filter(|_| !tls.insecure_skip_verify)
+            .map(|name| of(name, true)),
+    };
+    let selected = object
+        .destination_rule()
+        .is_some_and(|rule| rule.selector.is_some());
+    if tls.secrets().next().is_some() && class.role == Role::Sidecar && !selected {
+        // Said where the rule is read (W133).
+        return None;
+    }
+    for credential in secrets.certificate.iter().chain(&secrets.roots) {
+        if let Err(why) = credential::check(view, credential) {
+            let message =
+                format!("{why}: calls fail (503 tls-failed), so that none goes without TLS");
+            view.finding(
+                Finding::new(codes::E333.id, message)
+                    .fix("create the Secret in the namespace of the proxy that calls")
+                    .at(field)
+                    .on(object.reference()),
+            );
+            return None;
+        }
+    }
+    Some(secrets)
 }
 
 impl<'a> Origination<'a> {
     /// What a rule asks for, if it asks for any.
     pub(super) fn of(
+        view: &View<'_>,
+        class: &Class,
+        target: &Target<'a>,
         tls: Option<&'a ClientTls>,
-        service: &'a Service,
-        protocol: Protocol,
+        (subset, port): (Option<&str>, u16),
     ) -> Option<Self> {
         let tls = tls.filter(|tls| tls.originates())?;
+        let (service, protocol) = (target.service, target.protocol);
+        let object = view.rule(service, class)?;
+        let field = target.rule.map(|rule| rule.tls_field(subset, port));
+        let secrets = secrets(view, class, tls, (object, field.unwrap_or_default()));
         let host: &Host = &service.host;
         let own = (!host.is_wildcard()).then(|| host.as_str().to_owned());
         let entry = service.entry.as_ref();
@@ -160,6 +228,7 @@ impl<'a> Origination<'a> {
                 ([], Some(entry)) => &entry.names,
                 (written, _) => written,
             },
+            secrets,
             http2: match protocol {
                 Protocol::Http => Some(false),
                 Protocol::Http2 | Protocol::Grpc | Protocol::GrpcWeb => Some(true),
@@ -168,12 +237,22 @@ impl<'a> Origination<'a> {
         })
     }
 
+    /// Secrets it needs.
+    pub(super) fn refers(&self) -> impl Iterator<Item = Key> + '_ {
+        let secrets = self.secrets.iter();
+        let all = secrets.flat_map(|secrets| secrets.certificate.iter().chain(&secrets.roots));
+        all.cloned().map(Key::Credential)
+    }
+
     /// Its transport socket.
     pub(super) fn socket(&self, dialect: Dialect) -> TransportSocket {
-        // A Secret is not read here yet: without it nobody is believed.
-        if self.tls.mode == TlsMode::Unusable || self.tls.credential_name.is_some() {
+        let Some(secrets) = self
+            .secrets
+            .as_ref()
+            .filter(|_| self.tls.mode != TlsMode::Unusable)
+        else {
             return tls::nobody(self.sni.as_deref());
-        }
+        };
         let alpn: &[&str] = match self.http2 {
             Some(true) => &["h2"],
             Some(false) => &["http/1.1"],
@@ -184,6 +263,8 @@ impl<'a> Origination<'a> {
                 sni: self.sni.as_deref(),
                 names: self.names,
                 roots: self.tls.ca_certificates.as_deref(),
+                root_secret: secrets.roots.as_ref().map(ToString::to_string),
+                certificate_secret: secrets.certificate.as_ref().map(ToString::to_string),
                 revoked: self.tls.ca_crl.as_deref(),
                 certificate: match self.tls.mode {
                     TlsMode::Mutual => self
