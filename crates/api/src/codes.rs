@@ -160,6 +160,8 @@ codes! {
         "`$NAKA_HOME/config` with mode 644", "`chmod 600` the file named.";
     W902: "A field of Istio's API that has no effect in Istio either.",
         "`fault.delay.exponentialDelay`", "Remove it.";
+    W903: "A key of a JSON Web Key Set is left out: a shared secret, an RSA key below 2048 bits, a key that is not for signatures or of a kind that nobody here knows. Tokens signed with it are refused.",
+        "`{\"kty\": \"oct\"}` in `jwks`", "Sign tokens with RSA from 2048 bits, ECDSA or Ed25519, and write the public key.";
     W911: "The versions of this command and of the control plane, or of a proxy and of the control plane, differ by one.",
         "during an upgrade", "Finish the upgrade.";
     W912: "The disk of the mesh directory is nearly full.",

@@ -344,7 +344,9 @@ fn build(
         | Kind::ProxyConfig
         | Kind::WasmPlugin
         | Kind::TrafficExtension => Spec::Kept,
-        Kind::RequestAuthentication => Spec::Kept,
+        Kind::RequestAuthentication => {
+            Spec::RequestAuthentication(security::request_authentication::build(report, spec))
+        }
         Kind::Telemetry => Spec::Kept,
         Kind::ConfigMap => Spec::Kept,
         Kind::Deployment => Spec::Kept,

@@ -265,7 +265,6 @@ impl Kind {
                 | Self::WorkloadGroup
                 | Self::EnvoyFilter
                 | Self::ProxyConfig
-                | Self::RequestAuthentication
                 | Self::Telemetry
                 | Self::WasmPlugin
                 | Self::TrafficExtension

@@ -14,6 +14,7 @@ use crate::networking::{
 use crate::own::backend_policy::BackendPolicy;
 use crate::security::authorization_policy::AuthorizationPolicy;
 use crate::security::peer_authentication::PeerAuthentication;
+use crate::security::request_authentication::RequestAuthentication;
 use naka_types::labels::Labels;
 use naka_types::name::ObjectRef;
 use serde_json::{Map, Value};
@@ -63,6 +64,8 @@ pub enum Spec {
     PeerAuthentication(PeerAuthentication),
     /// AuthorizationPolicy.
     AuthorizationPolicy(AuthorizationPolicy),
+    /// RequestAuthentication.
+    RequestAuthentication(RequestAuthentication),
     /// LocalRateLimit.
     LocalRateLimit(LocalRateLimit),
     /// ServiceEntry.
@@ -168,6 +171,16 @@ impl Object {
     #[must_use]
     pub fn authorization_policy(&self) -> Option<&AuthorizationPolicy> {
         if let Spec::AuthorizationPolicy(spec) = &self.spec {
+            Some(spec)
+        } else {
+            None
+        }
+    }
+
+    /// The RequestAuthentication, if it is one.
+    #[must_use]
+    pub fn request_authentication(&self) -> Option<&RequestAuthentication> {
+        if let Spec::RequestAuthentication(spec) = &self.spec {
             Some(spec)
         } else {
             None

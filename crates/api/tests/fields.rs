@@ -96,12 +96,12 @@ fn an_object_of_a_kind_that_is_not_in_force_says_so_however_empty_it_is() {
     }
     let empty = |kind: &str, group: &str| {
         let text =
-            format!("apiVersion: {group}/v1\nkind: {kind}\nmetadata: {{name: all}}\nspec: {{}}\n");
+            format!("apiVersion: {group}\nkind: {kind}\nmetadata: {{name: all}}\nspec: {{}}\n");
         naka_api::decode_yaml("a.yaml", text.as_bytes(), naka_api::Mode::Compat).findings
     };
-    let said = empty("RequestAuthentication", "security.istio.io");
+    let said = empty("Telemetry", "telemetry.istio.io/v1");
     assert_eq!(said.len(), 1, "{said:?}");
     assert_eq!((said[0].code.as_str(), said[0].line), ("W900", 1));
-    let twin = empty("PeerAuthentication", "security.istio.io");
+    let twin = empty("PeerAuthentication", "security.istio.io/v1");
     assert!(twin.is_empty(), "{twin:?}");
 }

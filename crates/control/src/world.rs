@@ -55,7 +55,7 @@ pub struct World {
     pub backends: BTreeMap<Host, Arc<Vec<Arc<Object>>>>,
     /// PeerAuthentications by namespace, older before younger.
     pub peer_authentications: BTreeMap<String, Arc<Vec<Arc<Object>>>>,
-    /// AuthorizationPolicies by namespace, older before younger.
+    /// AuthorizationPolicies and RequestAuthentications by namespace, older before younger.
     pub policies: BTreeMap<String, Arc<Vec<Arc<Object>>>>,
     /// LocalRateLimits by namespace, older before younger.
     pub limits: BTreeMap<String, Arc<Vec<Arc<Object>>>>,

@@ -20,6 +20,7 @@ pub use path::normalise as normalise_path;
 
 use crate::grpc_web::{self, Form};
 use crate::limits;
+use crate::model::Claims;
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, header, request};
 use naka_types::header as names;
@@ -176,6 +177,8 @@ pub struct Canonical {
     /// The caller's form of gRPC, where it is translated.
     web: Option<Form>,
     pub(crate) internal: bool,
+    /// What its token proves, once it was verified.
+    pub(crate) claims: Option<Arc<Claims>>,
 }
 
 type Check<T> = Result<T, (Reason, &'static str)>;
@@ -217,6 +220,7 @@ impl Canonical {
             parts,
             authority,
             internal,
+            claims: None,
         };
         if origin.grpc_web {
             request.take_grpc_web();
@@ -375,6 +379,17 @@ impl Canonical {
             target.extend_from_slice(query.as_bytes());
         }
         let target = PathAndQuery::try_from(&target[..]).map_err(|_| Reason::BadRequest)?;
+        self.parts.uri = Uri::from(target);
+        Ok(())
+    }
+
+    /// Sets another query; an empty one is none.
+    pub(crate) fn set_query(&mut self, query: &str) -> Result<(), Reason> {
+        let target = match query {
+            "" => self.path().to_owned(),
+            query => format!("{}?{query}", self.path()),
+        };
+        let target = PathAndQuery::try_from(target).map_err(|_| Reason::BadRequest)?;
         self.parts.uri = Uri::from(target);
         Ok(())
     }

@@ -33,6 +33,7 @@ mod observe;
 mod redirect;
 mod retry;
 mod rewrite;
+mod token;
 
 pub use attributes::Around;
 pub use chain::Repeated;
@@ -632,7 +633,7 @@ impl Exchange {
     fn refuse(&mut self, request: &Canonical, reason: Reason, cx: &mut Cx<'_>) -> Effect {
         self.retry_slot = None;
         cx.explain(|| Why::new(Stage::Reply, reason.code(), reason.meaning()));
-        let mut reply = LocalReply::new(reason, request.is_grpc());
+        let mut reply = LocalReply::new(reason, request.is_grpc()).challenging(request.host());
         if self.origin.is_some() {
             self.let_page_read(&mut reply.headers);
         }

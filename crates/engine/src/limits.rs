@@ -24,5 +24,9 @@ pub const MIN_CONCURRENT_RETRIES: u32 = 3;
 pub const RETRY_BUDGET_PERCENT: u32 = 20;
 /// Retries that the default budget lets a destination have that answers nothing but errors.
 pub const RESERVED_RETRIES: u32 = 50;
+/// Longest token that is read.
+pub const TOKEN_BYTES: usize = 16 * 1024;
+/// Most tokens of one request that are looked at.
+pub const TOKENS: usize = 4;
 /// Most retries one request may have, whatever a route or header asks.
 pub const MAX_RETRIES: u32 = 10;

@@ -22,8 +22,9 @@ mod pattern;
 mod retry;
 mod route;
 mod snapshot;
+mod token;
 
-pub use access::{Access, AccessFilter, AccessRule, Test};
+pub use access::{Access, AccessFilter, AccessRule, ClaimCondition, Test};
 pub use backend::{Ask, Backend, Fallback, FallbackTo, HealthCheck};
 pub use balance::{Balance, Cookie, Group, HashKey, Policy, SlowStart, Utilization};
 pub use cluster::{
@@ -45,6 +46,7 @@ pub use route::{
     WeightedCluster,
 };
 pub use snapshot::{Inbound, MtlsMode, Snapshot, SnapshotBuilder};
+pub use token::{ClaimPath, Claims, Issuer, TokenPlace, Tokens};
 
 /// Why a value of the model cannot be made; the caller adds where.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -67,6 +67,19 @@ impl LocalReply {
         }
     }
 
+    /// With the question for a better token, where one was refused (RFC 6750). The realm is the host alone: the target
+    /// may hold the token.
+    #[must_use]
+    pub(crate) fn challenging(mut self, host: &str) -> Self {
+        if self.reason == Reason::TokenInvalid {
+            let text = format!("Bearer realm=\"{host}\", error=\"invalid_token\"");
+            if let Ok(value) = HeaderValue::try_from(text) {
+                self.headers.insert(header::WWW_AUTHENTICATE, value);
+            }
+        }
+        self
+    }
+
     /// Whether there is no answer and the connection is closed instead.
     #[must_use]
     pub fn closes(&self) -> bool {

@@ -19,6 +19,7 @@ pub mod limit;
 pub mod listener;
 pub mod outside;
 pub mod route;
+pub mod token;
 
 use naka_wire::envoy::config::core::v3::{Address, address, socket_address::PortSpecifier};
 use std::fmt;

@@ -10,6 +10,7 @@ pub mod duration;
 pub mod finding;
 pub mod header;
 pub mod host;
+pub mod jwk;
 pub mod labels;
 pub mod locality;
 pub mod name;

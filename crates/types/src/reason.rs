@@ -69,6 +69,8 @@ reasons! {
     MtlsRequired "mtls-required" 403 7 "UAEX" "This workload takes calls from mesh identities only (PeerAuthentication STRICT); call through a sidecar.";
     PeerUntrusted "peer-untrusted" 0 7 "UAEX" "The caller's certificate is not from this mesh's authority, is expired, or carries no identity; the handshake ends.";
     PermissionDenied "permission-denied" 403 7 "UAEX" "Policy does not allow this caller.";
+    TokenInvalid "token-invalid" 401 16 "UAEX" "A token of the request is not one that RequestAuthentication takes: its form, issuer, time or signature is wrong, or there are two that differ.";
+    TokenAudience "token-audience" 403 7 "UAEX" "The token of the request is for other audiences than RequestAuthentication names.";
     ProxyAuthRequired "proxy-auth-required" 407 16 "UAEX" "Only the workload itself may use this sidecar; the credential of its proxy variables is missing or wrong.";
     RateLimited "rate-limited" 429 14 "RL" "A rate limit of the called side has no token left; come back after the time in retry-after.";
     LoopDetected "loop-detected" 508 13 "DPE" "The request came back to the proxy that sent it.";

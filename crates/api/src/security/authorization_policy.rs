@@ -1,8 +1,8 @@
 //! AuthorizationPolicy: who may call what.
 //!
 //! A DENY rule that matches refuses; where a workload has ALLOW policies, one of their rules must match. Conditions have
-//! three values: what is not known (a label that nobody granted, claims of a token, the path of what is no HTTP) never
-//! satisfies an ALLOW rule, in whichever form it is asked, and always satisfies a DENY rule.
+//! three values: what is not known (a label that nobody granted, claims where no token is read, the path of what is no
+//! HTTP) never satisfies an ALLOW rule, in whichever form it is asked, and always satisfies a DENY rule.
 //!
 //! Not here: how rules become messages (`control`), and CUSTOM, which needs somebody to ask.
 
@@ -87,7 +87,11 @@ pub enum Attribute {
     Header(String),
     /// A label of the caller's workload, as far as it was granted.
     Label(String),
-    /// Something that is not known here: claims of a token, server name, address called.
+    /// Identity of the verified token, `issuer/subject`.
+    RequestPrincipal,
+    /// A claim of the verified token, outermost name first.
+    Claim(Vec<String>),
+    /// Something that is not known here: server name, address called.
     Unknown(String),
 }
 

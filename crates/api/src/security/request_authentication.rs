@@ -1,75 +1,72 @@
 //! RequestAuthentication: which tokens are taken.
 //!
-//! Read and checked; not enforced yet, and every use says so (W900).
+//! A request without a token passes, with nothing proven; one with a token passes when an issuer of the objects that
+//! hold for the workload takes it. Who may call without a token is AuthorizationPolicy's to say.
+//!
+//! Not here: how tokens are verified (`engine`), how rules become messages (`control`).
 
-pub(crate) mod fields {
-    //! Fields of a RequestAuthentication, as in Istio's CRD.
+use naka_types::jwk::KeySet;
+use naka_types::labels::{Labels, selects};
 
-    use crate::schema::common::{SELECTOR, TARGET_REF, TARGET_REFS};
-    use crate::schema::{Field, TEXTS, Ty, later, yes};
+mod build;
+pub(crate) mod fields;
 
-    const JWT: &[Field] = &[
-        yes("issuer", Ty::Str, "Issuer."),
-        yes("audiences", TEXTS, "Audiences accepted."),
-        yes("jwksUri", Ty::Str, "Where the keys are."),
-        yes("jwks_uri", Ty::Str, "Where the keys are, old spelling."),
-        yes("jwks", Ty::Str, "The keys."),
-        yes(
-            "presence",
-            Ty::Enum(&["OPTIONAL", "REQUIRED"]),
-            "Whether a request must have a token.",
-        ),
-        yes(
-            "fromHeaders",
-            Ty::List(&Ty::Object(&[
-                yes("name", Ty::Str, "Header.").required(),
-                yes("prefix", Ty::Str, "Before the token."),
-            ])),
-            "Headers with the token.",
-        ),
-        yes("fromParams", TEXTS, "Query parameters with the token."),
-        yes("fromCookies", TEXTS, "Cookies with the token."),
-        yes(
-            "outputPayloadToHeader",
-            Ty::Str,
-            "Header that gets the payload.",
-        ),
-        yes(
-            "outputClaimToHeaders",
-            Ty::List(&Ty::Object(&[
-                yes("header", Ty::Str, "Header.").required(),
-                yes("claim", Ty::Str, "Claim.").required(),
-            ])),
-            "Headers that get a claim.",
-        ),
-        yes(
-            "spaceDelimitedClaims",
-            TEXTS,
-            "Claims that are lists of words.",
-        ),
-        yes(
-            "forwardOriginalToken",
-            Ty::Bool,
-            "Keeps the token in the request.",
-        ),
-        yes("timeout", Ty::Duration, "Limit for fetching the keys."),
-    ];
+pub(crate) use build::build;
 
-    const SPEC: &[Field] = &[
-        later(
-            "selector",
-            SELECTOR,
-            "Workloads it holds for; without: all of the namespace.",
-        ),
-        later(
-            "targetRef",
-            TARGET_REF,
-            "What it is attached to, old spelling.",
-        ),
-        later("targetRefs", TARGET_REFS, "What it is attached to."),
-        later("jwtRules", Ty::List(&Ty::Object(JWT)), "Issuers."),
-    ];
+/// The sound part of a RequestAuthentication.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestAuthentication {
+    /// Workloads of the namespace it holds for; `None` = the whole namespace (in the root namespace: the whole mesh).
+    pub selector: Option<Labels>,
+    /// Issuers.
+    pub rules: Vec<JwtRule>,
+}
 
-    /// Below the object itself.
-    pub(crate) const OBJECT: &[Field] = &[yes("spec", Ty::Object(SPEC), "Rules.")];
+/// An issuer.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct JwtRule {
+    /// What the claim `iss` must be.
+    pub issuer: String,
+    /// One of these must be in the claim `aud`; empty: any.
+    pub audiences: Vec<String>,
+    /// Its keys.
+    pub keys: Keys,
+    /// Where its tokens are looked for; never empty.
+    pub places: Vec<TokenPlace>,
+    /// Whether the token stays in the request.
+    pub forward: bool,
+    /// Header that gets the payload, in lower case.
+    pub payload_header: Option<String>,
+    /// Headers, in lower case, that get a claim.
+    pub claim_headers: Vec<(String, String)>,
+    /// Claims that are lists of words, besides `scope` and `permission`.
+    pub word_lists: Vec<String>,
+}
+
+/// Where keys come from.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Keys {
+    /// From the object.
+    Here(KeySet),
+}
+
+/// Where a token may stand.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum TokenPlace {
+    /// In a header, behind a text.
+    Header(String, String),
+    /// In a parameter of the query.
+    Parameter(String),
+    /// In a cookie.
+    Cookie(String),
+}
+
+impl RequestAuthentication {
+    /// Whether it holds for this workload, given that the namespace fits.
+    #[must_use]
+    pub fn holds_for(&self, labels: &Labels) -> bool {
+        self.selector
+            .as_ref()
+            .is_none_or(|selector| selects(selector, labels))
+    }
 }

@@ -8,12 +8,14 @@
 //! Not here: messages ([`message`]), policies that decide nothing (AUDIT, dry run), which are kept out.
 
 pub(crate) mod message;
+mod token;
 
 use super::View;
 use crate::world::Read;
 use naka_api::security::authorization_policy::{
     Action, Attribute, AuthorizationPolicy, Condition, Rule, Text, Values,
 };
+use naka_api::security::request_authentication::JwtRule;
 use naka_types::cidr::Cidr;
 use naka_types::host::ROOT_NAMESPACE;
 use naka_types::labels::Labels;
@@ -26,6 +28,8 @@ pub(crate) struct Policies {
     deny: Vec<Held>,
     /// One rule must match, where there is any policy.
     allow: Vec<Held>,
+    /// Issuers whose tokens are read before.
+    tokens: Vec<JwtRule>,
     trust_domain: Arc<str>,
 }
 
@@ -45,6 +49,8 @@ pub(crate) struct At {
     pub(crate) http: bool,
     /// Whether labels of callers are known there.
     pub(crate) labels: bool,
+    /// Whether their tokens are read.
+    pub(crate) tokens: bool,
 }
 
 /// Policies that hold for a workload.
@@ -58,6 +64,11 @@ pub(crate) fn of(view: &View<'_>, namespace: &str, labels: &Labels) -> Policies 
         let world = view.read(Read::AuthorizationPolicies(space.to_owned()));
         let objects = world.policies.get(space).into_iter();
         for object in objects.flat_map(|all| all.iter()) {
+            if let Some(own) = object.request_authentication()
+                && own.holds_for(labels)
+            {
+                found.tokens.extend(own.rules.iter().cloned());
+            }
             let Some(policy) = object.authorization_policy() else {
                 continue;
             };
@@ -75,6 +86,9 @@ pub(crate) fn of(view: &View<'_>, namespace: &str, labels: &Labels) -> Policies 
             }
         }
     }
+    // As Istio orders them, whichever object they come from.
+    found.tokens.sort_by(|a, b| a.issuer.cmp(&b.issuer));
+    found.tokens.dedup();
     if !found.is_empty() {
         let world = view.read(Read::Trust);
         found.trust_domain = Arc::clone(&world.trust_domain);
@@ -129,6 +143,8 @@ pub(crate) enum Question {
     Header(String, Text),
     /// Path.
     Path(Text),
+    /// A claim, and whether a list with such a text counts.
+    Claim(Vec<String>, Text, bool),
 }
 
 /// A rule as two trees.
@@ -222,6 +238,8 @@ fn is_of_caller(attribute: &Attribute) -> bool {
             | Attribute::PeerAddress
             | Attribute::ClientAddress
             | Attribute::Label(_)
+            | Attribute::RequestPrincipal
+            | Attribute::Claim(_)
     )
 }
 
@@ -230,6 +248,7 @@ fn tree(condition: &Condition, denies: bool, domain: &str, at: At) -> Tree {
         Attribute::Unknown(_) => false,
         Attribute::Label(_) => at.labels,
         Attribute::Host | Attribute::Method | Attribute::Path | Attribute::Header(_) => at.http,
+        Attribute::RequestPrincipal | Attribute::Claim(_) => at.http && at.tokens,
         _ => true,
     };
     if !known {
@@ -245,11 +264,48 @@ fn tree(condition: &Condition, denies: bool, domain: &str, at: At) -> Tree {
             };
             any(ranges.iter().map(|range| Tree::Ask(ask(range))))
         }
+        Values::Texts(texts) if condition.attribute == Attribute::RequestPrincipal => {
+            any(texts.iter().map(request_principal))
+        }
         Values::Texts(texts) => any(texts
             .iter()
             .map(|text| Tree::Ask(question(&condition.attribute, text, domain)))),
     };
     if condition.not { not(values) } else { values }
+}
+
+/// Identities of tokens are two claims, parted at the last slash, since an issuer may be a URL: so no issuer can pass
+/// for another by what it calls its subjects.
+fn request_principal(text: &Text) -> Tree {
+    let ask =
+        |name: &str, text: Text| Tree::Ask(Question::Claim(vec![name.to_owned()], text, false));
+    let open = |text: &str, of: fn(String) -> Text| match text {
+        "" => Text::Present,
+        text => of(text.to_owned()),
+    };
+    let (issuer, subject) = match text {
+        Text::Present => (Text::Present, Text::Present),
+        Text::Exact(text) | Text::Template(text) => match text.rsplit_once('/') {
+            Some((issuer, subject)) => (
+                Text::Exact(issuer.to_owned()),
+                Text::Exact(subject.to_owned()),
+            ),
+            None => return Tree::Never,
+        },
+        Text::Prefix(text) => match text.rsplit_once('/') {
+            Some((issuer, subject)) => {
+                (Text::Exact(issuer.to_owned()), open(subject, Text::Prefix))
+            }
+            None => (Text::Prefix(text.clone()), Text::Present),
+        },
+        Text::Suffix(text) => match text.rsplit_once('/') {
+            Some((issuer, subject)) => {
+                (open(issuer, Text::Suffix), Text::Exact(subject.to_owned()))
+            }
+            None => (Text::Present, Text::Suffix(text.clone())),
+        },
+    };
+    all([ask("iss", issuer), ask("sub", subject)])
 }
 
 fn question(attribute: &Attribute, text: &Text, domain: &str) -> Question {
@@ -283,6 +339,7 @@ fn question(attribute: &Attribute, text: &Text, domain: &str) -> Question {
         Attribute::Host => Question::Host(text.clone()),
         Attribute::Method => Question::Method(text.clone()),
         Attribute::Header(name) => Question::Header(name.clone(), text.clone()),
+        Attribute::Claim(path) => Question::Claim(path.clone(), text.clone(), true),
         // Other attributes never come with texts.
         _ => Question::Path(text.clone()),
     }

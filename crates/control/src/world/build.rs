@@ -254,7 +254,7 @@ impl World {
                         .or_default();
                     Arc::make_mut(all).push(Arc::clone(object));
                 }
-                Spec::AuthorizationPolicy(_) => {
+                Spec::AuthorizationPolicy(_) | Spec::RequestAuthentication(_) => {
                     let all = self.policies.entry(namespace.clone()).or_default();
                     Arc::make_mut(all).push(Arc::clone(object));
                 }

@@ -26,7 +26,7 @@ pub enum Read {
     Rules(Host),
     /// PeerAuthentications of a namespace.
     PeerAuthentications(String),
-    /// AuthorizationPolicies of a namespace.
+    /// AuthorizationPolicies and RequestAuthentications of a namespace.
     AuthorizationPolicies(String),
     /// LocalRateLimits of a namespace.
     Limits(String),

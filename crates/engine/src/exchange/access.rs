@@ -6,7 +6,7 @@
 //! rule.
 
 use super::matching::value_of;
-use super::{Cx, Effect, Exchange, Need};
+use super::{Cx, Effect, Exchange, Need, token};
 use crate::canonical::{Canonical, Direction, Origin};
 use crate::model::{Access, AccessFilter, HeaderCondition, HeaderRule, Subject, Test};
 use crate::why::{Stage, Why};
@@ -33,7 +33,7 @@ impl Exchange {
             if let Some(peer) = lacks(access, cx).filter(|_| ask) {
                 return Effect::Need(Need::Peer(peer));
             }
-            if let Err(reason) = admit(access, Some(request), cx) {
+            if let Err(reason) = admit_request(access, request, cx) {
                 return self.refuse(request, reason, cx);
             }
         }
@@ -45,6 +45,18 @@ impl Exchange {
 pub(super) fn lacks(access: &Access, cx: &Cx<'_>) -> Option<Ulid> {
     let peer = cx.origin.source.as_ref().filter(|_| access.labels)?.id?;
     cx.snapshot.granted(peer).is_none().then_some(peer)
+}
+
+/// Reads the tokens of a request, then asks the filters.
+pub(super) fn admit_request(
+    access: &Access,
+    request: &mut Canonical,
+    cx: &mut Cx<'_>,
+) -> Result<(), Reason> {
+    if let Some(tokens) = &access.tokens {
+        token::authenticate(tokens, request, cx)?;
+    }
+    admit(access, Some(request), cx)
 }
 
 /// Asks the filters of a port in their order; bytes have no request.
@@ -123,6 +135,10 @@ fn truth(test: &Test, asked: &About<'_>) -> Option<bool> {
         Test::Label(name, wanted) => {
             let value = asked.granted?.get(&**name)?;
             Some(wanted.holds(value.as_bytes()))
+        }
+        Test::Claim(wanted) => {
+            let claims = asked.request?.claims.as_deref();
+            Some(wanted.holds(claims.and_then(|claims| claims.at(&wanted.path))))
         }
         Test::Path(wanted) => Some(wanted.holds(asked.request?.path().as_bytes())),
         Test::Header(wanted) => header(wanted, asked.request?, asked.origin),

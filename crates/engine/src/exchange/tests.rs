@@ -9,6 +9,7 @@ mod limits;
 mod matching;
 mod retry;
 mod routing;
+mod token;
 mod tries;
 
 use super::{Around, Cx, Effect, Exchange, Input, Outcome, Tried};

@@ -3,13 +3,16 @@
 //! The filters stand in the order in which they are asked; the first that refuses decides. A rule of a filter that
 //! denies refuses when it matches; a filter that allows refuses when none of its rules matches.
 
-use super::{HeaderCondition, TextCondition};
+use super::{ClaimPath, HeaderCondition, TextCondition, Tokens};
 use naka_types::cidr::Cidr;
+use serde_json::Value;
 use std::sync::Arc;
 
 /// The filters of a port.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Access {
+    /// The tokens that are read before the filters are asked; `None`: none are.
+    pub tokens: Option<Tokens>,
     /// In the order in which they are asked.
     pub filters: Box<[AccessFilter]>,
     /// Whether any of them asks for a label of the caller's workload.
@@ -22,7 +25,11 @@ impl Access {
     pub fn new(filters: Box<[AccessFilter]>) -> Self {
         let mut rules = filters.iter().flat_map(|filter| &filter.rules);
         let labels = rules.any(|rule| rule.test.asks_label());
-        Self { filters, labels }
+        Self {
+            tokens: None,
+            filters,
+            labels,
+        }
     }
 }
 
@@ -67,6 +74,35 @@ pub enum Test {
     Path(TextCondition),
     /// A header, or method or authority.
     Header(HeaderCondition),
+    /// A claim of the verified token; without a token there is none, and the condition does not hold.
+    Claim(ClaimCondition),
+}
+
+/// A rule on a claim that is a text or, where lists count, a list with such a text in it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClaimCondition {
+    /// Which claim.
+    pub path: ClaimPath,
+    /// What must hold.
+    pub wanted: TextCondition,
+    /// Whether a list counts too.
+    pub lists: bool,
+}
+
+impl ClaimCondition {
+    /// Whether a claim satisfies it. What is neither text nor list never does, as in an Envoy.
+    #[must_use]
+    pub fn holds(&self, claim: Option<&Value>) -> bool {
+        let one = |value: &Value| {
+            let text = value.as_str();
+            text.is_some_and(|text| self.wanted.holds(text.as_bytes()))
+        };
+        match claim {
+            Some(Value::Array(all)) => self.lists && all.iter().any(one),
+            Some(value) => one(value),
+            None => false,
+        }
+    }
 }
 
 impl Test {

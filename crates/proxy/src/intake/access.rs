@@ -3,17 +3,17 @@
 //! A filter, a principal or a permission that is not known here is an error of the chain that holds it, which is then
 //! not served: without it more would get through.
 
-use super::{Error, condition};
+use super::{Error, condition, token};
 use naka_engine::model::{
-    Access, AccessFilter, AccessRule, Pattern, Test, TextCondition, TextRule,
+    Access, AccessFilter, AccessRule, Pattern, Test, TextCondition, TextRule, Tokens,
 };
 use naka_types::cidr::Cidr;
 use naka_types::node::PEER_LABELS;
 use naka_wire::envoy::config::core::v3::CidrRange;
 use naka_wire::envoy::config::listener::v3::{Filter, filter};
 use naka_wire::envoy::config::rbac::v3::{
-    Permission, Policy, Principal, Rbac, SourcedMetadata, permission::Rule, principal::Identifier,
-    rbac::Action,
+    MetadataSource, Permission, Policy, Principal, Rbac, SourcedMetadata, permission::Rule,
+    principal::Identifier, rbac::Action,
 };
 use naka_wire::envoy::extensions::filters::http::rbac::v3::Rbac as HttpRbac;
 use naka_wire::envoy::extensions::filters::network::http_connection_manager::v3::{
@@ -48,7 +48,8 @@ pub fn of_requests(filters: &[HttpFilter]) -> Result<Option<Arc<Access>>, Error>
         }
         wire.rules.as_ref().map(rbac).transpose()
     });
-    together(read)
+    let tokens = token::of_requests(filters)?;
+    together(read, tokens)
 }
 
 /// What filters before bytes say; others are somebody else's.
@@ -68,17 +69,23 @@ pub fn of_bytes(filters: &[Filter]) -> Result<Option<Arc<Access>>, Error> {
         }
         wire.rules.as_ref().map(rbac).transpose()
     });
-    together(read)
+    together(read, None)
 }
 
 fn together(
     read: impl Iterator<Item = Result<Option<AccessFilter>, Error>>,
+    tokens: Option<Tokens>,
 ) -> Result<Option<Arc<Access>>, Error> {
     let all: Vec<Option<AccessFilter>> = read
         .collect::<Result<_, _>>()
         .map_err(|error| error.within("rbac"))?;
     let filters: Box<[AccessFilter]> = all.into_iter().flatten().collect();
-    Ok((!filters.is_empty()).then(|| Arc::new(Access::new(filters))))
+    let any = !filters.is_empty() || tokens.is_some();
+    let access = Access {
+        tokens,
+        ..Access::new(filters)
+    };
+    Ok(any.then(|| Arc::new(access)))
 }
 
 fn rbac(wire: &Rbac) -> Result<AccessFilter, Error> {
@@ -135,10 +142,21 @@ fn principal(wire: &Principal) -> Result<Test, Error> {
         Identifier::Header(header) => Test::Header(condition::header(header)?),
         Identifier::UrlPath(path) => url_path(path)?,
         Identifier::SourcedMetadata(asked) => {
-            label(asked).map_err(|e| e.within("sourced_metadata"))?
+            metadata(asked).map_err(|e| e.within("sourced_metadata"))?
         }
         _ => return Err(Error::at("identifier", "not supported")),
     })
+}
+
+/// A claim of the request's token, or a label of the caller's workload.
+fn metadata(wire: &SourcedMetadata) -> Result<Test, Error> {
+    if wire.metadata_source != MetadataSource::Dynamic as i32 {
+        return Err(Error::at("metadata_source", "not supported"));
+    }
+    match &wire.metadata_matcher {
+        Some(asked) if asked.filter == token::NAME => token::claim(asked).map(Test::Claim),
+        _ => label(wire),
+    }
 }
 
 /// A label of the caller's workload.

@@ -2,7 +2,7 @@
 //!
 //! A filter that is not known here might be the one that refuses somebody: the chain that holds it is left out.
 
-use super::{Error, Taken, access, edge, extras, route};
+use super::{Error, Taken, access, edge, extras, route, token};
 use crate::edge::spec::Spec;
 use naka_engine::model::{Access, MtlsMode, RateLimit, Security};
 use naka_types::name::ClusterName;
@@ -267,7 +267,7 @@ pub(super) fn manager(
 ) -> Result<HttpConnectionManager, Error> {
     let manager: HttpConnectionManager =
         naka_wire::unpack(any).map_err(|error| Error::at("filters[0]", error))?;
-    let known = [ROUTER, LIMIT, GRPC_WEB, access::HTTP];
+    let known = [ROUTER, LIMIT, GRPC_WEB, access::HTTP, token::NAME];
     match manager
         .http_filters
         .iter()

@@ -27,7 +27,7 @@ const SOURCE: [(&str, &str, Attribute); 7] = [
     (
         "requestPrincipals",
         "notRequestPrincipals",
-        Attribute::Unknown(String::new()),
+        Attribute::RequestPrincipal,
     ),
 ];
 const OPERATION: [(&str, &str, Attribute); 4] = [
@@ -37,13 +37,7 @@ const OPERATION: [(&str, &str, Attribute); 4] = [
     ("paths", "notPaths", Attribute::Path),
 ];
 /// Attributes of Istio that a proxy of ours cannot know yet.
-const UNKNOWN: [&str; 5] = [
-    "request.auth.principal",
-    "request.auth.audiences",
-    "request.auth.presenter",
-    "destination.ip",
-    "connection.sni",
-];
+const UNKNOWN: [&str; 2] = ["destination.ip", "connection.sni"];
 
 /// The annotation that puts a policy on trial, as in Istio.
 const DRY_RUN: &str = "istio.io/dry-run";
@@ -175,10 +169,7 @@ impl Reading<'_> {
             for (positive, negative, attribute) in fields {
                 for (field, not) in [(positive, false), (negative, true)] {
                     if item.get(field).is_some() {
-                        let attribute = match attribute {
-                            Attribute::Unknown(_) => Attribute::Unknown((*field).to_owned()),
-                            known => known.clone(),
-                        };
+                        let attribute = attribute.clone();
                         conditions.extend(self.condition(item, &at, field, attribute, not));
                     }
                 }
@@ -199,7 +190,7 @@ impl Reading<'_> {
                 &key_at,
                 key,
                 format!("{text:?} is no attribute"),
-                "write source.principal, source.namespace, source.serviceAccount, source.ip, remote.ip, source.labels[KEY], destination.port, request.headers[NAME], …".to_owned(),
+                "write source.principal, source.namespace, source.serviceAccount, source.ip, remote.ip, source.labels[KEY], destination.port, request.headers[NAME], request.auth.principal, request.auth.claims[NAME], …".to_owned(),
             );
             return Vec::new();
         };
@@ -381,15 +372,19 @@ fn attribute(key: &str) -> Option<Attribute> {
         "source.ip" => Attribute::PeerAddress,
         "remote.ip" => Attribute::ClientAddress,
         "destination.port" => Attribute::Port,
+        "request.auth.principal" => Attribute::RequestPrincipal,
+        "request.auth.audiences" => Attribute::Claim(vec!["aud".to_owned()]),
+        "request.auth.presenter" => Attribute::Claim(vec!["azp".to_owned()]),
         _ => {
             if let Some(name) = of("request.headers[") {
                 http_name(name).then(|| Attribute::Header(name.to_ascii_lowercase()))?
             } else if let Some(name) = of("source.labels[") {
                 (!name.is_empty()).then(|| Attribute::Label(name.to_owned()))?
-            } else if UNKNOWN.contains(&key)
-                || of("request.auth.claims[").is_some()
-                || key.starts_with("experimental.envoy.filters.")
-            {
+            } else if let Some(names) = of("request.auth.claims[") {
+                let names: Vec<String> = names.split("][").map(str::to_owned).collect();
+                let sound = |name: &String| !name.is_empty() && !name.contains(['[', ']']);
+                names.iter().all(sound).then_some(Attribute::Claim(names))?
+            } else if UNKNOWN.contains(&key) || key.starts_with("experimental.envoy.filters.") {
                 Attribute::Unknown(key.to_owned())
             } else {
                 return None;
@@ -479,6 +474,11 @@ mod tests {
                 "spec.rules[0].when[0].key",
             ),
             (
+                when("request.auth.claims[]", ", values: [a]"),
+                "E007",
+                "spec.rules[0].when[0].key",
+            ),
+            (
                 when("source.namespace", ""),
                 "E007",
                 "spec.rules[0].when[0]",
@@ -514,7 +514,11 @@ mod tests {
             ),
             ("{action: AUDIT}", &["W900"]),
             (
-                "{rules: [{when: [{key: 'request.auth.claims[a]', values: [b]}]}]}",
+                "{rules: [{when: [{key: 'request.auth.claims[a][b]', values: [b]}]}]}",
+                &[],
+            ),
+            (
+                "{rules: [{when: [{key: 'connection.sni', values: [b]}]}]}",
                 &["W900"],
             ),
             (

@@ -8,12 +8,12 @@ const ATTACHED: &str = "without it the policy would hold for all workloads of th
 const SOURCE: Ty = Ty::Object(&[
     yes("principals", TEXTS, "Identities of the peer."),
     yes("notPrincipals", TEXTS, "Identities it must not have."),
-    later(
+    yes(
         "requestPrincipals",
         TEXTS,
         "Identities of the token, `issuer/subject`.",
     ),
-    later(
+    yes(
         "notRequestPrincipals",
         TEXTS,
         "Identities the token must not have.",

@@ -40,6 +40,7 @@ pub(crate) fn http(policies: &Policies, port: u16, labels: bool) -> Vec<HttpFilt
         port,
         http: true,
         labels,
+        tokens: !policies.tokens.is_empty(),
     };
     let filter = |rules| HttpFilter {
         name: HTTP.to_owned(),
@@ -51,7 +52,11 @@ pub(crate) fn http(policies: &Policies, port: u16, labels: bool) -> Vec<HttpFilt
         ))),
         ..HttpFilter::default()
     };
-    rbac(policies, at).into_iter().map(filter).collect()
+    let rules = rbac(policies, at).into_iter().map(filter);
+    super::token::filter(&policies.tokens)
+        .into_iter()
+        .chain(rules)
+        .collect()
 }
 
 /// Filters before the bytes of a port.
@@ -60,6 +65,7 @@ pub(crate) fn bytes(policies: &Policies, port: u16, labels: bool) -> Vec<Filter>
         port,
         http: false,
         labels,
+        tokens: false,
     };
     let filter = |rules| {
         let rbac = BytesRbac {
@@ -144,6 +150,12 @@ fn principal(tree: &Tree) -> Principal {
         Tree::Ask(Question::Peer(range)) => Identifier::DirectRemoteIp(cidr(range)),
         Tree::Ask(Question::Client(range)) => Identifier::RemoteIp(cidr(range)),
         Tree::Ask(Question::Label(name, text)) => Identifier::SourcedMetadata(label(name, text)),
+        Tree::Ask(Question::Claim(path, text, lists)) => {
+            Identifier::SourcedMetadata(SourcedMetadata {
+                metadata_matcher: Some(super::token::claim(path, string(text), *lists)),
+                metadata_source: MetadataSource::Dynamic as i32,
+            })
+        }
         Tree::Ask(question) => Identifier::Header(header(question)),
     };
     Principal {

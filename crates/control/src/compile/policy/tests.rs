@@ -11,11 +11,17 @@ const HTTP: At = At {
     port: 8080,
     http: true,
     labels: true,
+    tokens: false,
+};
+const TOKENS: At = At {
+    tokens: true,
+    ..HTTP
 };
 const BYTES: At = At {
     port: 8080,
     http: false,
     labels: true,
+    tokens: false,
 };
 /// An Envoy.
 const NO_LABELS: At = At {
@@ -187,6 +193,30 @@ fn ports_are_settled_at_once() {
 }
 
 #[test]
+fn identities_of_tokens_are_parted_at_the_last_slash() {
+    let ask =
+        |name: &str, text: Text| Tree::Ask(Question::Claim(vec![name.to_owned()], text, false));
+    let exact = |text: &str| Text::Exact(text.to_owned());
+    for (value, issuer, subject) in [
+        ("*", Text::Present, Text::Present),
+        ("https://i/a/s", exact("https://i/a"), exact("s")),
+        ("https://i/*", exact("https://i"), Text::Present),
+        ("i/s*", exact("i"), Text::Prefix("s".to_owned())),
+        ("i*", Text::Prefix("i".to_owned()), Text::Present),
+        ("*/s", Text::Present, exact("s")),
+        ("*i/s", Text::Suffix("i".to_owned()), exact("s")),
+        ("*s", Text::Present, Text::Suffix("s".to_owned())),
+    ] {
+        let rule = format!("{{from: [{{source: {{requestPrincipals: ['{value}']}}}}]}}");
+        let found = rules("ALLOW", &rule, TOKENS);
+        let wanted = Tree::All(vec![ask("iss", issuer), ask("sub", subject)]);
+        assert_eq!(found[0].who, wanted, "{value}");
+    }
+    let bare = "{from: [{source: {requestPrincipals: [nobody]}}]}";
+    assert!(rules("ALLOW", bare, TOKENS).is_empty(), "{bare}");
+}
+
+#[test]
 fn what_is_not_known_never_allows_and_always_denies() {
     let unknown_everywhere = [
         "{when: [{key: 'request.auth.claims[a]', values: [b]}]}",
@@ -219,7 +249,14 @@ fn what_is_not_known_never_allows_and_always_denies() {
             "{rule}"
         );
     }
-    // The twin: where requests are seen these are known.
+    // The twins: where tokens are read, and where requests are seen, these are known.
+    for rule in unknown_everywhere
+        .into_iter()
+        .filter(|rule| rule.contains("equest"))
+    {
+        assert_eq!(rules("ALLOW", rule, TOKENS).len(), 1, "{rule}");
+        assert_ne!(rules("DENY", rule, TOKENS)[0].who, Tree::Always, "{rule}");
+    }
     for rule in unknown_in_bytes {
         assert_eq!(rules("ALLOW", rule, HTTP).len(), 1, "{rule}");
         assert_ne!(rules("DENY", rule, HTTP)[0].what, Tree::Always, "{rule}");

@@ -1,0 +1,96 @@
+//! Fields of a RequestAuthentication, as in Istio's CRD.
+
+use crate::schema::common::{SELECTOR, TARGET_REF, TARGET_REFS};
+use crate::schema::{Field, Now, TEXTS, Ty, yes};
+
+const ATTACHED: &str = "without it the object would hold for all workloads of the namespace";
+const PRESENCE: &str = "without it requests without a token would pass; demand one by an AuthorizationPolicy: \
+    action DENY, from.source.notRequestPrincipals ['*']";
+const FETCHED: &str =
+    "keys are not fetched yet, and without them no token could be verified; write jwks";
+
+const JWT: &[Field] = &[
+    yes("issuer", Ty::Str, "What the claim `iss` must be.").required(),
+    yes(
+        "audiences",
+        TEXTS,
+        "Audiences, one of which must be in the claim `aud`.",
+    ),
+    Field::new(
+        "jwksUri",
+        Ty::Str,
+        Now::Refused(FETCHED),
+        "Where the keys are.",
+    ),
+    Field::new(
+        "jwks_uri",
+        Ty::Str,
+        Now::Refused(FETCHED),
+        "Where the keys are, old spelling.",
+    ),
+    yes("jwks", Ty::Str, "The keys."),
+    Field::new(
+        "presence",
+        Ty::Enum(&["OPTIONAL", "REQUIRED"]),
+        Now::Refused(PRESENCE),
+        "Whether a request must have a token.",
+    ),
+    yes(
+        "fromHeaders",
+        Ty::List(&Ty::Object(&[
+            yes("name", Ty::Str, "Header.").required(),
+            yes("prefix", Ty::Str, "Before the token."),
+        ])),
+        "Headers with the token.",
+    ),
+    yes("fromParams", TEXTS, "Query parameters with the token."),
+    yes("fromCookies", TEXTS, "Cookies with the token."),
+    yes(
+        "outputPayloadToHeader",
+        Ty::Str,
+        "Header that gets the payload.",
+    ),
+    yes(
+        "outputClaimToHeaders",
+        Ty::List(&Ty::Object(&[
+            yes("header", Ty::Str, "Header.").required(),
+            yes("claim", Ty::Str, "Claim.").required(),
+        ])),
+        "Headers that get a claim.",
+    ),
+    yes(
+        "spaceDelimitedClaims",
+        TEXTS,
+        "Claims that are lists of words.",
+    ),
+    yes(
+        "forwardOriginalToken",
+        Ty::Bool,
+        "Keeps the token in the request.",
+    ),
+    yes("timeout", Ty::Duration, "Limit for fetching the keys."),
+];
+
+const SPEC: &[Field] = &[
+    yes(
+        "selector",
+        SELECTOR,
+        "Workloads it holds for; without: all of the namespace.",
+    ),
+    Field::new(
+        "targetRef",
+        TARGET_REF,
+        Now::Refused(ATTACHED),
+        "What it is attached to, old spelling.",
+    ),
+    Field::new(
+        "targetRefs",
+        TARGET_REFS,
+        Now::Refused(ATTACHED),
+        "What it is attached to.",
+    ),
+    yes("jwtRules", Ty::List(&Ty::Object(JWT)), "Issuers."),
+];
+
+/// Below the object itself.
+pub(crate) const OBJECT: &[Field] = &[yes("spec", Ty::Object(SPEC), "Rules.")];
