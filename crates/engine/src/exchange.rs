@@ -35,6 +35,7 @@ mod retry;
 mod rewrite;
 mod token;
 
+pub use access::{Judged, NO_RULE, Noticed};
 pub use attributes::Around;
 pub use chain::Repeated;
 pub use dial::Dial;
@@ -338,6 +339,7 @@ pub struct Exchange {
     body: attributes::Read,
     /// For the answer, when a limit wants it told.
     told: Option<limit::Told>,
+    judged: Option<Box<Judged>>,
 }
 
 impl Default for Exchange {
@@ -380,6 +382,7 @@ impl Exchange {
             instead_of: None,
             body: attributes::Read::default(),
             told: None,
+            judged: None,
         }
     }
 

@@ -24,7 +24,7 @@ mod route;
 mod snapshot;
 mod token;
 
-pub use access::{Access, AccessFilter, AccessRule, ClaimCondition, Test};
+pub use access::{Access, AccessFilter, AccessRule, ClaimCondition, Test, Verdict};
 pub use backend::{Ask, Backend, Fallback, FallbackTo, HealthCheck};
 pub use balance::{Balance, Cookie, Group, HashKey, Policy, SlowStart, Utilization};
 pub use cluster::{

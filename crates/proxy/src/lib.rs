@@ -18,6 +18,7 @@ pub mod health;
 mod http;
 pub mod intake;
 mod io;
+mod judged;
 pub mod lease;
 pub mod limits;
 pub mod listen;

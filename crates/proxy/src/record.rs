@@ -6,9 +6,11 @@
 
 use crate::hash::QuickMap;
 use crate::http::body::Source;
+use crate::judged;
 use crate::upstream::pool::Busy;
 use crate::worker::{Conn, Entrance, Own, Peer, Phase, Worker};
 use http::{HeaderMap, HeaderValue, Method, Uri, Version};
+use naka_engine::exchange::Judged;
 use naka_engine::model::{Cluster, ClusterId, Endpoint, Inbound, VirtualHost};
 use naka_engine::outlier;
 use naka_engine::runtime::Permit;
@@ -59,6 +61,7 @@ pub(crate) struct Open {
     pub(crate) route: Option<Arc<str>>,
     /// Name the request is counted under besides.
     pub(crate) stat_prefix: Option<Arc<str>>,
+    judged: Option<Box<Judged>>,
     pub(crate) upstream: Option<SocketAddr>,
     pub(crate) attempts: u32,
     pub(crate) busy: Option<Busy>,
@@ -122,6 +125,7 @@ impl Finish {
             cluster: None,
             route: None,
             stat_prefix: None,
+            judged: None,
             upstream: None,
             attempts: 0,
             busy: None,
@@ -133,6 +137,18 @@ impl Finish {
             answered: None,
             conn,
         })))
+    }
+
+    /// What policies said besides letting it pass.
+    pub(crate) fn judged(&mut self, judged: Option<Box<Judged>>) {
+        let (Some(judged), Some(open)) = (judged, &mut self.0) else {
+            return;
+        };
+        judged::count(&open.conn.worker, &judged);
+        if let Some(rule) = &judged.refused_by {
+            open.detail = judged::refused_by(rule).into();
+        }
+        open.judged = Some(judged);
     }
 
     /// Counts bytes of the response body.
@@ -299,6 +315,10 @@ impl Open {
             grpc_status: self.grpc_status.filter(|_| self.grpc),
             reason: self.reason,
             details: &self.detail,
+            policies: &self
+                .judged
+                .as_ref()
+                .map_or_else(String::new, |one| judged::noticed(one)),
             bytes_received: sent,
             bytes_sent: self.received,
             duration,

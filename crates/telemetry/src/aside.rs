@@ -1,4 +1,4 @@
-//! What few proxies count: requests of routes with a name for it, and copies of requests.
+//! What few proxies count: requests of routes with a name for it, copies of requests, what policies noticed.
 //!
 //! The names come from configuration, so there are few of them; the lock is the worker's own and only the exposition
 //! ever waits for it.
@@ -29,6 +29,7 @@ impl Copied {
 pub(crate) struct Aside {
     copies: [AtomicU64; 2],
     routes: Mutex<BTreeMap<(Arc<str>, u16), u64>>,
+    policies: Mutex<BTreeMap<(Arc<str>, &'static str), u64>>,
 }
 
 impl Aside {
@@ -46,11 +47,23 @@ impl Aside {
     }
 }
 
+impl Aside {
+    pub(crate) fn policy(&self, rule: &Arc<str>, outcome: &'static str) {
+        let mut policies = lock(&self.policies);
+        let mut key = (Arc::clone(rule), outcome);
+        if policies.len() >= CAP && !policies.contains_key(&key) {
+            key.0 = "other".into();
+        }
+        *policies.entry(key).or_default() += 1;
+    }
+}
+
 /// Sums over workers, as label pairs and counts.
 #[derive(Debug, Default)]
 pub(crate) struct Sums {
     copies: [u64; 2],
     routes: BTreeMap<(Arc<str>, u16), u64>,
+    policies: BTreeMap<(Arc<str>, &'static str), u64>,
 }
 
 impl Sums {
@@ -60,6 +73,9 @@ impl Sums {
         }
         for (key, count) in lock(&one.routes).iter() {
             *self.routes.entry(key.clone()).or_default() += count;
+        }
+        for (key, count) in lock(&one.policies).iter() {
+            *self.policies.entry(key.clone()).or_default() += count;
         }
     }
 
@@ -75,14 +91,28 @@ impl Sums {
                 0 => "none".to_owned(),
                 class => format!("{class}xx"),
             };
-            let name = name.replace('\\', "\\\\").replace('"', "\\\"");
-            let name = name.replace('\n', "\\n");
+            let name = quoted(name);
             (
                 format!("route=\"{name}\",response_code_class=\"{class}\""),
                 *count,
             )
         })
     }
+}
+
+impl Sums {
+    pub(crate) fn policies(&self) -> impl Iterator<Item = (String, u64)> {
+        self.policies.iter().map(|((rule, outcome), count)| {
+            let rule = quoted(rule);
+            (format!("rule=\"{rule}\",outcome=\"{outcome}\""), *count)
+        })
+    }
+}
+
+/// A name as the value of a label.
+fn quoted(name: &str) -> String {
+    let name = name.replace('\\', "\\\\").replace('"', "\\\"");
+    name.replace('\n', "\\n")
 }
 
 #[cfg(test)]
@@ -96,6 +126,8 @@ mod tests {
         two.route(&"pay \"fast\"".into(), 200);
         two.route(&"pay \"fast\"".into(), 503);
         two.copied(Copied::Dropped);
+        one.policy(&"ns[a]-policy[b]-rule[0]".into(), "audited");
+        two.policy(&"ns[a]-policy[b]-rule[0]".into(), "audited");
         let mut sums = Sums::default();
         sums.add(&one);
         sums.add(&two);
@@ -103,6 +135,9 @@ mod tests {
         let labels =
             |class: &str| format!("route=\"pay \\\"fast\\\"\",response_code_class=\"{class}\"");
         assert_eq!(routes, [(labels("2xx"), 2), (labels("5xx"), 1)]);
+        let policies: Vec<_> = sums.policies().collect();
+        let labels = "rule=\"ns[a]-policy[b]-rule[0]\",outcome=\"audited\"";
+        assert_eq!(policies, [(labels.to_owned(), 2)]);
         let copies: Vec<_> = sums.copies().collect();
         assert_eq!(copies, [("outcome=\"dropped\"".to_owned(), 1)]);
     }

@@ -146,6 +146,11 @@ impl Shard {
         self.0.aside.route(name, status);
     }
 
+    /// Counts what a rule of a policy noticed that decides nothing.
+    pub fn policy(&self, rule: &Arc<str>, outcome: &'static str) {
+        self.0.aside.policy(rule, outcome);
+    }
+
     /// Counts a copy of a request.
     pub fn copied(&self, what: Copied) {
         self.0.aside.copied(what);

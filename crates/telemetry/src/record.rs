@@ -51,6 +51,8 @@ pub struct Record<'a> {
     pub reason: Option<Reason>,
     /// The longer story behind `reason`, in words.
     pub details: &'a str,
+    /// What policies noticed that decide nothing: outcome and rule of each.
+    pub policies: &'a str,
     /// Body bytes from the caller.
     pub bytes_received: u64,
     /// Body bytes to the caller.
@@ -103,6 +105,7 @@ impl Default for Record<'_> {
             grpc_status: None,
             reason: None,
             details: "",
+            policies: "",
             bytes_received: 0,
             bytes_sent: 0,
             duration: Duration::ZERO,
@@ -139,6 +142,7 @@ impl Record<'_> {
         number(out, "response_code", Some(u64::from(self.response_code)));
         text(out, "response_flags", self.reason.map_or("-", Reason::flag));
         text(out, "response_code_details", self.details);
+        text(out, "policies", self.policies);
         number(out, "grpc_status", self.grpc_status.map(u64::from));
         text(out, "reason", self.reason.map_or("", Reason::code));
         number(out, "bytes_received", Some(self.bytes_received));

@@ -5,7 +5,7 @@
 //! settled here: it never lets an ALLOW rule match and never keeps a DENY rule from it, negated or not, so that both
 //! dialects get trees of things they know. The port is settled here too, since it is known.
 //!
-//! Not here: messages ([`message`]), policies that decide nothing (AUDIT, dry run), which are kept out.
+//! Policies that decide nothing (AUDIT, dry run) are kept apart from those that do. Not here: messages ([`message`]).
 
 pub(crate) mod message;
 mod token;
@@ -28,6 +28,11 @@ pub(crate) struct Policies {
     deny: Vec<Held>,
     /// One rule must match, where there is any policy.
     allow: Vec<Held>,
+    /// What matches is told of.
+    audit: Vec<Held>,
+    /// On trial: what these would do is told of.
+    trial_deny: Vec<Held>,
+    trial_allow: Vec<Held>,
     /// Issuers whose tokens are read before.
     tokens: Vec<JwtRule>,
     trust_domain: Arc<str>,
@@ -72,18 +77,22 @@ pub(crate) fn of(view: &View<'_>, namespace: &str, labels: &Labels) -> Policies 
             let Some(policy) = object.authorization_policy() else {
                 continue;
             };
-            if policy.dry_run || !policy.holds_for(labels) {
+            if !policy.holds_for(labels) {
                 continue;
             }
             let held = Held {
                 name: format!("ns[{space}]-policy[{}]", object.meta.name),
                 policy: policy.clone(),
             };
-            match policy.action {
-                Action::Deny => found.deny.push(held),
-                Action::Allow => found.allow.push(held),
-                Action::Audit => {}
-            }
+            let list = match (policy.action, policy.dry_run) {
+                (Action::Deny, false) => &mut found.deny,
+                (Action::Allow, false) => &mut found.allow,
+                (Action::Deny, true) => &mut found.trial_deny,
+                (Action::Allow, true) => &mut found.trial_allow,
+                // On trial or not, it decides nothing and tells the same.
+                (Action::Audit, _) => &mut found.audit,
+            };
+            list.push(held);
         }
     }
     // As Istio orders them, whichever object they come from.
@@ -97,9 +106,16 @@ pub(crate) fn of(view: &View<'_>, namespace: &str, labels: &Labels) -> Policies 
 }
 
 impl Policies {
-    /// Whether everybody may call.
+    /// Whether nothing is decided and nothing told.
     pub(crate) fn is_empty(&self) -> bool {
-        self.deny.is_empty() && self.allow.is_empty()
+        let lists = [
+            &self.deny,
+            &self.allow,
+            &self.audit,
+            &self.trial_deny,
+            &self.trial_allow,
+        ];
+        lists.into_iter().all(Vec::is_empty)
     }
 }
 
@@ -200,7 +216,8 @@ fn not(tree: Tree) -> Tree {
 fn compiled(held: &[Held], domain: &str, at: At) -> Vec<Compiled> {
     let mut out = Vec::new();
     for Held { name, policy } in held {
-        let denies = policy.action == Action::Deny;
+        // An audit tells of what it cannot know.
+        let denies = policy.action != Action::Allow;
         for (index, rule) in policy.rules.iter().enumerate() {
             let tree = |condition: &Condition| tree(condition, denies, domain, at);
             let (who, what) = sides(rule, tree);

@@ -8,14 +8,20 @@
 use super::matching::value_of;
 use super::{Cx, Effect, Exchange, Need, token};
 use crate::canonical::{Canonical, Direction, Origin};
-use crate::model::{Access, AccessFilter, HeaderCondition, HeaderRule, Subject, Test};
+use crate::model::{Access, AccessFilter, HeaderCondition, HeaderRule, Subject, Test, Verdict};
 use crate::why::{Stage, Why};
 use naka_types::labels::Labels;
 use naka_types::reason::Reason;
 use naka_types::workload::Ulid;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 impl Exchange {
+    /// What policies say of the request besides letting it pass.
+    pub fn judged(&mut self) -> Option<Box<Judged>> {
+        self.judged.take()
+    }
+
     /// Whether the caller may; `ask`: what is not known of it may still be obtained.
     pub(super) fn admitted(
         &mut self,
@@ -33,7 +39,7 @@ impl Exchange {
             if let Some(peer) = lacks(access, cx).filter(|_| ask) {
                 return Effect::Need(Need::Peer(peer));
             }
-            if let Err(reason) = admit_request(access, request, cx) {
+            if let Err(reason) = admit_request(access, request, &mut self.judged, cx) {
                 return self.refuse(request, reason, cx);
             }
         }
@@ -47,22 +53,45 @@ pub(super) fn lacks(access: &Access, cx: &Cx<'_>) -> Option<Ulid> {
     cx.snapshot.granted(peer).is_none().then_some(peer)
 }
 
+/// What policies say of a call besides letting it pass.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Judged {
+    /// The rule that refused it; [`NO_RULE`] where none allowed it.
+    pub refused_by: Option<Arc<str>>,
+    /// What was noticed by policies that decide nothing.
+    pub noticed: Vec<Noticed>,
+}
+
+/// What a policy that decides nothing noticed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Noticed {
+    /// `audited`, or what would have happened: `would-allow`, `would-deny`.
+    pub outcome: &'static str,
+    /// The rule; [`NO_RULE`] where it is that none matched.
+    pub rule: Arc<str>,
+}
+
+/// Stands for the name of a rule where none matched.
+pub const NO_RULE: &str = "none";
+
 /// Reads the tokens of a request, then asks the filters.
 pub(super) fn admit_request(
     access: &Access,
     request: &mut Canonical,
+    judged: &mut Option<Box<Judged>>,
     cx: &mut Cx<'_>,
 ) -> Result<(), Reason> {
     if let Some(tokens) = &access.tokens {
         token::authenticate(tokens, request, cx)?;
     }
-    admit(access, Some(request), cx)
+    admit(access, Some(request), judged, cx)
 }
 
-/// Asks the filters of a port in their order; bytes have no request.
+/// Asks the filters of a port in their order; bytes have no request. Where there is anything to tell, `judged` says it.
 pub(super) fn admit(
     access: &Access,
     request: Option<&Canonical>,
+    judged: &mut Option<Box<Judged>>,
     cx: &mut Cx<'_>,
 ) -> Result<(), Reason> {
     let asked = About {
@@ -72,24 +101,54 @@ pub(super) fn admit(
     };
     for filter in &access.filters {
         let found = matching(filter, &asked);
-        let allowed = found.is_some() != filter.denies;
-        cx.explain(|| {
-            let because = match (found, filter.denies) {
-                (Some(name), true) => format!("a DENY rule matches: {name}"),
-                (None, true) => "no DENY rule matches".to_owned(),
-                (Some(name), false) => format!("an ALLOW rule matches: {name}"),
-                (None, false) => {
-                    "there are ALLOW policies, and none of their rules matches".to_owned()
-                }
+        let allowed = match filter.verdict {
+            Verdict::Allow => found.is_some(),
+            Verdict::Deny => found.is_none(),
+            Verdict::Audit => true,
+        };
+        cx.explain(|| why(filter, found.map(|rule| &**rule), allowed));
+        let rule = || found.cloned().unwrap_or_else(|| NO_RULE.into());
+        if filter.trial || filter.verdict == Verdict::Audit {
+            let outcome = match (filter.verdict, allowed) {
+                (Verdict::Audit, _) => "audited",
+                (_, true) => "would-allow",
+                (_, false) => "would-deny",
             };
-            let decision = if allowed { "allowed" } else { "denied" };
-            Why::new(Stage::Policy, decision, because)
-        });
-        if !allowed {
+            // That a DENY on trial or an audit matched nothing is no news.
+            if found.is_some() || filter.verdict == Verdict::Allow {
+                let noticed = &mut judged.get_or_insert_default().noticed;
+                noticed.push(Noticed {
+                    outcome,
+                    rule: rule(),
+                });
+            }
+        } else if !allowed {
+            judged.get_or_insert_default().refused_by = Some(rule());
             return Err(Reason::PermissionDenied);
         }
     }
     Ok(())
+}
+
+fn why(filter: &AccessFilter, found: Option<&str>, allowed: bool) -> Why {
+    let because = match (found, filter.verdict) {
+        (Some(name), Verdict::Deny) => format!("a DENY rule matches: {name}"),
+        (None, Verdict::Deny) => "no DENY rule matches".to_owned(),
+        (Some(name), Verdict::Allow) => format!("an ALLOW rule matches: {name}"),
+        (None, Verdict::Allow) => {
+            "there are ALLOW policies, and none of their rules matches".to_owned()
+        }
+        (Some(name), Verdict::Audit) => format!("an AUDIT rule matches: {name}"),
+        (None, Verdict::Audit) => "no AUDIT rule matches".to_owned(),
+    };
+    let decision = match (filter.verdict, filter.trial, allowed) {
+        (Verdict::Audit, ..) if found.is_some() => "audited",
+        (_, false, true) => "allowed",
+        (_, false, false) => "denied",
+        (_, true, true) => "on trial: allowed",
+        (_, true, false) => "on trial: denied",
+    };
+    Why::new(Stage::Policy, decision, because)
 }
 
 /// What is known of a call.
@@ -105,12 +164,13 @@ fn granted<'a>(cx: &Cx<'a>) -> Option<&'a Labels> {
 }
 
 /// Name of the first rule that matches.
-fn matching<'a>(filter: &'a AccessFilter, asked: &About<'_>) -> Option<&'a str> {
-    let matches = |test: &Test| truth(test, asked).unwrap_or(filter.denies);
+fn matching<'a>(filter: &'a AccessFilter, asked: &About<'_>) -> Option<&'a Arc<str>> {
+    let unknown = filter.verdict != Verdict::Allow;
+    let matches = |test: &Test| truth(test, asked).unwrap_or(unknown);
     let mut rules = filter.rules.iter();
     rules
         .find(|rule| matches(&rule.test))
-        .map(|rule| &*rule.name)
+        .map(|rule| &rule.name)
 }
 
 /// Whether a condition holds; `None`: not known.

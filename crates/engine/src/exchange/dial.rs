@@ -6,8 +6,8 @@
 
 use super::lookup::Lookup;
 use super::{
-    Answered, Cx, Effect, Input, Need, Outcome, PassThrough, Try, access, affinity, attempt,
-    inbound,
+    Answered, Cx, Effect, Input, Judged, Need, Outcome, PassThrough, Try, access, affinity,
+    attempt, inbound,
 };
 use crate::breaker::Trial;
 use crate::canonical::Direction;
@@ -29,6 +29,7 @@ pub struct Dial {
     lookup: Lookup,
     /// Whether the caller's record was asked for.
     asked: bool,
+    judged: Option<Box<Judged>>,
     tries: u32,
     over: bool,
     pub(super) barred: bool,
@@ -81,6 +82,11 @@ impl Dial {
         effect
     }
 
+    /// What policies say of the connection besides letting it pass.
+    pub fn judged(&mut self) -> Option<Box<Judged>> {
+        self.judged.take()
+    }
+
     fn arrived(&mut self, cx: &mut Cx<'_>) -> Effect {
         match cx.origin.direction {
             Direction::Inbound { port } => self.begin_inbound(port, cx),
@@ -95,7 +101,7 @@ impl Dial {
             self.asked = true;
             return Some(Effect::Need(Need::Peer(peer)));
         }
-        let refused = access::admit(access, None, cx).err();
+        let refused = access::admit(access, None, &mut self.judged, cx).err();
         refused.map(|reason| Self::refuse(reason, cx))
     }
 

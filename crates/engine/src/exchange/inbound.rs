@@ -53,7 +53,7 @@ impl Exchange {
             return self.refuse(request, reason, cx);
         }
         if let Some(access) = &inbound.access
-            && let Err(reason) = access::admit_request(access, request, cx)
+            && let Err(reason) = access::admit_request(access, request, &mut self.judged, cx)
         {
             return self.refuse(request, reason, cx);
         }

@@ -1,7 +1,8 @@
 //! Who may call a port of the program, and what: rules as trees of questions.
 //!
 //! The filters stand in the order in which they are asked; the first that refuses decides. A rule of a filter that
-//! denies refuses when it matches; a filter that allows refuses when none of its rules matches.
+//! denies refuses when it matches; a filter that allows refuses when none of its rules matches. Filters on trial, and
+//! those that audit, decide nothing and are told of.
 
 use super::{ClaimPath, HeaderCondition, TextCondition, Tokens};
 use naka_types::cidr::Cidr;
@@ -33,11 +34,24 @@ impl Access {
     }
 }
 
+/// What a filter does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// One of its rules must match.
+    Allow,
+    /// A rule that matches refuses.
+    Deny,
+    /// A rule that matches is told of, and nothing else.
+    Audit,
+}
+
 /// One filter.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AccessFilter {
-    /// Whether a rule that matches refuses; else one must match.
-    pub denies: bool,
+    /// What it does.
+    pub verdict: Verdict,
+    /// Whether it is on trial: what it would do is told, and not done.
+    pub trial: bool,
     /// In the order of their names.
     pub rules: Box<[AccessRule]>,
 }

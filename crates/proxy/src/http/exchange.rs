@@ -318,6 +318,7 @@ impl Run {
             },
         );
         self.finish.permit = self.engine.held();
+        self.finish.judged(self.engine.judged());
         if self.engine.has_barred() {
             worker.own.barred.notify_one();
         }

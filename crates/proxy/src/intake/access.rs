@@ -5,7 +5,7 @@
 
 use super::{Error, condition, token};
 use naka_engine::model::{
-    Access, AccessFilter, AccessRule, Pattern, Test, TextCondition, TextRule, Tokens,
+    Access, AccessFilter, AccessRule, Pattern, Test, TextCondition, TextRule, Tokens, Verdict,
 };
 use naka_types::cidr::Cidr;
 use naka_types::node::PEER_LABELS;
@@ -46,7 +46,7 @@ pub fn of_requests(filters: &[HttpFilter]) -> Result<Option<Arc<Access>>, Error>
         if wire.matcher.is_some() {
             return Err(Error::at("matcher", "not supported"));
         }
-        wire.rules.as_ref().map(rbac).transpose()
+        both(wire.shadow_rules.as_ref(), wire.rules.as_ref())
     });
     let tokens = token::of_requests(filters)?;
     together(read, tokens)
@@ -67,16 +67,23 @@ pub fn of_bytes(filters: &[Filter]) -> Result<Option<Arc<Access>>, Error> {
         if wire.matcher.is_some() {
             return Err(Error::at("matcher", "not supported"));
         }
-        wire.rules.as_ref().map(rbac).transpose()
+        both(wire.shadow_rules.as_ref(), wire.rules.as_ref())
     });
     together(read, None)
 }
 
+/// A filter's rules on trial, then those in force.
+fn both(trial: Option<&Rbac>, rules: Option<&Rbac>) -> Result<Vec<AccessFilter>, Error> {
+    let trial = trial.map(|wire| rbac(wire, true));
+    let rules = rules.map(|wire| rbac(wire, false));
+    trial.into_iter().chain(rules).collect()
+}
+
 fn together(
-    read: impl Iterator<Item = Result<Option<AccessFilter>, Error>>,
+    read: impl Iterator<Item = Result<Vec<AccessFilter>, Error>>,
     tokens: Option<Tokens>,
 ) -> Result<Option<Arc<Access>>, Error> {
-    let all: Vec<Option<AccessFilter>> = read
+    let all: Vec<Vec<AccessFilter>> = read
         .collect::<Result<_, _>>()
         .map_err(|error| error.within("rbac"))?;
     let filters: Box<[AccessFilter]> = all.into_iter().flatten().collect();
@@ -88,11 +95,12 @@ fn together(
     Ok(any.then(|| Arc::new(access)))
 }
 
-fn rbac(wire: &Rbac) -> Result<AccessFilter, Error> {
-    let denies = match Action::try_from(wire.action) {
-        Ok(Action::Allow) => false,
-        Ok(Action::Deny) => true,
-        _ => return Err(Error::at("action", "not supported")),
+fn rbac(wire: &Rbac, trial: bool) -> Result<AccessFilter, Error> {
+    let verdict = match Action::try_from(wire.action) {
+        Ok(Action::Allow) => Verdict::Allow,
+        Ok(Action::Deny) => Verdict::Deny,
+        Ok(Action::Log) => Verdict::Audit,
+        Err(_) => return Err(Error::at("action", "not supported")),
     };
     let read = |(name, policy): (&String, &Policy)| {
         let test = rule(policy).map_err(|error| error.within(&format!("policies[{name:?}]")))?;
@@ -102,7 +110,8 @@ fn rbac(wire: &Rbac) -> Result<AccessFilter, Error> {
     let mut rules: Vec<AccessRule> = wire.policies.iter().map(read).collect::<Result<_, _>>()?;
     rules.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(AccessFilter {
-        denies,
+        verdict,
+        trial,
         rules: rules.into(),
     })
 }

@@ -169,6 +169,7 @@ pub(crate) async fn dial(conn: &Rc<Conn>, origin: &Origin) -> Result<Dialled, Fa
     let mut found: Vec<SocketAddr>;
     loop {
         let effect = step(worker, &mut engine, input, origin);
+        detail = judged(worker, &mut engine).unwrap_or(detail);
         input = match effect {
             Effect::Need(Need::VirtualHost { host, port }) => {
                 Input::Answer(answer(worker, &host, port).await)
@@ -230,6 +231,13 @@ fn step(worker: &Worker, engine: &mut Dial, input: Input<'_>, origin: &Origin) -
         worker.own.barred.notify_one();
     }
     effect
+}
+
+/// What policies said of the connection: counted, and as the words of who refused it.
+fn judged(worker: &Worker, engine: &mut Dial) -> Option<String> {
+    let judged = engine.judged()?;
+    crate::judged::count(worker, &judged);
+    judged.refused_by.as_deref().map(crate::judged::refused_by)
 }
 
 async fn call(conn: &Rc<Conn>, origin: &Origin, attempt: &Try) -> Result<Io, Fail> {

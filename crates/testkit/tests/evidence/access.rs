@@ -1,6 +1,7 @@
 //! AuthorizationPolicy: who may call what, at a Naka sidecar and at an Envoy, counted by the called programs.
 
 mod seeds;
+mod told;
 
 use crate::envoy;
 use naka_testkit::mesh::{Mesh, SOON};

@@ -116,7 +116,8 @@ fn page(dir: &std::path::Path, path: &str) -> String {
     answer
 }
 
-fn counter(dir: &std::path::Path, filter: &str) -> u64 {
+/// Sum of the counters whose names match.
+pub(crate) fn counter(dir: &std::path::Path, filter: &str) -> u64 {
     let text = page(dir, &format!("/stats?filter={filter}"));
     let values = text
         .lines()

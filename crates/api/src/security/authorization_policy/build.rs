@@ -41,7 +41,6 @@ const UNKNOWN: [&str; 2] = ["destination.ip", "connection.sni"];
 
 /// The annotation that puts a policy on trial, as in Istio.
 const DRY_RUN: &str = "istio.io/dry-run";
-const DRY_RUN_AT: &str = "metadata.annotations[\"istio.io/dry-run\"]";
 
 /// What holds while rules are read.
 struct Reading<'r> {
@@ -63,14 +62,6 @@ pub(crate) fn build(
         .filter(|labels| !labels.is_empty());
     let action = action(report, spec);
     let dry_run = annotations.and_then(|all| all.get(DRY_RUN));
-    if let Some(note) = dry_run.filter(|note| note.text() == Some("true")) {
-        silent(
-            report,
-            DRY_RUN_AT,
-            note,
-            "a policy on trial decides nothing, and nothing is told of it yet",
-        );
-    }
     let mut reading = Reading {
         report,
         namespace,
@@ -93,15 +84,7 @@ fn action(report: &mut Report, spec: &Node) -> Action {
     };
     match node.text() {
         Some("DENY") => Action::Deny,
-        Some("AUDIT") => {
-            silent(
-                report,
-                "spec.action",
-                node,
-                "AUDIT decides nothing, and nothing is told yet",
-            );
-            Action::Audit
-        }
+        Some("AUDIT") => Action::Audit,
         Some("CUSTOM") => {
             report.error(
                 codes::E901,
@@ -512,7 +495,7 @@ mod tests {
                 "{rules: [{to: [{operation: {paths: ['/{**}/x', '/a/{*}', '/a/*']}}]}]}",
                 &[],
             ),
-            ("{action: AUDIT}", &["W900"]),
+            ("{action: AUDIT}", &[]),
             (
                 "{rules: [{when: [{key: 'request.auth.claims[a][b]', values: [b]}]}]}",
                 &[],

@@ -1,8 +1,9 @@
 //! Policies as Envoy's RBAC filters, for our own proxies and for Envoys alike.
 //!
-//! One filter for DENY and one for ALLOW, as Istio writes them; an ALLOW filter without rules lets nobody pass.
+//! One filter for AUDIT, one for DENY and one for ALLOW, as Istio writes them; an ALLOW filter without rules lets nobody
+//! pass. Policies on trial are shadow rules of the filter of their action.
 
-use super::{At, Compiled, Policies, Question, Tree, compiled, escaped};
+use super::{At, Compiled, Held, Policies, Question, Tree, compiled, escaped};
 use naka_api::security::authorization_policy::Text;
 use naka_types::cidr::Cidr;
 use naka_types::node::PEER_LABELS;
@@ -42,11 +43,13 @@ pub(crate) fn http(policies: &Policies, port: u16, labels: bool) -> Vec<HttpFilt
         labels,
         tokens: !policies.tokens.is_empty(),
     };
-    let filter = |rules| HttpFilter {
+    let filter = |both: Both| HttpFilter {
         name: HTTP.to_owned(),
         config_type: Some(http_filter::ConfigType::TypedConfig(naka_wire::pack(
             &HttpRbac {
-                rules: Some(rules),
+                rules: both.rules,
+                shadow_rules: both.trial,
+                shadow_rules_stat_prefix: both.prefix.to_owned(),
                 ..HttpRbac::default()
             },
         ))),
@@ -67,9 +70,11 @@ pub(crate) fn bytes(policies: &Policies, port: u16, labels: bool) -> Vec<Filter>
         labels,
         tokens: false,
     };
-    let filter = |rules| {
+    let filter = |both: Both| {
         let rbac = BytesRbac {
-            rules: Some(rules),
+            rules: both.rules,
+            shadow_rules: both.trial,
+            shadow_rules_stat_prefix: both.prefix.to_owned(),
             stat_prefix: "tcp.".to_owned(),
             ..BytesRbac::default()
         };
@@ -78,18 +83,45 @@ pub(crate) fn bytes(policies: &Policies, port: u16, labels: bool) -> Vec<Filter>
     rbac(policies, at).into_iter().map(filter).collect()
 }
 
-fn rbac(policies: &Policies, at: At) -> Vec<Rbac> {
+/// Rules of one filter: those in force, and those on trial, counted under a prefix.
+struct Both {
+    rules: Option<Rbac>,
+    trial: Option<Rbac>,
+    prefix: &'static str,
+}
+
+/// In Istio's order: audits tell also of what is refused afterwards, and what a DENY rule refuses no ALLOW rule lets in.
+fn rbac(policies: &Policies, at: At) -> Vec<Both> {
     let domain = &policies.trust_domain;
-    let one = |action: Action, rules: Vec<Compiled>| Rbac {
-        action: action as i32,
-        policies: rules.into_iter().map(policy).collect(),
-        ..Rbac::default()
+    let one = |action: Action, held: &[Held]| {
+        let rules = compiled(held, domain, at);
+        // An ALLOW filter without rules lets nobody in; the others would do nothing.
+        let idle = held.is_empty() || action != Action::Allow && rules.is_empty();
+        (!idle).then(|| Rbac {
+            action: action as i32,
+            policies: rules.into_iter().map(policy).collect(),
+            ..Rbac::default()
+        })
     };
-    let deny = compiled(&policies.deny, domain, at);
-    let allow = compiled(&policies.allow, domain, at);
-    let deny = (!deny.is_empty()).then(|| one(Action::Deny, deny));
-    let allow = (!policies.allow.is_empty()).then(|| one(Action::Allow, allow));
-    deny.into_iter().chain(allow).collect()
+    let all = [
+        Both {
+            rules: one(Action::Log, &policies.audit),
+            trial: None,
+            prefix: "",
+        },
+        Both {
+            rules: one(Action::Deny, &policies.deny),
+            trial: one(Action::Deny, &policies.trial_deny),
+            prefix: "istio_dry_run_deny_",
+        },
+        Both {
+            rules: one(Action::Allow, &policies.allow),
+            trial: one(Action::Allow, &policies.trial_allow),
+            prefix: "istio_dry_run_allow_",
+        },
+    ];
+    let asks = |both: &Both| both.rules.is_some() || both.trial.is_some();
+    all.into_iter().filter(asks).collect()
 }
 
 fn policy(rule: Compiled) -> (String, Policy) {

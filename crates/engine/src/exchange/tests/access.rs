@@ -5,7 +5,7 @@ use crate::canonical::{Caller, Origin, Source};
 use crate::exchange::{Answered, Dial, Effect, Input, Need};
 use crate::model::{
     Access, AccessFilter, AccessRule, HeaderCondition, HeaderRule, MtlsMode, Subject, Test,
-    TextCondition, TextRule,
+    TextCondition, TextRule, Verdict,
 };
 use naka_types::cidr::Cidr;
 use naka_types::labels::Labels;
@@ -22,7 +22,11 @@ fn filter(denies: bool, tests: Vec<Test>) -> AccessFilter {
         test,
     };
     AccessFilter {
-        denies,
+        verdict: match denies {
+            true => Verdict::Deny,
+            false => Verdict::Allow,
+        },
+        trial: false,
         rules: tests.into_iter().enumerate().map(rule).collect(),
     }
 }
@@ -340,4 +344,50 @@ fn a_record_that_comes_in_time_counts() {
         &mut world.cx(),
     );
     assert!(verdict(next));
+}
+
+/// Policies on trial and audits change nothing and say what they saw; a rule that refuses is named.
+#[test]
+fn what_decides_nothing_is_told() {
+    let order = || Test::Identity(Some(exact(ORDER)));
+    let other = || Test::Identity(Some(exact("spiffe://cluster.local/ns/default/sa/other")));
+    let on_trial = |denies, test| AccessFilter {
+        trial: true,
+        ..filter(denies, vec![test])
+    };
+    let audit = |test| AccessFilter {
+        verdict: Verdict::Audit,
+        ..filter(false, vec![test])
+    };
+    let first = "ns[default]-policy[p]-rule[0]";
+    for (tried, refused_by, noticed) in [
+        (on_trial(true, order()), None, Some(("would-deny", first))),
+        (on_trial(true, other()), None, None),
+        (on_trial(false, order()), None, Some(("would-allow", first))),
+        (on_trial(false, other()), None, Some(("would-deny", "none"))),
+        (audit(order()), None, Some(("audited", first))),
+        (audit(other()), None, None),
+        // What cannot be known is audited.
+        (
+            audit(not(Test::Label("a".into(), exact("b")))),
+            None,
+            Some(("audited", first)),
+        ),
+        (filter(true, vec![order()]), Some(first), None),
+        (filter(false, vec![other()]), Some("none"), None),
+        (filter(false, vec![order()]), None, None),
+    ] {
+        let mut world = world(vec![tried.clone()]);
+        let mut request = world.request("GET", "/pay", &[]);
+        let (mut exchange, effect) = world.begin(&mut request);
+        assert_eq!(verdict(effect), refused_by.is_none(), "{tried:?}");
+        let mut dial = Dial::new();
+        verdict(dial.step(Input::Begin, &mut world.cx()));
+        let judged = exchange.judged();
+        assert_eq!(judged, dial.judged(), "{tried:?}");
+        let judged = judged.unwrap_or_default();
+        assert_eq!(judged.refused_by.as_deref(), refused_by, "{tried:?}");
+        let seen = judged.noticed.first().map(|one| (one.outcome, &*one.rule));
+        assert_eq!(seen, noticed, "{tried:?}");
+    }
 }

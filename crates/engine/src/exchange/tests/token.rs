@@ -5,7 +5,7 @@ use crate::canonical::{Caller, Canonical, Origin};
 use crate::exchange::Effect;
 use crate::model::{
     Access, AccessFilter, AccessRule, ClaimCondition, Issuer, MtlsMode, Test, TextCondition,
-    TokenPlace, Tokens,
+    TokenPlace, Tokens, Verdict,
 };
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::KeySize;
@@ -386,11 +386,13 @@ fn policy_asks_for_claims() {
         test,
     };
     let allow = |test| AccessFilter {
-        denies: false,
+        verdict: Verdict::Allow,
+        trial: false,
         rules: Box::new([rule(test)]),
     };
     let deny = |test| AccessFilter {
-        denies: true,
+        verdict: Verdict::Deny,
+        trial: false,
         rules: Box::new([rule(test)]),
     };
     let claims = json!({"iss": "me", "sub": "a", "aud": ["x", "y"], "n": 7, "a": {"b": "c"}});

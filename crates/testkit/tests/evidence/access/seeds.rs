@@ -278,7 +278,7 @@ fn answers(mesh: &Mesh, turn: &str, places: &[(&str, &str)]) -> Vec<u16> {
                 }
             }
             format!(
-                "curl -s -m 20 -o /dev/null -H x-row:{index} -w '{index} %{{http_code}}\\n' {words}"
+                "curl -s -m 20 -o /dev/null -H x-row:{index} -w '{index} %{{http_code}} %{{errormsg}}\\n' {words}"
             )
         });
         let script = calls.collect::<Vec<_>>().join("\n");
@@ -289,9 +289,11 @@ fn answers(mesh: &Mesh, turn: &str, places: &[(&str, &str)]) -> Vec<u16> {
         let (_, mut run) = by_token(mesh, &name, who, &[], &["sh", "-c", &script]);
         crate::traffic::finish(&mut run);
         for line in run.out().lines() {
-            let (index, status) = line.split_once(' ').expect("a row and its status");
-            let index: usize = index.parse().expect("a row");
-            all[index] = status.parse().expect("a status");
+            let mut words = line.splitn(3, ' ');
+            let mut number = || words.next().and_then(|word| word.parse::<u16>().ok());
+            let (index, status) = (number().expect("a row"), number().expect("a status"));
+            assert_ne!(status, 0, "{turn}: {line}\n{}", run.err());
+            all[usize::from(index)] = status;
         }
     }
     all
@@ -375,7 +377,7 @@ fn the_seeds_policies_give_the_matrix_of_their_rules() {
             for (index, Row { may, caller, call }) in rows().iter().enumerate() {
                 let passes = *may == "yes" || *may == "label" && side == "naka";
                 let status = if passes || !policed { 200 } else { 403 };
-                assert_eq!(got[index], status, "{side}: {caller}: {call}");
+                assert_eq!(got[index], status, "{side}: {caller}: {call}: {got:?}");
                 if status == 200 {
                     expected.push(index);
                 }
