@@ -19,6 +19,7 @@ pub(crate) mod fields;
 pub mod policies;
 
 pub(crate) use build::build;
+pub use build::claim_path;
 pub use bytes::{BytesMatch, BytesRoute};
 
 /// The sound part of a VirtualService.
@@ -146,9 +147,9 @@ pub struct HttpMatch {
     pub method: Option<StringMatch>,
     /// Host header or `:authority`.
     pub authority: Option<StringMatch>,
-    /// Headers that must match, lower-case names.
+    /// Headers that must match, lower-case names; claims of the verified token too ([`claim_path`]).
     pub headers: Vec<(String, StringMatch)>,
-    /// Headers that must not match, lower-case names.
+    /// Headers that must not match, lower-case names; claims too.
     pub without_headers: Vec<(String, StringMatch)>,
     /// Query parameters that must match.
     pub query_params: Vec<(String, StringMatch)>,

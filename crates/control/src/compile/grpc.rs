@@ -112,6 +112,11 @@ fn routes(view: &View<'_>, name: &str, class: &Class) -> Option<Built> {
     };
     let models = vhost::models(&at, &host, service, protocol);
     let mut routes: Vec<_> = models.iter().flat_map(route::messages).collect();
+    // No token is read there, and gRPC passes over what it does not know: such a route would take every call.
+    routes.retain(|route| {
+        let asked = route.r#match.as_ref();
+        asked.is_none_or(|asked| asked.dynamic_metadata.is_empty())
+    });
     for route in &mut routes {
         // A filter that gRPC does not know would make it refuse the whole configuration.
         route.typed_per_filter_config.remove(CORS);

@@ -10,6 +10,8 @@
 pub(crate) mod message;
 mod token;
 
+pub(crate) use token::claim;
+
 use super::View;
 use crate::world::Read;
 use naka_api::security::authorization_policy::{

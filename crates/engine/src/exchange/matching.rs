@@ -6,7 +6,7 @@
 use super::Cx;
 use super::attributes::{Attributes, Read};
 use crate::canonical::{Canonical, Origin};
-use crate::model::{Match, QueryCondition, Route, Subject, VirtualHost};
+use crate::model::{ClaimCondition, Match, QueryCondition, Route, Subject, VirtualHost};
 use crate::why::{Stage, Why};
 use naka_expr::Missing;
 use std::borrow::Cow;
@@ -117,6 +117,16 @@ fn holds(conditions: &Match, request: &Canonical, origin: &Origin) -> bool {
             .query
             .iter()
             .all(|q| query_holds(q, request.query()))
+        && conditions
+            .claims
+            .iter()
+            .all(|(claim, inverted)| claim_holds(claim, request) != *inverted)
+}
+
+/// Whether the verified token says so; without one nothing is said.
+fn claim_holds(wanted: &ClaimCondition, request: &Canonical) -> bool {
+    let claims = request.claims.as_deref();
+    wanted.holds(claims.and_then(|claims| claims.at(&wanted.path)))
 }
 
 /// The first condition of a match that fails, in words; `None` when all hold.
@@ -156,6 +166,12 @@ pub fn first_failing(conditions: &Match, request: &Canonical, origin: &Origin) -
                 |v| format!("it is {:?}", String::from_utf8_lossy(&v)),
             );
             return Some(format!("{header} ({is})"));
+        }
+    }
+    for (claim, inverted) in &conditions.claims {
+        if claim_holds(claim, request) == *inverted {
+            let word = if *inverted { "no " } else { "" };
+            return Some(format!("{word}claim {}", claim.path.join(".")));
         }
     }
     let query = conditions

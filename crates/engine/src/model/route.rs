@@ -1,8 +1,8 @@
 //! Virtual hosts, their routes, and what a route does.
 
 use super::{
-    ClusterId, Error, Extras, HeaderCondition, HeaderEdits, Mirror, PathCondition, Pattern,
-    RateLimit, RetryPolicy, TextCondition,
+    ClaimCondition, ClusterId, Error, Extras, HeaderCondition, HeaderEdits, Mirror, PathCondition,
+    Pattern, RateLimit, RetryPolicy, TextCondition,
 };
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
@@ -55,6 +55,8 @@ pub struct Match {
     pub headers: Box<[HeaderCondition]>,
     /// Query parameters.
     pub query: Box<[QueryCondition]>,
+    /// Claims of the verified token, and whether they must not be so.
+    pub claims: Box<[(ClaimCondition, bool)]>,
     /// Method.
     pub method: Option<TextCondition>,
     /// Authority; the port is looked at only if the condition has one.
@@ -77,6 +79,7 @@ impl Match {
         any_path
             && self.headers.is_empty()
             && self.query.is_empty()
+            && self.claims.is_empty()
             && self.method.is_none()
             && self.authority.is_none()
             && self.when.is_none()

@@ -3,7 +3,7 @@
 //! Envoy's meaning, exactly: an absent header satisfies no value condition (unless missing counts as empty), regular
 //! expressions match the whole value. A condition of a kind not known here is an error, never "true".
 
-use super::Error;
+use super::{Error, token};
 use naka_engine::model::{
     HeaderCondition, HeaderRule, Match, PathCondition, Pattern, QueryCondition, Subject,
     TextCondition, TextRule,
@@ -65,6 +65,15 @@ pub fn matches(wire: &RouteMatch) -> Result<Match, Error> {
             _ => headers.push(condition),
         }
     }
+    let claims = wire
+        .dynamic_metadata
+        .iter()
+        .enumerate()
+        .map(|(index, one)| {
+            let place = || format!("dynamic_metadata[{index}]");
+            token::of_route(one).map_err(|error| error.within(&place()))
+        });
+    found.claims = claims.collect::<Result<_, _>>()?;
     found.headers = headers.into();
     found.query = wire
         .query_parameters
@@ -96,7 +105,6 @@ fn refuse_unsupported(wire: &RouteMatch) -> Result<(), Error> {
         (!wire.cookies.is_empty(), "cookies"),
         (wire.grpc.is_some(), "grpc"),
         (wire.tls_context.is_some(), "tls_context"),
-        (!wire.dynamic_metadata.is_empty(), "dynamic_metadata"),
         (!wire.filter_state.is_empty(), "filter_state"),
     ] {
         if present {

@@ -202,7 +202,22 @@ fn keys(wire: &JwtProvider) -> Result<Option<KeySet>, Error> {
 /// # Errors
 /// [`Error`] when it is about anything else, or of a kind that cannot be carried out.
 pub fn claim(wire: &MetadataMatcher) -> Result<ClaimCondition, Error> {
-    if wire.filter != NAME || wire.invert {
+    if wire.invert {
+        return Err(Error::at("invert", "not supported"));
+    }
+    asked(wire)
+}
+
+/// A rule of a route on a claim, and whether it must not hold instead.
+///
+/// # Errors
+/// As [`claim`].
+pub fn of_route(wire: &MetadataMatcher) -> Result<(ClaimCondition, bool), Error> {
+    Ok((asked(wire)?, wire.invert))
+}
+
+fn asked(wire: &MetadataMatcher) -> Result<ClaimCondition, Error> {
+    if wire.filter != NAME {
         return Err(Error::at("filter", "only claims of tokens are known"));
     }
     let keys: Option<Vec<&str>> = wire

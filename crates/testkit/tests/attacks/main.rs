@@ -26,6 +26,7 @@ mod sizes;
 mod slow;
 mod smuggle;
 mod storm;
+mod tokens;
 mod upstream;
 mod wire;
 
@@ -138,6 +139,7 @@ fn main() {
         names::ATTACKS,
         ejection::ATTACKS,
         storm::ATTACKS,
+        tokens::ATTACKS,
     ]
     .concat();
     let chosen: Vec<Attack> = attacks

@@ -285,6 +285,24 @@ fn http_match(report: &mut Report, node: &Node, at: &str, namespace: &str) -> Ht
     }
 }
 
+/// What the names of claims begin with, among those of headers.
+const CLAIM: &str = "@request.auth.claims";
+
+/// The claim that a condition on a "header" asks for: `@request.auth.claims.a.b` or `@request.auth.claims[a][b]`.
+#[must_use]
+pub fn claim_path(name: &str) -> Option<Vec<&str>> {
+    let rest = name.strip_prefix(CLAIM)?;
+    let names: Vec<&str> = match rest.strip_prefix('.') {
+        Some(names) => names.split('.').collect(),
+        None => {
+            let names = rest.strip_prefix('[')?.strip_suffix(']')?;
+            names.split("][").collect()
+        }
+    };
+    let sound = |name: &&str| !name.is_empty() && !name.contains(['[', ']']);
+    names.iter().all(sound).then_some(names)
+}
+
 fn named_matches(
     report: &mut Report,
     node: Option<&Node>,
@@ -294,12 +312,23 @@ fn named_matches(
     let mut out = Vec::new();
     for entry in node.map(Node::entries).unwrap_or_default() {
         let path = join(at, &entry.key);
-        let name = if header {
+        let claim = header && entry.key.starts_with(CLAIM);
+        let name = if header && !claim {
             entry.key.to_ascii_lowercase()
         } else {
             entry.key.clone()
         };
-        if header && !read::is_header_name(name.strip_prefix(':').unwrap_or(&name)) {
+        if claim {
+            if claim_path(&name).is_none() {
+                report.error(
+                    codes::E007,
+                    &path,
+                    entry.place,
+                    format!("{:?} names no claim", entry.key),
+                    format!("write {CLAIM}.NAME or {CLAIM}[NAME][NAME]"),
+                );
+            }
+        } else if header && !read::is_header_name(name.strip_prefix(':').unwrap_or(&name)) {
             report.error(
                 codes::E007,
                 &path,
@@ -365,6 +394,36 @@ fn string_match(
                 "keep one of them".to_owned(),
             );
             None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::claim_path;
+    use crate::{Mode, decode_yaml};
+
+    #[test]
+    fn names_of_claims_have_two_forms_and_what_is_neither_is_named() {
+        for (name, path) in [
+            ("@request.auth.claims.a", Some(vec!["a"])),
+            ("@request.auth.claims.a.B", Some(vec!["a", "B"])),
+            ("@request.auth.claims[a][b.c]", Some(vec!["a", "b.c"])),
+            ("@request.auth.claims", None),
+            ("@request.auth.claims.", None),
+            ("@request.auth.claims.a..b", None),
+            ("@request.auth.claims[a", None),
+            ("@request.auth.claims[]", None),
+            ("@request.auth.claimsx", None),
+            ("x-header", None),
+        ] {
+            assert_eq!(claim_path(name), path, "{name}");
+            let text = format!(
+                "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: a}}\nspec:\n  hosts: [a]\n  http:\n  - match: [{{headers: {{'{name}': {{exact: b}}}}}}]\n    route: [{{destination: {{host: a}}}}]\n  - route: [{{destination: {{host: a}}}}]\n"
+            );
+            let found = decode_yaml("a.yaml", text.as_bytes(), Mode::Compat).findings;
+            let sound = path.is_some() || name == "x-header";
+            assert_eq!(found.is_empty(), sound, "{name}: {found:?}");
         }
     }
 }

@@ -104,13 +104,13 @@ const HTTP_MATCH: &[Field] = &[
         "headers",
         Ty::Map(&STRING_MATCH),
         Yes,
-        "All must match; `{}` = present.",
+        "All must match; `{}` = present. At gateways `@request.auth.claims.NAME` is a claim of the verified token.",
     ),
     f(
         "withoutHeaders",
         Ty::Map(&STRING_MATCH),
         Yes,
-        "None may match; `{}` = absent.",
+        "None may match; `{}` = absent. Claims too.",
     ),
     f(
         "queryParams",

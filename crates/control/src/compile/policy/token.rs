@@ -138,7 +138,7 @@ fn provider(rule: &JwtRule) -> JwtProvider {
 }
 
 /// A rule on a claim: a text, or a list with such a text in it.
-pub(super) fn claim(path: &[String], text: StringMatcher, lists: bool) -> MetadataMatcher {
+pub(crate) fn claim(path: &[String], text: StringMatcher, lists: bool) -> MetadataMatcher {
     let segment = |key: &str| PathSegment {
         segment: Some(Segment::Key(key.to_owned())),
     };

@@ -1,8 +1,10 @@
 //! A route model as Envoy's messages. One message per alternative match, all with the route's name.
 
 use super::{Model, ModelAction, Share, policies, retries::retries};
-use crate::compile::limit;
-use naka_api::networking::virtual_service::{HeaderOps, HttpMatch, Redirect, Rewrite, StringMatch};
+use crate::compile::{limit, policy};
+use naka_api::networking::virtual_service::{
+    HeaderOps, HttpMatch, Redirect, Rewrite, StringMatch, claim_path,
+};
 use naka_types::node::CONDITION;
 use naka_wire::envoy::config::core::v3::{
     DataSource, HeaderValue, HeaderValueOption, Metadata, data_source,
@@ -15,7 +17,8 @@ use naka_wire::envoy::config::route::v3::{
     weighted_cluster::{ClusterWeight, cluster_weight},
 };
 use naka_wire::envoy::r#type::matcher::v3::{
-    RegexMatchAndSubstitute, RegexMatcher, StringMatcher, string_matcher::MatchPattern,
+    MetadataMatcher, RegexMatchAndSubstitute, RegexMatcher, StringMatcher,
+    string_matcher::MatchPattern,
 };
 use naka_wire::google::protobuf::{Any, BoolValue, UInt32Value};
 use naka_wire::v1::Condition;
@@ -116,6 +119,27 @@ fn condition(wanted: &HttpMatch) -> RouteMatch {
         (":method", &wanted.method),
         (":authority", &wanted.authority),
     ];
+    let claims = |all: &[(String, StringMatch)], invert: bool| {
+        let asked = all.iter().filter_map(|(name, value)| {
+            let path: Vec<String> = claim_path(name)?.into_iter().map(str::to_owned).collect();
+            // Any text at all, where the claim only has to be there.
+            let wanted = text(value).unwrap_or_else(|| StringMatcher {
+                match_pattern: Some(MatchPattern::SafeRegex(pattern(".*"))),
+                ..StringMatcher::default()
+            });
+            Some(MetadataMatcher {
+                invert,
+                ..policy::claim(&path, wanted, true)
+            })
+        });
+        asked.collect::<Vec<_>>()
+    };
+    let dynamic_metadata = [
+        claims(&wanted.headers, false),
+        claims(&wanted.without_headers, true),
+    ]
+    .concat();
+    let is_header = |(name, _): &&(String, StringMatch)| claim_path(name).is_none();
     let headers = pseudo
         .into_iter()
         .filter_map(|(name, value)| Some(header(name, value.as_ref()?)))
@@ -123,12 +147,14 @@ fn condition(wanted: &HttpMatch) -> RouteMatch {
             wanted
                 .headers
                 .iter()
+                .filter(is_header)
                 .map(|(name, value)| header(name, value)),
         )
         .chain(
             wanted
                 .without_headers
                 .iter()
+                .filter(is_header)
                 .map(|(name, value)| HeaderMatcher {
                     invert_match: true,
                     // A header that is not there does not have the value.
@@ -156,6 +182,7 @@ fn condition(wanted: &HttpMatch) -> RouteMatch {
         case_sensitive: wanted.ignore_uri_case.then_some(BoolValue { value: false }),
         headers,
         query_parameters,
+        dynamic_metadata,
         ..RouteMatch::default()
     }
 }

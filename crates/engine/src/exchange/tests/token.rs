@@ -2,10 +2,10 @@
 
 use super::{World, refused, tried};
 use crate::canonical::{Caller, Canonical, Origin};
-use crate::exchange::Effect;
+use crate::exchange::{Effect, first_failing};
 use crate::model::{
-    Access, AccessFilter, AccessRule, ClaimCondition, Issuer, MtlsMode, Test, TextCondition,
-    TokenPlace, Tokens, Verdict,
+    Access, AccessFilter, AccessRule, ClaimCondition, Claims, Issuer, Match, MtlsMode, Test,
+    TextCondition, TokenPlace, Tokens, Verdict,
 };
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::KeySize;
@@ -443,4 +443,40 @@ fn a_refusal_asks_for_a_better_token_and_never_shows_the_target() {
     ];
     let mut request = world.request("OPTIONS", "/?access_token=x", &preflight);
     assert!(matches!(world.begin(&mut request).1, Effect::Try(_)));
+}
+
+#[test]
+fn routes_ask_for_claims() {
+    let condition = |text: &str| ClaimCondition {
+        path: Box::new(["role".into()]),
+        wanted: TextCondition::exact(text),
+        lists: true,
+    };
+    let world = world(vec![issuer("me")], Vec::new());
+    let claims = |value: Value| {
+        let mut request = world.request("GET", "/", &[]);
+        let Value::Object(map) = json!({ "role": value }) else {
+            panic!("an object");
+        };
+        request.claims = Some(Arc::new(Claims(map)));
+        request
+    };
+    let bare = world.request("GET", "/", &[("role", "admin")]);
+    for (inverted, request, matches) in [
+        (false, claims(json!("admin")), true),
+        (false, claims(json!(["x", "admin"])), true),
+        (false, claims(json!("user")), false),
+        (true, claims(json!("admin")), false),
+        (true, claims(json!("user")), true),
+        (true, world.request("GET", "/", &[]), true),
+        (false, bare, false),
+    ] {
+        let wanted = Match {
+            claims: Box::new([(condition("admin"), inverted)]),
+            ..Match::default()
+        };
+        let failing = first_failing(&wanted, &request, &world.origin);
+        assert_eq!(failing.is_none(), matches, "{failing:?}");
+        assert!(!wanted.is_catch_all());
+    }
 }
