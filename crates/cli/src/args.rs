@@ -366,9 +366,13 @@ pub(crate) struct Explain {
     /// Header of the request, `name: value`
     #[arg(short = 'H', long = "header", value_name = "HEADER")]
     pub(crate) headers: Vec<String>,
-    /// Service that calls
+    /// Service that calls, or NAMESPACE/SERVICE-ACCOUNT
     #[arg(long, value_name = "SERVICE")]
     pub(crate) from: Option<String>,
+    /// Service that is called (`payment`, `payment.shop:8080`): X is then a method and a path, and the policies of the
+    /// called workload are asked too
+    #[arg(long, value_name = "SERVICE", requires = "from")]
+    pub(crate) to: Option<String>,
     /// Namespace of the caller
     #[arg(short, long, value_name = "NS", default_value = "default")]
     pub(crate) namespace: String,

@@ -11,8 +11,8 @@ pub struct Ulid(u128);
 impl Ulid {
     /// From the time in milliseconds since 1970 and 80 random bits (higher bits are ignored).
     #[must_use]
-    pub fn new(millis: u64, random: u128) -> Self {
-        Self((u128::from(millis) & 0xffff_ffff_ffff) << 80 | random & ((1 << 80) - 1))
+    pub const fn new(millis: u64, random: u128) -> Self {
+        Self((millis as u128 & 0xffff_ffff_ffff) << 80 | random & ((1 << 80) - 1))
     }
 
     /// Reads the 26-character form; `None` for every other text.

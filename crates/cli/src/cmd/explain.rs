@@ -17,7 +17,7 @@ use serde_json::json;
 
 /// Runs `naka explain`.
 pub(crate) async fn run(args: &args::Explain, context: Option<&str>) -> Outcome {
-    if let [word] = args.what.as_slice() {
+    if let ([word], None) = (args.what.as_slice(), &args.to) {
         if let Some(reason) = Reason::parse(word) {
             explain_reason(reason);
             return Ok(());
@@ -37,13 +37,16 @@ pub(crate) async fn run(args: &args::Explain, context: Option<&str>) -> Outcome 
         }
     }
     let asked = request::Asked::read(args)?;
-    let found = if args.files.is_empty() {
+    let mut found = if args.files.is_empty() {
         world::live(context).await?
     } else {
         world::of_files(&args.files, &args.namespace, &asked.host)?
     };
     let mut explained = request::explain(&found.world, &asked);
     asked.causes(&found.world, &mut explained);
+    if args.to.is_some() {
+        request::inbound::decide(&mut found.world, &asked, &found.ports, &mut explained);
+    }
     match args.output {
         Some(Output::Json) => out::json(&explained.to_json(&found.notes)),
         Some(Output::Yaml) => out::raw(out::yaml(&explained.to_json(&found.notes))),

@@ -6,6 +6,7 @@ use naka_engine::reply::LocalReply;
 use naka_engine::why::Why;
 use naka_types::finding::Finding;
 use naka_types::reason::Reason;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// A request as it leaves for an endpoint.
@@ -13,6 +14,8 @@ use std::time::Duration;
 pub(crate) struct Sent {
     /// Cluster, as xDS names it.
     pub(crate) cluster: String,
+    /// Endpoint.
+    pub(crate) address: SocketAddr,
     /// Path and query.
     pub(crate) target: String,
     /// Host the endpoint sees.

@@ -1,5 +1,7 @@
 //! One request through compile, intake and engine.
 
+pub(super) mod inbound;
+
 use super::explained::{Explained, Got, Sent};
 use crate::args;
 use crate::cmd::causes;
@@ -75,9 +77,27 @@ pub(crate) enum Answer {
 impl Asked {
     /// Reads `GET http://payment/pay` and its headers.
     pub(crate) fn read(args: &args::Explain) -> Outcome<Self> {
-        let (method, url) = match args.what.as_slice() {
-            [url] => ("GET", url.as_str()),
-            [method, url] => (method.as_str(), url.as_str()),
+        let words: Vec<&str> = match args.what.as_slice() {
+            [both] => both.split_whitespace().collect(),
+            more => more.iter().map(String::as_str).collect(),
+        };
+        let whole;
+        let (method, url) = match (words.as_slice(), &args.to) {
+            ([path], Some(to)) if path.starts_with('/') => {
+                whole = format!("http://{to}{path}");
+                ("GET", whole.as_str())
+            }
+            ([method, path], Some(to)) if path.starts_with('/') => {
+                whole = format!("http://{to}{path}");
+                (*method, whole.as_str())
+            }
+            (_, Some(_)) => {
+                return Err(Exit::usage(
+                    "with --to write METHOD PATH, for example: 'POST /pay'",
+                ));
+            }
+            ([url], None) => ("GET", *url),
+            ([method, url], None) => (*method, *url),
             _ => {
                 return Err(Exit::usage(
                     "write METHOD URL, for example: GET http://payment/pay",
@@ -109,14 +129,19 @@ impl Asked {
                 .map_err(|_| Exit::usage(format!("-H {text}: no header value")))?;
             headers.append(name, value);
         }
+        let from = args.from.clone().unwrap_or_default();
+        let (namespace, from) = match from.split_once('/') {
+            Some((namespace, account)) => (namespace.to_owned(), account.to_owned()),
+            None => (args.namespace.clone(), from),
+        };
         Ok(Self {
             method,
             uri,
             host,
             port,
             headers,
-            from: args.from.clone().unwrap_or_default(),
-            namespace: args.namespace.clone(),
+            from,
+            namespace,
             body: args.body.clone(),
             at: args.at.unwrap_or_else(|| {
                 let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
@@ -165,6 +190,14 @@ impl Answer {
 }
 
 impl Asked {
+    /// Who calls.
+    fn identity(&self, world: &World) -> String {
+        format!(
+            "spiffe://{}/ns/{}/sa/{}",
+            world.trust_domain, self.namespace, self.from
+        )
+    }
+
     /// What else about the objects explains the answer.
     pub(crate) fn causes(&self, world: &World, explained: &mut Explained) {
         if !self.gateway.is_empty() {
@@ -587,10 +620,7 @@ impl<'a> Walk<'a> {
     }
 
     fn identity(&self) -> String {
-        format!(
-            "spiffe://{}/ns/{}/sa/{}",
-            self.world.trust_domain, self.asked.namespace, self.asked.from
-        )
+        self.asked.identity(self.world)
     }
 }
 
@@ -606,6 +636,7 @@ fn sent(request: &Canonical, to_try: &naka_engine::exchange::Try) -> Sent {
     }
     Sent {
         cluster: to_try.cluster.name().to_string(),
+        address: to_try.endpoint.address,
         target: request.target().to_owned(),
         authority: request.authority().to_owned(),
         headers,

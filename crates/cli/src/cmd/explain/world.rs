@@ -1,6 +1,7 @@
 //! The world a request is explained on: the running mesh's, or one made of files.
 
 use super::objects::Implied;
+use super::request::inbound::Ports;
 use crate::client::Client;
 use crate::exit::Outcome;
 use crate::{manifests, out};
@@ -23,15 +24,33 @@ pub(crate) struct Found {
     pub(crate) world: World,
     /// Assumptions.
     pub(crate) notes: Vec<String>,
+    /// Ports of programs by the address that callers dial.
+    pub(crate) ports: Ports,
 }
 
 /// The running mesh's.
 pub(crate) async fn live(context: Option<&str>) -> Outcome<Found> {
-    let value = Client::open(context).await?.get("/naka/v1/world").await?;
+    let mut client = Client::open(context).await?;
+    let value = client.get("/naka/v1/world").await?;
+    let workloads = client.get("/naka/v1/workloads").await?;
     Ok(Found {
         world: of_value(&value),
         notes: Vec::new(),
+        ports: ports(&workloads),
     })
+}
+
+/// What a list of workloads says of their ports.
+fn ports(value: &Value) -> Ports {
+    let items = value["items"].as_array().into_iter().flatten();
+    let all = items.filter_map(|item| item["ports"].as_array()).flatten();
+    all.filter_map(|served| {
+        let port = served["port"].as_u64()?.try_into().ok()?;
+        let protocol = served["protocol"].as_str().unwrap_or_default();
+        let address = served["inbound_address"].as_str()?;
+        Some((address.to_owned(), (port, protocol.to_owned())))
+    })
+    .collect()
 }
 
 /// The world that a control plane describes.
@@ -98,6 +117,7 @@ pub(crate) fn of_files(files: &[PathBuf], namespace: &str, asked: &str) -> Outco
             "from files: every service and every subset is taken to have one healthy endpoint"
                 .to_owned(),
         ],
+        ports: Ports::new(),
     })
 }
 
