@@ -27,6 +27,7 @@ use std::sync::Arc;
 pub mod cluster;
 pub mod credential;
 pub mod dialect;
+pub mod egress;
 pub mod endpoint;
 pub mod envoy;
 pub mod gateway;
@@ -471,6 +472,9 @@ fn naka(view: &View<'_>, key: &Key, class: &Class) -> Option<Built> {
         Key::Raw(name) => cluster::raw(view, name, class),
         Key::Endpoints(name) => endpoint::endpoints(view, name, class),
         Key::Listener(name) => match class.role {
+            Role::Sidecar if name.starts_with(egress::EGRESS) => {
+                egress::listener(view, name, class)
+            }
             Role::Sidecar => listener::inbound(view, name, class),
             Role::Gateway => gateway::listener(view, name, class),
         },

@@ -155,6 +155,21 @@ impl Client {
             .collect())
     }
 
+    /// An unconnected, non-blocking socket of the namespace. Blocks until the door answers.
+    ///
+    /// # Errors
+    /// The door is gone, silent, or has none.
+    pub(crate) fn fresh(&self, six: bool) -> io::Result<OwnedFd> {
+        let question = if six { SIX } else { FOUR };
+        send(self.socket.as_fd(), &[question], &[])?;
+        let mut room = vec![0; MESSAGE];
+        let (length, sockets) = receive(self.socket.as_fd(), &mut room)?;
+        let mut sockets = sockets.into_iter();
+        sockets
+            .next()
+            .ok_or_else(|| strange(&room[..length], "a socket"))
+    }
+
     /// Asks to be told of refused calls inside. Call it within a runtime.
     ///
     /// # Errors

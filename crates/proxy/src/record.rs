@@ -275,6 +275,7 @@ impl Open {
             | Entrance::Captured
             | Entrance::HostPort { .. }
             | Entrance::Bind { .. }
+            | Entrance::Egress { .. }
             | Entrance::Gateway { .. } => None,
         };
         let Some(port) = inbound else {
@@ -379,7 +380,8 @@ pub(crate) fn direction(entrance: &Entrance) -> Direction {
         Entrance::Outbound
         | Entrance::Captured
         | Entrance::HostPort { .. }
-        | Entrance::Bind { .. } => Direction::Outbound,
+        | Entrance::Bind { .. }
+        | Entrance::Egress { .. } => Direction::Outbound,
         Entrance::Inbound { .. } | Entrance::Publish { .. } => Direction::Inbound,
         Entrance::Gateway { .. } => Direction::Gateway,
     }

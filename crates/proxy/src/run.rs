@@ -8,6 +8,7 @@
 
 pub(crate) mod bind;
 mod driver;
+mod opened;
 mod tell;
 
 use crate::admin::{self, Order};

@@ -294,6 +294,12 @@ impl Main {
         } = self.book.settle();
         if snapshot.is_some() {
             self.lookups.want(&self.book.names());
+            let openings = self.book.openings();
+            self.shared.openings.send_if_modified(|held| {
+                let differs = *held != openings;
+                *held = openings;
+                differs
+            });
         }
         if let Some(pem) = roots {
             self.shared.feed.trust(&pem);

@@ -18,6 +18,7 @@ use crate::vip::Vips;
 use naka_engine::exchange::Repeated;
 use naka_engine::model::{Cluster, Endpoint, Snapshot};
 use naka_telemetry::{Lines, Shard, Workload};
+use naka_types::protocol::Protocol;
 use naka_types::reason::Reason;
 use naka_types::workload::Ulid;
 use std::io;
@@ -50,6 +51,15 @@ pub enum Entrance {
         port: u16,
         /// Bound inside the program's own network namespace.
         inside: bool,
+        /// What is spoken, where the bind says it.
+        protocol: Protocol,
+    },
+    /// A local address for requests that say themselves which host they mean.
+    Egress {
+        /// Port that is meant unless they say another.
+        port: u16,
+        /// Bound inside the program's own network namespace.
+        inside: bool,
     },
     /// The mTLS address of one of the program's ports.
     Inbound {
@@ -71,14 +81,21 @@ pub enum Entrance {
 impl Entrance {
     /// Whether the program's own calls come in here.
     pub(crate) fn is_outbound(&self) -> bool {
-        self.is_inside() || matches!(self, Self::Outbound | Self::Bind { .. })
+        self.is_inside()
+            || matches!(
+                self,
+                Self::Outbound | Self::Bind { .. } | Self::Egress { .. }
+            )
     }
 
     /// Whether nothing but what is captured can connect here: the caller is the program, or its machine.
     pub(crate) fn is_inside(&self) -> bool {
         matches!(
             self,
-            Self::Captured | Self::HostPort { .. } | Self::Bind { inside: true, .. }
+            Self::Captured
+                | Self::HostPort { .. }
+                | Self::Bind { inside: true, .. }
+                | Self::Egress { inside: true, .. }
         )
     }
 }

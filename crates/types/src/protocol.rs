@@ -44,6 +44,17 @@ impl Protocol {
         }
     }
 
+    /// What is spoken where a listener of its own says this of a destination that says `declared`: the listener decides
+    /// whether there are requests, and nothing makes requests of what a destination declares as bytes.
+    #[must_use]
+    pub fn over(self, declared: Self) -> Self {
+        match (self, declared) {
+            (Self::Auto, _) => declared,
+            (Self::Tcp | Self::Tls, _) | (_, Self::Auto) => self,
+            _ => declared,
+        }
+    }
+
     /// Whether requests are seen one by one once the protocol is believed.
     #[must_use]
     pub fn is_http(self) -> bool {

@@ -7,10 +7,11 @@
 //!
 //! Keys come from the agent beside the Envoy (the static cluster `naka-agent`), never from here.
 
-use super::{Built, Class, Key, View, cluster, endpoint, inbound};
+use super::{Built, Class, Key, Upstream, View, cluster, egress, endpoint, inbound};
 use crate::world::World;
 use naka_types::name::ClusterName;
 use naka_types::node::Role;
+use naka_types::protocol::Protocol;
 use std::collections::BTreeSet;
 
 mod acceptable;
@@ -32,22 +33,44 @@ pub const INBOUND: &str = "inbound_";
 /// What names of listeners that lead to one service start with, and of their routes.
 pub const UPSTREAM: &str = "upstream_";
 
+/// Ports of the machine that lead to one service each: what the agent was told, and what a Sidecar binds.
+fn upstreams(view: &View<'_>, class: &Class) -> Vec<(Upstream, Protocol)> {
+    let told = class.binds.upstreams.iter();
+    let told = told.map(|upstream| (upstream.clone(), Protocol::Auto));
+    let bound = egress::listens(view, class).into_iter();
+    let bound = bound.filter_map(|listen| {
+        let upstream = Upstream {
+            bind: listen.bind,
+            host: listen.host.as_ref()?.as_str().to_owned(),
+            port: listen.port(),
+        };
+        Some((upstream, listen.protocol))
+    });
+    told.chain(bound).collect()
+}
+
+/// The port of a listener for calls that say their host themselves.
+fn saying(view: &View<'_>, name: &str, class: &Class) -> Option<std::net::SocketAddr> {
+    let mut all = egress::listens(view, class).into_iter();
+    let found = all.find(|listen| listen.host.is_none() && listen.name() == name);
+    found.map(|listen| listen.bind)
+}
+
 /// Listeners of an Envoy.
 pub(crate) fn listeners(world: &World, class: &Class) -> BTreeSet<Key> {
-    let mut names: BTreeSet<String> = class
-        .binds
-        .upstreams
-        .iter()
-        .map(super::Upstream::listener)
-        .collect();
+    let view = View::new(world);
+    let upstreams = upstreams(&view, class).into_iter();
+    let mut names: BTreeSet<String> = upstreams.map(|(one, _)| one.listener()).collect();
+    let saying = egress::listens(&view, class).into_iter();
+    names.extend(saying.filter(|l| l.host.is_none()).map(|l| l.name()));
     if class.binds.http_proxy.is_some() {
         names.insert(HTTP_PROXY.to_owned());
     }
     if let Some(member) = world.workload(&class.workload_id)
         && class.role == Role::Sidecar
     {
-        let ports = member.registration.ports.iter();
-        names.extend(ports.map(|served| listener::inbound_name(served.port)));
+        let ports = inbound::chains(&view, &member.registration).into_iter();
+        names.extend(ports.map(|chain| listener::inbound_name(chain.port)));
     }
     if class.role == Role::Gateway {
         let ports = super::roots::gateway_ports(&View::new(world), class);

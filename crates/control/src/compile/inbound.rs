@@ -1,7 +1,9 @@
 //! The ports of a workload's program: what is spoken there, what is asked of callers, where the program listens, and how
 //! many connections it gets.
 //!
-//! A port is one that the workload declares. What its Sidecar says of a port (`ingress`) comes before what the workload
+//! A port is one that the workload declares, or one that only its Sidecar names (`ingress`), if that selects it: that one the proxy opens at
+//! the entry's `bind`, else at the address of the workload's other ports, under the entry's number. A `bind` of a declared
+//! port is an address beside its own. With `captureMode: IPTABLES` nothing is bound. What its Sidecar says of a port (`ingress`) comes before what the workload
 //! and its service say, field by field; ports that no entry names stay as they are declared, as in Istio, where their
 //! connections pass an entry-less listener. Limits are those of the Sidecar (the entry's own, else
 //! `inboundConnectionPool`), else those of the DestinationRule of the workload's service, which in Istio holds at both
@@ -15,7 +17,7 @@ use crate::registry::Registration;
 use crate::world::Read;
 use naka_api::networking::destination_rule::ConnectionPool;
 use naka_api::networking::gateway::{Certificate, Roots, ServerTls};
-use naka_api::networking::sidecar::{Ingress, Program, Sidecar};
+use naka_api::networking::sidecar::{Capture, Ingress, Program, Sidecar};
 use naka_api::security::peer_authentication::{MtlsMode, PeerAuthentication};
 use naka_types::host::{Host, ROOT_NAMESPACE};
 use naka_types::name::ClusterName;
@@ -34,6 +36,8 @@ pub(crate) struct Chain {
     pub(crate) pool: ConnectionPool,
     pub(crate) at: At,
     pub(crate) tls: Secured,
+    /// An address for callers beside the one that was registered, if one was.
+    pub(crate) listen: Option<SocketAddr>,
 }
 
 /// Where a program listens.
@@ -89,6 +93,29 @@ pub(crate) fn chains(view: &View<'_>, registration: &Registration) -> Vec<Chain>
     let declared = view.service(&host);
     let sidecar = sidecar(view, registration);
     let policies = policy::of(view, &registration.namespace, &registration.labels);
+    // What the workload leaves open, its service may declare under the same number.
+    let spoken = |own: Protocol, port: u16| match own {
+        Protocol::Auto => declared
+            .and_then(|service| service.ports.get(&port))
+            .map_or(Protocol::Auto, |port| port.protocol),
+        known => known,
+    };
+    let chain = |port: u16, own: Protocol, entry: Option<&Ingress>, listen| {
+        let mode = mode(view, registration, port);
+        let tls = secured(view, registration, mode, entry);
+        Chain {
+            port,
+            protocol: protocol(spoken(own, port), entry, &tls),
+            mode,
+            service: service.clone().unwrap_or_default(),
+            limits: limit::at_service(view, &registration.namespace, &registration.service),
+            policies: policies.clone(),
+            pool: pool(view, registration, sidecar, port),
+            at: at(registration, port, entry),
+            tls,
+            listen,
+        }
+    };
     let mut chains: Vec<Chain> = registration
         .ports
         .iter()
@@ -98,31 +125,38 @@ pub(crate) fn chains(view: &View<'_>, registration: &Registration) -> Vec<Chain>
                 "" | "auto" => Protocol::declared(Some(&served.name), None),
                 word => Protocol::declared(None, Some(word)),
             };
-            // What the workload leaves open, its service may declare under the same number.
-            let declared = match own {
-                Protocol::Auto => declared
-                    .and_then(|service| service.ports.get(&served.port))
-                    .map_or(Protocol::Auto, |port| port.protocol),
-                known => known,
-            };
-            let mode = mode(view, registration, served.port);
-            let tls = secured(view, registration, mode, entry);
-            Chain {
-                port: served.port,
-                protocol: protocol(declared, entry, &tls),
-                mode,
-                service: service.clone().unwrap_or_default(),
-                limits: limit::at_service(view, &registration.namespace, &registration.service),
-                policies: policies.clone(),
-                pool: pool(view, registration, sidecar, served.port),
-                at: at(registration, served.port, entry),
-                tls,
-            }
+            let beside = entry.filter(|entry| entry.bind.is_some());
+            let listen = beside.and_then(|entry| opened(registration, entry));
+            chain(served.port, own, entry, listen)
         })
         .collect();
+    // Workloads of a machine share its ports: what is said of a whole namespace opens none that one did not declare.
+    let named = sidecar.filter(|sidecar| sidecar.selector.is_some());
+    let entries = named.map_or(&[][..], |sidecar| &sidecar.ingress);
+    for entry in entries {
+        let port = entry.port.number;
+        let known = chains.iter().any(|chain| chain.port == port);
+        if let Some(listen) = opened(registration, entry).filter(|_| !known) {
+            chains.push(chain(port, Protocol::Auto, Some(entry), Some(listen)));
+        }
+    }
     chains.sort_by_key(|chain| chain.port);
     chains.dedup_by_key(|chain| chain.port);
     chains
+}
+
+/// Where the proxy opens a port that an entry names; `None`: its connections are captured or do not come.
+fn opened(registration: &Registration, entry: &Ingress) -> Option<SocketAddr> {
+    if entry.capture == Capture::Rules {
+        return None;
+    }
+    let own = registration.ports.iter().find_map(|served| {
+        let address: SocketAddr = served.inbound_address.parse().ok()?;
+        Some(address.ip())
+    });
+    let loopback = IpAddr::from([127, 0, 0, 1]);
+    let ip = entry.bind.or(own).unwrap_or(loopback);
+    Some(SocketAddr::new(ip, entry.port.number))
 }
 
 /// The port of that number.

@@ -112,11 +112,13 @@ fn message(
 }
 
 fn metadata(chain: &Chain) -> Metadata {
-    let own = values::string_struct([
+    let listen = chain.listen.map(|address| address.to_string());
+    let mut own = vec![
         ("protocol", chain.protocol.as_str()),
         ("service", chain.service.as_str()),
-    ]);
-    values::metadata([(NAKA, own)])
+    ];
+    own.extend(listen.iter().map(|address| ("listen", address.as_str())));
+    values::metadata([(NAKA, values::string_struct(own))])
 }
 
 fn filters(chain: &Chain, cluster: &str, labels: bool) -> Vec<Filter> {

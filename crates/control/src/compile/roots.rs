@@ -19,7 +19,12 @@ pub fn listeners(world: &World, class: &Class) -> BTreeSet<Key> {
         Dialect::Grpc => return BTreeSet::new(),
     }
     match class.role {
-        Role::Sidecar => [Key::Listener(INBOUND.to_owned())].into(),
+        Role::Sidecar => super::egress::listens(&View::new(world), class)
+            .iter()
+            .map(super::egress::Listen::name)
+            .chain([INBOUND.to_owned()])
+            .map(Key::Listener)
+            .collect(),
         Role::Gateway => gateway_ports(&View::new(world), class)
             .into_iter()
             .map(|port| Key::Listener(super::gateway::name(port)))

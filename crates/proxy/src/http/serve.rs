@@ -49,16 +49,24 @@ pub(crate) async fn connection(conn: Rc<Conn>, stream: TcpStream) {
         Entrance::HostPort { port } => {
             crate::tcp::serve::host_port(conn, Io::plain(stream), *port).await;
         }
-        Entrance::Bind { host, port, .. } => {
-            if conn.by_owner {
-                crate::tcp::serve::captured(conn, Io::plain(stream), Arc::clone(host), *port).await;
-            } else {
-                refuse(
-                    &conn,
-                    Reason::ProxyAuthRequired,
-                    "a bind is for the workload's own uid",
-                );
-            }
+        Entrance::Bind { .. } | Entrance::Egress { .. } if !conn.by_owner => refuse(
+            &conn,
+            Reason::ProxyAuthRequired,
+            "a bind is for the workload's own uid",
+        ),
+        Entrance::Bind {
+            host,
+            port,
+            protocol,
+            ..
+        } => {
+            let host = Arc::clone(host);
+            crate::tcp::serve::bound(conn, Io::plain(stream), host, *port, *protocol).await;
+        }
+        Entrance::Egress { port, .. } => {
+            let mut origin = Origin::outbound(*port);
+            origin.address = Some(conn.remote.ip());
+            detected(conn, Io::plain(stream), origin, None).await;
         }
         Entrance::Inbound { port } => inbound(conn, stream, *port).await,
         Entrance::Publish { port } => {

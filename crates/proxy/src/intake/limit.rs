@@ -63,6 +63,7 @@ pub fn adopt(part: &listener::Part, registry: &Registry) {
                 registry.adopt(limit);
             }
         }
+        listener::Part::Egress(_) => {}
         listener::Part::Gateway(port) => {
             let served = port.edge.chains().iter().map(|chain| &chain.serves);
             let hosts = served.filter_map(|serves| match serves {

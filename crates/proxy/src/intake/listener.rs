@@ -15,8 +15,11 @@ use naka_wire::envoy::extensions::filters::network::http_connection_manager::v3:
 use naka_wire::envoy::extensions::filters::network::tcp_proxy::v3::{TcpProxy, tcp_proxy};
 use naka_wire::values;
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
+/// What names of listeners for the program's calls start with.
+const EGRESS: &str = "egress_";
 /// Name of a sidecar's listener.
 pub const INBOUND: &str = "virtualInbound";
 pub(super) const HTTP: &str = "envoy.filters.network.http_connection_manager";
@@ -43,6 +46,8 @@ pub struct Declared {
     pub limit: Option<Arc<RateLimit>>,
     /// TLS for callers from outside the mesh, where the port takes plaintext only, under the name of its chain.
     pub own: Option<(Arc<str>, Spec)>,
+    /// An address for it beside the one that was registered.
+    pub listen: Option<SocketAddr>,
 }
 
 /// What a listener turns out to be.
@@ -52,6 +57,19 @@ pub enum Part {
     Inbound(Vec<Declared>),
     /// A port of a gateway.
     Gateway(edge::Port),
+    /// A port of this machine for calls of the program.
+    Egress(Egress),
+}
+
+/// A port of this machine for calls of the program.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Egress {
+    /// Where it listens; its port is the one that is called.
+    pub bind: SocketAddr,
+    /// What is spoken, if that is said.
+    pub protocol: Protocol,
+    /// Full host that it leads to; `None`: requests say theirs.
+    pub host: Option<Arc<str>>,
 }
 
 impl Part {
@@ -62,8 +80,21 @@ impl Part {
         match self {
             Self::Inbound(ports) => ports.iter().any(|port| asks(&port.access)),
             Self::Gateway(port) => port.edge.chains().iter().any(|chain| asks(&chain.access)),
+            Self::Egress(_) => false,
         }
     }
+}
+
+/// What a port that configuration asks for is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Opening {
+    /// Calls of the program.
+    Calls(Egress),
+    /// Callers of one of its ports.
+    Callers {
+        /// The program's port.
+        port: u16,
+    },
 }
 
 /// A listener.
@@ -73,6 +104,11 @@ impl Part {
 pub fn listener(wire: &Listener, ids: route::Ids<'_>) -> Result<Taken<Part>, Error> {
     if wire.name == INBOUND {
         Ok(inbound(wire))
+    } else if wire.name.starts_with(EGRESS) {
+        Ok(Taken {
+            model: Part::Egress(egress(wire)?),
+            left_out: Vec::new(),
+        })
     } else {
         let taken = edge::port(wire, ids)?;
         Ok(Taken {
@@ -80,6 +116,19 @@ pub fn listener(wire: &Listener, ids: route::Ids<'_>) -> Result<Taken<Part>, Err
             left_out: taken.left_out,
         })
     }
+}
+
+fn egress(wire: &Listener) -> Result<Egress, Error> {
+    let address = wire.address.as_ref().and_then(super::socket_address);
+    let bind = address.ok_or_else(|| Error::at("address", "not an IP address with a port"))?;
+    let own = values::of_metadata(wire.metadata.as_ref(), NAKA)
+        .ok_or_else(|| Error::at("metadata", "it says not where calls go"))?;
+    let text = |key: &str| values::get_str(own, key).filter(|text| !text.is_empty());
+    Ok(Egress {
+        bind,
+        protocol: Protocol::declared(None, text("protocol")),
+        host: text("host").map(Arc::from),
+    })
 }
 
 /// One way into a port.
@@ -92,6 +141,7 @@ struct Way {
     access: Option<Arc<Access>>,
     limit: Option<Arc<RateLimit>>,
     own: Option<(Arc<str>, Spec)>,
+    listen: Option<SocketAddr>,
 }
 
 fn inbound(wire: &Listener) -> Taken<Part> {
@@ -126,6 +176,7 @@ fn inbound(wire: &Listener) -> Taken<Part> {
                 access: way.access,
                 limit: way.limit,
                 own: way.own,
+                listen: way.listen,
             });
     }
     Taken {
@@ -204,6 +255,7 @@ fn way(chain: &FilterChain) -> Result<Way, Error> {
         access,
         limit,
         own: served.map(|spec| (chain.name.as_str().into(), spec)),
+        listen: text("listen").and_then(|text| text.parse().ok()),
     })
 }
 

@@ -6,6 +6,7 @@ use crate::settings::{Capture, Host as Machine, Port, Settings, Upstream};
 use crate::worker::Entrance;
 use crate::{listen, saved};
 use naka_types::host::Host;
+use naka_types::protocol::Protocol;
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::AsFd;
@@ -327,6 +328,7 @@ fn bind_to(upstream: &Upstream, settings: &Settings, inside: bool) -> Result<Ent
         host: host.as_str().into(),
         port: upstream.port,
         inside,
+        protocol: Protocol::Auto,
     })
 }
 

@@ -131,7 +131,11 @@ impl Driver {
         driver
             .tasks
             .spawn(crate::memory::keep_small(Arc::clone(&shared)));
-        driver.tasks.spawn(report_seen(shared));
+        driver.tasks.spawn(report_seen(Arc::clone(&shared)));
+        let calls = super::opened::keep(Arc::clone(&shared), false);
+        driver.tasks.spawn(calls);
+        let callers = driver.tasks.spawn(super::opened::keep(shared, true));
+        driver.inbound.push(callers);
         Ok(driver)
     }
 

@@ -5,6 +5,7 @@
 //! request path is never disturbed for nothing.
 
 use crate::edge::spec::{Held, Spec, Table};
+use crate::intake::listener::Opening;
 use crate::intake::outside::Shown;
 use crate::intake::{self, cluster, endpoint, listener, route};
 use crate::names::Filter;
@@ -21,7 +22,7 @@ use naka_wire::v1::{NameFilter, WorkloadRecord};
 use naka_wire::{type_url, unpack};
 use naka_xds::{Reject, Resource};
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 mod near;
@@ -369,11 +370,33 @@ impl Book {
         change
     }
 
+    /// Ports that configuration asks for, by address; where several ask for one, the last.
+    #[must_use]
+    pub fn openings(&self) -> BTreeMap<SocketAddr, Opening> {
+        let mut all = BTreeMap::new();
+        for part in self.listeners.values() {
+            match part {
+                listener::Part::Egress(own) => {
+                    all.insert(own.bind, Opening::Calls(own.clone()));
+                }
+                listener::Part::Inbound(ports) => {
+                    all.extend(ports.iter().filter_map(|declared| {
+                        let port = declared.port;
+                        Some((declared.listen?, Opening::Callers { port }))
+                    }));
+                }
+                listener::Part::Gateway(_) => {}
+            }
+        }
+        all
+    }
+
     /// Whether certificates of a gateway's servers are in files, which change without a word.
     #[must_use]
     pub fn has_files(&self) -> bool {
         self.listeners.values().any(|part| match part {
             listener::Part::Gateway(port) => port.tls.values().any(Spec::has_files),
+            listener::Part::Egress(_) => false,
             listener::Part::Inbound(ports) => {
                 let mut own = ports.iter().flat_map(|port| &port.own);
                 own.any(|(_, spec)| spec.has_files())
@@ -412,6 +435,7 @@ impl Book {
                         .flat_map(|port| port.own.iter().map(|own| (port.port, own)));
                     specs.extend(own.map(|(number, (chain, spec))| (number, chain, spec)));
                 }
+                listener::Part::Egress(_) => {}
             }
         }
         let mut failed = Vec::new();
@@ -444,6 +468,8 @@ impl Book {
                 listener::Part::Gateway(port) => {
                     next.put_edge(self.edge_with_gate(port));
                 }
+                // Opened by who owns the sockets.
+                listener::Part::Egress(_) => {}
             }
         }
         if self.asks_labels() {

@@ -3,6 +3,7 @@
 use crate::admin::Order;
 use crate::control_client::Line;
 use crate::dns::forward::Host;
+use crate::intake::listener::Opening;
 use crate::lease::Lease;
 use crate::names::Filter;
 use crate::rotation::Feed;
@@ -17,7 +18,9 @@ use naka_wire::v1;
 use naka_wire::v1::register_request::State;
 use naka_xds::Resource;
 use serde_json::Value as Json;
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -62,6 +65,8 @@ pub struct Shared {
     pub lease: Arc<Lease>,
     /// The line to the control plane.
     pub line: Arc<watch::Sender<Line>>,
+    /// Ports that configuration asks for.
+    pub(crate) openings: watch::Sender<BTreeMap<SocketAddr, Opening>>,
     /// All metrics.
     pub metrics: Metrics,
     /// The workers.
@@ -117,6 +122,7 @@ impl Shared {
             feed: params.feed,
             lease: params.lease,
             line: params.line,
+            openings: watch::Sender::default(),
             metrics: params.metrics,
             workers: params.workers,
             orders: params.orders,

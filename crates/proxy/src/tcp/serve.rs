@@ -39,15 +39,23 @@ struct To {
     address: Option<IpAddr>,
     /// Several hosts have the address: requests say themselves which they mean.
     shared: bool,
+    /// What is spoken, where the way in says it.
+    said: Protocol,
 }
 
 /// A connection of the program to a known host and port.
 pub(crate) async fn captured(conn: Rc<Conn>, io: Io, host: Arc<str>, port: u16) {
+    bound(conn, io, host, port, Protocol::Auto).await;
+}
+
+/// The same through a bind, which may say what is spoken.
+pub(crate) async fn bound(conn: Rc<Conn>, io: Io, host: Arc<str>, port: u16, said: Protocol) {
     let to = To {
         host,
         port,
         address: None,
         shared: false,
+        said,
     };
     lead(conn, io, to).await;
 }
@@ -61,7 +69,7 @@ async fn lead(conn: Rc<Conn>, mut io: Io, to: To) {
     origin.made_to = to.address;
     origin.agreeing = !to.shared && agree::applies(&conn, &host);
     let protocol = match dial::virtual_host(&conn, &host, port).await {
-        Ok(Some(vhost)) => protocol_of(&conn.worker.snapshot(), &vhost),
+        Ok(Some(vhost)) => to.said.over(protocol_of(&conn.worker.snapshot(), &vhost)),
         // Outside the mesh nothing is known, and nothing is looked into.
         Ok(None) => Protocol::Tcp,
         Err(reason) => {
@@ -148,6 +156,7 @@ pub(crate) async fn redirected(conn: Rc<Conn>, stream: TcpStream) {
         port: to.port(),
         address: Some(to.ip()),
         shared,
+        said: Protocol::Auto,
     };
     lead(conn, Io::plain(stream), to).await;
 }

@@ -93,6 +93,7 @@ async fn many_calls_at_once_wait_for_the_door_and_all_get_there() {
         host: HOST.into(),
         port: 80,
         inside: true,
+        protocol: Protocol::Auto,
     });
     let calls: Vec<_> = (0..10 * door::BATCH)
         .map(|n| tokio::spawn(async move { talk(bind, &format!("call {n}")).await }))
@@ -132,6 +133,7 @@ async fn a_program_that_listens_on_ipv6_loopback_only_is_reached_inside() {
             host: HOST.into(),
             port: 80,
             inside: false,
+            protocol: Protocol::Auto,
         });
         let mut stream = TcpStream::connect(bind).await.unwrap();
         let mut said = String::new();
@@ -154,6 +156,7 @@ async fn inside_the_caller_is_the_program_whoever_the_kernel_says_it_is() {
             host: HOST.into(),
             port: 80,
             inside,
+            protocol: Protocol::Auto,
         });
         let request = b"GET / HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n";
         let answer = exchange(bind, request).await;

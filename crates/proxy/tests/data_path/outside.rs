@@ -417,6 +417,7 @@ async fn connections_of_bytes_lead_on_through_a_proxy() {
             host: HOST.into(),
             port: 80,
             inside: true,
+            protocol: Protocol::Auto,
         });
         let mut stream = TcpStream::connect(bind).await.unwrap();
         stream.write_all(b"world").await.unwrap();

@@ -280,6 +280,7 @@ async fn a_connection_of_bytes_over_the_limit_is_closed_at_once() {
             host: HOST.into(),
             port: 80,
             inside: false,
+            protocol: Protocol::Auto,
         });
         let echoed = async || {
             let mut stream = TcpStream::connect(bind).await.unwrap();

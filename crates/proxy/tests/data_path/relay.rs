@@ -241,6 +241,7 @@ async fn bytes_pass_whoever_speaks_first() {
             host: HOST.into(),
             port: 80,
             inside: false,
+            protocol: Protocol::Auto,
         });
         for address in [Some(bind), None] {
             let mut stream = match address {
@@ -267,6 +268,7 @@ async fn bytes_pass_whoever_speaks_first() {
             host: HOST.into(),
             port: 80,
             inside: false,
+            protocol: Protocol::Auto,
         });
         let mut stream = TcpStream::connect(bind).await.unwrap();
         let sent: Vec<u8> = (0..300_000u32).map(|i| (i % 251) as u8 | 0x80).collect();
@@ -334,6 +336,7 @@ async fn service_and_namespace_are_a_name_of_the_mesh_everywhere() {
                         host: "web.shop".into(),
                         port: 80,
                         inside: false,
+                        protocol: Protocol::Auto,
                     });
                     let head = b"GET /x HTTP/1.1\r\nHost: web.shop\r\nConnection: close\r\n\r\n";
                     exchange(bind, head).await

@@ -192,6 +192,7 @@ async fn only_the_workload_may_use_its_outbound() {
         host: HOST.into(),
         port: 80,
         inside: false,
+        protocol: Protocol::Auto,
     });
     assert_eq!(
         exchange(bind, b"GET / HTTP/1.1\r\nHost: web\r\n\r\n").await,

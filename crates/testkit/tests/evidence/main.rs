@@ -6,6 +6,7 @@ mod access;
 mod api;
 mod backup;
 mod balance;
+mod binds;
 mod captured;
 mod change;
 mod check;

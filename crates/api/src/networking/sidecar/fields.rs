@@ -2,7 +2,7 @@
 
 use crate::networking::destination_rule::fields::POOL_TODAY;
 use crate::schema::common::{LABELS, LISTENER_PORT, server_tls};
-use crate::schema::{Field, PORT, TEXTS, Ty, later, yes};
+use crate::schema::{Field, PORT, TEXTS, Ty, yes};
 
 const CAPTURE: Ty = Ty::Enum(&["DEFAULT", "IPTABLES", "NONE"]);
 
@@ -14,8 +14,16 @@ const TLS: &[Field] = &server_tls(yes(
 
 const INGRESS: &[Field] = &[
     yes("port", LISTENER_PORT, "Port served.").required(),
-    later("bind", Ty::Str, "Address to listen on."),
-    later("captureMode", CAPTURE, "How its traffic comes in."),
+    yes(
+        "bind",
+        Ty::Str,
+        "Address for callers beside the workload's own, at this port number; of a port that the workload does not declare (then the Sidecar needs a workloadSelector) the only one.",
+    ),
+    yes(
+        "captureMode",
+        CAPTURE,
+        "`IPTABLES`: nothing is bound for the entry; else the proxy opens what it asks for.",
+    ),
     yes(
         "defaultEndpoint",
         Ty::Str,
@@ -33,11 +41,15 @@ const INGRESS: &[Field] = &[
     ),
 ];
 
-/// The entry holds for calls to this port; it has no listener of its own, so its protocol decides nothing.
+/// The entry holds for calls to this port; where it has a listener of its own, its protocol decides what is spoken there.
 const EGRESS_PORT: Ty = Ty::Object(&[
     yes("number", Ty::Int(0, u32::MAX as i64), "Port."),
     yes("name", Ty::Str, "Name; decides nothing."),
-    later("protocol", Ty::Str, "Protocol of a listener of its own."),
+    yes(
+        "protocol",
+        Ty::Str,
+        "What is spoken at a listener of its own: TCP or TLS makes bytes of it; decides nothing without `bind` or captureMode NONE.",
+    ),
     yes("targetPort", PORT, "Ignored by Istio, too."),
 ]);
 
@@ -47,12 +59,16 @@ const EGRESS: &[Field] = &[
         EGRESS_PORT,
         "Port that the entry is for; without it for all that have no entry of their own.",
     ),
-    later(
+    yes(
         "bind",
         Ty::Str,
-        "Address to listen on, or `unix:///PATH` with port 0; default 127.0.0.1 with captureMode NONE.",
+        "Address to listen on for the program's calls; 127.0.0.1 with captureMode NONE. `unix:///PATH` with port 0 is not bound yet (W900).",
     ),
-    later("captureMode", CAPTURE, "How its traffic comes in."),
+    yes(
+        "captureMode",
+        CAPTURE,
+        "`NONE`: the proxy listens at `bind`; `DEFAULT`: if there is a `bind`; `IPTABLES`: calls are captured or do not come, nothing is bound.",
+    ),
     yes("hosts", TEXTS, "`namespace/host` that may be called.").required(),
 ];
 

@@ -17,7 +17,8 @@ use naka_types::node::Role;
 use naka_types::protocol::Protocol;
 use naka_wire::envoy::config::core::v3::TrafficDirection;
 use naka_wire::envoy::config::listener::v3::{
-    Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter, listener_filter,
+    AdditionalAddress, Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter,
+    listener_filter,
 };
 use naka_wire::envoy::config::route::v3::{Route, RouteConfiguration, VirtualHost};
 use naka_wire::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
@@ -49,10 +50,17 @@ pub(super) fn listener(view: &View<'_>, name: &str, class: &Class) -> Option<Bui
         let (routes, ends) = (Key::Routes(name.to_owned()), ConnectionPool::default());
         return Some(outbound(name, bind, manager, routes, &(ends, None)));
     }
-    let mut upstreams = class.binds.upstreams.iter();
-    match upstreams.find(|upstream| upstream.listener() == name) {
-        Some(upstream) => {
+    if let Some(bind) = super::saying(view, name, class) {
+        let manager = filter(name, Place::Outbound, named(name), Vec::new());
+        let (routes, ends) = (Key::Routes(name.to_owned()), ConnectionPool::default());
+        return Some(outbound(name, bind, manager, routes, &(ends, None)));
+    }
+    let mut upstreams = super::upstreams(view, class).into_iter();
+    match upstreams.find(|(upstream, _)| upstream.listener() == name) {
+        Some((upstream, said)) => {
+            let upstream = &upstream;
             let (cluster, protocol) = route::destination(view, upstream, class);
+            let protocol = said.over(protocol);
             let bytes = matches!(protocol, Protocol::Tcp | Protocol::Tls | Protocol::Auto);
             let mut ends = ConnectionPool::default();
             let mut led = None;
@@ -208,8 +216,10 @@ fn inbound(view: &View<'_>, name: &str, class: &Class) -> Option<Built> {
         .into_iter()
         .find(|chain| inbound_name(chain.port) == name)?;
     let mut served = registration.ports.iter();
-    let served = served.find(|served| served.port == chain.port)?;
-    let bind: SocketAddr = served.inbound_address.parse().ok()?;
+    let served = served.find(|served| served.port == chain.port);
+    let registered = served.and_then(|served| served.inbound_address.parse().ok());
+    let bind: SocketAddr = registered.or(chain.listen)?;
+    let beside = chain.listen.filter(|beside| *beside != bind);
     let domain = &view.read(Read::Trust).trust_domain;
     let both = chain.mode == MtlsMode::Permissive;
     let mut messages = Vec::new();
@@ -239,6 +249,13 @@ fn inbound(view: &View<'_>, name: &str, class: &Class) -> Option<Built> {
     let listener = Listener {
         name: name.to_owned(),
         address: Some(socket_address(&bind.ip().to_string(), bind.port())),
+        additional_addresses: beside
+            .map(|beside| AdditionalAddress {
+                address: Some(socket_address(&beside.ip().to_string(), beside.port())),
+                ..AdditionalAddress::default()
+            })
+            .into_iter()
+            .collect(),
         listener_filters: both.then(inspector).into_iter().collect(),
         filter_chains: messages,
         traffic_direction: TrafficDirection::Inbound as i32,

@@ -40,11 +40,14 @@ pub(super) fn routes(view: &View<'_>, name: &str, class: &Class) -> Option<Built
         return edge(view, name, class);
     }
     if name == HTTP_PROXY {
-        return Some(forward(view, class));
+        return Some(forward(view, name, class, None));
     }
-    let mut upstreams = class.binds.upstreams.iter();
-    let upstream = upstreams.find(|upstream| upstream.listener() == name)?;
-    Some(one(view, name, upstream, class))
+    if let Some(bind) = super::saying(view, name, class) {
+        return Some(forward(view, name, class, Some(bind.port())));
+    }
+    let mut upstreams = super::upstreams(view, class).into_iter();
+    let (upstream, _) = upstreams.find(|(upstream, _)| upstream.listener() == name)?;
+    Some(one(view, name, &upstream, class))
 }
 
 /// What an Envoy adds to answers and our own proxies do not.
@@ -162,8 +165,9 @@ fn one(view: &View<'_>, name: &str, upstream: &Upstream, class: &Class) -> Built
     Built::new(&(name, &models), naka_wire::pack(&config)).referring(refers)
 }
 
-/// Every service of the mesh, under every name a program of the namespace may know it by.
-fn forward(view: &View<'_>, class: &Class) -> Built {
+/// Every service of the mesh, under every name a program of the namespace may know it by; at one port only, where that
+/// is given.
+fn forward(view: &View<'_>, name: &str, class: &Class, only: Option<u16>) -> Built {
     let mut taken = BTreeSet::new();
     let mut model = Vec::new();
     let mut refers = vec![Key::Helper(Helper::External), Key::Helper(Helper::Tunnel)];
@@ -176,10 +180,11 @@ fn forward(view: &View<'_>, class: &Class) -> Built {
                 port: *port,
                 gateway: None,
             };
-            if !view.admits_at(service, &host, *port, class) {
+            let asked = only.is_none_or(|only| only == *port);
+            if !asked || !view.admits_at(service, &host, *port, class) {
                 continue;
             }
-            let mut domains = domains(&host, *port, &class.namespace);
+            let mut domains = domains(&host, *port, only.unwrap_or(80), &class.namespace);
             domains.retain(|domain| taken.insert(domain.clone()));
             if domains.is_empty() {
                 continue;
@@ -225,12 +230,8 @@ fn forward(view: &View<'_>, class: &Class) -> Built {
     refers.extend(through.iter().cloned().map(Key::Cluster));
     let denied = outside.is_some_and(|outside| outside.registry_only);
     messages.push(self::outside(denied, through.as_ref()));
-    let config = configuration(HTTP_PROXY, messages);
-    Built::new(
-        &(HTTP_PROXY, &model, denied, &through),
-        naka_wire::pack(&config),
-    )
-    .referring(refers)
+    let config = configuration(name, messages);
+    Built::new(&(name, &model, denied, &through), naka_wire::pack(&config)).referring(refers)
 }
 
 /// Every host that programs of a class see and may call, and of a pattern the single names that their Sidecar lets
@@ -267,8 +268,8 @@ fn callable<'a>(view: &View<'a>, class: &Class) -> Vec<(Host, &'a Service)> {
     all
 }
 
-/// Names of a service port: full and shortened, with the port, and without it where HTTP leaves it out.
-fn domains(host: &Host, port: u16, namespace: &str) -> Vec<String> {
+/// Names of a service port: full and shortened, with the port, and without it where it is the one that is meant then.
+fn domains(host: &Host, port: u16, meant: u16, namespace: &str) -> Vec<String> {
     let mut names = vec![host.as_str().to_owned()];
     if let Some((name, own)) = host.service() {
         names.push(format!("{name}.{own}.svc"));
@@ -279,7 +280,7 @@ fn domains(host: &Host, port: u16, namespace: &str) -> Vec<String> {
     }
     let with = names.iter().map(|name| format!("{name}:{port}"));
     let mut all: Vec<String> = with.collect();
-    if port == 80 {
+    if port == meant {
         all.extend(names);
     }
     all
