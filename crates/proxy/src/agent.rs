@@ -14,6 +14,7 @@
 mod authority;
 mod driver;
 mod envoy;
+mod files;
 pub mod grpc;
 mod middle;
 mod relay;

@@ -3,6 +3,7 @@
 //! Also here: keys and roots as secrets for an Envoy, and the copy on disk, which is written off this thread and at
 //! most once per tick.
 
+use super::files::Files;
 use super::relay::{Effect, Message, Relay, StreamId, Wants};
 use super::serve::{Event, Out};
 use crate::control_client::News;
@@ -53,6 +54,7 @@ pub(super) struct Middle {
     outs: HashMap<StreamId, Out>,
     verdicts: HashMap<Ticket, Verdict>,
     waiting: VecDeque<Command>,
+    files: Files,
     unsaved: bool,
     saving: Option<tokio::task::JoinHandle<()>>,
     began: Instant,
@@ -98,6 +100,7 @@ impl Middle {
             outs: HashMap::new(),
             verdicts: HashMap::new(),
             waiting: VecDeque::new(),
+            files: Files::default(),
             unsaved: false,
             saving: None,
             began: Instant::now(),
@@ -140,7 +143,12 @@ impl Middle {
                 },
                 _ = tick.tick() => {
                     self.save();
-                    self.params.relay.tick(self.began.elapsed())
+                    let now = self.began.elapsed();
+                    let mut effects = self.params.relay.tick(now);
+                    for (name, cluster) in self.files.again(now) {
+                        effects.extend(self.params.relay.offer(type_url::CLUSTER, &name, cluster));
+                    }
+                    effects
                 }
             };
             self.perform(effects);
@@ -170,6 +178,14 @@ impl Middle {
             if nothing_else || !rejects.is_empty() {
                 verdict.answer(rejects);
                 return Vec::new();
+            }
+        }
+        if update.type_url == type_url::CLUSTER {
+            for resource in &mut update.resources {
+                self.files.check(resource);
+            }
+            for name in &update.removed {
+                self.files.forget(name);
             }
         }
         self.verdicts.insert(update.ticket, verdict);

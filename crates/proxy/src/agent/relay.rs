@@ -204,6 +204,20 @@ impl Relay {
         self.flush()
     }
 
+    /// Offers a resource that is there in another form.
+    pub(super) fn offer(&mut self, url: &'static str, name: &str, encoded: Encoded) -> Vec<Effect> {
+        let key = (url, name.to_owned());
+        let Some(slot) = self.slots.get_mut(&key) else {
+            return Vec::new();
+        };
+        slot.offered = Some(Arc::new(encoded));
+        for stream in self.streams.values_mut() {
+            stream.ledger.owe(url, name);
+            stream.dirty.insert(key.clone());
+        }
+        self.flush()
+    }
+
     /// An update of the control plane.
     pub(super) fn update(&mut self, now: Duration, update: Update) -> Vec<Effect> {
         let Some(url) = known(&update.type_url) else {

@@ -96,6 +96,16 @@ fn sources(wanted: &OutsideTls) -> impl Iterator<Item = &Source> {
     wanted.roots.iter().chain(&wanted.revoked).chain(pair)
 }
 
+/// Whether something of it is in files.
+pub(crate) fn has_files(wanted: &OutsideTls) -> bool {
+    sources(wanted).any(|source| matches!(source, Source::File(_)))
+}
+
+/// Whether settings can be made of it now.
+pub(crate) fn usable(wanted: &OutsideTls) -> Result<(), naka_identity::Error> {
+    outside_tls(&pems(wanted)?, &wanted.names, wanted.verify, &[]).map(drop)
+}
+
 /// When the files were changed last.
 fn files(wanted: &OutsideTls) -> Vec<Option<SystemTime>> {
     sources(wanted)
