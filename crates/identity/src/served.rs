@@ -7,7 +7,8 @@
 use crate::tls::provider;
 use crate::{Error, bundle, sha256_hex};
 use rustls::client::danger::HandshakeSignatureValid;
-use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::kx_group;
+use rustls::crypto::{CryptoProvider, SupportedKxGroup};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
@@ -115,6 +116,8 @@ pub struct Settings {
     pub highest: Version,
     /// Suites of TLS 1.2 by OpenSSL's names; empty = all. Those of TLS 1.3 cannot be chosen, as in Envoy.
     pub suites: Vec<String>,
+    /// Key exchanges by Envoy's names, the best first; empty = those of the mesh.
+    pub curves: Vec<String>,
     /// Protocols offered, the best first.
     pub alpn: Vec<Vec<u8>>,
 }
@@ -147,6 +150,17 @@ pub const SUITES: [(&str, &str); 6] = [
     ),
 ];
 
+/// A key exchange by Envoy's name.
+fn curve(name: &str) -> Option<&'static dyn SupportedKxGroup> {
+    Some(match name {
+        "X25519MLKEM768" => kx_group::X25519MLKEM768,
+        "X25519" => kx_group::X25519,
+        "P-256" => kx_group::SECP256R1,
+        "P-384" => kx_group::SECP384R1,
+        _ => return None,
+    })
+}
+
 fn chosen(suite: &SupportedCipherSuite, names: &[String]) -> bool {
     if names.is_empty() || suite.tls13().is_some() {
         return true;
@@ -169,6 +183,10 @@ pub fn server(settings: &Settings) -> Result<Arc<ServerConfig>, Error> {
             .filter(|one| chosen(one, &settings.suites))
             .copied()
             .collect(),
+        kx_groups: match settings.curves.as_slice() {
+            [] => provider.kx_groups.clone(),
+            chosen => chosen.iter().filter_map(|name| curve(name)).collect(),
+        },
         ..CryptoProvider::clone(&provider)
     });
     let versions: Vec<&'static SupportedProtocolVersion> =

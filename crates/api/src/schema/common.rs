@@ -1,6 +1,6 @@
 //! Blocks that several kinds share.
 
-use super::{COUNT, Field, PORT, STRINGS, TEXTS, Ty, later, yes};
+use super::{COUNT, Field, PORT, STRINGS, TEXTS, Ty, yes};
 
 /// `matchLabels` over workloads.
 pub(crate) const SELECTOR: Ty = Ty::Object(&[yes(
@@ -93,8 +93,16 @@ pub(crate) const fn server_tls(https_redirect: Field) -> [Field; 19] {
             "Highest version.",
         ),
         yes("cipherSuites", TEXTS, "Cipher suites."),
-        later("ecdhCurves", TEXTS, "Key exchanges."),
-        later("alpnProtocols", TEXTS, "Protocols offered."),
+        yes(
+            "ecdhCurves",
+            TEXTS,
+            "Key exchanges served, the best first: X25519MLKEM768, X25519, P-256, P-384. Default: the first three.",
+        ),
+        yes(
+            "alpnProtocols",
+            TEXTS,
+            "Protocols offered, the best first. Default: h2 and http/1.1 for HTTP, none for bytes.",
+        ),
         yes(
             "insecureSkipVerify",
             Ty::Bool,

@@ -126,6 +126,7 @@ pub(crate) fn check(view: &View<'_>, credential: &Credential) -> Result<(), Stri
         lowest: Version::Tls13,
         highest: Version::Tls13,
         suites: Vec::new(),
+        curves: Vec::new(),
         alpn: Vec::new(),
     };
     let name = &credential.name;

@@ -35,6 +35,7 @@ fn settings(own: &Made, clients: Option<Clients>) -> Settings {
         certificates: vec![Served::from_pem(own.chain.as_bytes(), own.key.as_bytes()).unwrap()],
         clients,
         lowest: Version::Tls12,
+        curves: Vec::new(),
         highest: Version::Tls13,
         suites: Vec::new(),
         alpn: vec![b"h2".to_vec()],
@@ -151,6 +152,28 @@ fn versions_and_suites_are_what_was_asked_for() {
         };
         let got = shake(&server(&chosen).unwrap(), &roots, None, old);
         assert_eq!(got.is_ok(), works, "{suite}");
+    }
+}
+
+#[test]
+fn key_exchanges_are_what_was_asked_for() {
+    let ca = authority();
+    let own = made("shop.example.com", &ca);
+    let roots = ca.pem();
+    let base = settings(&own, None);
+    // The client of these tests has those of the mesh, and P-384 is none of them.
+    for (curves, works) in [
+        (vec!["P-256"], true),
+        (vec!["P-384", "X25519"], true),
+        (vec!["P-384"], false),
+        (vec!["unheard of"], false),
+    ] {
+        let chosen = Settings {
+            curves: curves.iter().map(|name| (*name).to_owned()).collect(),
+            ..base.clone()
+        };
+        let got = server(&chosen).map(|config| shake(&config, &roots, None, BOTH));
+        assert_eq!(matches!(got, Ok(Ok(_))), works, "{curves:?}");
     }
 }
 

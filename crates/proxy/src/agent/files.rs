@@ -17,7 +17,7 @@ use naka_wire::envoy::extensions::transport_sockets::tls::v3::{
     common_tls_context::ValidationContextType,
 };
 use naka_xds::{Encoded, Resource};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 const LOOK: Duration = Duration::from_secs(2);
@@ -33,7 +33,7 @@ struct Watched {
 /// Clusters that name files.
 #[derive(Debug, Default)]
 pub(super) struct Files {
-    clusters: HashMap<String, Watched>,
+    clusters: BTreeMap<String, Watched>,
     looked: Duration,
 }
 

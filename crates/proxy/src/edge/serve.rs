@@ -253,6 +253,7 @@ async fn open(
             return Err(failed(error.to_string()));
         }
     };
+    let config = offering(config, accepted.client_hello().alpn());
     let handshake = StartHandshake::from_parts(accepted, stream).into_stream(config);
     let stream = match tokio::time::timeout(limits::TLS_HANDSHAKE, handshake).await {
         Ok(Ok(stream)) => stream,
@@ -264,6 +265,23 @@ async fn open(
         Err(_) => return Err(failed("the TLS handshake took too long".to_owned())),
     };
     Ok(stream)
+}
+
+/// Settings for a client that offers these protocols. As with Envoy one that offers none of the server's is let in with
+/// no protocol agreed; rustls by itself would refuse it.
+fn offering<'a>(
+    config: Arc<ServerConfig>,
+    offered: Option<impl Iterator<Item = &'a [u8]>>,
+) -> Arc<ServerConfig> {
+    let Some(mut offered) = offered else {
+        return config;
+    };
+    if offered.any(|name| config.alpn_protocols.iter().any(|own| own == name)) {
+        return config;
+    }
+    let mut none = ServerConfig::clone(&config);
+    none.alpn_protocols.clear();
+    Arc::new(none)
 }
 
 /// Remembers a caller of the mesh.

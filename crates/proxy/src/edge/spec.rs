@@ -55,6 +55,8 @@ pub struct Spec {
     pub highest: Version,
     /// Suites of TLS 1.2; empty = all.
     pub suites: Vec<String>,
+    /// Key exchanges, the best first; empty = those of the mesh.
+    pub curves: Vec<String>,
     /// Protocols offered.
     pub alpn: Vec<Vec<u8>>,
 }
@@ -249,6 +251,7 @@ fn entry(parts: Parts) -> Result<Entry, String> {
         lowest: parts.spec.lowest,
         highest: parts.spec.highest,
         suites: parts.spec.suites.clone(),
+        curves: parts.spec.curves.clone(),
         alpn: parts.spec.alpn.clone(),
     };
     let config = server(&settings).map_err(word)?;

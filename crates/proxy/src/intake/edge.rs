@@ -260,6 +260,7 @@ fn spec(common: &CommonTlsContext, required: bool) -> Result<Spec, Error> {
         lowest,
         highest,
         suites: parameters.cipher_suites,
+        curves: parameters.ecdh_curves,
         alpn: common
             .alpn_protocols
             .iter()

@@ -76,6 +76,7 @@ fn spec(secret: &str) -> Spec {
         certificates: vec![Source::Secret(secret.into())],
         clients: None,
         lowest: Version::Tls12,
+        curves: Vec::new(),
         highest: Version::Tls13,
         suites: Vec::new(),
         alpn: vec![b"h2".to_vec(), b"http/1.1".to_vec()],

@@ -95,6 +95,8 @@ pub struct Tls {
     pub version: Option<String>,
     /// Protocols it offers.
     pub alpn: Vec<String>,
+    /// Key exchanges it has, by Envoy's names; none: those of its library.
+    pub curves: Vec<String>,
 }
 
 /// Which way requests come in.

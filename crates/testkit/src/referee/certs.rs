@@ -135,7 +135,15 @@ impl Certs {
             Some("1.3") => &[&rustls::version::TLS13],
             Some(other) => anyhow::bail!("no TLS {other}"),
         };
-        let builder = ClientConfig::builder_with_provider(provider())
+        let mut provider = rustls::crypto::CryptoProvider::clone(&provider());
+        if !tls.curves.is_empty() {
+            provider.kx_groups = tls
+                .curves
+                .iter()
+                .map(|name| curve(name))
+                .collect::<Result<_>>()?;
+        }
+        let builder = ClientConfig::builder_with_provider(Arc::new(provider))
             .with_protocol_versions(versions)?
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(Anybody));
@@ -222,4 +230,15 @@ impl ServerCertVerifier for Anybody {
             .signature_verification_algorithms
             .supported_schemes()
     }
+}
+
+/// A key exchange by Envoy's name.
+fn curve(name: &str) -> Result<&'static dyn rustls::crypto::SupportedKxGroup> {
+    use rustls::crypto::aws_lc_rs::kx_group;
+    Ok(match name {
+        "X25519" => kx_group::X25519,
+        "P-256" => kx_group::SECP256R1,
+        "P-384" => kx_group::SECP384R1,
+        other => anyhow::bail!("no key exchange {other}"),
+    })
 }

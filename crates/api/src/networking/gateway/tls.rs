@@ -94,6 +94,10 @@ pub struct ServerTls {
     pub highest: TlsVersion,
     /// Suites of TLS 1.2 by OpenSSL's names; empty = all.
     pub suites: Vec<String>,
+    /// Key exchanges by Envoy's names, the best first; empty = the usual ones.
+    pub curves: Vec<String>,
+    /// Protocols offered, the best first; empty = what goes with what is served.
+    pub alpn: Vec<String>,
 }
 
 impl ServerTls {
@@ -120,6 +124,8 @@ const SUITES: [&str; 6] = [
     "ECDHE-RSA-AES128-GCM-SHA256",
     "ECDHE-RSA-CHACHA20-POLY1305",
 ];
+/// Key exchanges that are served, by Envoy's names.
+const CURVES: [&str; 4] = ["X25519MLKEM768", "X25519", "P-256", "P-384"];
 const SUITES13: [&str; 3] = [
     "TLS_AES_256_GCM_SHA384",
     "TLS_AES_128_GCM_SHA256",
@@ -179,6 +185,8 @@ pub(crate) fn build(report: &mut Report, node: &Node, at: &str) -> ServerTls {
     let (spki, hashes) = pins(&mut reader);
     let (lowest, highest) = versions(&mut reader);
     let suites = suites(&mut reader);
+    let curves = curves(&mut reader);
+    let alpn = alpn(&mut reader);
     ServerTls {
         mode,
         certificates,
@@ -190,7 +198,48 @@ pub(crate) fn build(report: &mut Report, node: &Node, at: &str) -> ServerTls {
         lowest,
         highest,
         suites,
+        curves,
+        alpn,
     }
+}
+
+/// Key exchanges of which at least one is served. As with suites, one that nobody here knows is left out.
+fn curves(reader: &mut Reader<'_>) -> Vec<String> {
+    let written = read::texts(reader.node.get("ecdhCurves"));
+    let mut known = Vec::new();
+    for word in &written {
+        if !CURVES.contains(&word.as_str()) {
+            let node = reader.node.get("ecdhCurves").unwrap_or(reader.node);
+            let at = format!("{}.ecdhCurves", reader.at);
+            reader.report.error(
+                codes::W131,
+                &at,
+                node.place,
+                format!("{word:?} is not served and is left out"),
+                format!("write some of {}", CURVES.join(", ")),
+            );
+        } else if !known.contains(word) {
+            known.push(word.clone());
+        }
+    }
+    if !written.is_empty() && known.is_empty() {
+        reader.invalid(
+            "ecdhCurves",
+            "none of them is served".to_owned(),
+            "write for example X25519",
+        );
+    }
+    known
+}
+
+/// Protocols, each as TLS can carry it.
+fn alpn(reader: &mut Reader<'_>) -> Vec<String> {
+    let written = read::texts(reader.node.get("alpnProtocols"));
+    if let Some(wrong) = written.iter().find(|word| !(1..=255).contains(&word.len())) {
+        let message = format!("{wrong:?} is no name of a protocol");
+        reader.invalid("alpnProtocols", message, "write 1 to 255 bytes, such as h2");
+    }
+    written
 }
 
 /// Certificates, in Istio's order of precedence: `credentialName(s)` before files.

@@ -186,12 +186,17 @@ pub(crate) fn served(
             tls_minimum_protocol_version: version(settings.lowest),
             tls_maximum_protocol_version: version(settings.highest),
             cipher_suites: suites,
-            ecdh_curves: tls::CURVES.map(str::to_owned).to_vec(),
+            ecdh_curves: match settings.curves.as_slice() {
+                [] => tls::CURVES.map(str::to_owned).to_vec(),
+                chosen => chosen.to_vec(),
+            },
             ..TlsParameters::default()
         }),
         tls_certificates: files.collect(),
         tls_certificate_sds_secret_configs: certificates.iter().map(secret).collect(),
-        alpn_protocols: if is_http {
+        alpn_protocols: if !settings.alpn.is_empty() {
+            settings.alpn.clone()
+        } else if is_http {
             HTTP.iter().map(|word| (*word).to_owned()).collect()
         } else {
             Vec::new()

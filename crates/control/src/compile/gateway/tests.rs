@@ -224,6 +224,39 @@ fn clients_are_asked_for_what_the_mode_says() {
     }
 }
 
+#[test]
+fn a_server_offers_the_protocols_and_key_exchanges_that_it_names() {
+    use naka_wire::envoy::config::core::v3::transport_socket::ConfigType;
+    for (extra, protocols, curves) in [
+        (
+            "",
+            &["h2", "http/1.1"][..],
+            &["X25519MLKEM768", "X25519", "P-256"][..],
+        ),
+        (
+            ", alpnProtocols: [http/1.1], ecdhCurves: [P-384, X448, P-256]",
+            &["http/1.1"],
+            &["P-384", "P-256"],
+        ),
+    ] {
+        let server = format!(
+            "port: {{number: 443, name: https, protocol: HTTPS}}, hosts: [a.example.com], tls: {{mode: SIMPLE, credentialName: a{extra}}}"
+        );
+        let world = at(&(certificate("a") + &servers("edge", &[&server])));
+        for dialect in [Dialect::Naka, Dialect::Envoy] {
+            let (listener, _) = listener(&world, 443, &gateway(dialect));
+            let socket = listener.filter_chains[0].transport_socket.as_ref().unwrap();
+            let Some(ConfigType::TypedConfig(any)) = &socket.config_type else {
+                panic!("{socket:?}");
+            };
+            let context: DownstreamTlsContext = naka_wire::unpack(any).unwrap();
+            let common = context.common_tls_context.unwrap();
+            assert_eq!(common.alpn_protocols, protocols);
+            assert_eq!(common.tls_params.unwrap().ecdh_curves, curves);
+        }
+    }
+}
+
 /// A server of HTTP that redirects serves nothing else in plaintext, whether routes are bound to it or not.
 #[test]
 fn a_redirecting_server_says_so_for_each_of_its_hosts() {
