@@ -32,6 +32,12 @@ pub(crate) fn name(port: u16) -> String {
     format!("0.0.0.0_{port}")
 }
 
+/// Whether a listener is a gateway's.
+pub(crate) fn is_name(name: &str) -> bool {
+    let port = name.strip_prefix("0.0.0.0_");
+    port.is_some_and(|port| port.parse::<u16>().is_ok())
+}
+
 /// Name of the routes of a chain.
 pub(crate) fn routes_name(chain: &str) -> String {
     format!("gateway/{chain}")

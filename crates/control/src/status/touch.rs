@@ -116,6 +116,8 @@ pub(super) struct Touch {
 enum Listeners {
     None,
     Inbound,
+    /// Where anybody calls in: ports of programs and of gateways.
+    All,
     Ports(BTreeSet<u16>),
 }
 
@@ -181,6 +183,11 @@ impl Touch {
             Spec::WorkloadEntry(_) => touch.endpoints = true,
             Spec::Gateway(_) => touch.listeners = Listeners::Ports(ports(object)),
             Spec::PeerAuthentication(_) => touch.listeners = Listeners::Inbound,
+            Spec::AuthorizationPolicy(_) | Spec::RequestAuthentication(_) => {
+                touch.listeners = Listeners::All;
+                let namespace = &object.meta.namespace;
+                touch.within = (namespace != ROOT_NAMESPACE).then(|| namespace.clone());
+            }
             Spec::LocalRateLimit(limit) => touch.listeners = limited(world, object, limit),
             _ => {}
         }
@@ -206,9 +213,8 @@ impl Touch {
             Key::Endpoints(name) => self.endpoints && outbound(name),
             Key::Listener(name) => match &self.listeners {
                 Listeners::None => false,
-                Listeners::Inbound => {
-                    name == crate::compile::INBOUND || name.starts_with(envoy::INBOUND)
-                }
+                Listeners::Inbound => calls_in(name),
+                Listeners::All => calls_in(name) || gateway::is_name(name),
                 Listeners::Ports(ports) => ports.iter().any(|port| gateway::name(*port) == *name),
             },
             Key::Routes(name) => match (&self.listeners, name.rsplit_once(':')) {
@@ -229,6 +235,11 @@ impl Touch {
             Key::Credential(_) | Key::RootCa | Key::Workload(_) => false,
         }
     }
+}
+
+/// Whether a listener is one of a program's own ports.
+fn calls_in(name: &str) -> bool {
+    name == crate::compile::INBOUND || name.starts_with(envoy::INBOUND)
 }
 
 fn ports(object: &Object) -> BTreeSet<u16> {
@@ -275,7 +286,7 @@ fn limited(world: &World, object: &Object, limit: &LocalRateLimit) -> Listeners 
 
 #[cfg(test)]
 mod tests {
-    use super::called;
+    use super::{Key, Touch, called, envoy, gateway};
     use crate::compile::tests::{member, snapshot, world};
     use crate::registry::Health;
     use naka_types::name::ObjectRef;
@@ -333,5 +344,28 @@ spec: {mtls: {mode: STRICT}}
         let both = [full("order"), full("payment")];
         assert_eq!(of("VirtualService", "payment"), both);
         assert_eq!(of("PeerAuthentication", "strict"), both);
+    }
+
+    #[test]
+    fn policies_and_tokens_go_to_whoever_is_called_in_their_namespace() {
+        let text = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p, namespace: shop}\nspec: {}\n";
+        let snapshot = snapshot(text);
+        let world = world(&snapshot, Vec::new());
+        let object = snapshot.objects.values().next().unwrap();
+        let touch = Touch::of(&world, object);
+        for (listener, wanted) in [
+            (crate::compile::INBOUND.to_owned(), true),
+            (format!("{}8080", envoy::INBOUND), true),
+            (gateway::name(80), true),
+            ("0.0.0.0_x".to_owned(), false),
+            (envoy::HTTP_PROXY.to_owned(), false),
+        ] {
+            assert_eq!(
+                touch.wants(&Key::Listener(listener.clone())),
+                wanted,
+                "{listener}"
+            );
+        }
+        assert!(touch.concerns("shop") && !touch.concerns("default"));
     }
 }

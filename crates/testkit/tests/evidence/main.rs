@@ -40,6 +40,7 @@ mod seal;
 mod skew;
 mod source;
 mod support;
+mod tokens;
 mod traffic;
 mod why;
 mod wire;
