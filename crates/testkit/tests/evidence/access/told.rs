@@ -94,6 +94,8 @@ fn what_decides_nothing_is_told_and_a_refusal_names_its_rule() {
     let dir = envoy::run_dir(&mesh, "payment");
     assert_eq!(call(&mesh, "payment", "before"), "200 200 200 200");
     mesh.apply("policies.yaml", POLICIES);
+    let status = mesh.ok(["status", "AuthorizationPolicy/never"]);
+    assert!(status.contains("1 proxies have it"), "{status}");
     assert_eq!(call(&mesh, "payment", "after"), "200 200 200 403");
     let mut inbound = Vec::new();
     until("eight lines", SOON, || {
