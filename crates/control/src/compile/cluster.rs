@@ -278,7 +278,11 @@ fn alpn(model: &Outbound<'_>) -> &'static [&'static str] {
     }
 }
 
+/// Mutual TLS where there is the mesh mark; where a rule asks for it in so many words everywhere, as in Istio.
 fn sockets(model: &Outbound<'_>) -> Vec<cluster::TransportSocketMatch> {
+    let asked = model.policy.tls.as_ref();
+    let always = asked.is_some_and(|tls| tls.mode == TlsMode::IstioMutual);
+    let marked: &[(&str, &str)] = if always { &[] } else { &[("tlsMode", "istio")] };
     let plain = cluster::TransportSocketMatch {
         name: "tlsMode-disabled".to_owned(),
         r#match: Some(values::string_struct::<String, String>([])),
@@ -289,7 +293,7 @@ fn sockets(model: &Outbound<'_>) -> Vec<cluster::TransportSocketMatch> {
     }
     let mutual = cluster::TransportSocketMatch {
         name: "tlsMode-istio".to_owned(),
-        r#match: Some(values::string_struct([("tlsMode", "istio")])),
+        r#match: Some(values::string_struct(marked.iter().copied())),
         transport_socket: Some(tls::upstream(
             &model.sni,
             &model.identities,
@@ -297,6 +301,9 @@ fn sockets(model: &Outbound<'_>) -> Vec<cluster::TransportSocketMatch> {
             model.dialect,
         )),
     };
+    if always {
+        return vec![mutual];
+    }
     vec![mutual, plain]
 }
 

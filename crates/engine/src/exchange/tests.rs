@@ -68,6 +68,7 @@ impl World {
     ) -> WeightedCluster {
         let mut made = ClusterSpec::new(name, Protocol::Http);
         made.tls = Some(PeerTls {
+            always: false,
             allowed: Arc::default(),
             sni: Arc::default(),
         });

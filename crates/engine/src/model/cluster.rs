@@ -87,6 +87,8 @@ pub struct PeerTls {
     pub allowed: Arc<[SpiffeId]>,
     /// Server name sent.
     pub sni: Arc<str>,
+    /// Whether endpoints without the mesh mark are spoken to like this, too.
+    pub always: bool,
 }
 
 /// The service behind a cluster, for metrics.

@@ -193,7 +193,7 @@ fn service(metadata: Option<&Metadata>) -> ServiceMeta {
     }
 }
 
-/// Mutual TLS for endpoints with the mesh mark; anything else must be plaintext.
+/// Mutual TLS for endpoints with the mesh mark, or for all; anything else must be plaintext.
 fn sockets(wire: &pb::Cluster) -> Result<Option<PeerTls>, Error> {
     let mut mutual = None;
     for (index, candidate) in wire.transport_socket_matches.iter().enumerate() {
@@ -207,9 +207,10 @@ fn sockets(wire: &pb::Cluster) -> Result<Option<PeerTls>, Error> {
             .and_then(|wanted| values::get_str(wanted, "tlsMode"))
             == Some("istio");
         match (mesh, socket.name.as_str()) {
-            (true, TLS_SOCKET) => {
-                let tls = peer_tls(socket)
+            (mesh, TLS_SOCKET) => {
+                let mut tls = peer_tls(socket)
                     .map_err(|e| e.within(&format!("transport_socket_matches[{index}]")))?;
+                tls.always = !mesh;
                 mutual.get_or_insert(tls);
             }
             (false, RAW_SOCKET) => {}
@@ -240,6 +241,7 @@ fn peer_tls(socket: &TransportSocket) -> Result<PeerTls, Error> {
     Ok(PeerTls {
         allowed: allowed.into(),
         sni: context.sni.as_str().into(),
+        always: false,
     })
 }
 

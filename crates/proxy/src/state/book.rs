@@ -562,7 +562,7 @@ impl Book {
                     weight: member.weight,
                     health: member.health,
                     // A cluster whose rule turns TLS off calls marked endpoints in plaintext too.
-                    mtls: member.mtls && part.spec.tls.is_some(),
+                    mtls: (part.spec.tls.as_ref()).is_some_and(|tls| tls.always || member.mtls),
                     workload: Arc::clone(&member.workload),
                     state: self.registry.endpoint(name, member.address),
                 })

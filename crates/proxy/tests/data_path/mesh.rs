@@ -312,6 +312,7 @@ impl Mesh {
             namespace: "shop".into(),
         };
         spec.tls = allowed.map(|account| PeerTls {
+            always: false,
             allowed: Arc::new([self.spiffe(account)]),
             sni: format!("outbound_.80_._.{HOST}").into(),
         });
