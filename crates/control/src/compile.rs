@@ -80,6 +80,8 @@ pub enum Key {
     Routes(String),
     /// A cluster that leads to no service: a way out of the mesh, or back into an own listener.
     Helper(envoy::Helper),
+    /// A filter of an Envoy.
+    Extension(envoy::Extension),
     /// The filter of host names.
     Names,
     /// What is known of a workload.
@@ -97,6 +99,7 @@ impl Key {
             Self::Listener(_) => type_url::LISTENER,
             Self::VirtualHost(_) => type_url::VIRTUAL_HOST,
             Self::Routes(_) => type_url::ROUTE,
+            Self::Extension(_) => type_url::EXTENSION,
             Self::Names => type_url::NAME_FILTER,
             Self::Workload(_) => type_url::WORKLOAD,
         }
@@ -112,6 +115,7 @@ impl Key {
             Self::Raw(name) => cluster::raw_name(name),
             Self::Listener(name) | Self::Routes(name) => name.clone(),
             Self::Helper(helper) => helper.name().to_owned(),
+            Self::Extension(place) => place.name(),
             Self::VirtualHost(name) => name.to_string(),
             Self::Names => NAMES.to_owned(),
             Self::Workload(id) => id.clone(),
@@ -132,6 +136,7 @@ impl Key {
                 },
             },
             type_url::ROUTE => Some(Self::Routes(name.to_owned())),
+            type_url::EXTENSION => envoy::Extension::parse(name).map(Self::Extension),
             type_url::ENDPOINT => ClusterName::parse(name).map(Self::Endpoints),
             type_url::LISTENER => Some(Self::Listener(name.to_owned())),
             type_url::VIRTUAL_HOST => VirtualHostName::parse(name).map(Self::VirtualHost),
@@ -196,7 +201,7 @@ impl Key {
                     ..none
                 },
             },
-            Self::Helper(_) | Self::Listener(_) => class.clone(),
+            Self::Helper(_) | Self::Listener(_) | Self::Extension(_) => class.clone(),
         }
     }
 }
@@ -481,6 +486,6 @@ fn naka(view: &View<'_>, key: &Key, class: &Class) -> Option<Built> {
         Key::VirtualHost(name) => vhost::virtual_host(view, name, class),
         Key::Names => Some(names::names(view, class)),
         Key::Workload(id) => workload::record(view, id),
-        Key::Routes(_) | Key::Helper(_) => None,
+        Key::Routes(_) | Key::Helper(_) | Key::Extension(_) => None,
     }
 }

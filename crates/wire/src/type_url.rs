@@ -12,6 +12,8 @@ pub const ROUTE: &str = "type.googleapis.com/envoy.config.route.v3.RouteConfigur
 pub const VIRTUAL_HOST: &str = "type.googleapis.com/envoy.config.route.v3.VirtualHost";
 /// Trust bundles and keys.
 pub const SECRET: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
+/// Filters that a listener names a place for.
+pub const EXTENSION: &str = "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig";
 /// Filter of all host names visible to a node.
 pub const NAME_FILTER: &str = "type.googleapis.com/naka.wire.v1.NameFilter";
 /// What is known of a workload.
@@ -19,7 +21,7 @@ pub const WORKLOAD: &str = "type.googleapis.com/naka.wire.v1.WorkloadRecord";
 
 #[cfg(test)]
 mod tests {
-    use crate::envoy::config::{cluster, endpoint, listener, route};
+    use crate::envoy::config::{cluster, core, endpoint, listener, route};
     use crate::envoy::extensions::transport_sockets::tls;
     use prost::Name;
 
@@ -35,6 +37,7 @@ mod tests {
             (super::ROUTE, route::v3::RouteConfiguration::type_url()),
             (super::VIRTUAL_HOST, route::v3::VirtualHost::type_url()),
             (super::SECRET, tls::v3::Secret::type_url()),
+            (super::EXTENSION, core::v3::TypedExtensionConfig::type_url()),
             (super::NAME_FILTER, crate::v1::NameFilter::type_url()),
             (super::WORKLOAD, crate::v1::WorkloadRecord::type_url()),
         ] {

@@ -5,10 +5,11 @@
 use naka_wire::type_url;
 
 /// All types in the order of additions.
-pub const ADDITIONS: [&str; 8] = [
+pub const ADDITIONS: [&str; 9] = [
     type_url::SECRET,
     type_url::CLUSTER,
     type_url::ENDPOINT,
+    type_url::EXTENSION,
     type_url::LISTENER,
     type_url::ROUTE,
     type_url::VIRTUAL_HOST,

@@ -3,7 +3,8 @@
 //! An Envoy gets everything that is visible to it, as from any other control plane. What Envoy's defaults would get
 //! wrong is written out: TLS 1.3 only with the mesh's key exchanges, no panic routing, path normal form and header
 //! limits as our own proxies have them. Everything that changes often stands in routes, clusters and endpoints;
-//! listeners name their route configuration, so that a change of weights drains no connection.
+//! listeners name their route configuration and places for policies and limits, so that a change of weights or of who may
+//! call drains no connection.
 //!
 //! Keys come from the agent beside the Envoy (the static cluster `naka-agent`), never from here.
 
@@ -16,12 +17,14 @@ use std::collections::BTreeSet;
 
 mod acceptable;
 mod answers;
+mod extension;
 mod helper;
 mod limit;
 mod listener;
 mod manager;
 mod route;
 
+pub use extension::Extension;
 pub use helper::Helper;
 pub(crate) use helper::dns;
 
@@ -168,6 +171,7 @@ pub(crate) fn resource(view: &View<'_>, key: &Key, class: &Class) -> Option<Buil
         Key::Listener(name) => listener::listener(view, name, class),
         Key::Routes(name) => route::routes(view, name, class),
         Key::Helper(helper) => helper.cluster(class),
+        Key::Extension(place) => extension::resource(view, place, class),
         Key::Credential(credential) => super::credential::resource(view, credential, class),
         Key::RootCa | Key::VirtualHost(_) | Key::Names | Key::Workload(_) => None,
     }

@@ -46,7 +46,8 @@ pub(crate) fn resource(view: &View<'_>, key: &Key, class: &Class) -> Option<Buil
         | Key::VirtualHost(_)
         | Key::Names
         | Key::Workload(_)
-        | Key::Helper(_) => None,
+        | Key::Helper(_)
+        | Key::Extension(_) => None,
     }
 }
 

@@ -355,6 +355,7 @@ fn in_closure(url: &str) -> bool {
         url,
         type_url::CLUSTER
             | type_url::ENDPOINT
+            | type_url::EXTENSION
             | type_url::LISTENER
             | type_url::ROUTE
             | type_url::VIRTUAL_HOST

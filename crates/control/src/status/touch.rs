@@ -231,6 +231,14 @@ impl Touch {
             },
             Key::Raw(name) => self.clusters && outbound(name),
             Key::Helper(_) => false,
+            Key::Extension(place) => match &self.listeners {
+                Listeners::None => false,
+                Listeners::All => true,
+                Listeners::Inbound => place.listener().starts_with(envoy::INBOUND),
+                Listeners::Ports(ports) => ports
+                    .iter()
+                    .any(|port| gateway::name(*port) == place.listener()),
+            },
             Key::Names => self.names,
             Key::Credential(_) | Key::RootCa | Key::Workload(_) => false,
         }

@@ -69,6 +69,7 @@ pub(super) fn client(
     let types = [
         type_url::CLUSTER,
         type_url::ENDPOINT,
+        type_url::EXTENSION,
         type_url::LISTENER,
         type_url::ROUTE,
     ];

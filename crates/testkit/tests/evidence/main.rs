@@ -19,6 +19,7 @@ mod days;
 mod egress;
 mod envoy;
 mod grpc_web;
+mod held;
 mod host;
 mod identity;
 mod input;

@@ -53,6 +53,10 @@ fn headers(rule: &RateLimitRule) -> Option<Vec<String>> {
 
 /// The filter of a listener whose routes are under these rules.
 pub(super) fn filter(rules: &[RateLimitRule]) -> Option<HttpFilter> {
+    config(rules).as_ref().map(filter_of)
+}
+
+fn config(rules: &[RateLimitRule]) -> Option<LocalRateLimit> {
     if rules.is_empty() {
         return None;
     }
@@ -71,7 +75,7 @@ pub(super) fn filter(rules: &[RateLimitRule]) -> Option<HttpFilter> {
         .iter()
         .map(|rule| per(rule).as_secs_f64() / f64::from(number(rule.tokens)));
     let wait = wait.fold(1.0, f64::max).ceil();
-    let config = LocalRateLimit {
+    Some(LocalRateLimit {
         stat_prefix: "naka".to_owned(),
         // The bucket of requests without a rule: never empty.
         token_bucket: Some(TokenBucket {
@@ -98,14 +102,24 @@ pub(super) fn filter(rules: &[RateLimitRule]) -> Option<HttpFilter> {
             ..HeaderValueOption::default()
         }],
         ..LocalRateLimit::default()
-    };
-    Some(HttpFilter {
+    })
+}
+
+/// The same at a program's port, where every request is under all rules.
+pub(super) fn at_program(rules: &[RateLimitRule]) -> Option<HttpFilter> {
+    let mut config = config(rules)?;
+    config.rate_limits = rules.iter().flat_map(actions).collect();
+    Some(filter_of(&config))
+}
+
+fn filter_of(config: &LocalRateLimit) -> HttpFilter {
+    HttpFilter {
         name: "envoy.filters.http.local_ratelimit".to_owned(),
         config_type: Some(http_filter::ConfigType::TypedConfig(naka_wire::pack(
-            &config,
+            config,
         ))),
         ..HttpFilter::default()
-    })
+    }
 }
 
 fn descriptors(rule: &RateLimitRule) -> Vec<LocalRateLimitDescriptor> {

@@ -1,7 +1,7 @@
 //! Listeners of an Envoy: one per declared port, the forward proxy, the upstreams, or a gateway's ports.
 
 use super::manager::{Place, Routes, filter};
-use super::{HTTP_PROXY, INBOUND, limit, route};
+use super::{HTTP_PROXY, INBOUND, extension, route};
 use crate::compile;
 use crate::compile::cluster::{pool, socket_address};
 use crate::compile::gateway::chain::Serves;
@@ -20,11 +20,10 @@ use naka_wire::envoy::config::listener::v3::{
     AdditionalAddress, Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter,
     listener_filter,
 };
-use naka_wire::envoy::config::route::v3::{Route, RouteConfiguration, VirtualHost};
+use naka_wire::envoy::config::route::v3::{RouteConfiguration, VirtualHost};
 use naka_wire::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
 use naka_wire::google::protobuf::UInt32Value;
 use naka_wire::time;
-use naka_wire::v1::RateLimitRule;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -126,36 +125,39 @@ fn edge(view: &View<'_>, name: &str, class: &Class) -> Option<Built> {
     let chains = gateway::chain::chains(&at);
     let domain = &view.read(Read::Trust).trust_domain;
     let whole = gateway::port::port(view, &gateway::chain::stands(&at));
-    let policies = compile::policy::of(view, &class.namespace, &class.labels);
+    let before_bytes = extension::before_bytes(name);
     let to = gateway::message::For {
         dialect: class.dialect,
         trust_domain: domain,
         port: &whole,
-        before: compile::policy::message::bytes(&policies, port, false),
+        before: extension::bytes(&before_bytes),
     };
     let mut refers = Vec::new();
     let mut model = Vec::new();
     let mut messages = Vec::new();
     for chain in &chains {
         let routes = gateway::routes_name(&chain.name);
-        let rules = limit::of_chain(chain);
+        let places = extension::before_requests(name, Some(&chain.name));
         messages.push(gateway::message::chain(chain, &to, || {
-            let first = compile::policy::message::http(&policies, port, false);
             let web = chain.grpc_web.then(compile::listener::grpc_web);
-            let first = first.into_iter().chain(limit::filter(&rules));
-            let first = first.chain(web).collect();
+            let first = extension::requests(&places).into_iter().chain(web);
+            let first = first.collect();
             filter(name, Place::Edge, named(&routes), first)
         }));
         match &chain.serves {
             // Routes have a resource of their own, so that a change of them drains nothing.
             Serves::Http(_) => {
                 refers.push(Key::Routes(routes));
+                refers.extend(extension::keys(places));
                 model.push(format!(
-                    "{:?} {:?} {:?} {rules:?} {}",
+                    "{:?} {:?} {:?} {}",
                     chain.name, chain.wants, chain.security, chain.grpc_web
                 ));
             }
-            Serves::Bytes(_) | Serves::Named(_) => model.push(format!("{chain:?}")),
+            Serves::Bytes(_) | Serves::Named(_) => {
+                refers.extend(extension::keys(before_bytes.clone()));
+                model.push(format!("{chain:?}"));
+            }
         }
     }
     refers.extend(
@@ -192,7 +194,7 @@ fn edge(view: &View<'_>, name: &str, class: &Class) -> Option<Built> {
     };
     Some(
         Built::new(
-            &(name, bind, domain, &model, &whole, &policies),
+            &(name, bind, domain, &model, &whole),
             naka_wire::pack(&message),
         )
         .referring(refers),
@@ -261,13 +263,26 @@ fn inbound(view: &View<'_>, name: &str, class: &Class) -> Option<Built> {
         traffic_direction: TrafficDirection::Inbound as i32,
         ..Listener::default()
     };
-    let refers = chain.refers();
-    Some(Built::new(&(&chain, bind, domain), naka_wire::pack(&listener)).referring(refers))
+    let mut refers = chain.refers();
+    refers.extend(extension::keys(places(&chain)));
+    // Without its policies and limits, which are no part of it.
+    let shape = (
+        chain.port,
+        chain.protocol,
+        chain.mode,
+        &chain.tls,
+        &chain.pool,
+    );
+    Some(Built::new(&(shape, bind, domain), naka_wire::pack(&listener)).referring(refers))
 }
 
-fn limited(mut route: Route, rules: &[RateLimitRule]) -> Route {
-    limit::under(&mut route, rules);
-    route
+fn places(chain: &Chain) -> Vec<extension::Extension> {
+    let name = inbound_name(chain.port);
+    if chain.is_http() {
+        extension::before_requests(&name, None)
+    } else {
+        extension::before_bytes(&name)
+    }
 }
 
 /// Headers that only a verified proxy of the mesh may send.
@@ -290,20 +305,16 @@ fn message(chain: &Chain, transport: Option<&str>, trust_domain: Option<&str>) -
     } else {
         &["h2", "http/1.1"]
     };
-    let rules = compile::limit::rules(&chain.limits);
+    let places = places(chain);
     let mut filters = Vec::new();
     if bytes {
-        filters.extend(compile::policy::message::bytes(
-            &chain.policies,
-            chain.port,
-            false,
-        ));
+        filters.extend(extension::bytes(&places));
         filters.push(tcp(&cluster, &chain.pool));
     } else {
         let everything = VirtualHost {
             name: format!("inbound|http|{}", chain.port),
             domains: vec!["*".to_owned()],
-            routes: vec![limited(whole(&cluster), &rules)],
+            routes: vec![whole(&cluster)],
             ..VirtualHost::default()
         };
         let routes = Routes::Inline(Box::new(RouteConfiguration {
@@ -315,10 +326,9 @@ fn message(chain: &Chain, transport: Option<&str>, trust_domain: Option<&str>) -
             },
             ..RouteConfiguration::default()
         }));
-        let first = compile::policy::message::http(&chain.policies, chain.port, false);
         let web = (chain.protocol == Protocol::GrpcWeb).then(compile::listener::grpc_web);
-        let first = first.into_iter().chain(limit::filter(&rules));
-        let first = first.chain(web).collect();
+        let first = extension::requests(&places).into_iter().chain(web);
+        let first = first.collect();
         filters.push(filter(&cluster, Place::Inbound, routes, first));
     }
     FilterChain {

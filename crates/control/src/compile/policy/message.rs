@@ -32,11 +32,31 @@ use naka_wire::google::protobuf::UInt32Value;
 
 /// Type of the filters of requests.
 pub(crate) const HTTP: &str = "envoy.filters.http.rbac";
+/// Filters of rules: AUDIT, DENY, ALLOW.
+pub(crate) const ACTIONS: usize = 3;
 const BYTES: &str = "envoy.filters.network.rbac";
 const TEMPLATE: &str = "envoy.path.match.uri_template.uri_template_matcher";
 
 /// Filters before the requests of a port, for a proxy that knows labels of callers or does not.
 pub(crate) fn http(policies: &Policies, port: u16, labels: bool) -> Vec<HttpFilter> {
+    let rules = rules_of_requests(policies, port, labels);
+    tokens(policies)
+        .into_iter()
+        .chain(rules.into_iter().flatten())
+        .collect()
+}
+
+/// The filter that reads tokens.
+pub(crate) fn tokens(policies: &Policies) -> Option<HttpFilter> {
+    super::token::filter(&policies.tokens)
+}
+
+/// Filters by action, see [`rbac`].
+pub(crate) fn rules_of_requests(
+    policies: &Policies,
+    port: u16,
+    labels: bool,
+) -> [Option<HttpFilter>; ACTIONS] {
     let at = At {
         port,
         http: true,
@@ -55,15 +75,21 @@ pub(crate) fn http(policies: &Policies, port: u16, labels: bool) -> Vec<HttpFilt
         ))),
         ..HttpFilter::default()
     };
-    let rules = rbac(policies, at).into_iter().map(filter);
-    super::token::filter(&policies.tokens)
-        .into_iter()
-        .chain(rules)
-        .collect()
+    rbac(policies, at).map(|both| both.map(filter))
 }
 
 /// Filters before the bytes of a port.
 pub(crate) fn bytes(policies: &Policies, port: u16, labels: bool) -> Vec<Filter> {
+    let rules = rules_of_bytes(policies, port, labels);
+    rules.into_iter().flatten().collect()
+}
+
+/// The same by action, see [`rbac`].
+pub(crate) fn rules_of_bytes(
+    policies: &Policies,
+    port: u16,
+    labels: bool,
+) -> [Option<Filter>; ACTIONS] {
     let at = At {
         port,
         http: false,
@@ -80,7 +106,7 @@ pub(crate) fn bytes(policies: &Policies, port: u16, labels: bool) -> Vec<Filter>
         };
         super::super::listener::typed(BYTES, naka_wire::pack(&rbac))
     };
-    rbac(policies, at).into_iter().map(filter).collect()
+    rbac(policies, at).map(|both| both.map(filter))
 }
 
 /// Rules of one filter: those in force, and those on trial, counted under a prefix.
@@ -91,7 +117,7 @@ struct Both {
 }
 
 /// In Istio's order: audits tell also of what is refused afterwards, and what a DENY rule refuses no ALLOW rule lets in.
-fn rbac(policies: &Policies, at: At) -> Vec<Both> {
+fn rbac(policies: &Policies, at: At) -> [Option<Both>; ACTIONS] {
     let domain = &policies.trust_domain;
     let one = |action: Action, held: &[Held]| {
         let rules = compiled(held, domain, at);
@@ -121,7 +147,7 @@ fn rbac(policies: &Policies, at: At) -> Vec<Both> {
         },
     ];
     let asks = |both: &Both| both.rules.is_some() || both.trial.is_some();
-    all.into_iter().filter(asks).collect()
+    all.map(|both| Some(both).filter(asks))
 }
 
 fn policy(rule: Compiled) -> (String, Policy) {
