@@ -1,12 +1,13 @@
 //! `docs/reference/fields.md` is current, and every proof it names exists.
 //!
 //! `NAKA_WRITE_DOCS=1 cargo test -p naka-api --test fields` writes the page. The lists of proofs are
-//! `cases/proofs-by-case.txt`, which a test of the command line's crate makes and holds against the cases, and
-//! `cases/proofs-by-test.txt`, kept by hand.
+//! `cases/proofs-by-case.txt`, which a test of the command line's crate makes and holds against the cases,
+//! `cases/proofs-by-test.txt`, kept by hand, and the `twins:` of the cases, each of which `make referee` tries at real
+//! proxies: it fails unless the field left out, or with another value, gives another verdict.
 
 use naka_api::Kind;
 use naka_api::schema::Now;
-use naka_api::schema::flat::rows;
+use naka_api::schema::flat::{Row, rows};
 use naka_api::schema::inventory::{Proofs, page};
 use std::path::{Path, PathBuf};
 
@@ -16,8 +17,44 @@ fn root() -> PathBuf {
 
 fn proofs() -> Proofs {
     let list = |name: &str| std::fs::read_to_string(root().join("cases").join(name)).expect(name);
-    let lists = [list("proofs-by-case.txt"), list("proofs-by-test.txt")];
-    Proofs::read(&[&lists[0], &lists[1]]).expect("kind, path, proof")
+    let lists = [
+        twins(&root().join("cases")),
+        list("proofs-by-case.txt"),
+        list("proofs-by-test.txt"),
+    ];
+    Proofs::read(&lists.each_ref().map(String::as_str)).expect("kind, path, proof")
+}
+
+/// Fields that twins of cases name, as lines of a list.
+fn twins(cases: &Path) -> String {
+    let mut found = Vec::new();
+    for dir in std::fs::read_dir(cases).expect("cases").flatten() {
+        for file in std::fs::read_dir(dir.path())
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let text = std::fs::read_to_string(file.path()).unwrap_or_default();
+            let (dir, file) = (dir.file_name(), file.file_name());
+            let case = format!("cases/{}/{}", dir.display(), file.display());
+            // Old spellings are tried, too, and have no line on the page.
+            let named = text.lines().filter_map(twin).filter(|(kind, path)| {
+                let rows = Kind::parse(kind).map(rows).unwrap_or_default();
+                rows.iter().any(|row| row.path == *path && claims(row))
+            });
+            found.extend(named.map(|(kind, path)| format!("{kind} {path} {case}\n")));
+        }
+    }
+    // The last of several is taken: the same one on every machine.
+    found.sort_unstable();
+    found.concat()
+}
+
+/// Kind and path of `- {of: Kind/name, path: "…", …}`.
+fn twin(line: &str) -> Option<(&str, &str)> {
+    let (kind, rest) = line.strip_prefix("- {of: ")?.split_once('/')?;
+    let path = rest.split_once("path: \"")?.1.split_once('"')?.0;
+    Some((kind, path))
 }
 
 #[test]
@@ -52,11 +89,15 @@ fn faulty(kind: &str, path: &str, proof: &str) -> Option<String> {
     let Some(kind) = Kind::parse(kind) else {
         return Some(format!("no kind {kind}"));
     };
-    let claims = rows(kind).into_iter().any(|row| {
-        let does = matches!(row.now, Now::Yes | Now::Ignored(_));
-        row.path.ends_with(path) && does && row.named() && !row.block()
-    });
-    (!claims).then(|| format!("{kind} {path} is no field that claims to be enforced"))
+    let claimed = rows(kind)
+        .iter()
+        .any(|row| row.path.ends_with(path) && claims(row));
+    (!claimed).then(|| format!("{kind} {path} is no field that claims to be enforced"))
+}
+
+/// Whether the page says that a field does something.
+fn claims(row: &Row) -> bool {
+    matches!(row.now, Now::Yes | Now::Ignored(_)) && row.named() && !row.block()
 }
 
 #[test]

@@ -150,6 +150,26 @@ const ROWS: &[(&str, &str, &str)] = &[
         "minClusterSize: 2",
         "minClusterSize: 3",
     ),
+    (
+        "{backendUtilization: {@}}",
+        "weightStabilizationPeriod: 2s",
+        "weightStabilizationPeriod: 3s",
+    ),
+    (
+        "{backendUtilization: {@}}",
+        "weightExpirationPeriod: 2s",
+        "weightExpirationPeriod: 3s",
+    ),
+    (
+        "{backendUtilization: {@}}",
+        "weightUpdatePeriod: 2s",
+        "weightUpdatePeriod: 3s",
+    ),
+    (
+        "{backendUtilization: {@}}",
+        "metricNamesForComputingUtilization: [named_metrics.a]",
+        "metricNamesForComputingUtilization: [named_metrics.b]",
+    ),
 ];
 
 #[test]
