@@ -88,7 +88,7 @@ pub(super) const FIELDS: Ty = Ty::Object(&[
     f(
         "mode",
         Ty::Enum(&["DISABLE", "SIMPLE", "MUTUAL", "ISTIO_MUTUAL"]),
-        "ISTIO_MUTUAL (default between mesh workloads), DISABLE, SIMPLE, or MUTUAL with a certificate of our own.",
+        "ISTIO_MUTUAL (default between mesh workloads; written out, endpoints without a sidecar get no plaintext either), DISABLE, SIMPLE, or MUTUAL with a certificate of our own.",
     ),
     f(
         "clientCertificate",
