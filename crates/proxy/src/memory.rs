@@ -7,7 +7,8 @@
 //! the page cache within a microsecond. In the same way the allocator keeps what a burst of connections had used.
 //!
 //! Done a moment after the start, and whenever connections have fallen to half of their peak since: never while load
-//! rises or stands still, so no request waits for it. Failing is harmless, so nothing is reported.
+//! rises or stands still, so no request waits for it. A control plane, which serves no requests of programs, does it
+//! whenever it has grown. Failing is harmless, so nothing is reported.
 
 use crate::state::Shared;
 use std::ops::Range;
@@ -20,11 +21,45 @@ const SETTLED: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_secs(10);
 /// Peaks below this leave nothing worth the trouble.
 const SMALL: usize = 8;
+/// Growth of a control plane, in bytes, that is worth it.
+const MUCH: u64 = 8 << 20;
 
-/// Gives back what only the start needed. A control plane does no more: its proxies come and stay.
-pub async fn after_start() {
+/// Gives back what only the start needed.
+async fn after_start() {
     tokio::time::sleep(SETTLED).await;
     give_back();
+}
+
+/// For a control plane, as long as the process: its proxies come and stay, so what is given back is what their coming
+/// needed (handshakes, certificates, first configurations), whenever that was much.
+pub async fn keep_control_small() {
+    after_start().await;
+    let mut least = resident();
+    loop {
+        tokio::time::sleep(SETTLED).await;
+        let now = resident();
+        if grew(&mut least, now) {
+            let given = tokio::task::spawn_blocking(give_back).await;
+            least = resident().min(now);
+            if given.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// Whether memory is much more than it was at its `least` since the last time, in bytes.
+fn grew(least: &mut u64, now: u64) -> bool {
+    *least = (*least).min(now);
+    now >= *least + MUCH
+}
+
+/// Resident memory of this process, in bytes; 0 where the system does not say.
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kibibytes = line.and_then(|text| text.trim().split(' ').next()?.parse::<u64>().ok());
+    kibibytes.unwrap_or(0) << 10
 }
 
 /// Runs as long as the process.
@@ -158,6 +193,15 @@ mod tests {
             "12-34".split_once('-').and_then(|_| range("12-34")),
             Some(0x12..0x34)
         );
+    }
+
+    #[test]
+    fn growth_counts_from_the_least_there_was() {
+        let mut least = 100 << 20;
+        assert!(!grew(&mut least, 90 << 20), "it shrank");
+        assert!(!grew(&mut least, (98 << 20) - 1));
+        assert!(grew(&mut least, 98 << 20), "8 MiB over the least");
+        assert!(resident() > 1 << 20);
     }
 
     #[test]

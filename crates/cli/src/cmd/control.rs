@@ -81,7 +81,7 @@ async fn serve(settings: Settings, home: Home, args: &args::Control) -> Outcome 
             }
         });
     }
-    tokio::spawn(naka_proxy::memory::after_start());
+    tokio::spawn(naka_proxy::memory::keep_control_small());
     let manager = Manager::from_env();
     if manager.listens() {
         let (addresses, readiness) = (bound.addresses().clone(), bound.readiness());
