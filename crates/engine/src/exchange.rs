@@ -6,9 +6,9 @@
 //! answers itself, `Need(Delay)` where the route injects one. Each effect that waits has its limit in it (`deadline`, `per_try_timeout`, the back-off), and each
 //! failure has a [`Reason`].
 //!
-//! The order of a request: headers sanitised → caller allowed, then policy → virtual host → route → injected delay, then
-//! abort →
-//! cross-origin rules → destination drawn → path and headers edited → endpoint picked → counted → tried.
+//! The order of a request: headers sanitised → caller allowed → tokens read → policy → virtual host → route → injected
+//! delay, then abort → cross-origin rules → destination drawn → path and headers edited → endpoint picked → counted →
+//! tried.
 //!
 //! Invariants: after `Reply`, `Relay` or `Done` an exchange gives only `Done`; a [`Permit`] counts every try; a retry
 //! never happens beyond its policy's number, the budget, or the deadline.

@@ -46,7 +46,7 @@ pub use route::{
     WeightedCluster,
 };
 pub use snapshot::{Inbound, MtlsMode, Snapshot, SnapshotBuilder};
-pub use token::{ClaimPath, Claims, Issuer, TokenPlace, Tokens};
+pub use token::{ClaimPath, Claims, Issuer, TokenPlace, Tokens, claim_at};
 
 /// Why a value of the model cannot be made; the caller adds where.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -30,7 +30,7 @@ pub struct JwtRule {
     /// One of these must be in the claim `aud`; empty: any.
     pub audiences: Vec<String>,
     /// Its keys.
-    pub keys: Keys,
+    pub keys: KeySet,
     /// Where its tokens are looked for; never empty.
     pub places: Vec<TokenPlace>,
     /// Whether the token stays in the request.
@@ -41,13 +41,6 @@ pub struct JwtRule {
     pub claim_headers: Vec<(String, String)>,
     /// Claims that are lists of words, besides `scope` and `permission`.
     pub word_lists: Vec<String>,
-}
-
-/// Where keys come from.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Keys {
-    /// From the object.
-    Here(KeySet),
 }
 
 /// Where a token may stand.

@@ -1,8 +1,8 @@
 //! Certificates of Secrets, for gateways and sidecars: what `credentialName` names.
 //!
 //! A proxy gets the Secrets of its own namespace that a Gateway, the Sidecar or the DestinationRule which holds for it
-//! names, and no other: they come only with the listener or cluster that refers to them, never by their name alone. What a Secret may hold is Istio's: `tls.crt` and
-//! `tls.key` (or `cert`, `key`); `ca.crt` or `cacert`, there or in the Secret `<name>-cacert`; `ca.crl` beside that.
+//! names, and no other: they come only with the listener or cluster that refers to them, never by their name alone. What
+//! a Secret may hold is Istio's: `tls.crt` and `tls.key` (or `cert`, `key`); `ca.crt` or `cacert`, there or in the Secret `<name>-cacert`; `ca.crl` beside that.
 
 use super::{Built, Class, View};
 use crate::world::Read;

@@ -1,11 +1,11 @@
 //! The ports of a workload's program: what is spoken there, what is asked of callers, where the program listens, and how
 //! many connections it gets.
 //!
-//! A port is one that the workload declares, or one that only its Sidecar names (`ingress`), if that selects it: that one the proxy opens at
-//! the entry's `bind`, else at the address of the workload's other ports, under the entry's number. A `bind` of a declared
-//! port is an address beside its own. With `captureMode: IPTABLES` nothing is bound. What its Sidecar says of a port (`ingress`) comes before what the workload
-//! and its service say, field by field; ports that no entry names stay as they are declared, as in Istio, where their
-//! connections pass an entry-less listener. Limits are those of the Sidecar (the entry's own, else
+//! A port is one that the workload declares, or one that only its Sidecar names (`ingress`), if that selects it: that one
+//! the proxy opens at the entry's `bind`, else at the address of the workload's other ports, under the entry's number. A
+//! `bind` of a declared port is an address beside its own. With `captureMode: IPTABLES` nothing is bound. What a Sidecar
+//! says of a port comes before what the workload and its service say, field by field; ports that no entry names stay as
+//! they are declared, as in Istio, where their connections pass an entry-less listener. Limits are those of the Sidecar (the entry's own, else
 //! `inboundConnectionPool`), else those of the DestinationRule of the workload's service, which in Istio holds at both
 //! ends.
 

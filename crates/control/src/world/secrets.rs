@@ -1,7 +1,7 @@
 //! Secrets that gateways and sidecars serve, or show to servers outside the mesh, opened.
 //!
-//! The store keeps values sealed. Of all Secrets only those that a Gateway, a Sidecar or a DestinationRule names are opened, each time a
-//! world is made, and they go no further than to the compile of what proxies of their namespace get.
+//! The store keeps values sealed. Of all Secrets only those that a Gateway, a Sidecar or a DestinationRule names are
+//! opened, each time a world is made, and they go no further than to the compile of what proxies of their namespace get.
 
 use naka_api::Spec;
 use naka_api::core::secret::Secret;
@@ -13,7 +13,8 @@ use std::sync::Arc;
 /// Opened Secrets by namespace and name.
 pub type Secrets = BTreeMap<(String, String), Arc<Secret>>;
 
-/// The Secrets of a snapshot that Gateways, Sidecars and DestinationRules name; `open` gives the plain values of one, if they can be had.
+/// The Secrets of a snapshot that Gateways, Sidecars and DestinationRules name; `open` gives the plain values of one, if
+/// they can be had.
 pub fn named(
     snapshot: &Snapshot,
     open: impl Fn(&ObjectRef) -> Option<BTreeMap<String, Vec<u8>>>,

@@ -11,7 +11,7 @@
 use super::Cx;
 use crate::canonical::Canonical;
 use crate::limits;
-use crate::model::{ClaimPath, Claims, Issuer, TokenPlace, Tokens};
+use crate::model::{ClaimPath, Claims, Issuer, TokenPlace, Tokens, claim_at};
 use crate::why::{Stage, Why};
 use aws_lc_rs::signature::{self as sig, RsaPublicKeyComponents, UnparsedPublicKey};
 use base64::Engine as _;
@@ -463,11 +463,7 @@ fn tell(issuer: &Issuer, taken: &Taken<'_>, headers: &mut HeaderMap) {
 
 /// A claim as a header's value: lists and objects as base64 of their JSON, as an Envoy writes them.
 fn claim_text(claims: &Map<String, Value>, path: &ClaimPath) -> Option<String> {
-    let (first, rest) = path.split_first()?;
-    let mut found = claims.get(&**first)?;
-    for name in rest {
-        found = found.as_object()?.get(&**name)?;
-    }
+    let found = claim_at(claims, path)?;
     Some(match found {
         Value::Null => return None,
         Value::String(text) => text.clone(),

@@ -62,11 +62,17 @@ impl Claims {
     /// A claim.
     #[must_use]
     pub fn at(&self, path: &[Arc<str>]) -> Option<&Value> {
-        let (first, rest) = path.split_first()?;
-        let mut found = self.0.get(&**first)?;
-        for name in rest {
-            found = found.as_object()?.get(&**name)?;
-        }
-        Some(found)
+        claim_at(&self.0, path)
     }
+}
+
+/// A claim by its names.
+#[must_use]
+pub fn claim_at<'c>(claims: &'c Map<String, Value>, path: &[Arc<str>]) -> Option<&'c Value> {
+    let (first, rest) = path.split_first()?;
+    let mut found = claims.get(&**first)?;
+    for name in rest {
+        found = found.as_object()?.get(&**name)?;
+    }
+    Some(found)
 }

@@ -197,9 +197,8 @@ mod tests {
 
     #[test]
     fn files_that_cannot_be_used_mean_that_nobody_is_believed_until_they_can() {
-        let dir = std::env::temp_dir().join(format!("naka-files-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
-        let file = dir.join("ca.pem");
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("ca.pem");
         // A file that is there and holds nothing of use is no better than none.
         for broken in [None, Some("no certificate")] {
             let _ = std::fs::remove_file(&file);
@@ -224,6 +223,5 @@ mod tests {
             files.forget("bank");
             assert!(files.again(LOOK * 5).is_empty());
         }
-        std::fs::remove_dir_all(&dir).unwrap();
     }
 }

@@ -1,7 +1,7 @@
 //! Changes on their way: certificates renewed under load, proxies that lag, risky changes, nothing pushed twice.
 
 use crate::traffic::{finish, joined, split};
-use naka_testkit::mesh::{Mesh, SOON, testprog};
+use naka_testkit::mesh::{Mesh, SOON};
 use naka_testkit::program::Program;
 use naka_testkit::{size, wait};
 use rustix::process::{Pid, Signal, kill_process};
@@ -29,16 +29,8 @@ fn certificates_rotate_without_losing_anything() {
     let seconds: u64 = size().pick(15, 60);
     let mut mesh = Mesh::up_with(&["--leaf-ttl", "8s"]);
     let _payment = mesh.serve("payment", "v1");
-    let (prog, log) = (testprog(), mesh.log("hold"));
-    let hold_command = [
-        prog.to_str().expect("printable"),
-        "hold",
-        "--url",
-        "http://payment/ws",
-        "--log",
-        log.to_str().expect("printable"),
-    ];
-    let mut hold = mesh.run("hold", &["-s", "order"], &hold_command);
+    let hold_command = crate::held::holding(&mesh);
+    let mut hold = mesh.run("hold", &["-s", "order"], &crate::held::words(&hold_command));
     let total = seconds.to_string();
     let mut load = mesh.load(
         "load",

@@ -6,6 +6,17 @@ use naka_testkit::mesh::{Mesh, SOON, testprog};
 use naka_testkit::{size, wait};
 use rustix::process::Signal;
 
+/// The command of a program that holds an upgraded connection to payment.
+pub(crate) fn holding(mesh: &Mesh) -> [String; 6] {
+    let [prog, log] = [testprog(), mesh.log("hold")].map(|path| path.display().to_string());
+    let url = "http://payment/ws";
+    [&*prog, "hold", "--url", url, "--log", &*log].map(str::to_owned)
+}
+
+pub(crate) fn words(command: &[String]) -> Vec<&str> {
+    command.iter().map(String::as_str).collect()
+}
+
 /// An upgraded connection through two Envoys survives route changes, which change no listener. The twin: killing the
 /// caller's Envoy breaks it.
 #[test]
@@ -14,20 +25,12 @@ fn a_websocket_through_envoys_survives_route_changes() {
     let mesh = Mesh::up();
     let (_v1, _v2) = (serve(&mesh, "payment", "v1"), serve(&mesh, "payment", "v2"));
     mesh.apply("canary.yaml", &split(90, 10));
-    let (prog, log) = (testprog(), mesh.log("hold"));
-    let holding = [
-        prog.to_str().expect("printable"),
-        "hold",
-        "--url",
-        "http://payment/ws",
-        "--log",
-        log.to_str().expect("printable"),
-    ];
+    let holding = holding(&mesh);
     let mut hold = run(
         &mesh,
         "hold",
         &["--proxy", "envoy", "-s", "order"],
-        &holding,
+        &words(&holding),
     );
     wait::until("the first echoes", ENVOY_SOON, || {
         (mesh.logged("hold").len() > 3).then_some(())
@@ -62,16 +65,8 @@ fn a_websocket_through_envoys_survives_route_changes() {
 fn a_websocket_through_envoys_survives_policies_and_limits() {
     let mesh = Mesh::up();
     let _payment = serve(&mesh, "payment", "v1");
-    let (prog, log) = (testprog(), mesh.log("hold"));
-    let holding = [
-        prog.to_str().expect("printable"),
-        "hold",
-        "--url",
-        "http://payment/ws",
-        "--log",
-        log.to_str().expect("printable"),
-    ];
-    let mut hold = run(&mesh, "hold", &["-s", "order"], &holding);
+    let holding = holding(&mesh);
+    let mut hold = run(&mesh, "hold", &["-s", "order"], &words(&holding));
     wait::until("the first echoes", ENVOY_SOON, || {
         (mesh.logged("hold").len() > 3).then_some(())
     });

@@ -96,16 +96,8 @@ fn a_websocket_survives_route_changes() {
     let mesh = Mesh::up();
     let (_v1, _v2) = (mesh.serve("payment", "v1"), mesh.serve("payment", "v2"));
     mesh.apply("canary.yaml", &split(90, 10));
-    let (prog, log) = (testprog(), mesh.log("hold"));
-    let command = [
-        prog.to_str().expect("printable"),
-        "hold",
-        "--url",
-        "http://payment/ws",
-        "--log",
-        log.to_str().expect("printable"),
-    ];
-    let mut hold = mesh.run("hold", &["-s", "order"], &command);
+    let command = crate::held::holding(&mesh);
+    let mut hold = mesh.run("hold", &["-s", "order"], &crate::held::words(&command));
     wait::until("the first echoes", SOON, || {
         (mesh.logged("hold").len() > 3).then_some(())
     });

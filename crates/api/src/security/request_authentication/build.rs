@@ -1,9 +1,10 @@
 //! The typed RequestAuthentication from a checked tree.
 
-use super::{JwtRule, Keys, RequestAuthentication, TokenPlace};
+use super::{JwtRule, RequestAuthentication, TokenPlace};
 use crate::codes;
 use crate::decode::Report;
 use crate::decode::meta::labels;
+use crate::networking::read::is_header_name;
 use crate::tree::{Data, Node, join};
 use naka_types::jwk::KeySet;
 
@@ -89,7 +90,7 @@ fn rule(report: &mut Report, at: &str, node: &Node) -> Option<JwtRule> {
     })
 }
 
-fn keys(report: &mut Report, at: &str, node: &Node) -> Option<Keys> {
+fn keys(report: &mut Report, at: &str, node: &Node) -> Option<KeySet> {
     let Some(jwks) = node.get("jwks") else {
         report.error(
             codes::E901,
@@ -107,7 +108,7 @@ fn keys(report: &mut Report, at: &str, node: &Node) -> Option<Keys> {
                 let fix = "nothing to change when tokens are signed with the others".to_owned();
                 report.error(codes::W903, &field, jwks.place, why, fix);
             }
-            Some(Keys::Here(keys))
+            Some(keys)
         }
         Err(why) => {
             let fix = "write a JSON Web Key Set with public keys: {\"keys\": [{\"kty\": …}]}";
@@ -134,8 +135,7 @@ fn words(report: &mut Report, at: &str, node: &Node, field: &str) -> Vec<String>
 /// A header's name.
 fn name(report: &mut Report, at: &str, node: &Node, field: &str) -> Option<String> {
     let text = node.get(field).and_then(Node::text).unwrap_or_default();
-    let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    if text.is_empty() || !text.bytes().all(token) || text.eq_ignore_ascii_case("host") {
+    if !is_header_name(text) || text.eq_ignore_ascii_case("host") {
         let what = format!("{text:?} cannot be the name of a header here");
         let fix = "write a name like x-jwt-claim".to_owned();
         report.invalid(&join(at, field), node.get(field).unwrap_or(node), what, fix);
@@ -146,7 +146,7 @@ fn name(report: &mut Report, at: &str, node: &Node, field: &str) -> Option<Strin
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Keys, TokenPlace};
+    use super::super::TokenPlace;
     use crate::{Mode, Object, decode_yaml};
 
     const KEY: &str =
@@ -225,7 +225,7 @@ mod tests {
         let rule = &object.request_authentication().unwrap().rules[0];
         let header = TokenPlace::Header("x-tok".to_owned(), "T ".to_owned());
         assert_eq!(rule.places, [header, TokenPlace::Cookie("c".to_owned())]);
-        assert!(rule.forward && matches!(&rule.keys, Keys::Here(keys) if keys.keys().len() == 1));
+        assert!(rule.forward && rule.keys.keys().len() == 1);
         assert_eq!(rule.claim_headers[0].0, "x-sub");
         let (object, _) = decode("{issuer: a, jwks: KEYS}");
         let object = object.unwrap();

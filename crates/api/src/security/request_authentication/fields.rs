@@ -1,7 +1,7 @@
 //! Fields of a RequestAuthentication, as in Istio's CRD.
 
 use crate::schema::common::{SELECTOR, TARGET_REF, TARGET_REFS};
-use crate::schema::{Field, Now, TEXTS, Ty, yes};
+use crate::schema::{Field, Now, TEXTS, Ty, later, yes};
 
 const ATTACHED: &str = "without it the object would hold for all workloads of the namespace";
 const PRESENCE: &str = "without it requests without a token would pass; demand one by an AuthorizationPolicy: \
@@ -68,7 +68,7 @@ const JWT: &[Field] = &[
         Ty::Bool,
         "Keeps the token in the request.",
     ),
-    yes("timeout", Ty::Duration, "Limit for fetching the keys."),
+    later("timeout", Ty::Duration, "Limit for fetching the keys."),
 ];
 
 const SPEC: &[Field] = &[

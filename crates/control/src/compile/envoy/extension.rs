@@ -24,6 +24,7 @@ use naka_wire::envoy::extensions::filters::network::http_connection_manager::v3:
 };
 use naka_wire::envoy::extensions::filters::network::rbac::v3::Rbac as BytesRbac;
 use naka_wire::google::protobuf::Any;
+use naka_wire::v1::RateLimitRule;
 
 /// What may stand in a place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -194,46 +195,54 @@ fn of_program(view: &View<'_>, place: &Extension, class: &Class) -> Option<Filte
     let chain = chains(view, registration)
         .into_iter()
         .find(|chain| listener::inbound_name(chain.port) == place.listener)?;
-    if place.kind != Kind::Limit {
-        return Some(policies(place.kind, &chain.policies, chain.port));
-    }
-    let rules = compile::limit::rules(&chain.limits);
-    Some((
-        format!("{rules:?}"),
-        vec![limit::at_program(&rules).and_then(config)],
-    ))
+    Some(match place.kind {
+        Kind::Token => tokens(&chain.policies),
+        Kind::Policy => of_requests(&chain.policies, chain.port),
+        Kind::PolicyOfBytes => of_bytes(&chain.policies, chain.port),
+        Kind::Limit => {
+            let rules = compile::limit::rules(&chain.limits);
+            limits(&rules, limit::at_program(&rules))
+        }
+    })
 }
 
 fn of_gateway(view: &View<'_>, place: &Extension, class: &Class) -> Option<Filters> {
     let mut ports = roots::gateway_ports(view, class).into_iter();
     let port = ports.find(|port| gateway::name(*port) == place.listener)?;
-    if place.kind != Kind::Limit {
-        let all = compile::policy::of(view, &class.namespace, &class.labels);
-        return Some(policies(place.kind, &all, port));
-    }
-    let chains = gateway::chain::chains(&gateway::place(view, class, port));
-    let mut chains = chains.iter();
-    let chain = chains.find(|chain| Some(&chain.name) == place.chain.as_ref())?;
-    let rules = limit::of_chain(chain);
-    Some((
-        format!("{rules:?}"),
-        vec![limit::filter(&rules).and_then(config)],
-    ))
+    let policies = || compile::policy::of(view, &class.namespace, &class.labels);
+    Some(match place.kind {
+        Kind::Token => tokens(&policies()),
+        Kind::Policy => of_requests(&policies(), port),
+        Kind::PolicyOfBytes => of_bytes(&policies(), port),
+        Kind::Limit => {
+            let chains = gateway::chain::chains(&gateway::place(view, class, port));
+            let mut chains = chains.iter();
+            let chain = chains.find(|chain| Some(&chain.name) == place.chain.as_ref())?;
+            let rules = limit::of_chain(chain);
+            limits(&rules, limit::filter(&rules))
+        }
+    })
 }
 
-fn policies(kind: Kind, policies: &Policies, port: u16) -> Filters {
-    let filters = match kind {
-        Kind::Token | Kind::Limit => vec![message::tokens(policies).and_then(config)],
-        Kind::Policy => {
-            let rules = message::rules_of_requests(policies, port, false);
-            rules.map(|rules| rules.and_then(config)).into()
-        }
-        Kind::PolicyOfBytes => {
-            let rules = message::rules_of_bytes(policies, port, false);
-            rules.map(|rules| rules.and_then(config_of_bytes)).into()
-        }
-    };
-    (format!("{policies:?} {port}"), filters)
+fn tokens(policies: &Policies) -> Filters {
+    let filter = message::tokens(policies);
+    (format!("{policies:?}"), vec![filter.and_then(config)])
+}
+
+fn of_requests(policies: &Policies, port: u16) -> Filters {
+    let rules = message::rules_of_requests(policies, port, false);
+    let configs = rules.map(|rules| rules.and_then(config));
+    (format!("{policies:?} {port}"), configs.into())
+}
+
+fn of_bytes(policies: &Policies, port: u16) -> Filters {
+    let rules = message::rules_of_bytes(policies, port, false);
+    let configs = rules.map(|rules| rules.and_then(config_of_bytes));
+    (format!("{policies:?} {port}"), configs.into())
+}
+
+fn limits(rules: &[RateLimitRule], filter: Option<HttpFilter>) -> Filters {
+    (format!("{rules:?}"), vec![filter.and_then(config)])
 }
 
 fn config(filter: HttpFilter) -> Option<Any> {

@@ -265,15 +265,21 @@ fn inbound(view: &View<'_>, name: &str, class: &Class) -> Option<Built> {
     };
     let mut refers = chain.refers();
     refers.extend(extension::keys(places(&chain)));
-    // Without its policies and limits, which are no part of it.
-    let shape = (
-        chain.port,
-        chain.protocol,
-        chain.mode,
-        &chain.tls,
-        &chain.pool,
-    );
-    Some(Built::new(&(shape, bind, domain), naka_wire::pack(&listener)).referring(refers))
+    // Policies and limits stand in places of their own, and where the program listens in its cluster.
+    let Chain {
+        port,
+        protocol,
+        mode,
+        pool,
+        tls,
+        listen,
+        service: _,
+        limits: _,
+        policies: _,
+        at: _,
+    } = &chain;
+    let shape = (port, protocol, mode, pool, tls, listen, bind, domain);
+    Some(Built::new(&shape, naka_wire::pack(&listener)).referring(refers))
 }
 
 fn places(chain: &Chain) -> Vec<extension::Extension> {

@@ -222,3 +222,44 @@ fn a_name_leads_a_grpc_client_to_endpoints_by_mtls() {
     assert_eq!(endpoints.endpoints[0].lb_endpoints.len(), 2);
     assert!(endpoints.endpoints[0].locality.is_some());
 }
+
+/// What is spoken and where is a listener's own; who may call, with what token and how often, stands in its places.
+#[test]
+fn policies_and_limits_change_places_and_no_listener() {
+    let held = |yaml: &str| {
+        let world = world(
+            &snapshot(yaml),
+            vec![member(1, "order", "v1", Health::Healthy)],
+        );
+        let listener = compile(&world, &Key::Listener("inbound_8080".to_owned()), &envoy());
+        let version = |compiled: Compiled| compiled.resource.expect("a resource").version.clone();
+        let extension = |key: &&Key| matches!(key, Key::Extension(_));
+        let places = listener.refers.iter().filter(extension);
+        let places: Vec<_> = places
+            .map(|key| version(compile(&world, key, &envoy())))
+            .collect();
+        (version(listener), places)
+    };
+    let (listener, places) = held("");
+    assert_eq!(places.len(), 5, "tokens, three kinds of rules, limits");
+    let policy = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p, namespace: default}\nspec: {action: DENY, rules: [{}]}\n";
+    let limit = "apiVersion: naka.dev/v1alpha1\nkind: LocalRateLimit\nmetadata: {name: l, namespace: default}\nspec: {targetRefs: [{kind: Service, name: order}], rules: [{name: all, requests: 1}]}\n";
+    for object in [policy, limit] {
+        let (same, others) = held(object);
+        assert_eq!(same, listener, "{object}");
+        assert_ne!(others, places, "{object}");
+    }
+    // The twins: an address beside the own one, another one, and the mode.
+    let beside = |bind: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {{name: s, namespace: default}}\nspec: {{ingress: [{{port: {{number: 8080, protocol: HTTP, name: a}}, bind: {bind}}}]}}\n"
+        )
+    };
+    let strict = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: default, namespace: default}\nspec: {mtls: {mode: STRICT}}\n";
+    let mut seen = vec![listener];
+    for object in [&beside("127.0.0.2"), &beside("127.0.0.3"), strict] {
+        let (other, _) = held(object);
+        assert!(!seen.contains(&other), "{object}");
+        seen.push(other);
+    }
+}

@@ -3,7 +3,7 @@
 //! The requirement is Istio's: a request without a token passes; one with a token passes when its issuer takes it, or,
 //! where there are several, when one of them does. Claims are kept under `payload` of the filter's metadata.
 
-use naka_api::security::request_authentication::{JwtRule, Keys, TokenPlace};
+use naka_api::security::request_authentication::{JwtRule, TokenPlace};
 use naka_wire::envoy::config::core::v3::{DataSource, data_source};
 use naka_wire::envoy::config::route::v3::{RouteMatch, route_match::PathSpecifier};
 use naka_wire::envoy::extensions::filters::http::jwt_authn::v3::jwt_provider::{
@@ -92,9 +92,6 @@ fn missing() -> JwtRequirement {
 }
 
 fn provider(rule: &JwtRule) -> JwtProvider {
-    let keys = match &rule.keys {
-        Keys::Here(keys) => keys.to_json(),
-    };
     let mut wire = JwtProvider {
         issuer: rule.issuer.clone(),
         audiences: rule.audiences.clone(),
@@ -119,7 +116,7 @@ fn provider(rule: &JwtRule) -> JwtProvider {
             .collect(),
         clear_route_cache: true,
         jwks_source_specifier: Some(JwksSourceSpecifier::LocalJwks(DataSource {
-            specifier: Some(data_source::Specifier::InlineString(keys)),
+            specifier: Some(data_source::Specifier::InlineString(rule.keys.to_json())),
             ..DataSource::default()
         })),
         ..JwtProvider::default()

@@ -81,8 +81,7 @@ pub(crate) fn decide(world: &mut World, asked: &Asked, ports: &Ports, explained:
 
 /// The workload that a request was sent to.
 fn called(world: &World, sent: &Sent, ports: &Ports) -> Option<Registration> {
-    let Ok(ClusterName::Outbound { host, port, .. }) = ClusterName::parse(&sent.cluster).ok_or(())
-    else {
+    let Some(ClusterName::Outbound { host, port, .. }) = ClusterName::parse(&sent.cluster) else {
         return None;
     };
     let host = Host::parse(&host).ok()?;
