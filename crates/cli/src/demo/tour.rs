@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// Resident memory a sidecar may have (issue: Numbers).
+/// Resident memory a sidecar may have under load.
 const MAX_RSS: u64 = 12 * 1024 * 1024;
 /// Time for a thing that should happen at once.
 const SOON: Duration = Duration::from_secs(10);
@@ -43,12 +43,12 @@ pub(crate) async fn run(demo: &mut Demo, report: Option<Report>) -> Outcome {
     };
     let probe = SocketAddr::from(([127, 0, 0, 1], free_port()?));
     let mut prober = demo.flow.spawn_prober(PROBER, probe)?;
-    tour.small(demo);
     tour.wire(demo).await;
     tour.stranger(demo).await;
     tour.canary(demo).await;
     tour.control_plane_dies(demo, &mut prober, probe).await;
     tour.bad_change(demo).await;
+    tour.small(demo);
     tour.end(demo, prober, report)
 }
 
@@ -66,33 +66,7 @@ impl Tour {
         self.proved.push((claim.to_owned(), evidence, ok));
     }
 
-    /// Act 1.
-    fn small(&mut self, demo: &mut Demo) {
-        let up = demo.summary.up().as_secs_f64();
-        let sizes: Vec<u64> = demo
-            .flow
-            .runs
-            .iter_mut()
-            .filter_map(Running::sidecar)
-            .map(rss_bytes)
-            .collect();
-        let largest = sizes.iter().copied().max().unwrap_or(0);
-        let control = rss_bytes(demo.flow.control.id());
-        let evidence = format!(
-            "ready in {up:.2} s; {} sidecars, the largest with {}, the control plane {} (/proc)",
-            sizes.len(),
-            mebibytes(largest),
-            mebibytes(control)
-        );
-        let ok = sizes.len() == demo.flow.runs.len() && largest > 0 && largest <= MAX_RSS;
-        self.act(
-            "A whole mesh starts in seconds and stays small",
-            evidence,
-            ok,
-        );
-    }
-
-    /// Act 2, first half: what an attacker on the wire sees.
+    /// Act 1, first half: what an attacker on the wire sees.
     async fn wire(&mut self, demo: &mut Demo) {
         let deadline = Instant::now() + SOON;
         while Instant::now() < deadline
@@ -141,7 +115,7 @@ impl Tour {
         );
     }
 
-    /// Act 2, second half: somebody without an identity.
+    /// Act 1, second half: somebody without an identity.
     async fn stranger(&mut self, demo: &Demo) {
         let answer = match demo.flow.relays.first() {
             Some(relay) => stranger_asks(relay.address).await,
@@ -169,7 +143,7 @@ impl Tour {
         self.act("A stranger is refused and told why", evidence, ok);
     }
 
-    /// Act 3.
+    /// Act 2.
     async fn canary(&mut self, demo: &mut Demo) {
         let before = demo.tally.canary();
         let changed = change_weights(demo, 50).await;
@@ -197,7 +171,7 @@ impl Tour {
         self.act("A canary moves while traffic flows", evidence, ok);
     }
 
-    /// Act 4.
+    /// Act 3.
     async fn control_plane_dies(
         &mut self,
         demo: &mut Demo,
@@ -250,7 +224,7 @@ impl Tour {
         );
     }
 
-    /// Act 5.
+    /// Act 4.
     async fn bad_change(&mut self, demo: &mut Demo) {
         const CLAIM: &str = "A bad change takes itself back";
         let before = demo.load.with(|seen| seen.errors);
@@ -275,6 +249,32 @@ impl Tour {
             took.as_secs_f64()
         );
         self.act(CLAIM, evidence, undone && failed > 0 && later == 0);
+    }
+
+    /// Act 5: after all of the load and the changes, when it would show.
+    fn small(&mut self, demo: &mut Demo) {
+        let up = demo.summary.up().as_secs_f64();
+        let sizes: Vec<u64> = demo
+            .flow
+            .runs
+            .iter_mut()
+            .filter_map(Running::sidecar)
+            .map(rss_bytes)
+            .collect();
+        let largest = sizes.iter().copied().max().unwrap_or(0);
+        let control = rss_bytes(demo.flow.control.id());
+        let evidence = format!(
+            "ready in {up:.2} s; {} sidecars, the largest with {}, the control plane {} (/proc)",
+            sizes.len(),
+            mebibytes(largest),
+            mebibytes(control)
+        );
+        let ok = sizes.len() == demo.flow.runs.len() && largest > 0 && largest <= MAX_RSS;
+        self.act(
+            "A whole mesh starts in seconds and stays small",
+            evidence,
+            ok,
+        );
     }
 
     fn end(self, demo: &mut Demo, prober: Running, report: Option<Report>) -> Outcome {
