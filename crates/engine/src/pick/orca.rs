@@ -30,7 +30,6 @@ struct Report {
 /// The weight that a response's report makes.
 pub(crate) fn weight(headers: &HeaderMap, rules: &Utilization) -> Option<u32> {
     let report = match (headers.get(TEXT), headers.get(JSON), headers.get(BINARY)) {
-        (None, None, None) => None,
         (Some(value), None, None) => {
             let value = short(value)?;
             match value.split_once(' ') {
@@ -255,15 +254,21 @@ fn base64(text: &[u8]) -> Option<Vec<u8>> {
 mod tests {
     use super::weight;
     use crate::model::Utilization;
+    use base64::Engine as _;
     use http::{HeaderMap, HeaderValue};
 
     fn of(pairs: &[(&'static str, &str)]) -> Option<u32> {
+        by("named_metrics.queue", pairs)
+    }
+
+    /// The weight where this metric counts as utilisation.
+    fn by(metric: &str, pairs: &[(&'static str, &str)]) -> Option<u32> {
         let mut headers = HeaderMap::new();
         for (name, value) in pairs {
             headers.append(*name, HeaderValue::from_str(value).unwrap());
         }
         let rules = Utilization {
-            metrics: Box::new(["named_metrics.queue".into()]),
+            metrics: Box::new([metric.into()]),
             ..Utilization::default()
         };
         weight(&headers, &rules)
@@ -313,6 +318,9 @@ mod tests {
             ("named_metrics.other:0.8,cpu_utilization:0.5", Some(200)),
             ("cpu_utilization:0.5,eps:50", Some(100)),
             ("mem_utilization:0.5", None),
+            ("mem_utilization:0.9,cpu_utilization:0.5", Some(200)),
+            ("utilization.disk:0.9,cpu_utilization:0.5", Some(200)),
+            ("named_metrics.queue:0.8,named_metrics.queue:0.2", Some(125)),
             ("cpu_utilization:0", None),
             ("cpu_utilization:nan", None),
             ("cpu_utilization", None),
@@ -325,6 +333,7 @@ mod tests {
             None,
             "no calls, no weight"
         );
+        assert_eq!(of(&[(text, "cpu_utilization:0.5,rps_fractional:0")]), None);
         assert_eq!(of(&[]), None);
         let two = [
             (text, "cpu_utilization:0.5,rps_fractional:1"),
@@ -337,6 +346,233 @@ mod tests {
                 None,
                 "{broken}"
             );
+        }
+    }
+
+    /// Fields of the protobuf message, one after the other.
+    enum Part<'a> {
+        Double(u8, f64),
+        /// A field of a number without meaning, of each wire type.
+        Varint(u64),
+        Fixed32,
+        Entry(u8, &'a str, f64),
+        Raw(&'a [u8]),
+    }
+
+    fn encoded(parts: &[Part<'_>]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for part in parts {
+            match part {
+                Part::Double(number, value) => {
+                    bytes.push(number << 3 | 1);
+                    bytes.extend(value.to_le_bytes());
+                }
+                Part::Varint(value) => {
+                    // Field 600, so that the tag has two bytes as well.
+                    bytes.extend([0xc0, 0x25]);
+                    let mut left = *value;
+                    while left > 0x7f {
+                        bytes.push(u8::try_from(left & 0x7f).unwrap() | 0x80);
+                        left >>= 7;
+                    }
+                    bytes.push(u8::try_from(left).unwrap());
+                }
+                Part::Fixed32 => bytes.extend([11 << 3 | 5, 1, 2, 3, 4]),
+                Part::Entry(number, key, value) => {
+                    let mut entry = vec![1 << 3 | 2, u8::try_from(key.len()).unwrap()];
+                    entry.extend(key.as_bytes());
+                    entry.extend(encoded(&[Part::Double(2, *value)]));
+                    bytes.extend([number << 3 | 2, u8::try_from(entry.len()).unwrap()]);
+                    bytes.extend(entry);
+                }
+                Part::Raw(raw) => bytes.extend(*raw),
+            }
+        }
+        bytes
+    }
+
+    fn binary(parts: &[Part<'_>]) -> Option<u32> {
+        let standard = base64::engine::general_purpose::STANDARD;
+        of(&[(
+            "endpoint-load-metrics-bin",
+            &standard.encode(encoded(parts)),
+        )])
+    }
+
+    #[test]
+    fn every_field_of_the_message_is_read_and_others_are_passed_over() {
+        use Part::{Double, Entry, Fixed32, Raw, Varint};
+        let long = [5 << 3 | 2, 0x80, 1].iter().chain(&[0; 128]).copied();
+        let long: Vec<u8> = long.collect();
+        for (what, parts, want) in [
+            ("cpu", &[Double(1, 0.5), Double(6, 100.0)][..], Some(200)),
+            ("memory", &[Double(2, 0.5), Double(6, 100.0)], None),
+            (
+                "errors",
+                &[Double(1, 0.5), Double(6, 100.0), Double(7, 50.0)],
+                Some(100),
+            ),
+            (
+                "application",
+                &[Double(9, 0.25), Double(1, 0.5), Double(6, 100.0)],
+                Some(400),
+            ),
+            (
+                "named",
+                &[Entry(8, "queue", 0.8), Double(1, 0.5), Double(6, 100.0)],
+                Some(125),
+            ),
+            (
+                "a cost is no named one",
+                &[Entry(4, "queue", 0.8), Double(1, 0.5), Double(6, 100.0)],
+                Some(200),
+            ),
+            (
+                "nor is a utilisation",
+                &[Entry(5, "queue", 0.8), Double(1, 0.5), Double(6, 100.0)],
+                Some(200),
+            ),
+            (
+                "others",
+                &[
+                    Varint(1),
+                    Fixed32,
+                    Varint(u64::MAX),
+                    Double(1, 0.5),
+                    Double(6, 100.0),
+                ],
+                Some(200),
+            ),
+            (
+                "a long one",
+                &[Double(1, 0.5), Varint(300), Double(6, 100.0)],
+                Some(200),
+            ),
+            (
+                "a length of two bytes",
+                &[Raw(&long), Double(1, 0.5), Double(6, 100.0)],
+                Some(200),
+            ),
+            (
+                "cut in a number",
+                &[Double(1, 0.5), Double(6, 100.0), Raw(&[0x80])],
+                None,
+            ),
+            (
+                "cut in a double",
+                &[Double(1, 0.5), Double(6, 100.0), Raw(&[7 << 3 | 1, 0])],
+                None,
+            ),
+            (
+                "cut in a text",
+                &[Double(1, 0.5), Double(6, 100.0), Raw(&[8 << 3 | 2, 9, 0])],
+                None,
+            ),
+            (
+                "cut in 32 bits",
+                &[
+                    Double(1, 0.5),
+                    Double(6, 100.0),
+                    Raw(&[11 << 3 | 5, 0, 0, 0]),
+                ],
+                None,
+            ),
+            (
+                "a number without end",
+                &[Double(1, 0.5), Double(6, 100.0), Raw(&[0xff; 12])],
+                None,
+            ),
+            (
+                "a group",
+                &[Double(1, 0.5), Double(6, 100.0), Raw(&[11 << 3 | 3])],
+                None,
+            ),
+            ("no number", &[Double(1, f64::NAN), Double(6, 100.0)], None),
+            (
+                "without end",
+                &[Double(1, f64::INFINITY), Double(6, 100.0)],
+                None,
+            ),
+        ] {
+            assert_eq!(binary(parts), want, "{what}");
+        }
+    }
+
+    /// Whatever is named counts, in each form under the same name.
+    #[test]
+    fn any_metric_can_be_named() {
+        use Part::{Double, Entry};
+        let json =
+            |inner: &str| format!(r#"JSON {{"cpuUtilization":0.5,"rpsFractional":100,{inner}}}"#);
+        let plain = |inner: &str| format!("cpu_utilization:0.5,rps_fractional:100,{inner}");
+        for (metric, part, inner, line) in [
+            (
+                "named_metrics.q",
+                Entry(8, "q", 0.8),
+                r#""namedMetrics":{"q":0.8}"#,
+                "named_metrics.q:0.8",
+            ),
+            (
+                "utilization.q",
+                Entry(5, "q", 0.8),
+                r#""utilization":{"q":0.8}"#,
+                "utilization.q:0.8",
+            ),
+            (
+                "mem_utilization",
+                Double(2, 0.8),
+                r#""memUtilization":0.8"#,
+                "mem_utilization:0.8",
+            ),
+            (
+                "request_cost.q",
+                Entry(4, "q", 0.8),
+                r#""request_cost":{"q":0.8}"#,
+                "",
+            ),
+        ] {
+            let parts = encoded(&[Double(1, 0.5), Double(6, 100.0), part]);
+            let encoded = base64::engine::general_purpose::STANDARD.encode(parts);
+            let mut forms = vec![format!("BIN {encoded}"), json(inner)];
+            // The text form has no costs.
+            forms.extend((!line.is_empty()).then(|| plain(line)));
+            for form in forms {
+                let report = [("endpoint-load-metrics", &*form)];
+                assert_eq!(by(metric, &report), Some(125), "{form}");
+                assert_eq!(by("other", &report), Some(200), "{form}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_report_of_4096_bytes_is_read_and_a_longer_one_is_not() {
+        let padded = |length: usize| {
+            let (head, tail) = ("cpu_utilization:0.5,rps_fractional:", "100");
+            let width = length - head.len();
+            of(&[("endpoint-load-metrics", &format!("{head}{tail:>width$}"))])
+        };
+        assert_eq!(padded(4096), Some(200));
+        assert_eq!(padded(4097), None);
+    }
+
+    #[test]
+    fn base64_is_that_of_the_standard() {
+        use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
+        for length in 0..70u8 {
+            // All values of six bits occur.
+            let bytes: Vec<u8> = (0..length)
+                .map(|n| n.wrapping_mul(167).wrapping_add(length))
+                .collect();
+            for text in [STANDARD.encode(&bytes), STANDARD_NO_PAD.encode(&bytes)] {
+                assert_eq!(
+                    super::base64(text.as_bytes()),
+                    Some(bytes.clone()),
+                    "{text}"
+                );
+            }
+        }
+        for broken in ["Q!", "QQ=a", "Q-", "Q_"] {
+            assert_eq!(super::base64(broken.as_bytes()), None, "{broken}");
         }
     }
 }

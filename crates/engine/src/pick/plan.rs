@@ -266,17 +266,17 @@ fn tiers(groups: &[Group], counts: &[Count], spec: &ClusterSpec) -> Vec<Raw> {
         .collect();
     let total = raw.iter().map(|(.., health)| health).sum::<u64>().min(100);
     let threshold = u64::from(spec.panic_threshold.min(100));
-    if total < 100 && threshold > 0 {
+    if total < 100 {
         for (tier, available, size, _) in &mut raw {
             tier.panic = *available * 100 < *size * threshold;
         }
     }
-    let in_panic = total < 100
-        && raw
-            .iter()
-            .all(|(tier, _, size, _)| tier.panic || *size == 0);
+    // Never where somebody carries the whole load: that tier is not in panic.
+    let in_panic = raw
+        .iter()
+        .all(|(tier, _, size, _)| tier.panic || *size == 0);
     let everyone: u64 = raw.iter().map(|(_, _, size, _)| size).sum();
-    let (mut left, mut sum) = (100, 0);
+    let mut left = 100;
     for (tier, _, size, health) in &mut raw {
         let load = if in_panic {
             (100 * *size).checked_div(everyone).unwrap_or(0)
@@ -285,17 +285,14 @@ fn tiers(groups: &[Group], counts: &[Count], spec: &ClusterSpec) -> Vec<Raw> {
         };
         tier.load = load.min(left);
         left -= tier.load;
-        sum += tier.load;
     }
     // What rounding left over goes to the first that takes any.
-    if sum > 0
-        && let Some((first, ..)) = raw.iter_mut().find(|(tier, ..)| tier.load > 0)
-    {
+    if let Some((first, ..)) = raw.iter_mut().find(|(tier, ..)| tier.load > 0) {
         first.load += left;
     }
     let mut below = 0;
     raw.into_iter()
-        .filter(|(tier, available, size, _)| *available > 0 || tier.panic && *size > 0)
+        .filter(|(tier, available, ..)| *available > 0 || tier.panic)
         .map(|(mut tier, ..)| {
             below += tier.load;
             tier.load = below;
@@ -437,7 +434,7 @@ impl Weights {
 }
 
 /// What endpoints without a report count as.
-fn median(mut all: Vec<u32>) -> u32 {
+pub(super) fn median(mut all: Vec<u32>) -> u32 {
     all.sort_unstable();
     let middle = all.len() / 2;
     match all.len() {

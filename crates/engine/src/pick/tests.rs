@@ -1,8 +1,11 @@
 //! Picks: fairness, health, weights, avoidance.
 
+mod choice;
 mod hashing;
 mod load;
 mod places;
+mod plan;
+mod words;
 
 use super::{Cursors, Wish};
 use crate::model::{Cluster, ClusterSpec, Endpoint, Health, Limits, Policy};

@@ -106,6 +106,42 @@ fn a_retry_that_helped_is_nobodys_business() {
     assert_eq!(answer(&world, peer(), PARENT, 503), None);
 }
 
+/// A caller that went away during the second try has had no failure.
+#[test]
+fn a_retry_that_nobody_waited_for_is_no_failure() {
+    for (end, told) in [(Outcome::ClientGone, false), (Outcome::Reset, true)] {
+        let mut world = outbound(RetryPolicy::explicit("5xx", 1).0);
+        let mut request = world.request("GET", "/", &[("traceparent", PARENT)]);
+        let (mut exchange, effect) = world.begin(&mut request);
+        drop(effect);
+        let pause = world.answered(&mut exchange, &mut request, 503, &[]);
+        assert!(matches!(
+            *pause.unwrap_err(),
+            Effect::Need(Need::Backoff(_))
+        ));
+        drop(world.step(&mut exchange, &mut request, Input::TimerFired));
+        drop(world.failed(&mut exchange, &mut request, end));
+        let want = told.then(|| HeaderValue::from_static(MARK.1));
+        assert_eq!(answer(&world, peer(), PARENT, 503), want);
+    }
+}
+
+/// gRPC answers 200 whatever comes of a call.
+#[test]
+fn a_failure_in_the_words_of_grpc_is_one_too() {
+    let mut world = outbound(RetryPolicy::off());
+    assert_eq!(call(&mut world, PARENT, 503, &[MARK]).0, 1);
+    for (status, told) in [("14", true), ("0", false)] {
+        let mut inbound = World::new();
+        inbound.around = world.around.clone();
+        inbound.inbound(MtlsMode::Permissive);
+        inbound.origin = Origin::inbound(8080, peer(), true);
+        let (_, headers) = call(&mut inbound, PARENT, 200, &[("grpc-status", status)]);
+        let want = told.then(|| HeaderValue::from_static(MARK.1));
+        assert_eq!(headers.get(MARK.0), want.as_ref(), "{status}");
+    }
+}
+
 #[test]
 fn the_mark_is_believed_of_a_verified_proxy_only() {
     for verified in [true, false] {

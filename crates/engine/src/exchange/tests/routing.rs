@@ -270,6 +270,68 @@ fn redirects_and_direct_responses() {
     assert!(Redirect::new(200).is_err() && Direct::new(101, "".into()).is_err());
 }
 
+/// The caller's port belongs to the caller's host and scheme; the one that the scheme means is not written.
+#[test]
+fn a_redirect_says_no_more_than_it_has_to() {
+    let same = || Redirect::new(301).unwrap();
+    let scheme = |scheme: &str| Redirect {
+        scheme: Some(scheme.into()),
+        ..same()
+    };
+    let elsewhere = || Redirect {
+        host: Some("new.example".into()),
+        ..same()
+    };
+    let port = |port| Redirect {
+        port: Some(port),
+        ..same()
+    };
+    let path = |path: &str| Redirect {
+        path: Some(PathRewrite::Full(path.into())),
+        ..same()
+    };
+    let host = "payment.shop.svc.cluster.local";
+    for (tls, own, target, change, want) in [
+        (false, "", "/a", same(), "http://HOST/a"),
+        (true, "", "/a", same(), "https://HOST/a"),
+        (false, ":80", "/a", same(), "http://HOST/a"),
+        (false, ":443", "/a", same(), "http://HOST:443/a"),
+        (true, ":443", "/a", same(), "https://HOST/a"),
+        (true, ":80", "/a", same(), "https://HOST:80/a"),
+        (false, ":31000", "/a", same(), "http://HOST:31000/a"),
+        (false, ":31000", "/a", scheme("http"), "http://HOST:31000/a"),
+        (false, ":31000", "/a", scheme("https"), "https://HOST/a"),
+        (true, ":31000", "/a", scheme("http"), "http://HOST/a"),
+        (false, ":31000", "/a", elsewhere(), "http://new.example/a"),
+        (false, ":31000", "/a", port(80), "http://HOST:80/a"),
+        (false, "", "/a?b", path("c"), "http://HOST/c?b"),
+        (false, "", "/a?b", path("/c?d"), "http://HOST/c?d"),
+        (
+            false,
+            "",
+            "/a?b",
+            Redirect {
+                strip_query: true,
+                ..same()
+            },
+            "http://HOST/a",
+        ),
+    ] {
+        let mut world = World::new();
+        let action = Action::Redirect(change.clone());
+        world.host(vec![route("r", Match::default(), action)]);
+        world.origin = Origin::gateway(80, tls, None);
+        let mut request = world.request("GET", target, &[("host", &format!("{host}{own}"))]);
+        let (_, effect) = world.begin(&mut request);
+        let Effect::Reply(reply) = effect else {
+            panic!("{effect:?}")
+        };
+        let want = want.replace("HOST", host);
+        assert_eq!(reply.headers["location"], want, "{own} {target} {change:?}");
+        assert!(reply.body.is_empty() && !reply.headers.contains_key("content-type"));
+    }
+}
+
 #[test]
 fn inbound_calls_need_a_mesh_identity_when_strict() {
     let peer = || Caller::MeshPeer { xfcc: None };

@@ -2,8 +2,12 @@
 
 use super::{World, address, always, refused, to, tried};
 use crate::breaker::Breaker;
-use crate::exchange::{Effect, Exchange, Input, Need, Outcome};
-use crate::model::{Backend, Cluster, Fallback, FallbackTo, Group, RetryPolicy, WeightedCluster};
+use crate::canonical::Origin;
+use crate::exchange::{Answered, Effect, Exchange, Input, Need, Outcome};
+use crate::model::{
+    Backend, Cluster, Fallback, FallbackTo, Group, OutsideTls, RetryPolicy, VirtualHost,
+    WeightedCluster,
+};
 use naka_types::reason::Reason;
 use std::sync::Arc;
 use std::time::Duration;
@@ -81,6 +85,78 @@ fn a_name_that_the_caller_says_is_looked_up_first() {
     let (mut exchange, mut request) = begun(&mut world);
     let effect = world.step(&mut exchange, &mut request, Input::Addresses(&[]));
     assert_eq!(refused(effect), Reason::UnknownHost);
+}
+
+/// HTTP's own port means HTTPS's where TLS is begun for the caller.
+#[test]
+fn the_port_of_a_name_is_the_callers_but_for_tls_that_is_begun() {
+    let tls = Arc::new(OutsideTls {
+        sni: None,
+        names: Arc::default(),
+        roots: None,
+        revoked: None,
+        certificate: None,
+        verify: true,
+        nobody: false,
+    });
+    for (outside, said, want) in [
+        (None, 80, 80),
+        (Some(&tls), 80, 443),
+        (None, 8080, 8080),
+        (Some(&tls), 8080, 8080),
+    ] {
+        let mut world = World::new();
+        let cluster = world.cluster_with("a", &[], |spec| {
+            spec.by_caller = true;
+            spec.outside = outside.cloned();
+        });
+        world.builder.put_virtual_host(Arc::new(VirtualHost {
+            name: "payment".into(),
+            port: said,
+            domains: Box::new(["payment".into()]),
+            routes: always(to(vec![cluster]))
+                .into_iter()
+                .map(Arc::new)
+                .collect(),
+        }));
+        world.publish();
+        world.origin = Origin::outbound(said);
+        let mut request = world.request("GET", "/", &[]);
+        let (_, effect) = world.begin(&mut request);
+        let Effect::Need(Need::Addresses { host, port }) = effect else {
+            panic!("{effect:?}")
+        };
+        assert_eq!((&*host, port), ("payment", want), "{said}");
+    }
+}
+
+/// Who comes before the first answer of the name server waits for it, once.
+#[test]
+fn the_first_answer_is_waited_for_once() {
+    for looking in [true, false] {
+        let mut world = World::new();
+        let made = world.cluster("a", &[1]);
+        let snapshot = world.builder.clone().build();
+        let cluster = snapshot.cluster(made.cluster).unwrap();
+        let (spec, runtime) = (Arc::clone(&cluster.spec), Arc::clone(&cluster.runtime));
+        let mut again = Cluster::new(cluster.id, spec, cluster.endpoints.to_vec(), runtime);
+        again.looking = looking;
+        let id = again.id;
+        world.builder.put_cluster(Arc::new(again));
+        world.host(always(to(vec![made])));
+        let mut request = world.request("GET", "/", &[]);
+        let (mut exchange, mut effect) = world.begin(&mut request);
+        if looking {
+            assert!(
+                matches!(&effect, Effect::Need(Need::Lookup(wanted)) if *wanted == id),
+                "{effect:?}"
+            );
+            let answer = Input::Answer(Answered::Ready);
+            effect = world.step(&mut exchange, &mut request, answer);
+        }
+        let first = tried(effect);
+        assert_eq!((first.endpoint.address, first.attempt), (address(1), 1));
+    }
 }
 
 #[test]
