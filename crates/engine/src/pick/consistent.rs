@@ -22,7 +22,7 @@ pub(super) struct Share {
 /// Points of a ring in order, each with the endpoint it belongs to.
 pub(super) fn ring(shares: &[Share], minimum: u32) -> Box<[(u64, u32)]> {
     let least = shares.iter().map(|s| s.share).fold(1.0, f64::min);
-    if shares.is_empty() || least <= 0.0 {
+    if least <= 0.0 {
         return Box::default();
     }
     // The endpoint of the smallest share gets a whole number of points.
@@ -66,7 +66,7 @@ struct Entry {
 /// Maglev's table: for every slot the endpoint it belongs to.
 pub(super) fn table(shares: &[Share], size: u32) -> Box<[u32]> {
     let most = shares.iter().map(|s| s.share).fold(0.0, f64::max);
-    if shares.is_empty() || most <= 0.0 || size < 2 {
+    if most <= 0.0 || size < 2 {
         return Box::default();
     }
     let slots = u64::from(size);
@@ -99,7 +99,7 @@ pub(super) fn table(shares: &[Share], size: u32) -> Box<[u32]> {
             entry.target += most;
             loop {
                 // A prime table is visited whole; any other would be walked round for ever.
-                if entry.next > slots {
+                if entry.next >= slots {
                     return Box::default();
                 }
                 let at = (entry.offset + entry.skip * entry.next) % slots;

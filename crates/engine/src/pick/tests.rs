@@ -5,6 +5,7 @@ mod hashing;
 mod load;
 mod places;
 mod plan;
+mod schedule;
 mod words;
 
 use super::{Cursors, Wish};

@@ -2,6 +2,7 @@
 
 use super::{address, cluster_of};
 use crate::model::{Cluster, ClusterSpec, Group, Health, HttpVersion, Limits, Policy, SlowStart};
+use crate::pick::plan::{Order, Pool, Tier};
 use crate::pick::{Cursors, Wish, bit, pick, turn};
 use crate::runtime::{Bar, Permit, Registry};
 use std::time::Duration;
@@ -256,4 +257,38 @@ fn the_same_load_is_no_reason_to_change() {
             assert_eq!(picked.endpoint.address, address(first), "{policy:?}");
         }
     }
+}
+
+/// Pools of weights 1, 0 and 2: a draw of 0 is the first one's, 1 and 2 are the last one's.
+#[test]
+fn pools_are_drawn_by_their_weights_exactly() {
+    let pool = |number, below| Pool {
+        number,
+        below,
+        order: Order::Schedule(Box::default()),
+        eligible: 0,
+    };
+    let tier = |pools: &[(usize, u64)]| Tier {
+        priority: 0,
+        load: 100,
+        panic: false,
+        pools: pools
+            .iter()
+            .map(|(number, below)| pool(*number, *below))
+            .collect(),
+        members: Box::default(),
+    };
+    let three = tier(&[(0, 1), (1, 1), (2, 3)]);
+    for seed in 0..50 {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let drawn = rng.clone().u64(..3);
+        let picked = crate::pick::pool(&three, &mut rng).unwrap();
+        assert_eq!(picked.number, if drawn == 0 { 0 } else { 2 }, "{drawn}");
+    }
+    let mut rng = fastrand::Rng::with_seed(1);
+    let before = rng.clone();
+    let one = tier(&[(7, 0)]);
+    assert_eq!(crate::pick::pool(&one, &mut rng).unwrap().number, 7);
+    assert_eq!(rng, before, "a single pool is not drawn for");
+    assert!(crate::pick::pool(&tier(&[]), &mut rng).is_none());
 }

@@ -2,7 +2,7 @@
 
 use super::{address, cluster_of};
 use crate::model::{Cluster, ClusterSpec, Group, Health, Policy};
-use crate::pick::consistent::in_table;
+use crate::pick::consistent::{Share, in_table, on_ring, ring, table};
 use crate::pick::plan::Order;
 use crate::pick::{Cursors, REHASHES, Wish, pick};
 use crate::runtime::{Bar, Registry};
@@ -138,6 +138,53 @@ fn a_table_that_is_no_prime_ends_and_picks_nobody() {
     let (mut cursors, mut rng) = (Cursors::new(), fastrand::Rng::with_seed(1));
     // Whatever comes of it, it comes.
     let _ = pick(&cluster, &Wish::default(), &mut cursors, &mut rng);
+}
+
+#[test]
+fn a_hash_belongs_to_the_first_point_that_is_not_below_it() {
+    let points = [(5, 0), (9, 1), (9, 2), (20, 3)];
+    for (hash, want) in [(0, 0), (5, 0), (6, 1), (9, 1), (10, 3), (20, 3), (21, 0)] {
+        assert_eq!(on_ring(&points, hash), want, "{hash}");
+    }
+    assert_eq!(on_ring(&[], 7), 0);
+}
+
+/// Envoy's `hash ^ (~0 - attempt + 1)`.
+#[test]
+fn every_attempt_has_a_slot_of_its_own() {
+    for (hash, slots) in [
+        (5, [5, 3, 4, 1, 2]),
+        (123_456_789, [1, 0, 1, 5, 6]),
+        (u64::MAX, [1, 0, 1, 2, 3]),
+    ] {
+        let seen = [0, 1, 2, 3, 4].map(|attempt| in_table(&[0; 7], hash, attempt));
+        assert_eq!(seen, slots, "{hash}");
+    }
+    assert_eq!(in_table(&[], 7, 0), 0);
+}
+
+#[test]
+fn without_shares_there_is_neither_ring_nor_table() {
+    let share = |n: u32, share| Share {
+        index: n,
+        address: address(n as usize),
+        share,
+    };
+    assert!(ring(&[], 64).is_empty() && table(&[], 251).is_empty());
+    let nothing = [share(0, 0.0)];
+    assert!(ring(&nothing, 64).is_empty() && table(&nothing, 251).is_empty());
+    // One share of nothing has no whole number of points, however large the ring.
+    assert!(ring(&[share(0, 0.0), share(1, 1.0)], 64).is_empty());
+    let two = [share(0, 0.5), share(1, 0.5)];
+    for (size, want) in [(0, 0), (1, 0), (2, 2), (3, 3), (4, 0), (251, 251)] {
+        let len = table(&two, size).len();
+        // A composite size may come out, or not; a prime one does.
+        assert!(len == want || size == 4 && len == 4, "{size}: {len}");
+    }
+    // One point at least for each, and as many as the minimum says for all.
+    for (minimum, want) in [(0, 0), (1, 2), (2, 2), (3, 4), (64, 64)] {
+        assert_eq!(ring(&two, minimum).len(), want, "{minimum}");
+    }
 }
 
 /// What a real Envoy chose (see the file's first line), key by key.
