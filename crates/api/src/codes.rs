@@ -264,6 +264,8 @@ codes! {
         "two ServiceEntries for `api.example.com`", "Keep one, or limit both by `exportTo`.";
     L349: "Several Sidecars hold for the same workloads: the oldest alone does.",
         "two Sidecars of a namespace without `workloadSelector`", "Keep one of them.";
+    L350: "The certificates of clients are not verified.",
+        "`tls: {mode: MUTUAL, insecureSkipVerify: true}` of a Gateway's server", "Remove it, or write `SIMPLE`.";
     L351: "A call that may last longer than the call it is made for: its caller has given up before it ends. Who calls whom is read from `sourceLabels: {app: …}` of routes and from the `egress.hosts` of a Sidecar for `app: …`.",
         "`timeout: 1800ms` for calls of `payment` to `bank`, `timeout: 80ms` for calls to `payment`", "Shorten the inner call, give the outer one more time, or answer before the inner call has ended.";
     L352: "A label that Naka's metrics have and Istio's do not.",

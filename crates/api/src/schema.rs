@@ -72,6 +72,19 @@ pub enum Now {
     Alias(&'static str),
     /// In Istio's API, and without effect in Istio too, for the reason given: W902.
     Ignored(&'static str),
+    /// A name for people that decides nothing, in Istio neither, for the reason given: nobody is told to remove it.
+    Label(&'static str),
+}
+
+impl Now {
+    /// Why the field decides nothing, if it decides nothing in Istio either.
+    #[must_use]
+    pub const fn idle(self) -> Option<&'static str> {
+        match self {
+            Self::Ignored(why) | Self::Label(why) => Some(why),
+            _ => None,
+        }
+    }
 }
 
 impl Field {

@@ -110,7 +110,7 @@ fn a_server_whose_tls_is_unsound_is_out_of_force() {
             "E007",
         ),
         (
-            "port: {number: 443, name: s, protocol: HTTPS}, hosts: [a.com], tls: {mode: MUTUAL, credentialName: c, insecureSkipVerify: true}",
+            "port: {number: 443, name: s, protocol: HTTPS}, hosts: [a.com], tls: {mode: SIMPLE, credentialName: c, credentialNames: [d]}",
             "E007",
         ),
         (
@@ -146,6 +146,72 @@ fn a_server_whose_tls_is_unsound_is_out_of_force() {
             .map(|s| s.port)
             .collect();
         assert_eq!(ports, [81], "{server}");
+    }
+}
+
+/// Istio's webhook refuses a Gateway with two ports of one name; here the earlier server stays, and a finding says so.
+#[test]
+fn two_servers_have_no_port_name_in_common() {
+    for (second, served, code) in [("b", 2, None), ("a", 1, Some("E007"))] {
+        let text = format!(
+            "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {{name: g}}\nspec:\n  servers:\n  - {{port: {{number: 80, name: a, protocol: HTTP}}, hosts: [a.com]}}\n  - {{port: {{number: 81, name: {second}, protocol: HTTP}}, hosts: [b.com]}}\n"
+        );
+        let decoded = decode_yaml("g.yaml", text.as_bytes(), Mode::Compat);
+        let first = decoded.findings.first();
+        assert_eq!(first.map(|one| one.code.as_str()), code);
+        let field = first.map(|one| one.field.as_str());
+        assert_eq!(field, code.map(|_| "spec.servers[1].port.name"));
+        let gateway = decoded.objects[0].gateway().unwrap();
+        assert_eq!(gateway.servers.len(), served);
+        assert_eq!(gateway.servers[0].port, 80);
+    }
+}
+
+/// What decides nothing in Istio decides nothing here: told apart are what is said of it and that the object is the same.
+#[test]
+fn fields_without_effect_are_named_and_change_nothing() {
+    let gateway = "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: a}\nspec:\n  servers:\n  - {port: {number: 80, name: a, protocol: HTTP%P}, hosts: [a.com]%S}\n";
+    let sidecar = "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {name: a}\nspec:\n  ingress:\n  - {port: {number: 80, protocol: HTTP, name: a%P}, tls: {mode: SIMPLE, credentialName: a%T}}\n  egress:\n  - {port: {number: 81%E}, bind: 127.0.0.1, hosts: ['./*']}\n";
+    for (of, place, words, said) in [
+        (gateway, "%P", ", targetPort: 9", Some("W902")),
+        (
+            gateway,
+            "%S",
+            ", defaultEndpoint: '127.0.0.1:9'",
+            Some("W902"),
+        ),
+        (gateway, "%S", ", bind: 127.0.0.1", None),
+        (sidecar, "%P", ", targetPort: 9", Some("W902")),
+        (sidecar, "%T", ", httpsRedirect: true", Some("W902")),
+        (sidecar, "%E", ", targetPort: 9", Some("W902")),
+        (sidecar, "%E", ", name: tcp-a", None),
+        (sidecar, "%E", ", protocol: TCP", None),
+    ] {
+        let filled = |words: &str| {
+            let text = of.replacen(place, words, 1);
+            let text = ["%P", "%S", "%T", "%E"]
+                .iter()
+                .fold(text, |text, mark| text.replace(mark, ""));
+            decode_yaml("a.yaml", text.as_bytes(), Mode::Compat)
+        };
+        let (with, without) = (filled(words), filled(""));
+        assert!(without.findings.is_empty(), "{:?}", without.findings);
+        let codes = with.findings.first().map(|one| one.code.as_str());
+        assert_eq!(codes, said, "{words}: {:?}", with.findings);
+        let built = |all: &naka_api::Decoded| {
+            let gateway = all.objects[0].gateway().cloned();
+            let mut sidecar = all.objects[0].sidecar().cloned();
+            // The name itself is kept, for whoever looks.
+            for one in sidecar
+                .iter_mut()
+                .flat_map(|one| one.egress.iter_mut().flatten())
+            {
+                one.port.iter_mut().for_each(|port| port.name.clear());
+            }
+            (gateway, sidecar)
+        };
+        let acts = words.contains("bind") || words.contains("protocol");
+        assert_eq!(built(&with) != built(&without), acts, "{words}");
     }
 }
 

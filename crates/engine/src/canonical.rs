@@ -81,6 +81,8 @@ pub struct Origin {
     pub chain: Option<Arc<str>>,
     /// Whether gRPC-Web is taken and made gRPC.
     pub grpc_web: bool,
+    /// Name of the gateway's server, where its requests are counted under it.
+    pub server: Option<Arc<str>>,
     /// The caller's address.
     pub address: Option<IpAddr>,
     /// The verified caller of the own program; who this proxy itself is stands in [`crate::exchange::Cx::around`].
@@ -112,6 +114,7 @@ impl Origin {
             made_to: None,
             chain: None,
             grpc_web: false,
+            server: None,
             address: None,
             source: None,
         }
@@ -130,6 +133,7 @@ impl Origin {
             made_to: None,
             chain: None,
             grpc_web: false,
+            server: None,
             address: None,
             source: None,
         }
@@ -148,6 +152,7 @@ impl Origin {
             made_to: None,
             chain: None,
             grpc_web: false,
+            server: None,
             address,
             source: None,
         }

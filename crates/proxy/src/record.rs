@@ -59,8 +59,9 @@ pub(crate) struct Open {
     pub(crate) detail: Rc<str>,
     pub(crate) cluster: Option<Arc<str>>,
     pub(crate) route: Option<Arc<str>>,
-    /// Name the request is counted under besides.
+    /// Names the request is counted under besides: its route's, its server's.
     pub(crate) stat_prefix: Option<Arc<str>>,
+    pub(crate) server: Option<Arc<str>>,
     judged: Option<Box<Judged>>,
     pub(crate) upstream: Option<SocketAddr>,
     pub(crate) attempts: u32,
@@ -125,6 +126,7 @@ impl Finish {
             cluster: None,
             route: None,
             stat_prefix: None,
+            server: None,
             judged: None,
             upstream: None,
             attempts: 0,
@@ -255,6 +257,9 @@ impl Open {
         }
         if let Some(name) = &self.stat_prefix {
             worker.shard.route(name, self.status);
+        }
+        if let Some(name) = &self.server {
+            worker.shard.server(name, self.status);
         }
         self.conn.end();
         if let Some(lines) = &worker.lines {

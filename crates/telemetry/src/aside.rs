@@ -1,4 +1,4 @@
-//! What few proxies count: requests of routes with a name for it, copies of requests, what policies noticed.
+//! What few proxies count: requests of routes and servers that have a name, copies of requests, what policies noticed.
 //!
 //! The names come from configuration, so there are few of them; the lock is the worker's own and only the exposition
 //! ever waits for it.
@@ -24,11 +24,15 @@ impl Copied {
     const WORDS: [(Self, &'static str); 2] = [(Self::Sent, "sent"), (Self::Dropped, "dropped")];
 }
 
+/// Requests by name and class of status.
+type Named = BTreeMap<(Arc<str>, u16), u64>;
+
 /// One worker's counts.
 #[derive(Debug, Default)]
 pub(crate) struct Aside {
     copies: [AtomicU64; 2],
-    routes: Mutex<BTreeMap<(Arc<str>, u16), u64>>,
+    routes: Mutex<Named>,
+    servers: Mutex<Named>,
     policies: Mutex<BTreeMap<(Arc<str>, &'static str), u64>>,
 }
 
@@ -38,13 +42,21 @@ impl Aside {
     }
 
     pub(crate) fn route(&self, name: &Arc<str>, status: u16) {
-        let mut routes = lock(&self.routes);
-        let mut key = (Arc::clone(name), status / 100);
-        if routes.len() >= CAP && !routes.contains_key(&key) {
-            key.0 = "other".into();
-        }
-        *routes.entry(key).or_default() += 1;
+        count(&self.routes, name, status);
     }
+
+    pub(crate) fn server(&self, name: &Arc<str>, status: u16) {
+        count(&self.servers, name, status);
+    }
+}
+
+fn count(named: &Mutex<Named>, name: &Arc<str>, status: u16) {
+    let mut named = lock(named);
+    let mut key = (Arc::clone(name), status / 100);
+    if named.len() >= CAP && !named.contains_key(&key) {
+        key.0 = "other".into();
+    }
+    *named.entry(key).or_default() += 1;
 }
 
 impl Aside {
@@ -62,7 +74,8 @@ impl Aside {
 #[derive(Debug, Default)]
 pub(crate) struct Sums {
     copies: [u64; 2],
-    routes: BTreeMap<(Arc<str>, u16), u64>,
+    routes: Named,
+    servers: Named,
     policies: BTreeMap<(Arc<str>, &'static str), u64>,
 }
 
@@ -73,6 +86,9 @@ impl Sums {
         }
         for (key, count) in lock(&one.routes).iter() {
             *self.routes.entry(key.clone()).or_default() += count;
+        }
+        for (key, count) in lock(&one.servers).iter() {
+            *self.servers.entry(key.clone()).or_default() += count;
         }
         for (key, count) in lock(&one.policies).iter() {
             *self.policies.entry(key.clone()).or_default() += count;
@@ -86,18 +102,26 @@ impl Sums {
     }
 
     pub(crate) fn routes(&self) -> impl Iterator<Item = (String, u64)> {
-        self.routes.iter().map(|((name, class), count)| {
-            let class = match class {
-                0 => "none".to_owned(),
-                class => format!("{class}xx"),
-            };
-            let name = quoted(name);
-            (
-                format!("route=\"{name}\",response_code_class=\"{class}\""),
-                *count,
-            )
-        })
+        samples("route", &self.routes)
     }
+
+    pub(crate) fn servers(&self) -> impl Iterator<Item = (String, u64)> {
+        samples("server", &self.servers)
+    }
+}
+
+fn samples(label: &'static str, named: &Named) -> impl Iterator<Item = (String, u64)> {
+    named.iter().map(move |((name, class), count)| {
+        let class = match class {
+            0 => "none".to_owned(),
+            class => format!("{class}xx"),
+        };
+        let name = quoted(name);
+        (
+            format!("{label}=\"{name}\",response_code_class=\"{class}\""),
+            *count,
+        )
+    })
 }
 
 impl Sums {
@@ -125,6 +149,7 @@ mod tests {
         one.route(&"pay \"fast\"".into(), 204);
         two.route(&"pay \"fast\"".into(), 200);
         two.route(&"pay \"fast\"".into(), 503);
+        two.server(&"shop".into(), 200);
         two.copied(Copied::Dropped);
         one.policy(&"ns[a]-policy[b]-rule[0]".into(), "audited");
         two.policy(&"ns[a]-policy[b]-rule[0]".into(), "audited");
@@ -135,6 +160,9 @@ mod tests {
         let labels =
             |class: &str| format!("route=\"pay \\\"fast\\\"\",response_code_class=\"{class}\"");
         assert_eq!(routes, [(labels("2xx"), 2), (labels("5xx"), 1)]);
+        let servers: Vec<_> = sums.servers().collect();
+        let labels = "server=\"shop\",response_code_class=\"2xx\"";
+        assert_eq!(servers, [(labels.to_owned(), 1)]);
         let policies: Vec<_> = sums.policies().collect();
         let labels = "rule=\"ns[a]-policy[b]-rule[0]\",outcome=\"audited\"";
         assert_eq!(policies, [(labels.to_owned(), 2)]);

@@ -116,6 +116,11 @@ pub(crate) fn render(inner: &Inner) -> String {
                     sample(&mut out, name.name, &labels, count);
                 }
             }
+            name::SERVER_REQUESTS => {
+                for (labels, count) in aside.servers() {
+                    sample(&mut out, name.name, &labels, count);
+                }
+            }
             name::POLICY_NOTICES => {
                 for (labels, count) in aside.policies() {
                     sample(&mut out, name.name, &labels, count);

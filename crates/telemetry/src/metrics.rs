@@ -146,6 +146,11 @@ impl Shard {
         self.0.aside.route(name, status);
     }
 
+    /// Counts a request of a gateway's server that has a name.
+    pub fn server(&self, name: &Arc<str>, status: u16) {
+        self.0.aside.server(name, status);
+    }
+
     /// Counts what a rule of a policy noticed that decides nothing.
     pub fn policy(&self, rule: &Arc<str>, outcome: &'static str) {
         self.0.aside.policy(rule, outcome);

@@ -54,6 +54,7 @@ names! {
     LOCAL_REPLIES "naka_local_replies_total" Counter "Replies made and connections ended by the proxy itself, by reason.";
     POLICY_NOTICES "naka_policy_notices_total" Counter "Calls that an AUDIT rule matched, or that a policy on trial would allow or deny, by rule.";
     ROUTE_REQUESTS "naka_route_requests_total" Counter "Requests of routes that have a name for it (statPrefix of a VirtualService), by class of status.";
+    SERVER_REQUESTS "naka_server_requests_total" Counter "Requests of a Gateway's servers that end TLS of HTTP and have a name, by class of status.";
     MIRROR_REQUESTS "naka_mirror_requests_total" Counter "Copies of requests, by what became of them: sent or dropped.";
     ACCESS_LOG_LOST "naka_access_log_lost_lines_total" Counter "Access-log lines lost because the writer could not keep up.";
     SERIES_CAPPED "naka_metric_capped_lookups_total" Counter "Handles given out under the label value other because the cap of label sets was reached.";

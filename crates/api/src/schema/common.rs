@@ -1,6 +1,6 @@
 //! Blocks that several kinds share.
 
-use super::{COUNT, Field, PORT, STRINGS, TEXTS, Ty, yes};
+use super::{COUNT, Field, Now, PORT, STRINGS, TEXTS, Ty, yes};
 
 /// `matchLabels` over workloads.
 pub(crate) const SELECTOR: Ty = Ty::Object(&[yes(
@@ -43,8 +43,17 @@ pub(crate) const LISTENER_PORT: Ty = Ty::Object(&[
     yes("number", Ty::Int(0, u32::MAX as i64), "Port."),
     yes("name", Ty::Str, "Name."),
     yes("protocol", Ty::Str, "Protocol."),
-    yes("targetPort", PORT, "Ignored by Istio, too."),
+    Field::new(
+        "targetPort",
+        PORT,
+        Now::Ignored(NO_TARGET),
+        "Has no effect in Istio either.",
+    ),
 ]);
+
+/// Of `targetPort` of a Sidecar's port.
+pub(crate) const NO_TARGET: &str =
+    "Istio keeps it for compatibility only (\"Has no effect\", sidecar.proto)";
 
 const TLS_MODES: &[&str] = &[
     "PASSTHROUGH",
@@ -106,7 +115,7 @@ pub(crate) const fn server_tls(https_redirect: Field) -> [Field; 19] {
         yes(
             "insecureSkipVerify",
             Ty::Bool,
-            "Client certificates are not verified.",
+            "A client certificate that cannot be verified is let in all the same (L350); it gives nobody a name.",
         ),
     ]
 }

@@ -114,8 +114,8 @@ pub fn totals(kind: Kind, proofs: &Proofs) -> Totals {
     for row in counted(kind) {
         match (row.now, proofs.of(kind, &row.path)) {
             // That a field does nothing, as in Istio, and says so, is a promise like any other.
-            (Now::Yes | Now::Ignored(_), Some(_)) => out.enforced += 1,
-            (Now::Yes | Now::Ignored(_), None) => out.unproven += 1,
+            (Now::Yes | Now::Ignored(_) | Now::Label(_), Some(_)) => out.enforced += 1,
+            (Now::Yes | Now::Ignored(_) | Now::Label(_), None) => out.unproven += 1,
             _ => out.not_yet += 1,
         }
     }
@@ -138,6 +138,8 @@ pub fn page(proofs: &Proofs) -> String {
          (`file#test`) that shows it. **Used, unproven** does what its page says, but nothing named here shows it. **Not yet**: \
          the field is read, checked and kept, and each use is reported by `naka check`, by `naka apply` and in the object's \
          status (W900); where leaving it out would let more through, the part that holds it is out of force (E901).\n\n\
+         **No effect, as in Istio** and **a label, as in Istio** are read and checked and decide nothing in Istio either, for \
+         the reason given; they count as enforced where a test shows that, and are no part of the matrix of `make referee`. \
          A field counts once for every place it stands in; blocks are not counted, their fields are. The lists of fields of \
          Istio's kinds are compared with the CRDs of `istio.io/api` (`cases/istio-crds/fields.txt`, \
          `scripts/istio-fields.sh`).\n\n\
@@ -158,6 +160,11 @@ pub fn page(proofs: &Proofs) -> String {
         section(&mut out, kind, proofs);
     }
     out
+}
+
+/// The test that shows what is claimed of a field without effect.
+fn shown(proof: Option<&str>) -> String {
+    proof.map_or_else(|| ", unproven".to_owned(), |proof| format!(": `{proof}`"))
 }
 
 fn section(out: &mut String, kind: Kind, proofs: &Proofs) {
@@ -181,7 +188,10 @@ fn section(out: &mut String, kind: Kind, proofs: &Proofs) {
             (Now::Default(only), _) => format!("not yet: only `{only}`"),
             (Now::Refused(_), _) => "not yet: refused (E901)".to_owned(),
             (Now::Alias(code), _) => format!("old spelling ({code})"),
-            (Now::Ignored(why), _) => format!("no effect, as in Istio: {why} (W902)"),
+            (Now::Ignored(why), proof) => {
+                format!("no effect, as in Istio: {why} (W902){}", shown(proof))
+            }
+            (Now::Label(why), proof) => format!("a label, as in Istio: {why}{}", shown(proof)),
         };
         let _ = writeln!(out, "| `{}` | {today} |", row.path);
     }

@@ -27,6 +27,7 @@ fn rows(out: &mut String, fields: &'static [Field], path: &str, depth: usize) {
             Now::Refused(_) => "refused (E901)".to_owned(),
             Now::Alias(code) => format!("old spelling ({code})"),
             Now::Ignored(_) => "no effect, as in Istio (W902)".to_owned(),
+            Now::Label(_) => "a label, as in Istio".to_owned(),
         };
         let required = if field.required { "**required.** " } else { "" };
         // Writing to a String cannot fail.

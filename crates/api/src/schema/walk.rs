@@ -42,7 +42,7 @@ pub(crate) fn object(report: &mut Report, node: &Node, fields: &'static [Field],
                 format!("{} has no effect: {why}", entry.key),
                 format!("remove {}", entry.key),
             ),
-            Now::Yes | Now::Default(_) | Now::Alias(_) => {}
+            Now::Yes | Now::Default(_) | Now::Alias(_) | Now::Label(_) => {}
         }
         value(report, &entry.value, field.ty, &at);
     }

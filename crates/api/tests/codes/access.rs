@@ -21,6 +21,14 @@ pub(super) const CASES: &[Case] = &[
         "mTLS",
     ),
     (
+        "L350",
+        Compat,
+        "%GW  - port: {number: 443, name: https, protocol: HTTPS}\n    tls: {mode: MUTUAL, credentialName: a, insecureSkipVerify: true}\n    hosts: [a.example.com]\n",
+        "spec.servers[0].tls.insecureSkipVerify",
+        7,
+        "whoever issued it",
+    ),
+    (
         "W903",
         Compat,
         "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {name: a}\nspec:\n  jwtRules:\n  - issuer: a\n    jwks: '{\"keys\":[{\"kty\":\"oct\",\"k\":\"AAAA\"},{\"kty\":\"OKP\",\"crv\":\"Ed25519\",\"x\":\"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo\"}]}'\n",

@@ -74,7 +74,8 @@ pub(crate) fn listener(view: &View<'_>, wanted: &str, class: &Class) -> Option<B
             let first = policy::message::http(&policies, port, class.peer_labels);
             let web = one.grpc_web.then(listener::grpc_web);
             let first = first.into_iter().chain(web).collect();
-            listener::http(first, wanted, &routes_name(&one.name), hosts)
+            let counted = one.server.as_deref().unwrap_or(wanted);
+            listener::http(first, counted, &routes_name(&one.name), hosts)
         })
     });
     let message = Listener {

@@ -181,6 +181,8 @@ pub struct Chain {
     pub serves: Serves,
     /// Whether gRPC-Web is made gRPC.
     pub grpc_web: bool,
+    /// Name that requests are counted under besides.
+    pub server: Option<Arc<str>>,
 }
 
 #[cfg(test)]
@@ -201,6 +203,7 @@ mod tests {
             access: None,
             serves: Serves::Named,
             grpc_web: false,
+            server: None,
         })
     }
 

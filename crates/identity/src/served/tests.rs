@@ -215,6 +215,23 @@ fn clients_are_who_they_must_be() {
         ),
         (
             Clients {
+                unverified: true,
+                names: vec!["dev.example.com".into()],
+                ..asked.clone()
+            },
+            Some(&stranger),
+            true,
+        ),
+        (
+            Clients {
+                unverified: true,
+                ..asked.clone()
+            },
+            None,
+            false,
+        ),
+        (
+            Clients {
                 names: vec!["ops.example.com".into()],
                 ..asked.clone()
             },

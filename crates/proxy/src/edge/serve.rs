@@ -174,6 +174,7 @@ async fn taken(
     let mut origin = Origin::gateway(edge.port, chain.security != Security::None, Some(caller));
     origin.chain = Some(Arc::clone(&chain.name));
     origin.grpc_web = chain.grpc_web;
+    origin.server.clone_from(&chain.server);
     let config = match chain.security {
         Security::None => None,
         Security::Served => match conn.worker.edge_tls(edge.port, &chain.name) {

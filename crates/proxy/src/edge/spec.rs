@@ -36,6 +36,8 @@ pub struct Asked {
     pub revoked: Option<Arc<str>>,
     /// Whether one without a certificate is let in.
     pub optional: bool,
+    /// Whether a certificate that cannot be verified is let in.
+    pub unverified: bool,
     /// Names of which a certificate must have one; empty = any.
     pub names: Vec<String>,
     /// Certificates and keys known beforehand; empty = any.
@@ -239,6 +241,7 @@ fn entry(parts: Parts) -> Result<Entry, String> {
             roots: roots.clone(),
             revoked: [revoked.as_slice(), parts.revoked.as_slice()].concat(),
             optional: asked.optional,
+            unverified: asked.unverified,
             names: asked.names.clone(),
             pins: asked.pins.clone(),
         }),

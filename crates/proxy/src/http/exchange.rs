@@ -142,6 +142,7 @@ impl Run {
         let on_upgrade = parts.extensions.remove::<OnUpgrade>();
         let by_connect = websocket::by_connect(&mut parts);
         let mut finish = Finish::begin(Rc::clone(&scope.conn), &parts);
+        finish.server.clone_from(&scope.origin.server);
         let caller_version = if scope.were_http1 {
             Version::HTTP_11
         } else {

@@ -8,15 +8,14 @@ use super::{Error, Taken, access, route};
 use crate::edge::spec::{Asked, Source, Spec};
 use http::StatusCode;
 use naka_engine::model::{
-    Access,
-    Action, Chain, Edge, Forward, HeaderEdits, Hosts, Match, Redirect, Route, Security, Serves,
-    VirtualHost, Wants, WeightedCluster,
+    Access, Action, Chain, Edge, Forward, HeaderEdits, Hosts, Match, Redirect, Route, Security,
+    Serves, VirtualHost, Wants, WeightedCluster,
 };
-use naka_identity::served::{Pin, Version};
 use naka_engine::runtime::PortLimits;
+use naka_identity::served::{Pin, Version};
 use naka_types::cidr::Cidr;
-use naka_types::node::NAKA;
 use naka_types::node::LIMIT;
+use naka_types::node::NAKA;
 use naka_wire::envoy::config::core::v3::{
     CidrRange, DataSource, data_source::Specifier, transport_socket,
 };
@@ -24,10 +23,13 @@ use naka_wire::envoy::config::listener::v3::{
     Filter, FilterChain, FilterChainMatch, Listener, filter,
 };
 use naka_wire::envoy::config::route::v3 as pb;
-use naka_wire::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::RouteSpecifier;
+use naka_wire::envoy::extensions::filters::network::http_connection_manager::v3::{
+    HttpConnectionManager, http_connection_manager::RouteSpecifier,
+};
 use naka_wire::envoy::extensions::filters::network::tcp_proxy::v3::{TcpProxy, tcp_proxy};
 use naka_wire::envoy::extensions::transport_sockets::tls::v3::{
     CertificateValidationContext, CommonTlsContext, DownstreamTlsContext, TlsParameters,
+    certificate_validation_context::TrustChainVerification,
     common_tls_context::ValidationContextType, tls_parameters::TlsProtocol,
 };
 use naka_wire::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
@@ -76,9 +78,10 @@ pub fn port(wire: &Listener, ids: route::Ids<'_>) -> Result<Taken<Port>, Error> 
     let mut chains = Vec::new();
     let mut tls = BTreeMap::new();
     let mut left_out = Vec::new();
+    let listener = wire.name.as_str();
     for (index, wire) in wire.filter_chains.iter().enumerate() {
         let field = format!("filter_chains[{index}]");
-        match chain(wire, port, ids) {
+        match chain(wire, listener, port, ids) {
             Err(error) => left_out.push(error.within(&field)),
             Ok((taken, spec)) => {
                 left_out.extend(taken.left_out.into_iter().map(|e| e.within(&field)));
@@ -116,6 +119,7 @@ fn limits(wire: &Listener) -> Option<PortLimits> {
 
 fn chain(
     wire: &FilterChain,
+    listener: &str,
     port: u16,
     ids: route::Ids<'_>,
 ) -> Result<(Taken<Chain>, Option<Spec>), Error> {
@@ -130,6 +134,7 @@ fn chain(
         access,
         serves: serves.model,
         grpc_web: grpc_web(wire)?,
+        server: counted(wire, listener)?,
     };
     let taken = Taken {
         model: chain,
@@ -349,6 +354,8 @@ fn asked(common: &CommonTlsContext, required: bool) -> Result<Option<Asked>, Err
         roots,
         revoked: file(context.crl.as_ref()),
         optional: !required,
+        unverified: context.trust_chain_verification
+            == TrustChainVerification::AcceptUntrusted as i32,
         names,
         pins: pins
             .ok_or_else(|| Error::at("validation_context.verify_certificate", "not a SHA-256"))?,
@@ -368,18 +375,31 @@ fn access(chain: &FilterChain) -> Result<Option<Arc<Access>>, Error> {
     }
 }
 
-/// Whether gRPC-Web is made gRPC.
-fn grpc_web(chain: &FilterChain) -> Result<bool, Error> {
-    let [.., last] = chain.filters.as_slice() else {
-        return Ok(false);
+/// The manager of a chain of requests.
+fn requests(chain: &FilterChain) -> Result<Option<HttpConnectionManager>, Error> {
+    let Some(last) = chain.filters.last().filter(|last| last.name == HTTP) else {
+        return Ok(None);
     };
     match &last.config_type {
-        Some(filter::ConfigType::TypedConfig(any)) if last.name == HTTP => {
-            let mut filters = manager(any)?.http_filters.into_iter();
-            Ok(filters.any(|one| one.name == GRPC_WEB))
-        }
-        _ => Ok(false),
+        Some(filter::ConfigType::TypedConfig(any)) => manager(any).map(Some),
+        _ => Ok(None),
     }
+}
+
+/// Whether gRPC-Web is made gRPC.
+fn grpc_web(chain: &FilterChain) -> Result<bool, Error> {
+    let mut filters = requests(chain)?
+        .map(|one| one.http_filters)
+        .into_iter()
+        .flatten();
+    Ok(filters.any(|one| one.name == GRPC_WEB))
+}
+
+/// Name that requests are counted under besides; a chain without one has its listener's.
+fn counted(chain: &FilterChain, listener: &str) -> Result<Option<Arc<str>>, Error> {
+    let name = requests(chain)?.map(|one| one.stat_prefix);
+    let own = name.filter(|name| name != listener && !name.is_empty());
+    Ok(own.map(|name| name.as_str().into()))
 }
 
 /// The filters of a chain but those that say who may use it.

@@ -95,6 +95,7 @@ fn chain(name: &str, server: &str, security: Security, serves: Serves) -> Arc<Ch
         access: None,
         serves,
         grpc_web: false,
+        server: (name == "a").then(|| "shop".into()),
     })
 }
 
@@ -171,6 +172,18 @@ async fn the_server_name_decides_and_hosts_of_another_server_are_out_of_reach() 
         let answer = ca.get(to, name, host).await;
         assert!(answer.starts_with(expect), "{name} {host}: {answer}");
     }
+    // Of the two servers one has a name: the call that it served and the one that it knew no host for.
+    for class in ["2xx", "4xx"] {
+        let line = format!(
+            "naka_server_requests_total{{server=\"shop\",response_code_class=\"{class}\"}} 1\n"
+        );
+        let counted = |proxy: &Proxy| proxy.metrics.render().contains(&line);
+        gateway
+            .until("calls of a server are counted", counted)
+            .await;
+    }
+    let all = gateway.metrics.render();
+    assert_eq!(all.matches("naka_server_requests_total{").count(), 2);
     let plain = exchange(to, b"GET / HTTP/1.1\r\nHost: a.example.com\r\n\r\n").await;
     assert_eq!(plain, "", "plaintext is closed");
     gateway

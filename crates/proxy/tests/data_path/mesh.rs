@@ -38,6 +38,7 @@ pub(crate) fn edge(port: u16, vhost: VirtualHost) -> Arc<Edge> {
         access: None,
         serves: Serves::Http(Hosts::new(vec![Arc::new(vhost)])),
         grpc_web: false,
+        server: None,
     };
     Arc::new(Edge::new(port, vec![Arc::new(chain)]))
 }

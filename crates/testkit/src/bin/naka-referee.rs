@@ -1,7 +1,8 @@
 //! `naka-referee [FILTER]`: the cases whose names hold FILTER, through explain, Naka and Envoy; exit 1 on a difference.
 //!
 //! FILTER `generated`: only what is made by chance, of the seed that `NAKA_REFEREE_SEED` gives. `NAKA_REFEREE_FIELDS=1`
-//! names the fields that no case proves. `NAKA_ENVOY` names the Envoy, `NAKA_REFEREE_LANES` how many meshes run beside each other.
+//! names the fields that no case proves; those that decide nothing in Istio either are named in each whole run.
+//! `NAKA_ENVOY` names the Envoy, `NAKA_REFEREE_LANES` how many meshes run beside each other.
 #![expect(
     clippy::print_stdout,
     reason = "a program of the tests, whose output is its purpose"
@@ -31,6 +32,11 @@ fn main() -> anyhow::Result<ExitCode> {
         started.elapsed().as_secs_f64(),
         report.later
     );
+    if report.fields.is_some() {
+        for ((kind, path), why) in naka_testkit::referee::fields::idle() {
+            println!("without effect, as in Istio: {kind} {path}: {why}");
+        }
+    }
     if let Some((full, all)) = &report.fields
         && std::env::var_os("NAKA_REFEREE_FIELDS").is_some()
     {

@@ -4,7 +4,9 @@
 //! field is proven in one of three ways: by a case that explain sees through (`cases/proofs-by-case.txt` says which;
 //! looked at again in every run), by a `twins:` line of a case that Naka's proxies answered, or by a test that is named
 //! for it (`cases/proofs-by-test.txt`). A change must decode without a new error: an object that is refused shows that
-//! a field is checked, not that it does something. A required field has no value to be left out.
+//! a field is checked, not that it does something. A required field has no value to be left out. Fields that decide
+//! nothing in Istio either ([`idle`], each with Istio's reason) are no part of the matrix; tests show that they decide
+//! nothing here.
 
 use super::case::{Case, File, Twin, root};
 use super::explained;
@@ -49,7 +51,17 @@ impl Seen {
     }
 }
 
-/// All fields of the matrix that hold a value.
+/// Fields of the kinds of the matrix that decide nothing in Istio either, and why.
+#[must_use]
+pub fn idle() -> Vec<(Field, &'static str)> {
+    let of = |kind: Kind| {
+        let all = rows(kind).into_iter();
+        all.filter_map(move |row| Some(((kind, row.path), row.now.idle()?)))
+    };
+    KINDS.into_iter().flat_map(of).collect()
+}
+
+/// All fields of the matrix that hold a value and decide something.
 ///
 /// # Errors
 /// When the list cannot be read.
@@ -78,6 +90,7 @@ pub fn wanted() -> Result<BTreeSet<Field>> {
 fn holding(kind: Kind) -> BTreeSet<String> {
     let all = rows(kind).into_iter();
     let all = all.filter(|row| row.named() && !row.block() && row.path.starts_with("spec"));
+    let all = all.filter(|row| row.now.idle().is_none());
     all.map(|row| row.path).collect()
 }
 
@@ -208,17 +221,24 @@ fn changed(raw: &Value, place: &[String], value: &Value) -> Value {
     raw
 }
 
-/// Leaves a field out. Whether the block stood empty without it?
+/// Leaves a field or an entry of a list out. Whether the block stood empty without it?
 fn leave_out(raw: &mut Value, place: &[String]) -> bool {
     let Some((last, around)) = place.split_last() else {
         return false;
     };
-    let block = raw.pointer_mut(&pointer(around));
-    let Some(fields) = block.and_then(Value::as_object_mut) else {
-        return false;
-    };
-    fields.remove(last);
-    fields.is_empty()
+    match raw.pointer_mut(&pointer(around)) {
+        Some(Value::Object(fields)) => {
+            fields.remove(last);
+            fields.is_empty()
+        }
+        Some(Value::Array(items)) => {
+            if let Some(at) = last.parse().ok().filter(|at| *at < items.len()) {
+                items.remove(at);
+            }
+            items.is_empty()
+        }
+        _ => false,
+    }
 }
 
 /// The object without a field: the field alone left out; then with it the blocks that hold nothing else, since an empty
@@ -323,7 +343,8 @@ pub fn twins(twin: &Twin, objects: &[Object]) -> Result<Vec<(Option<Value>, Vec<
         anyhow::bail!("twin of {}: it has no {path}", twin.of);
     }
     let with = |value: Option<&Value>| {
-        let raw = here.iter().fold(object.raw.clone(), |raw, place| {
+        // The last one first: an entry of a list that goes moves those behind it.
+        let raw = here.iter().rev().fold(object.raw.clone(), |raw, place| {
             let gone = || without(&raw, place).pop().unwrap_or_default();
             value.map_or_else(gone, |value| changed(&raw, place, value))
         });

@@ -7,6 +7,7 @@ use crate::decode::meta::labels;
 use crate::networking::read;
 use crate::tree::Node;
 use naka_types::host::Host;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 /// Protocols a server may name, as Istio's list.
@@ -35,6 +36,7 @@ const RESERVED: &[(u16, &str)] = &[
 /// Builds. A Gateway with no sound server stays, so that references to it resolve; it serves nothing.
 pub(crate) fn build(report: &mut Report, spec: &Node, namespace: &str) -> Gateway {
     let mut servers = Vec::new();
+    let mut names = BTreeSet::new();
     for (index, node) in spec
         .get("servers")
         .map(Node::items)
@@ -43,6 +45,14 @@ pub(crate) fn build(report: &mut Report, spec: &Node, namespace: &str) -> Gatewa
         .enumerate()
     {
         let at = format!("spec.servers[{index}]");
+        // Istio refuses such a Gateway as a whole; here the earlier server stays.
+        if let Some(name) = node.at(&["port", "name"])
+            && let Some(text) = name.text().filter(|text| !names.insert(*text))
+        {
+            let message = format!("a server before has a port of the name {text:?}");
+            let fix = "give each server's port a name of its own".to_owned();
+            report.invalid(&format!("{at}.port.name"), name, message, fix);
+        }
         if let Some(server) =
             server(report, node, &at, index, namespace).filter(|_| report.sound(&at))
         {

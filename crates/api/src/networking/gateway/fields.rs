@@ -24,7 +24,13 @@ const SERVER_PORT: &[Field] = &[
         "Port the proxy listens on; 15000 to 15090 are reserved.",
     )
     .required(),
-    f("name", Ty::Str, Yes, "Name.").required(),
+    f(
+        "name",
+        Ty::Str,
+        Yes,
+        "Name; no two servers of a Gateway have the same.",
+    )
+    .required(),
     f(
         "protocol",
         Ty::Str,
@@ -35,13 +41,20 @@ const SERVER_PORT: &[Field] = &[
     f(
         "targetPort",
         PORT,
-        Yes,
-        "No effect, as in Istio: the listener has `number`.",
+        Now::Ignored(
+            "a listener has `number`; gateway.proto: \"Applicable only when used with ServiceEntries\", deprecated",
+        ),
+        "The listener has `number`.",
     ),
 ];
 
 const SERVER: &[Field] = &[
-    f("name", Ty::Str, Yes, "For people."),
+    f(
+        "name",
+        Ty::Str,
+        Yes,
+        "Name of the server's requests in metrics where the server ends TLS of HTTP (`naka_server_requests_total`; an Envoy's `http.NAME.*`).",
+    ),
     f("port", Ty::Object(SERVER_PORT), Yes, "Port.").required(),
     f(
         "hosts",
@@ -62,7 +75,12 @@ const SERVER: &[Field] = &[
         Yes,
         "Address of the listener: connections to other addresses of the port are not this server's.",
     ),
-    f("defaultEndpoint", Ty::Str, Yes, "No effect, as in Istio."),
+    f(
+        "defaultEndpoint",
+        Ty::Str,
+        Now::Ignored("gateway.proto says \"NOT IMPLEMENTED\""),
+        "Where to lead connections to by default.",
+    ),
 ];
 
 const SPEC: &[Field] = &[

@@ -84,6 +84,8 @@ pub struct ServerTls {
     pub revoked: Option<String>,
     /// Names accepted of clients; empty = any.
     pub names: Vec<String>,
+    /// Whether a client certificate that cannot be verified is let in all the same.
+    pub unverified: bool,
     /// Keys accepted of clients, SHA-256 in base64.
     pub spki: Vec<String>,
     /// Certificates accepted of clients, SHA-256 in hexadecimal.
@@ -182,6 +184,7 @@ pub(crate) fn build(report: &mut Report, node: &Node, at: &str) -> ServerTls {
     };
     let certificates = certificates(&mut reader, mode);
     let roots = roots(&mut reader, mode, &certificates);
+    let unverified = unverified(&mut reader, mode);
     let (spki, hashes) = pins(&mut reader);
     let (lowest, highest) = versions(&mut reader);
     let suites = suites(&mut reader);
@@ -193,6 +196,7 @@ pub(crate) fn build(report: &mut Report, node: &Node, at: &str) -> ServerTls {
         roots,
         revoked: reader.text("caCrl"),
         names: read::texts(node.get("subjectAltNames")),
+        unverified,
         spki,
         hashes,
         lowest,
@@ -323,15 +327,6 @@ fn roots(reader: &mut Reader<'_>, mode: TlsMode, certificates: &[Certificate]) -
         .chain(listed)
         .find_map(|set| read::text(set.get("caCertificates")));
     let secret = reader.text("caCertCredentialName");
-    let skip = node.get("insecureSkipVerify").and_then(Node::truth);
-    if skip == Some(true) {
-        reader.invalid(
-            "insecureSkipVerify",
-            "it has no meaning for a server: client certificates are verified where they are asked for"
-                .to_owned(),
-            "write SIMPLE to ask for none",
-        );
-    }
     let roots = secret.map(Roots::Secret).or(file.map(Roots::File));
     let beside = certificates
         .iter()
@@ -344,6 +339,31 @@ fn roots(reader: &mut Reader<'_>, mode: TlsMode, certificates: &[Certificate]) -
         );
     }
     roots
+}
+
+/// `insecureSkipVerify`: as in Istio a certificate is asked for, and one that cannot be verified breaks nothing.
+fn unverified(reader: &mut Reader<'_>, mode: TlsMode) -> bool {
+    let written = reader.node.get("insecureSkipVerify");
+    let Some(node) = written.filter(|node| node.truth() == Some(true)) else {
+        return false;
+    };
+    let (message, fix) = if mode.asks() {
+        let message = "whoever shows a certificate is let in, whoever issued it";
+        (message, "remove insecureSkipVerify, or write SIMPLE")
+    } else {
+        let message = "no certificate is asked for, so there is none to verify or not";
+        (message, "remove insecureSkipVerify")
+    };
+    let at = format!("{}.insecureSkipVerify", reader.at);
+    let report = &mut *reader.report;
+    report.error(
+        codes::L350,
+        &at,
+        node.place,
+        message.to_owned(),
+        fix.to_owned(),
+    );
+    mode.asks()
 }
 
 fn pins(reader: &mut Reader<'_>) -> (Vec<String>, Vec<String>) {

@@ -59,13 +59,15 @@ pub(crate) fn build(report: &mut Report, spec: &Node, namespace: &str) -> Sideca
     }
 }
 
-fn port(node: Option<&Node>) -> Option<ListenerPort> {
+/// `named`: where no protocol is written the name says it.
+fn port(node: Option<&Node>, named: bool) -> Option<ListenerPort> {
     let node = node?;
     let name = read::text(node.get("name")).unwrap_or_default();
     let word = read::text(node.get("protocol")).filter(|word| !word.is_empty());
+    let says = named.then_some(name.as_str());
     Some(ListenerPort {
         number: u16::try_from(read::count(node.get("number")).unwrap_or(0)).ok()?,
-        protocol: Protocol::declared(Some(&name), word.as_deref()),
+        protocol: Protocol::declared(says, word.as_deref()),
         name,
     })
 }
@@ -79,7 +81,7 @@ fn capture(node: &Node) -> Capture {
 }
 
 fn ingress(report: &mut Report, node: &Node, at: &str) -> Option<Ingress> {
-    let port = port(node.get("port")).filter(|port| port.number > 0);
+    let port = port(node.get("port"), true).filter(|port| port.number > 0);
     let Some(port) = port else {
         let message = "a port served has a number from 1 to 65535".to_owned();
         let fix = "write the port that callers mean".to_owned();
@@ -168,7 +170,7 @@ fn egress(report: &mut Report, node: &Node, index: usize, namespace: &str) -> Op
         }
         None => text.parse().ok().map(Bind::Ip),
     });
-    let (port, capture) = (port(node.get("port")), capture(node));
+    let (port, capture) = (port(node.get("port"), false), capture(node));
     let wrong = match (&bind, &port) {
         (Some(None), _) => Some("bind is neither an IP address nor unix:///PATH or unix://@NAME"),
         (Some(Some(_)), None) => Some("a listener with bind needs a port"),

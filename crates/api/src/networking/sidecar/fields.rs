@@ -1,15 +1,16 @@
 //! Fields of a Sidecar, as in Istio's CRD.
 
 use crate::networking::destination_rule::fields::POOL_TODAY;
-use crate::schema::common::{LABELS, LISTENER_PORT, server_tls};
-use crate::schema::{Field, PORT, TEXTS, Ty, yes};
+use crate::schema::common::{LABELS, LISTENER_PORT, NO_TARGET, server_tls};
+use crate::schema::{Field, Now, PORT, TEXTS, Ty, yes};
 
 const CAPTURE: Ty = Ty::Enum(&["DEFAULT", "IPTABLES", "NONE"]);
 
-const TLS: &[Field] = &server_tls(yes(
+const TLS: &[Field] = &server_tls(Field::new(
     "httpsRedirect",
     Ty::Bool,
-    "Ignored, as in Istio: a sidecar redirects nobody.",
+    Now::Ignored("gateways alone redirect callers; in Istio, too, nothing reads it of a sidecar"),
+    "A sidecar redirects nobody.",
 ));
 
 const INGRESS: &[Field] = &[
@@ -44,13 +45,23 @@ const INGRESS: &[Field] = &[
 /// The entry holds for calls to this port; where it has a listener of its own, its protocol decides what is spoken there.
 const EGRESS_PORT: Ty = Ty::Object(&[
     yes("number", Ty::Int(0, u32::MAX as i64), "Port."),
-    yes("name", Ty::Str, "Name; decides nothing."),
+    Field::new(
+        "name",
+        Ty::Str,
+        Now::Label("sidecar.proto: \"Label assigned to the port\""),
+        "Name.",
+    ),
     yes(
         "protocol",
         Ty::Str,
         "What is spoken at a listener of its own: TCP or TLS makes bytes of it; decides nothing without `bind` or captureMode NONE.",
     ),
-    yes("targetPort", PORT, "Ignored by Istio, too."),
+    Field::new(
+        "targetPort",
+        PORT,
+        Now::Ignored(NO_TARGET),
+        "Has no effect in Istio either.",
+    ),
 ]);
 
 const EGRESS: &[Field] = &[

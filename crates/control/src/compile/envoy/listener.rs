@@ -142,7 +142,8 @@ fn edge(view: &View<'_>, name: &str, class: &Class) -> Option<Built> {
             let web = chain.grpc_web.then(compile::listener::grpc_web);
             let first = extension::requests(&places).into_iter().chain(web);
             let first = first.collect();
-            filter(name, Place::Edge, named(&routes), first)
+            let counted = chain.server.as_deref().unwrap_or(name);
+            filter(counted, Place::Edge, named(&routes), first)
         }));
         match &chain.serves {
             // Routes have a resource of their own, so that a change of them drains nothing.
@@ -150,8 +151,8 @@ fn edge(view: &View<'_>, name: &str, class: &Class) -> Option<Built> {
                 refers.push(Key::Routes(routes));
                 refers.extend(extension::keys(places));
                 model.push(format!(
-                    "{:?} {:?} {:?} {}",
-                    chain.name, chain.wants, chain.security, chain.grpc_web
+                    "{:?} {:?} {:?} {} {:?}",
+                    chain.name, chain.wants, chain.security, chain.grpc_web, chain.server
                 ));
             }
             Serves::Bytes(_) | Serves::Named(_) => {

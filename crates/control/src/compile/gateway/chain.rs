@@ -58,6 +58,8 @@ pub(crate) struct Chain {
     pub(crate) serves: Serves,
     /// Whether gRPC-Web is made gRPC; servers that share a chain share this, as in Istio.
     pub(crate) grpc_web: bool,
+    /// Name its requests are counted under: of the server that ends TLS of HTTP, as in Istio.
+    pub(crate) server: Option<String>,
 }
 
 /// Which connections are a chain's own; empty = any.
@@ -230,6 +232,7 @@ fn plain_http(at: &route::Place<'_, '_>, stands: &[Stand<'_>], taken: &mut Taken
                 security: Security::None,
                 serves: Serves::Http(hosts(at, &here)),
                 grpc_web: here.iter().any(|stand| stand.server.grpc_web),
+                server: None,
             }
         })
         .collect()
@@ -280,6 +283,7 @@ fn routed(
                 security: security(),
                 serves: Serves::Bytes(found.route),
                 grpc_web: false,
+                server: None,
             });
         }
     }
@@ -334,6 +338,7 @@ fn secured(
                 security: security(),
                 serves: Serves::Http(hosts(at, std::slice::from_ref(stand))),
                 grpc_web: stand.server.grpc_web,
+                server: stand.server.name.clone(),
             }]
         }
     }
@@ -396,5 +401,6 @@ fn named(
         security: Security::None,
         serves: Serves::Named(bytes::named(at, stand.server)),
         grpc_web: false,
+        server: None,
     })
 }

@@ -18,6 +18,7 @@ use naka_wire::envoy::extensions::filters::network::tcp_proxy::v3::{TcpProxy, tc
 use naka_wire::envoy::extensions::transport_sockets::tls::v3::{
     CertificateValidationContext, CommonTlsContext, DownstreamTlsContext, SubjectAltNameMatcher,
     TlsCertificate, TlsParameters,
+    certificate_validation_context::TrustChainVerification,
     common_tls_context::{CombinedCertificateValidationContext, ValidationContextType},
     subject_alt_name_matcher::SanType,
     tls_parameters::TlsProtocol,
@@ -260,6 +261,10 @@ fn validation(settings: &ServerTls) -> CertificateValidationContext {
         verify_certificate_spki: settings.spki.clone(),
         verify_certificate_hash: settings.hashes.clone(),
         only_verify_leaf_cert_crl: true,
+        trust_chain_verification: match settings.unverified {
+            true => TrustChainVerification::AcceptUntrusted,
+            false => TrustChainVerification::VerifyTrustChain,
+        } as i32,
         ..CertificateValidationContext::default()
     }
 }

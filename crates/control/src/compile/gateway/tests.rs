@@ -53,7 +53,7 @@ fn servers(name: &str, servers: &[&str]) -> String {
 
 fn https(host: &str, secret: &str) -> String {
     format!(
-        "port: {{number: 443, name: https, protocol: HTTPS}}, hosts: ['{host}'], tls: {{mode: SIMPLE, credentialName: {secret}}}"
+        "port: {{number: 443, name: 'https-{host}', protocol: HTTPS}}, hosts: ['{host}'], tls: {{mode: SIMPLE, credentialName: {secret}}}"
     )
 }
 
@@ -190,6 +190,27 @@ fn what_two_gateways_claim_belongs_to_the_older_one() {
     );
     assert_eq!(compiled.findings.len(), 1);
     assert_eq!(compiled.findings[0].code, "E331");
+}
+
+/// As in Istio: the name of a server that ends TLS of HTTP is what its requests are counted under.
+#[test]
+fn a_server_with_a_name_has_counts_of_its_own() {
+    use naka_wire::envoy::config::listener::v3::filter::ConfigType;
+    use naka_wire::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
+    for dialect in [Dialect::Envoy, Dialect::Naka] {
+        for (name, named) in [(", name: shop", true), ("", false)] {
+            let server = https("a.example.com", "a") + name;
+            let world = at(&(certificate("a") + &servers("edge", &[&server])));
+            let (listener, _) = listener(&world, 443, &gateway(dialect));
+            let last = listener.filter_chains[0].filters.last().unwrap();
+            let Some(ConfigType::TypedConfig(any)) = &last.config_type else {
+                panic!("{last:?}");
+            };
+            let manager: HttpConnectionManager = naka_wire::unpack(any).unwrap();
+            let expect = if named { "shop" } else { &listener.name };
+            assert_eq!(manager.stat_prefix, expect, "{dialect:?}");
+        }
+    }
 }
 
 #[test]

@@ -71,6 +71,15 @@ metadata: {name: p, namespace: default}
 spec: {selector: {matchLabels: {app: order}}, mtls: {mode: STRICT}, portLevelMtls: {8080: {mode: DISABLE}}}
 ";
 
+const LIMIT: &str = "apiVersion: naka.dev/v1alpha1
+kind: LocalRateLimit
+metadata: {name: all, namespace: default}
+spec:
+  targetRefs: [{kind: Service, name: order}]
+  rules:
+  - {name: each, when: request.method == 'POST', keys: [request.path], requests: 5, per: 1m, burst: 20, maxKeys: 50, dryRun: true, responseHeaders: true}
+";
+
 /// A resource in words; empty if there is none.
 fn shown(objects: &str, key: &Key) -> String {
     let members = vec![
@@ -235,9 +244,38 @@ fn rule_rows() -> Vec<Row> {
     ]
 }
 
+/// Rows of limits.
+fn limit_rows() -> Vec<Row> {
+    let at_port = |written, without| {
+        (
+            LIMIT,
+            written,
+            without,
+            Key::Listener(INBOUND.to_owned()),
+            "",
+        )
+    };
+    vec![
+        at_port("kind: Service", "group: apps, kind: Service"),
+        at_port("kind: Service", "kind: Gateway"),
+        at_port("name: order", "name: payment"),
+        at_port("name: each, ", "name: other, "),
+        at_port("when: request.method == 'POST', ", ""),
+        at_port("keys: [request.path], ", ""),
+        at_port("requests: 5", "requests: 6"),
+        at_port(", per: 1m", ""),
+        at_port(", burst: 20", ""),
+        at_port(", maxKeys: 50", ""),
+        at_port(", dryRun: true", ""),
+        at_port(", responseHeaders: true", ""),
+    ]
+}
+
 #[test]
 fn every_field_shows_in_what_proxies_get() {
-    for (objects, written, without, key, word) in rows().into_iter().chain(rule_rows()) {
+    for (objects, written, without, key, word) in
+        rows().into_iter().chain(rule_rows()).chain(limit_rows())
+    {
         assert!(objects.contains(written), "{written}");
         let with = shown(objects, &key);
         let twin = shown(&objects.replacen(written, without, 1), &key);

@@ -315,72 +315,150 @@ fn compiled_with(objects: &str, dialect: Dialect) -> Cluster {
     super::message(&compile(&world(&snapshot(objects), members), &key, &class))
 }
 
+/// A policy, what a proxy of ours is told of it, and whether an Envoy is.
+const POLICIES: &[(&str, &str, bool)] = &[
+    ("breaker: {}", "NumberValue(60000.0)", false),
+    (
+        "breaker: {consecutiveFailures: 77}",
+        "NumberValue(77.0)",
+        false,
+    ),
+    ("breaker: {openFor: 78s}", "NumberValue(78000.0)", false),
+    ("breaker: {trials: 79}", "NumberValue(79.0)", false),
+    ("breaker: {statuses: [444]}", "NumberValue(444.0)", false),
+    (
+        "breaker: {failureCount: {failures: 81, window: 82s}}",
+        "NumberValue(82000.0)",
+        false,
+    ),
+    (
+        "breaker: {failureRate: {percent: 12.5}}",
+        "NumberValue(12.5)",
+        false,
+    ),
+    (
+        "fallback: {response: {status: 299, body: sorry}}",
+        "StringValue(\"sorry\")",
+        false,
+    ),
+    (
+        "fallback: {destination: {host: order}}",
+        "outbound|80||order.default.svc.cluster.local",
+        false,
+    ),
+    (
+        "healthCheck: {http: {path: /well}}",
+        "path: \"/well\"",
+        true,
+    ),
+    (
+        "healthCheck: {grpc: {service: pay}}",
+        "service_name: \"pay\"",
+        true,
+    ),
+    ("healthCheck: {tcp: {}}", "TcpHealthCheck", true),
+    (
+        "healthCheck: {tcp: {}, interval: 77s}",
+        "interval: Some(Duration { seconds: 77",
+        true,
+    ),
+    (
+        "healthCheck: {tcp: {}, unhealthyThreshold: 78}",
+        "unhealthy_threshold: Some(UInt32Value { value: 78 })",
+        true,
+    ),
+    (
+        "healthCheck: {tcp: {}, healthyThreshold: 79}",
+        "healthy_threshold: Some(UInt32Value { value: 79 })",
+        true,
+    ),
+    (
+        "breaker: {failureCount: {failures: 81, window: 82s}}",
+        "NumberValue(81.0)",
+        false,
+    ),
+    (
+        "breaker: {failureRate: {percent: 12.5, window: 83s}}",
+        "NumberValue(83000.0)",
+        false,
+    ),
+    (
+        "breaker: {failureRate: {percent: 12.5, minimumCalls: 84}}",
+        "NumberValue(84.0)",
+        false,
+    ),
+    (
+        "fallback: {reasons: [breaker-open], response: {}}",
+        "StringValue(\"breaker-open\")",
+        false,
+    ),
+    (
+        "fallback: {statuses: [445], response: {}}",
+        "NumberValue(445.0)",
+        false,
+    ),
+    (
+        "fallback: {response: {status: 299}}",
+        "NumberValue(299.0)",
+        false,
+    ),
+    (
+        "fallback: {response: {contentType: text/sorry}}",
+        "text/sorry",
+        false,
+    ),
+    (
+        "fallback: {destination: {host: payment, port: 8080}}",
+        "outbound|8080||payment",
+        false,
+    ),
+    ("hedge: {after: 75s}", "NumberValue(75000.0)", false),
+    (
+        "healthCheck: {http: {path: /well, host: well.example}}",
+        "host: \"well.example\"",
+        true,
+    ),
+    (
+        "healthCheck: {http: {path: /well, statuses: [298]}}",
+        "start: 298",
+        true,
+    ),
+    (
+        "healthCheck: {tcp: {}, timeout: 76s}",
+        "timeout: Some(Duration { seconds: 76",
+        true,
+    ),
+];
+
 #[test]
 fn a_backend_policy_is_told_to_whoever_understands_it() {
-    let rows: &[(&str, &str, bool)] = &[
-        ("breaker: {}", "NumberValue(60000.0)", false),
-        (
-            "breaker: {consecutiveFailures: 77}",
-            "NumberValue(77.0)",
-            false,
-        ),
-        ("breaker: {openFor: 78s}", "NumberValue(78000.0)", false),
-        ("breaker: {trials: 79}", "NumberValue(79.0)", false),
-        ("breaker: {statuses: [444]}", "NumberValue(444.0)", false),
-        (
-            "breaker: {failureCount: {failures: 81, window: 82s}}",
-            "NumberValue(82000.0)",
-            false,
-        ),
-        (
-            "breaker: {failureRate: {percent: 12.5}}",
-            "NumberValue(12.5)",
-            false,
-        ),
-        (
-            "fallback: {response: {status: 299, body: sorry}}",
-            "StringValue(\"sorry\")",
-            false,
-        ),
-        (
-            "fallback: {destination: {host: order}}",
-            "outbound|80||order.default.svc.cluster.local",
-            false,
-        ),
-        (
-            "healthCheck: {http: {path: /well}}",
-            "path: \"/well\"",
-            true,
-        ),
-        (
-            "healthCheck: {grpc: {service: pay}}",
-            "service_name: \"pay\"",
-            true,
-        ),
-        ("healthCheck: {tcp: {}}", "TcpHealthCheck", true),
-        (
-            "healthCheck: {tcp: {}, interval: 77s}",
-            "interval: Some(Duration { seconds: 77",
-            true,
-        ),
-        (
-            "healthCheck: {tcp: {}, unhealthyThreshold: 78}",
-            "unhealthy_threshold: Some(UInt32Value { value: 78 })",
-            true,
-        ),
-        (
-            "healthCheck: {tcp: {}, healthyThreshold: 79}",
-            "healthy_threshold: Some(UInt32Value { value: 79 })",
-            true,
-        ),
-    ];
-    for (spec, word, to_envoy) in rows {
+    for (spec, word, to_envoy) in POLICIES {
         let with = format!("{:?}", compiled_with(&backend(spec), Dialect::Naka));
         let without = format!("{:?}", compiled_with("", Dialect::Naka));
         assert!(with.contains(word), "{spec}: no {word} in {with}");
         assert!(!without.contains(word), "{spec}");
         let envoy = format!("{:?}", compiled_with(&backend(spec), Dialect::Envoy));
         assert_eq!(envoy.contains(word), *to_envoy, "{spec}: {envoy}");
+    }
+}
+
+#[test]
+fn a_backend_policy_is_for_what_it_names() {
+    let of = |target: &str| {
+        let policy = backend("breaker: {consecutiveFailures: 77}");
+        let policy = policy.replace("{kind: Service, name: payment}", target);
+        let shown = format!("{:?}", compiled_with(&policy, Dialect::Naka));
+        shown.contains("NumberValue(77.0)")
+    };
+    for (target, holds) in [
+        ("{kind: Service, name: payment}", true),
+        ("{kind: Service, name: order}", false),
+        ("{kind: Gateway, name: payment}", false),
+        ("{kind: Service, name: payment, port: 80}", true),
+        ("{kind: Service, name: payment, port: 8080}", false),
+        ("{kind: Service, name: payment, subset: v1}", false),
+    ] {
+        assert_eq!(of(target), holds, "{target}");
     }
 }
 
