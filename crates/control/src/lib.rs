@@ -15,6 +15,7 @@ mod outbox;
 pub mod plane;
 pub mod push;
 pub mod readiness;
+mod refusal;
 pub mod registry;
 pub mod run;
 pub mod settings;

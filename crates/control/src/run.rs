@@ -10,6 +10,7 @@ use crate::ca_service::{CaService, TlsIncoming};
 use crate::metrics;
 use crate::plane::Plane;
 use crate::readiness::Readiness;
+use crate::refusal;
 use crate::settings::{Addresses, Ports, Remembered, Settings};
 use crate::source::Source;
 use crate::status::Status;
@@ -30,6 +31,7 @@ use std::time::Duration;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tonic::service::Routes;
 
 /// How long streams get to end after a stop.
 const STOP: Duration = Duration::from_millis(100);
@@ -353,13 +355,15 @@ impl Bound {
         let incoming = TlsIncoming::start(self.listeners.xds, tls);
         let ads = Ads::new(Arc::clone(&self.plane), stopped.clone());
         let workloads = WorkloadService::new(Arc::clone(&self.plane), stopped.clone());
+        let routes = Routes::new(ca.into_service())
+            .add_service(AdsServer::new(ads))
+            .add_service(WorkloadsServer::new(workloads))
+            .into_axum_router();
         let mut grpc_stop = stopped.clone();
         let grpc = tonic::transport::Server::builder()
             .http2_keepalive_interval(Some(naka_xds::driver::KEEPALIVE_INTERVAL))
             .http2_keepalive_timeout(Some(naka_xds::driver::KEEPALIVE_TIMEOUT))
-            .add_service(ca.into_service())
-            .add_service(AdsServer::new(ads))
-            .add_service(WorkloadsServer::new(workloads))
+            .add_routes(Routes::from(routes.fallback(refusal::no_service)))
             .serve_with_incoming_shutdown(incoming, async move {
                 let _ = grpc_stop.wait_for(|stop| *stop).await;
             });

@@ -6,9 +6,11 @@ use super::route::{self, Route};
 use super::{
     State, body, change, confirm, discovery, installation, objects, read, seal, tokens, watch,
 };
+use crate::refusal;
 use axum::body::Body;
 use axum::extract;
 use axum::response::{IntoResponse, Response};
+use http::request::Parts;
 use http::{HeaderMap, Method, Request, header};
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -65,13 +67,20 @@ pub(crate) async fn handle(
     extract::State(state): extract::State<Arc<State>>,
     request: Request<Body>,
 ) -> Response {
-    answer(state, request)
+    let (parts, body) = request.into_parts();
+    let version = parts.version;
+    let mut body = Some(body);
+    let answer = answer(state, parts, &mut body)
         .await
-        .unwrap_or_else(IntoResponse::into_response)
+        .unwrap_or_else(IntoResponse::into_response);
+    if let Some(unread) = body {
+        refusal::pass_over(version, unread).await;
+    }
+    answer
 }
 
-async fn answer(state: Arc<State>, request: Request<Body>) -> Outcome {
-    let (parts, body) = request.into_parts();
+/// Takes the body if it reads it.
+async fn answer(state: Arc<State>, parts: Parts, body: &mut Option<Body>) -> Outcome {
     let path = parts.uri.path().to_owned();
     let route = route::parse(&path);
     // These two say nothing about the mesh; everything else needs a credential, even to learn that it is not there.
@@ -124,7 +133,7 @@ async fn answer(state: Arc<State>, request: Request<Body>) -> Outcome {
             match call.method {
                 Method::GET if call.flag("watch") => watch::watch(&call, place).await,
                 Method::GET => objects::list(&call, &place),
-                Method::POST => objects::create(&call, &place, body).await,
+                Method::POST => objects::create(&call, &place, taken(body)).await,
                 Method::DELETE => objects::delete_all(&call, &place).await,
                 _ => Err(call.no_method()),
             }
@@ -141,9 +150,9 @@ async fn answer(state: Arc<State>, request: Request<Body>) -> Outcome {
                 Method::GET => objects::get(&call, &item, status).await,
                 _ if status => Err(Problem::no_method(&call.method, &call.path)
                     .explained("status is computed by the control plane and cannot be written")),
-                Method::PUT => objects::replace(&call, &item, body).await,
-                Method::PATCH => objects::patch(&call, &item, body).await,
-                Method::DELETE => objects::delete(&call, &item, body).await,
+                Method::PUT => objects::replace(&call, &item, taken(body)).await,
+                Method::PATCH => objects::patch(&call, &item, taken(body)).await,
+                Method::DELETE => objects::delete(&call, &item, taken(body)).await,
                 _ => Err(call.no_method()),
             }
         }
@@ -152,8 +161,13 @@ async fn answer(state: Arc<State>, request: Request<Body>) -> Outcome {
     }
 }
 
+/// The body, for the one who reads it.
+fn taken(body: &mut Option<Body>) -> Body {
+    body.take().unwrap_or_default()
+}
+
 /// `/naka/v1/…`.
-async fn naka(call: Call, parts: &[String], body: Body) -> Outcome {
+async fn naka(call: Call, parts: &[String], body: &mut Option<Body>) -> Outcome {
     let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
     let kind = call.header(header::CONTENT_TYPE);
     if call.method == Method::POST && !kind.is_empty() && !kind.starts_with("application/json") {
@@ -162,17 +176,19 @@ async fn naka(call: Call, parts: &[String], body: Body) -> Outcome {
         )));
     }
     match (&call.method, parts.as_slice()) {
-        (&Method::POST, ["apply"]) => change::apply(&call, body::shaped(body).await?).await,
-        (&Method::POST, ["diff"]) => change::diff(&call, body::shaped(body).await?).await,
-        (&Method::POST, ["undo"]) => change::undo(&call, body::shaped(body).await?).await,
+        (&Method::POST, ["apply"]) => change::apply(&call, body::shaped(taken(body)).await?).await,
+        (&Method::POST, ["diff"]) => change::diff(&call, body::shaped(taken(body)).await?).await,
+        (&Method::POST, ["undo"]) => change::undo(&call, body::shaped(taken(body)).await?).await,
         (&Method::GET, ["confirm"]) => confirm::list(&call),
         (&Method::POST, ["confirm", id]) => confirm::confirm(&call, id).await,
-        (&Method::POST, ["tokens"]) => tokens::create(&call, body::shaped(body).await?).await,
+        (&Method::POST, ["tokens"]) => {
+            tokens::create(&call, body::shaped(taken(body)).await?).await
+        }
         (&Method::GET, ["tokens"]) => tokens::list(&call),
         (&Method::DELETE, ["tokens", id]) => tokens::revoke(&call, id).await,
         (&Method::POST, ["reveal", namespace, name]) => read::reveal(&call, namespace, name).await,
         (&Method::GET, ["seal"]) => seal::show(&call),
-        (&Method::POST, ["seal"]) => seal::rotate(&call, body::shaped(body).await?).await,
+        (&Method::POST, ["seal"]) => seal::rotate(&call, body::shaped(taken(body)).await?).await,
         (&Method::GET, ["history"]) => read::history(&call),
         (&Method::GET, ["events"]) => read::events(&call),
         (&Method::GET, ["rollout"]) => read::rollout(&call).await,
