@@ -27,10 +27,13 @@ fn main() -> anyhow::Result<ExitCode> {
     for (took, name) in report.slowest.iter().take(5) {
         println!("{:7.2} s  {name}", took.as_secs_f64());
     }
+    for told in &report.later {
+        println!("at a later look only: {told}");
+    }
     println!(
         "{:.0} s, {} verdicts met at a later look",
         started.elapsed().as_secs_f64(),
-        report.later
+        report.later.len()
     );
     if report.fields.is_some() {
         for ((kind, path), why) in naka_testkit::referee::fields::idle() {

@@ -60,8 +60,8 @@ pub struct Report {
     pub seen: BTreeMap<Field, fields::Seen>,
     /// Fields proven, of all; none when only some cases ran.
     pub fields: Option<(BTreeSet<Field>, BTreeSet<Field>)>,
-    /// Requests that were right at a second look only.
-    pub later: usize,
+    /// Requests that were right at a later look only: whose, and what the first look saw.
+    pub later: Vec<String>,
     /// Differences, in words.
     pub wrong: Vec<String>,
     /// How long each took, the slowest first.
@@ -99,7 +99,7 @@ struct Judged {
     /// Whether explain had something to say of it.
     explained: bool,
     not_expressible: bool,
-    later: usize,
+    later: Vec<String>,
 }
 
 /// Runs the cases.
@@ -252,7 +252,10 @@ fn note(report: &mut Report, job: &Job, judged: Result<Judged>, say: &(dyn Fn(&s
                 report.right[at] += usize::from(right && !skipped && job.made.is_none());
             }
             report.not_expressible += usize::from(judged.not_expressible);
-            report.later += judged.later;
+            let later = judged.later.into_iter();
+            report
+                .later
+                .extend(later.map(|told| format!("{}: {told}", file.name)));
             for (field, seen) in judged.seen {
                 report.seen.entry(field).or_default().join(seen);
             }
@@ -319,6 +322,7 @@ fn judge(lane: &mut Lane, job: &Job, features: &BTreeSet<&str>) -> Result<Judged
         for (wanted, first) in file.case.requests.iter().zip(all) {
             let Some(first) = first else { continue };
             let mut why = wanted.verdict.differs(*who, first);
+            let first_why = why.clone();
             for pause in SETTLE {
                 if why.is_none() {
                     break;
@@ -328,7 +332,11 @@ fn judge(lane: &mut Lane, job: &Job, features: &BTreeSet<&str>) -> Result<Judged
                     .ask(file, wanted, *who, &set.certs)?
                     .unwrap_or_default();
                 why = wanted.verdict.differs(*who, &again);
-                judged.later += usize::from(why.is_none());
+            }
+            if let (Some(told), None) = (first_why, &why) {
+                judged
+                    .later
+                    .push(format!("{who}: {}: {told}", wanted.request));
             }
             if let Some(why) = why {
                 let trail = first.first().map_or("", |one| &one.trail);
