@@ -105,7 +105,7 @@ codes! {
         "a proxy that could not reach the control plane for a day", "Let it reach the control plane; its log (`proxy.log`) says why it could not.";
     E918: "A proxy refuses a part of its configuration and keeps what it had.",
         "a proxy that knows less than the control plane sends", "See `naka status` for the proxy's words.";
-    E920: "A service that nothing declares and no workload runs under. Found by `naka why`, as are E921 to E926 and W920 to W925; `naka explain` tells E924 to E926 and W923 to W925 too.",
+    E920: "A service that nothing declares and no workload runs under. Found by `naka why`, as are E921 to E926 and W920 to W927; `naka explain` tells E924 to E926 and W923 to W925 too.",
         "`naka why paymnet`", "Correct the name or its namespace (`-n`), or start a workload under it.";
     E921: "A service without any endpoint: its selector fits no workload, or the workload that fits may not serve it.",
         "`selector: {app: payments}` while the workload has `app: payment`", "Correct the selector or the workload's labels (`naka run -l`), or name its service account in `naka.dev/service-accounts`.";
@@ -186,6 +186,10 @@ codes! {
         "`hosts: [paymnet]`", "Correct the host, unless that name is meant.";
     W925: "A service that its caller cannot call by name: the caller's Sidecar leaves it out, or the service is not exported to the caller's namespace.",
         "`egress: [{hosts: [\"shop/*\"]}]` in the caller's namespace", "Add the host to the Sidecar's egress hosts, or export the service.";
+    W926: "An endpoint that a proxy does not call because of what it found out by itself: outlier detection ejected it there, or it fails the health checks of a BackendPolicy. Other proxies may still call it.",
+        "an endpoint that answered five calls in a row with 503", "Look at what the endpoint answers; it is called again when its time is over or its checks succeed.";
+    W927: "A breaker of a BackendPolicy that is not closed in a proxy: open, it answers calls without making them; half open (a note), it lets a few through and closes when they succeed.",
+        "five calls in a row that failed", "Mend the destination; the breaker closes by itself after trials that succeed.";
     W950: "Many workloads vanished at once, too many to be believed: none of them is removed until the control plane is sure. Their endpoints are still in use.",
         "the control plane restarts while half of the workloads cannot reach it", "Wait for them to return, or look for what cuts them off; those that really ended leave after their lease.";
     W951: "The packet rules that capture a whole machine (`--capture host`) were changed by somebody. They are put right within seconds; in between calls went around the mesh.",

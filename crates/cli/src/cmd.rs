@@ -19,6 +19,7 @@ pub(crate) mod names;
 pub(crate) mod proxy;
 pub(crate) mod run;
 pub(crate) mod split;
+pub(crate) mod standing;
 pub(crate) mod status;
 pub(crate) mod store;
 pub(crate) mod support;

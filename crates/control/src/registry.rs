@@ -77,6 +77,21 @@ pub struct Seen {
     pub repaired: u64,
 }
 
+/// What a workload's proxy found out by itself about those it calls. For display only, as [`Seen`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Verdict {
+    /// `outlier`, `health-check` or `breaker`.
+    pub kind: &'static str,
+    /// Cluster, as xDS names it.
+    pub cluster: String,
+    /// Endpoint; empty for a breaker, which is the cluster's.
+    pub address: String,
+    /// Milliseconds since 1970; 0: a breaker that is closed, or not known.
+    pub since_ms: u64,
+    /// When it ends by itself, or the breaker's trials begin; 0: at no certain time.
+    pub until_ms: u64,
+}
+
 /// One port of a workload.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServedPort {
@@ -216,6 +231,7 @@ struct Entry {
     ready: bool,
     lease: Lease,
     seen: Seen,
+    verdicts: Vec<Verdict>,
     guarded: Option<Millis>,
     shown: Option<Health>,
 }
@@ -250,6 +266,7 @@ impl Registry {
             ready,
             lease: Lease::Restored,
             seen: Seen::default(),
+            verdicts: Vec::new(),
             guarded: None,
             shown: ready.then_some(Health::Healthy),
         };
@@ -329,6 +346,7 @@ impl Registry {
                     ready: ready_now,
                     lease: Lease::Live { stream },
                     seen: Seen::default(),
+                    verdicts: Vec::new(),
                     guarded: None,
                     shown: None,
                 };
@@ -542,6 +560,22 @@ impl Registry {
     pub fn seen(&self, workload: &str) -> Seen {
         let entry = self.entries.get(workload);
         entry.map(|entry| entry.seen).unwrap_or_default()
+    }
+
+    /// What a workload's proxy found out about those it calls.
+    pub fn found(&mut self, workload: &str, verdicts: Vec<Verdict>) {
+        if let Some(entry) = self.entries.get_mut(workload) {
+            entry.verdicts = verdicts;
+        }
+    }
+
+    /// What a workload's proxy found out; nothing while it is not connected, for then nobody knows whether it still
+    /// holds.
+    #[must_use]
+    pub fn verdicts(&self, workload: &str) -> &[Verdict] {
+        let entry = self.entries.get(workload);
+        let live = entry.filter(|entry| matches!(entry.lease, Lease::Live { .. }));
+        live.map_or(&[], |entry| &entry.verdicts)
     }
 
     /// All workloads, sorted by id, that is by age.

@@ -220,6 +220,7 @@ impl Status {
                     "gateway": registration.gateway,
                     "capture": registration.capture,
                     "seen": registry.seen(&registration.workload_id),
+                    "verdicts": registry.verdicts(&registration.workload_id),
                     "identity": identity(domain, registration),
                 })
             })

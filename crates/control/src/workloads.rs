@@ -9,9 +9,10 @@ use crate::ca_service::peer;
 use crate::outbox::{self, Responses};
 use crate::plane::{Caller, Plane};
 use crate::push::{Epoch, SubscriberId};
-use crate::registry::{Health, Registration, Seen, ServedPort, State};
+use crate::registry::{Health, Registration, Seen, ServedPort, State, Verdict};
+use naka_wire::v1::verdict::Kind;
 use naka_wire::v1::workloads_server::Workloads;
-use naka_wire::v1::{DrainProgress, RegisterRequest, RegisterResponse, register_request};
+use naka_wire::v1::{self, DrainProgress, RegisterRequest, RegisterResponse, register_request};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +24,11 @@ use tonic::{Request, Response, Status, Streaming};
 const SILENT: Duration = Duration::from_secs(5);
 /// A subscriber that cannot acknowledge draining counts as done after this.
 const WITHOUT_ACK: Duration = Duration::from_secs(2);
+
+/// Verdicts of one proxy that are kept; ours tell no more.
+const MOST_VERDICTS: usize = 64;
+/// Longest name of a cluster that is kept.
+const LONGEST_NAME: usize = 512;
 
 /// The service.
 #[derive(Debug, Clone)]
@@ -133,13 +139,19 @@ impl WorkloadService {
     ) -> Result<RegisterResponse, Status> {
         let revision = self.plane.store.snapshot().revision;
         let seen = request.seen.unwrap_or_default();
+        let verdicts: Vec<Verdict> = {
+            let told = request.verdicts.iter().take(MOST_VERDICTS);
+            told.filter_map(verdict).collect()
+        };
         let registration = registration(request, caller)?;
         let id = registration.workload_id.clone();
         let service = &registration.service;
         let allowed = service.is_empty() || caller.services.contains(service);
         let refused = if allowed {
             let done = self.plane.register(stream, registration, state);
-            self.plane.registry().saw(
+            let mut registry = self.plane.registry();
+            registry.found(&id, verdicts);
+            registry.saw(
                 &id,
                 Seen {
                     http: seen.http,
@@ -163,6 +175,24 @@ impl WorkloadService {
             drain: None,
         })
     }
+}
+
+/// A verdict as it is kept: of a kind that is known here, with names no longer than names are.
+fn verdict(told: &v1::Verdict) -> Option<Verdict> {
+    let kind = match told.kind() {
+        Kind::Outlier => "outlier",
+        Kind::HealthCheck => "health-check",
+        Kind::Breaker => "breaker",
+        Kind::Unknown => return None,
+    };
+    let sound = |text: &str| text.len() <= LONGEST_NAME && !text.contains(char::is_control);
+    (sound(&told.cluster) && sound(&told.address)).then(|| Verdict {
+        kind,
+        cluster: told.cluster.clone(),
+        address: told.address.clone(),
+        since_ms: told.since_ms,
+        until_ms: told.until_ms,
+    })
 }
 
 /// Resolves when the control plane stops (or its handle is gone).

@@ -134,6 +134,21 @@ impl ClusterRuntime {
         until != 0 && millis(now) < until
     }
 
+    /// Since when the breaker is not closed, and when its trials begin or began; `None`: it is closed.
+    #[must_use]
+    pub fn stands(&self, breaker: &Breaker) -> Option<(Duration, Duration)> {
+        let until = Duration::from_millis(self.circuit.until.load(Acquire));
+        (!until.is_zero()).then(|| (until.saturating_sub(breaker.open_for), until))
+    }
+
+    /// Takes the breaker to be open until then. For whoever asks what would happen; calls open it by how they end.
+    pub fn opened(&self, until: Duration) {
+        let until = millis(until);
+        self.circuit
+            .until
+            .store(until, std::sync::atomic::Ordering::Release);
+    }
+
     /// Takes note of how a call ended; true when that opened the breaker.
     pub(crate) fn ended(
         &self,

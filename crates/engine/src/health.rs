@@ -21,14 +21,24 @@ pub(crate) struct Asked {
     successes: AtomicU32,
     /// Milliseconds of the last call, at least 1; 0 = never.
     called: AtomicU64,
+    /// Milliseconds at which the checks took it out.
+    since: AtomicU64,
 }
 
 impl Asked {
     /// A call begins.
     pub(crate) fn called(&self, now: Duration) {
-        let now = u64::try_from(now.as_millis()).unwrap_or(u64::MAX).max(1);
-        self.called.store(now, Relaxed);
+        self.called.store(millis(now).max(1), Relaxed);
     }
+
+    /// When the checks took it out, if they did.
+    pub(crate) fn since(&self) -> Duration {
+        Duration::from_millis(self.since.load(Relaxed))
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Whether an endpoint is to be asked.
@@ -53,6 +63,7 @@ pub fn answered(
     endpoint: &Endpoint,
     check: &HealthCheck,
     well: bool,
+    now: Duration,
 ) -> Option<bool> {
     let asked = &endpoint.state.asked;
     let (counter, other) = if well {
@@ -65,7 +76,11 @@ pub fn answered(
     let changed = if well {
         row >= check.healthy && cluster.runtime.lift(&endpoint.state, Bar::HealthCheck)
     } else {
-        row >= check.unhealthy && cluster.runtime.bar(&endpoint.state, Bar::HealthCheck)
+        let out = row >= check.unhealthy;
+        if out && !endpoint.state.has(Bar::HealthCheck) {
+            asked.since.store(millis(now), Relaxed);
+        }
+        out && cluster.runtime.bar(&endpoint.state, Bar::HealthCheck)
     };
     changed.then_some(well)
 }
@@ -127,7 +142,7 @@ mod tests {
             false, false, false, false, false, // out
             false, true, true, false, true, true, true, // back
         ] {
-            told.push(answered(&cluster, endpoint, &check, well));
+            told.push(answered(&cluster, endpoint, &check, well, Duration::ZERO));
         }
         let changes: Vec<_> = told
             .iter()
@@ -144,7 +159,7 @@ mod tests {
         let (cluster, check) = (cluster(&registry), check());
         let endpoint = &cluster.endpoints[0];
         for _ in 0..5 {
-            answered(&cluster, endpoint, &check, false);
+            answered(&cluster, endpoint, &check, false, Duration::ZERO);
         }
         assert!(endpoint.state.is_barred());
         forget(&cluster);
@@ -161,7 +176,7 @@ mod tests {
         endpoint.state.asked.called(minute);
         assert!(is_asked(endpoint, minute * 2) && !is_asked(endpoint, minute * 2 + minute / 60));
         for _ in 0..5 {
-            answered(&cluster, endpoint, &check, false);
+            answered(&cluster, endpoint, &check, false, Duration::ZERO);
         }
         assert!(is_asked(endpoint, minute * 9));
     }

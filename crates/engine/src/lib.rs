@@ -23,4 +23,5 @@ pub mod outlier;
 pub mod pick;
 pub mod reply;
 pub mod runtime;
+pub mod standing;
 pub mod why;

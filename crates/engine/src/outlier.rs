@@ -256,6 +256,18 @@ fn readmit_one(cluster: &Cluster, endpoint: &EndpointState, now: Duration) {
     cluster.runtime.lift(endpoint, Bar::Outlier);
 }
 
+/// Since when an endpoint is ejected and when it may return at the earliest; `None`: it is not ejected.
+#[must_use]
+pub fn ejected(cluster: &Cluster, endpoint: &Endpoint) -> Option<(Duration, Duration)> {
+    if !endpoint.state.has(Bar::Outlier) {
+        return None;
+    }
+    let tally = &endpoint.state.tally;
+    let since = Duration::from_millis(tally.since.load(Relaxed));
+    let policy = cluster.spec.outlier.as_deref()?;
+    Some((since, policy.over(since, tally.times.load(Relaxed))))
+}
+
 /// Lets those return whose time is over; says when to look again, if anybody is still out.
 pub fn readmit<'a>(
     clusters: impl IntoIterator<Item = &'a Arc<Cluster>>,

@@ -77,7 +77,7 @@ pub(crate) async fn ask(worker: Rc<Worker>, cluster: Arc<Cluster>, endpoint: Arc
     let asking = is_well(&worker, &cluster, &endpoint, check);
     let well = tokio::time::timeout(check.timeout, asking).await;
     let well = well.ok().flatten().unwrap_or(false);
-    if let Some(healthy) = answered(&cluster, &endpoint, check, well) {
+    if let Some(healthy) = answered(&cluster, &endpoint, check, well, process_start().elapsed()) {
         let (name, address) = (cluster.name(), endpoint.address);
         tracing::info!(cluster = %name, %address, healthy, "a health check changed an endpoint");
     }

@@ -39,6 +39,8 @@ impl Lease {
                 gateway: settings.role == Role::Gateway,
                 capture: capture_of(settings).to_owned(),
                 seen: None,
+                verdicts: Vec::new(),
+                verdicts_left_off: 0,
             }),
         }
     }
@@ -70,6 +72,16 @@ impl Lease {
         self.cell.send_if_modified(|request| {
             let changed = request.seen.unwrap_or_default() != seen;
             request.seen = Some(seen);
+            changed
+        });
+    }
+
+    /// What its proxy found out about those it calls, and how much more there was.
+    pub fn found(&self, verdicts: Vec<v1::Verdict>, left_off: u32) {
+        self.cell.send_if_modified(|request| {
+            let changed = request.verdicts != verdicts || request.verdicts_left_off != left_off;
+            request.verdicts = verdicts;
+            request.verdicts_left_off = left_off;
             changed
         });
     }

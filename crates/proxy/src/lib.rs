@@ -34,6 +34,7 @@ pub mod run;
 pub mod saved;
 pub mod seen;
 pub mod settings;
+pub mod standing;
 pub mod state;
 mod tcp;
 pub mod tls;

@@ -42,7 +42,8 @@ pub(crate) async fn run(args: &args::Explain, context: Option<&str>) -> Outcome 
     } else {
         world::of_files(&args.files, &args.namespace, &asked.host)?
     };
-    let mut explained = request::explain(&found.world, &asked);
+    let seen = asked.seen_by(&found.told);
+    let mut explained = request::explain(&found.world, &asked, &seen);
     asked.causes(&found.world, &mut explained);
     if args.to.is_some() {
         request::inbound::decide(&mut found.world, &asked, &found.ports, &mut explained);

@@ -8,12 +8,14 @@ mod verdict;
 use crate::args::{self, Output};
 use crate::client::Client;
 use crate::cmd::explain::world;
+use crate::cmd::standing::{self, Kind, Told};
 use crate::exit::{BAD, Exit, Outcome};
 use crate::out;
 use naka_proxy::names::{self, InMesh};
 use naka_types::finding::{Finding, Severity};
 use naka_types::host::Host;
 use serde_json::{Value, json};
+use std::time::SystemTime;
 use verdict::Facts;
 
 /// Runs `naka why`.
@@ -32,7 +34,9 @@ pub(crate) async fn run(args: &args::Why, context: Option<&str>) -> Outcome {
         world: &found,
         objects: list(&live, "objects"),
         proxies: list(&installation, "proxies"),
+        told: standing::read(&list(&workloads, "items")),
         workloads: list(&workloads, "items"),
+        now: now_ms(),
         findings: serde_json::from_value(told).unwrap_or_default(),
     };
     let hosts: Vec<Host> = match &args.service {
@@ -56,9 +60,17 @@ pub(crate) async fn run(args: &args::Why, context: Option<&str>) -> Outcome {
     for host in &hosts {
         let findings = verdict::of(&facts, host);
         let decided = verdict::decided_by(&facts, host);
-        shown.push(json!({"host": host.as_str(), "decided_by": decided, "findings": findings}));
+        let breakers: Vec<&Told> = standing::about(&facts.told, host, Kind::Breaker)
+            .into_values()
+            .flatten()
+            .collect();
+        let stand: Vec<Value> = breakers.iter().map(|one| one.to_json(facts.now)).collect();
+        shown.push(
+            json!({"host": host.as_str(), "decided_by": decided, "breakers": stand,
+            "findings": findings}),
+        );
         if args.service.is_some() || !findings.is_empty() {
-            show(args.output, host, &decided, &findings);
+            show(args.output, host, &decided, &closed(&breakers), &findings);
         }
         all.extend(findings);
     }
@@ -87,13 +99,36 @@ fn counted(services: usize) -> String {
     }
 }
 
-fn show(output: Option<Output>, host: &Host, decided: &[String], findings: &[Finding]) {
+/// Breakers that are closed, in one line; findings tell of the others.
+fn closed(breakers: &[&Told]) -> String {
+    let closed = breakers.iter().filter(|told| told.since == 0);
+    let mut proxies: Vec<&str> = closed.map(|told| told.proxy.as_str()).collect();
+    proxies.sort_unstable();
+    proxies.dedup();
+    proxies.join(", ")
+}
+
+fn now_ms() -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    u64::try_from(now.unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
+}
+
+fn show(
+    output: Option<Output>,
+    host: &Host,
+    decided: &[String],
+    closed: &str,
+    findings: &[Finding],
+) {
     if matches!(output, Some(Output::Json | Output::Yaml)) {
         return;
     }
     out::line(host.as_str());
     if !decided.is_empty() {
         out::line(format!("  decided by {}", decided.join(", ")));
+    }
+    if !closed.is_empty() {
+        out::line(format!("  breaker closed in {closed}"));
     }
     for finding in findings {
         let at = [finding.object.as_str(), finding.field.as_str()];

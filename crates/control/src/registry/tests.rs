@@ -101,6 +101,27 @@ fn what_was_seen_is_shown_and_changes_nothing_else() {
 }
 
 #[test]
+fn what_a_proxy_found_out_is_shown_while_it_is_connected() {
+    let mut registry = Registry::new(Leases::default());
+    ready(&mut registry, 1, "A", 0);
+    let verdict = super::Verdict {
+        kind: "breaker",
+        cluster: "outbound|80||a".to_owned(),
+        address: String::new(),
+        since_ms: 0,
+        until_ms: 0,
+    };
+    registry.found("A", vec![verdict.clone()]);
+    registry.found("nobody", vec![verdict.clone()]);
+    assert_eq!(registry.verdicts("A"), [verdict]);
+    assert_eq!(registry.verdicts("nobody"), []);
+    let again = ready(&mut registry, 1, "A", 5);
+    assert!(again.notes.is_empty() && !again.changed && !again.urgent);
+    registry.lost(1, 6);
+    assert_eq!(registry.verdicts("A"), []);
+}
+
+#[test]
 fn a_lost_stream_is_unhealthy_after_5_s_and_gone_after_60() {
     let mut registry = Registry::new(Leases::default());
     ready(&mut registry, 1, "A", 0);

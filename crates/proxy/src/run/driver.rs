@@ -10,6 +10,7 @@ use crate::dns::{self, Dns};
 use crate::drain::{Ceremony, Effect, Input, farewell, progress};
 use crate::listen;
 use crate::settings::{Port, Role};
+use crate::standing::{self, Began};
 use crate::state::Shared;
 use crate::vip::Vips;
 use crate::worker::{Entrance, WorkerMsg};
@@ -20,13 +21,15 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::net::TcpListener;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
 const TICK: Duration = Duration::from_millis(50);
 /// How often what was seen is reported.
 const SEEN_EVERY: Duration = Duration::from_secs(5);
+/// How often it is looked what was found out about those that are called.
+const FOUND_EVERY: Duration = Duration::from_secs(1);
 
 /// What a driver is built from.
 #[derive(Debug)]
@@ -368,13 +371,22 @@ impl Driver {
     }
 }
 
-/// Puts what was seen into the registration, at most every few seconds and only when it changed.
+/// Puts what was seen into the registration, at most every few seconds and only when it changed; and what was found out
+/// about those that are called, which somebody may be asking for right now, within a second.
 async fn report_seen(shared: Arc<Shared>) {
-    let mut tick = tokio::time::interval(SEEN_EVERY);
+    let mut began = Began::now();
+    let mut seen: Option<Instant> = None;
+    let mut tick = tokio::time::interval(FOUND_EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        shared.lease.seen(shared.seen());
+        began.check();
+        let (verdicts, left_off) = standing::told(shared.snapshot().clusters(), began);
+        shared.lease.found(verdicts, left_off);
+        if seen.is_none_or(|at| at.elapsed() >= SEEN_EVERY) {
+            shared.lease.seen(shared.seen());
+            seen = Some(Instant::now());
+        }
     }
 }
 

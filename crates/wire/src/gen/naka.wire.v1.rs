@@ -32,6 +32,12 @@ pub struct RegisterRequest {
     /// What the proxy saw of the traffic so far.
     #[prost(message, optional, tag = "12")]
     pub seen: ::core::option::Option<Seen>,
+    /// What the proxy found out by itself about those it calls: so many at most, what keeps calls away first.
+    #[prost(message, repeated, tag = "13")]
+    pub verdicts: ::prost::alloc::vec::Vec<Verdict>,
+    /// How many more there were.
+    #[prost(uint32, tag = "14")]
+    pub verdicts_left_off: u32,
 }
 /// Nested message and enum types in `RegisterRequest`.
 pub mod register_request {
@@ -90,6 +96,81 @@ impl ::prost::Name for RegisterRequest {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "type.googleapis.com/naka.wire.v1.RegisterRequest".into()
+    }
+}
+/// Why a proxy calls an endpoint no more, or where the breaker of a cluster stands. Times are milliseconds since 1970.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Verdict {
+    #[prost(enumeration = "verdict::Kind", tag = "1")]
+    pub kind: i32,
+    #[prost(string, tag = "2")]
+    pub cluster: ::prost::alloc::string::String,
+    /// `ip:port`; empty for a breaker.
+    #[prost(string, tag = "3")]
+    pub address: ::prost::alloc::string::String,
+    /// 0: a breaker that is closed, or not known.
+    #[prost(uint64, tag = "4")]
+    pub since_ms: u64,
+    /// When it ends by itself, or a breaker lets trials through; 0: at no certain time.
+    #[prost(uint64, tag = "5")]
+    pub until_ms: u64,
+}
+/// Nested message and enum types in `Verdict`.
+pub mod verdict {
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Kind {
+        Unknown = 0,
+        /// Outlier detection ejected the endpoint.
+        Outlier = 1,
+        /// The endpoint fails its health checks.
+        HealthCheck = 2,
+        /// An explicit breaker of the whole cluster.
+        Breaker = 3,
+    }
+    impl Kind {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unknown => "UNKNOWN",
+                Self::Outlier => "OUTLIER",
+                Self::HealthCheck => "HEALTH_CHECK",
+                Self::Breaker => "BREAKER",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "UNKNOWN" => Some(Self::Unknown),
+                "OUTLIER" => Some(Self::Outlier),
+                "HEALTH_CHECK" => Some(Self::HealthCheck),
+                "BREAKER" => Some(Self::Breaker),
+                _ => None,
+            }
+        }
+    }
+}
+impl ::prost::Name for Verdict {
+    const NAME: &'static str = "Verdict";
+    const PACKAGE: &'static str = "naka.wire.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "naka.wire.v1.Verdict".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/naka.wire.v1.Verdict".into()
     }
 }
 /// What was seen of a workload's traffic since its proxy started.

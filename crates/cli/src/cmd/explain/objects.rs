@@ -63,7 +63,7 @@ impl Question {
     pub fn ask(&self, objects: &[Object], times: usize) -> Result<Vec<Value>, String> {
         let asked = self.read()?;
         let world = world::of_objects(objects.to_vec(), &self.namespace, &asked.host);
-        let explained = (0..times).map(|_| request::explain(&world, &asked).to_json(&[]));
+        let explained = (0..times).map(|_| request::explain(&world, &asked, &[]).to_json(&[]));
         Ok(explained.collect())
     }
 }

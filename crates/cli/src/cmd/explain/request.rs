@@ -1,10 +1,12 @@
 //! One request through compile, intake and engine.
 
 pub(super) mod inbound;
+mod standing;
 
 use super::explained::{Explained, Got, Sent};
 use crate::args;
 use crate::cmd::causes;
+use crate::cmd::standing::Told;
 use crate::exit::{Exit, Outcome};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
@@ -226,8 +228,8 @@ impl Asked {
     }
 }
 
-/// Lets the request take its way.
-pub(crate) fn explain(world: &World, asked: &Asked) -> Explained {
+/// Lets the request take its way, past what the caller's proxy found out about those it calls.
+pub(crate) fn explain(world: &World, asked: &Asked, seen: &[Told]) -> Explained {
     let mut explained = Explained {
         request: describe(asked),
         trail: Vec::new(),
@@ -267,7 +269,7 @@ pub(crate) fn explain(world: &World, asked: &Asked) -> Explained {
         }
     };
     match Canonical::from_parts(parts, &origin) {
-        Ok(canonical) => Walk::new(world, asked, &origin).run(canonical, &mut explained),
+        Ok(canonical) => Walk::new(world, asked, &origin, seen).run(canonical, &mut explained),
         Err(refused) => {
             explained.got = Some(Got {
                 status: http::StatusCode::from_u16(refused.reason.http_status())
@@ -292,14 +294,16 @@ struct Walk<'a> {
     origin: &'a Origin,
     class: Class,
     book: Book,
+    seen: &'a [Told],
 }
 
 impl<'a> Walk<'a> {
-    fn new(world: &'a World, asked: &'a Asked, origin: &'a Origin) -> Self {
+    fn new(world: &'a World, asked: &'a Asked, origin: &'a Origin, seen: &'a [Told]) -> Self {
         Self {
             world,
             asked,
             origin,
+            seen,
             class: Class {
                 role: match asked.gateway.is_empty() {
                     true => Role::Sidecar,
@@ -565,6 +569,7 @@ impl<'a> Walk<'a> {
             self.book.means(&name, vec![address]);
         }
         self.book.settle();
+        self.stand(explained);
         found
     }
 

@@ -3,6 +3,7 @@
 use super::objects::Implied;
 use super::request::inbound::Ports;
 use crate::client::Client;
+use crate::cmd::standing::{self, Told};
 use crate::exit::Outcome;
 use crate::{manifests, out};
 use naka_api::networking::export::Export;
@@ -26,6 +27,8 @@ pub(crate) struct Found {
     pub(crate) notes: Vec<String>,
     /// Ports of programs by the address that callers dial.
     pub(crate) ports: Ports,
+    /// What proxies found out about those they call.
+    pub(crate) told: Vec<Told>,
 }
 
 /// The running mesh's.
@@ -37,6 +40,7 @@ pub(crate) async fn live(context: Option<&str>) -> Outcome<Found> {
         world: of_value(&value),
         notes: Vec::new(),
         ports: ports(&workloads),
+        told: standing::read(workloads["items"].as_array().map_or(&[], Vec::as_slice)),
     })
 }
 
@@ -118,6 +122,7 @@ pub(crate) fn of_files(files: &[PathBuf], namespace: &str, asked: &str) -> Outco
                 .to_owned(),
         ],
         ports: Ports::new(),
+        told: Vec::new(),
     })
 }
 

@@ -3,7 +3,10 @@
 //! Pure: the tests' table has a row for each class of trouble and one for its absence. What callers would meet first
 //! comes first: nobody there, nobody healthy, the wrong port, refused by policy; then what is about to go wrong.
 
+mod found_out;
+
 use crate::cmd::causes::{self, finding};
+use crate::cmd::standing::Told;
 use naka_api::codes;
 use naka_control::registry::Health;
 use naka_control::world::{Endpoint, Service, World};
@@ -26,6 +29,10 @@ pub(crate) struct Facts<'a> {
     pub(crate) proxies: Vec<Value>,
     /// Workloads with their labels and ports.
     pub(crate) workloads: Vec<Value>,
+    /// What proxies found out about those they call.
+    pub(crate) told: Vec<Told>,
+    /// Milliseconds since 1970.
+    pub(crate) now: u64,
     /// Findings on the live configuration.
     pub(crate) findings: Vec<Finding>,
 }
@@ -56,6 +63,7 @@ pub(crate) fn of(facts: &Facts<'_>, host: &Host) -> Vec<Finding> {
         return vec![causes::unknown(facts.world, host)];
     };
     let mut out = endpoints(facts, service);
+    out.extend(found_out::of(facts, host));
     causes::merge(&mut out, causes::of_host(facts.world, host, None));
     out.extend(rules(facts, host));
     causes::merge(&mut out, reported(facts, host));

@@ -71,6 +71,7 @@ pub(crate) fn decide(world: &mut World, asked: &Asked, ports: &Ports, explained:
         world,
         asked,
         origin: &origin,
+        seen: &[],
         book: Book::new(&class.namespace),
         class,
     };

@@ -2,12 +2,16 @@
 
 use super::{Facts, of};
 use crate::cmd::explain::world::of_value;
+use crate::cmd::standing;
 use naka_api::codes;
-use naka_types::finding::Finding;
+use naka_types::finding::{Finding, Severity};
 use naka_types::host::Host;
 use serde_json::{Value, json};
 
 const PAYMENT: &str = "payment.default.svc.cluster.local";
+
+/// Milliseconds since 1970.
+const NOW: u64 = 1_700_000_000_000;
 
 /// A mesh in which all is well.
 fn sound() -> Value {
@@ -44,6 +48,8 @@ fn findings(live: &Value, name: &str) -> Vec<Finding> {
         objects: list("objects"),
         proxies: list("proxies"),
         workloads: list("workloads"),
+        told: standing::read(&list("workloads")),
+        now: NOW,
         findings: serde_json::from_value(live["findings"].clone()).expect("findings"),
     };
     of(&facts, &Host::resolve(name, "default").expect("a name"))
@@ -211,4 +217,62 @@ fn what_concerns_others_is_left_to_them() {
         .collect();
     assert_eq!(found.len(), 2, "{found:?}");
     assert_eq!(found[0], "x");
+}
+
+/// What is found when the first workload's proxy tells these verdicts.
+fn told(verdicts: Value) -> Vec<Finding> {
+    let mut live = sound();
+    live["workloads"][0]["verdicts"] = verdicts;
+    findings(&live, "payment")
+}
+
+#[test]
+fn what_a_proxy_found_out_is_told_with_who_says_so_and_until_when() {
+    let cluster = format!("outbound|80||{PAYMENT}");
+    let verdict = |kind: &str, address: &str, since: u64, until: u64| json!({"kind": kind, "cluster": cluster, "address": address, "since_ms": since, "until_ms": until});
+    let out = told(json!([verdict(
+        "outlier",
+        "127.0.0.1:2",
+        NOW - 1_000,
+        NOW + 29_000
+    )]));
+    assert_eq!(out.len(), 1, "{out:?}");
+    assert_eq!(out[0].code, "W926");
+    assert_eq!(out[0].object, "DestinationRule default/payment");
+    assert_eq!(out[0].field, "spec.trafficPolicy.outlierDetection");
+    assert_eq!(
+        out[0].message,
+        "payment-2 127.0.0.1:2, an endpoint of port 80, is ejected by outlier detection: payment-1.default says \
+         ejected by outlier detection since 2023-11-14T22:13:19Z until 2023-11-14T22:13:49Z at the earliest"
+    );
+    let out = told(json!([verdict("health-check", "127.0.0.1:1", NOW, 0)]));
+    assert!(out[0].code == "W926" && out[0].message.contains("fails its health checks"));
+    for (since, until, expect) in [
+        (NOW - 1, NOW + 1, Some((Severity::Warning, "is open"))),
+        (NOW - 2, NOW - 1, Some((Severity::Info, "is half open"))),
+        (0, 0, None),
+    ] {
+        let out = told(json!([verdict("breaker", "", since, until)]));
+        let found = out.first();
+        assert_eq!(
+            found.map(|one| one.severity),
+            expect.map(|(severity, _)| severity)
+        );
+        if let (Some(found), Some((_, words))) = (found, expect) {
+            assert!(
+                found.code == "W927" && found.message.contains(words),
+                "{found}"
+            );
+        }
+    }
+    // Of other services, of no shape that is known, of a kind to come: nothing.
+    for other in [
+        json!([{"kind": "outlier", "cluster": "outbound|80||other.default.svc.cluster.local", "address": "127.0.0.1:2", "since_ms": 1}]),
+        json!([{"kind": "outlier", "cluster": "payment", "address": "127.0.0.1:2", "since_ms": 1}]),
+        json!([{"kind": "mood", "cluster": cluster, "address": "127.0.0.1:2", "since_ms": 1}]),
+        json!([7]),
+        json!("x"),
+    ] {
+        assert_eq!(told(other), []);
+    }
 }
