@@ -1,5 +1,5 @@
-//! What this proxy found out by itself about those it calls, as it stands now: endpoints that are out, and where explicit
-//! breakers stand. For people who ask; no request reads it.
+//! What this proxy found out by itself about those it calls, as it stands now: endpoints that are out, and where
+//! explicit breakers stand. For people who ask; no request reads it.
 //!
 //! Pure: reads the runtime state of a snapshot's clusters. Costs one load for a cluster of which nobody was ever out
 //! and that has no breaker.
