@@ -359,6 +359,14 @@ mod tests {
         Raw(&'a [u8]),
     }
 
+    fn number(bytes: &mut Vec<u8>, mut left: u64) {
+        while left > 0x7f {
+            bytes.push(u8::try_from(left & 0x7f).unwrap() | 0x80);
+            left >>= 7;
+        }
+        bytes.push(u8::try_from(left).unwrap());
+    }
+
     fn encoded(parts: &[Part<'_>]) -> Vec<u8> {
         let mut bytes = Vec::new();
         for part in parts {
@@ -370,19 +378,16 @@ mod tests {
                 Part::Varint(value) => {
                     // Field 600, so that the tag has two bytes as well.
                     bytes.extend([0xc0, 0x25]);
-                    let mut left = *value;
-                    while left > 0x7f {
-                        bytes.push(u8::try_from(left & 0x7f).unwrap() | 0x80);
-                        left >>= 7;
-                    }
-                    bytes.push(u8::try_from(left).unwrap());
+                    number(&mut bytes, *value);
                 }
                 Part::Fixed32 => bytes.extend([11 << 3 | 5, 1, 2, 3, 4]),
-                Part::Entry(number, key, value) => {
-                    let mut entry = vec![1 << 3 | 2, u8::try_from(key.len()).unwrap()];
+                Part::Entry(field, key, value) => {
+                    let mut entry = vec![1 << 3 | 2];
+                    number(&mut entry, key.len() as u64);
                     entry.extend(key.as_bytes());
                     entry.extend(encoded(&[Part::Double(2, *value)]));
-                    bytes.extend([number << 3 | 2, u8::try_from(entry.len()).unwrap()]);
+                    bytes.push(field << 3 | 2);
+                    number(&mut bytes, entry.len() as u64);
                     bytes.extend(entry);
                 }
                 Part::Raw(raw) => bytes.extend(*raw),
@@ -402,8 +407,6 @@ mod tests {
     #[test]
     fn every_field_of_the_message_is_read_and_others_are_passed_over() {
         use Part::{Double, Entry, Fixed32, Raw, Varint};
-        let long = [5 << 3 | 2, 0x80, 1].iter().chain(&[0; 128]).copied();
-        let long: Vec<u8> = long.collect();
         for (what, parts, want) in [
             ("cpu", &[Double(1, 0.5), Double(6, 100.0)][..], Some(200)),
             ("memory", &[Double(2, 0.5), Double(6, 100.0)], None),
@@ -446,11 +449,6 @@ mod tests {
             (
                 "a long one",
                 &[Double(1, 0.5), Varint(300), Double(6, 100.0)],
-                Some(200),
-            ),
-            (
-                "a length of two bytes",
-                &[Raw(&long), Double(1, 0.5), Double(6, 100.0)],
                 Some(200),
             ),
             (
@@ -505,6 +503,14 @@ mod tests {
         let json =
             |inner: &str| format!(r#"JSON {{"cpuUtilization":0.5,"rpsFractional":100,{inner}}}"#);
         let plain = |inner: &str| format!("cpu_utilization:0.5,rps_fractional:100,{inner}");
+        // Lengths of more than one byte, of two sizes.
+        let (longer, longest) = ("q".repeat(200), "q".repeat(2000));
+        for name in [&longer, &longest] {
+            let parts = encoded(&[Double(1, 0.5), Double(6, 100.0), Entry(8, name, 0.8)]);
+            let encoded = base64::engine::general_purpose::STANDARD.encode(parts);
+            let report = [("endpoint-load-metrics-bin", &*encoded)];
+            assert_eq!(by(&format!("named_metrics.{name}"), &report), Some(125));
+        }
         for (metric, part, inner, line) in [
             (
                 "named_metrics.q",

@@ -163,6 +163,21 @@ fn every_attempt_has_a_slot_of_its_own() {
     assert_eq!(in_table(&[], 7, 0), 0);
 }
 
+/// As in Envoy one that is due exactly takes its slot: half the largest share in rounds 1, 2, 4, 6.
+#[test]
+fn slots_are_taken_in_rounds() {
+    let shares = [1.0, 2.0].map(|weight: f64| Share {
+        index: u32::from(weight > 1.0),
+        address: address(usize::from(weight > 1.0)),
+        share: weight / 3.0,
+    });
+    for (size, want) in [(2, 1), (3, 2), (5, 2), (7, 3), (11, 4)] {
+        let table = table(&shares, size);
+        let light = table.iter().filter(|index| **index == 0).count();
+        assert_eq!((table.len(), light), (size as usize, want));
+    }
+}
+
 #[test]
 fn without_shares_there_is_neither_ring_nor_table() {
     let share = |n: u32, share| Share {
