@@ -119,6 +119,8 @@ codes! {
         "`labels: {version: v3}` while workloads have `version: v1`", "Correct the subset's labels, or start a workload with them (`naka run -l`).";
     E926: "A host that is not served at a gateway because its objects do not fit together: the VirtualService is not bound to the Gateway, the Gateway has no server for its host, or other proxies are selected.",
         "a VirtualService for `shop.example.com` without `gateways`", "Bind the VirtualService (`gateways: [namespace/name]`), add the host to a server, or correct the Gateway's selector.";
+    E952: "Keys of an issuer (`jwksUri`) were never fetched: every token of the issuer is refused.",
+        "`jwksUri: https://issuer.example/keys`, and nobody answers there", "Make the address answer the control plane's machine with a JSON Web Key Set, or correct it.";
     E960: "The watched directory, or a file of it, cannot be read. What it gave stays in force.",
         "the directory was moved; a file is not UTF-8", "Bring it back, or correct the file named.";
     E961: "Two files of the watched directory hold different versions of one object; which one is meant is unknown. Its last good version stays in force.",
@@ -194,6 +196,8 @@ codes! {
         "the control plane restarts while half of the workloads cannot reach it", "Wait for them to return, or look for what cuts them off; those that really ended leave after their lease.";
     W951: "The packet rules that capture a whole machine (`--capture host`) were changed by somebody. They are put right within seconds; in between calls went around the mesh.",
         "`nft flush ruleset` by a firewall's reload", "Let the firewall leave the table `naka` (iptables: the chains `NAKA_…`) alone.";
+    W952: "Keys of an issuer (`jwksUri`) cannot be fetched again. The last ones stay in force; keys that the issuer has since taken back do too.",
+        "the issuer's server is down", "Bring it back; write the keys as `jwks` if it stays away.";
     W960: "Two files of the watched directory hold the same version of one object.",
         "a copy of a.yaml beside it", "Keep one of the two.";
     W961: "A look at the watched directory would delete more than 30 % of the objects it has given. They stay until the files are back or the deletion is released.",

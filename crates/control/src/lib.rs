@@ -10,6 +10,7 @@ pub mod ads;
 pub mod apiserver;
 pub mod ca_service;
 pub mod compile;
+pub mod jwks;
 pub mod metrics;
 mod outbox;
 pub mod plane;

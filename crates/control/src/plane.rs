@@ -9,6 +9,7 @@
 //! costs a repeated join, because every proxy says everything again when it reconnects.
 
 use crate::ca_service::{PeerIdentity, certificate};
+use crate::jwks;
 use crate::push::{Hub, Phases};
 use crate::registry::{Millis, Note, Outcome, Refused, Registration, Registry, State};
 use crate::settings::Leases;
@@ -61,6 +62,8 @@ pub struct Plane {
     next_stream: AtomicU64,
     /// The watched directory, if there is one.
     pub source: OnceLock<Arc<Source>>,
+    /// Who fetches keys of issuers, once the control plane serves.
+    pub keys: OnceLock<Arc<jwks::Fetcher>>,
     journal: mpsc::UnboundedSender<Note>,
     written: Mutex<Option<mpsc::UnboundedReceiver<Note>>>,
 }
@@ -88,6 +91,7 @@ impl Plane {
             urgent: AtomicBool::new(false),
             next_stream: AtomicU64::new(0),
             source: OnceLock::new(),
+            keys: OnceLock::new(),
             journal,
             written: Mutex::new(Some(written)),
         });

@@ -7,6 +7,7 @@
 use crate::ads::Ads;
 use crate::apiserver;
 use crate::ca_service::{CaService, TlsIncoming};
+use crate::jwks;
 use crate::metrics;
 use crate::plane::Plane;
 use crate::readiness::Readiness;
@@ -314,6 +315,10 @@ impl Bound {
         tasks.spawn(async move { plane.lease().await });
         let plane = Arc::clone(&self.plane);
         tasks.spawn(async move { plane.remember().await });
+        let store = Arc::clone(&self.plane.store);
+        let keys = jwks::Fetcher::new(store, self.settings.jwks.clone());
+        let _ = self.plane.keys.set(Arc::clone(&keys));
+        tasks.spawn(async move { keys.keep().await });
         if let Some(source) = self.plane.source.get().cloned() {
             tasks.spawn(async move { source.watch().await });
         }

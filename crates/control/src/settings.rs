@@ -32,6 +32,29 @@ pub struct Settings {
     pub leases: Leases,
     /// Directory of YAML that is a source of objects.
     pub source: Option<PathBuf>,
+    /// How keys of issuers are fetched.
+    pub jwks: Jwks,
+}
+
+/// How keys of issuers (`jwksUri`) are fetched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Jwks {
+    /// Keys that came are asked for again after this time.
+    pub refresh: Duration,
+    /// PEM file of authorities that are believed besides the system's.
+    pub authorities: Option<PathBuf>,
+    /// Hosts that keys may come from, `*.example.com` for all below; none: any.
+    pub hosts: Vec<String>,
+}
+
+impl Default for Jwks {
+    fn default() -> Self {
+        Self {
+            refresh: Duration::from_mins(20),
+            authorities: None,
+            hosts: Vec::new(),
+        }
+    }
 }
 
 /// The three ports of a control plane.
@@ -97,6 +120,7 @@ impl Settings {
             seal_passphrase: None,
             leases: Leases::default(),
             source: None,
+            jwks: Jwks::default(),
         }
     }
 

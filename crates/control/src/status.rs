@@ -242,6 +242,12 @@ impl Status {
         if let Some(source) = self.plane.source.get() {
             findings.extend(source.findings());
         }
+        if let Some(keys) = self.plane.keys.get() {
+            let failing = objects
+                .iter()
+                .flat_map(|object| keys.findings(object, &snapshot));
+            findings.extend(failing);
+        }
         let kept = self.plane.registry().guarded();
         if !kept.is_empty() {
             let message = format!(
@@ -321,6 +327,7 @@ impl Status {
             "objects": objects,
             "services": services,
             "endpoints": endpoints,
+            "keys": world.keys,
         })
     }
 }

@@ -57,6 +57,8 @@ pub struct World {
     pub peer_authentications: BTreeMap<String, Arc<Vec<Arc<Object>>>>,
     /// AuthorizationPolicies and RequestAuthentications by namespace, older before younger.
     pub policies: BTreeMap<String, Arc<Vec<Arc<Object>>>>,
+    /// Keys of issuers as they were fetched last, by the address they came from.
+    pub keys: BTreeMap<String, Arc<serde_json::Value>>,
     /// LocalRateLimits by namespace, older before younger.
     pub limits: BTreeMap<String, Arc<Vec<Arc<Object>>>>,
     /// Sidecars by namespace, older before younger.

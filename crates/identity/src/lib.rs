@@ -30,7 +30,7 @@ pub use authority::{Authority, IssueRequest, Issued, ServerCert, dns_sans};
 pub use bundle::Bundle;
 pub use grant::{GrantKind, JoinParams, Refused, TokenGrant, Wanted, new_secret};
 pub use key::KeyAndCsr;
-pub use outside::{OutsidePems, outside_tls};
+pub use outside::{OutsidePems, outside_tls, system_roots};
 pub use peer::{Peer, peer_at, peer_of};
 pub use svid::Svid;
 pub use verify::{Side, reason_of, reason_of_io};

@@ -113,7 +113,11 @@ fn chain(
         .map_err(|_| Error::Malformed("list of authorities"))
 }
 
-fn system_roots() -> Result<Vec<u8>, Error> {
+/// PEM text of the authorities that this system believes.
+///
+/// # Errors
+/// When their file cannot be read.
+pub fn system_roots() -> Result<Vec<u8>, Error> {
     let found = SYSTEM_ROOTS
         .iter()
         .map(Path::new)

@@ -12,6 +12,10 @@ use serde_json::{Map, Value, json};
 use std::fmt;
 use std::sync::Arc;
 
+mod uri;
+
+pub use uri::{Invalid as InvalidUri, KeyUri};
+
 /// A set longer than this is not read.
 pub const MAX_BYTES: usize = 256 * 1024;
 /// Keys of a set beyond this are not read.

@@ -34,7 +34,7 @@ pub(crate) fn check(report: &mut Report, object: &Node, kind: Kind) {
         Kind::RequestAuthentication => {
             attached(report, spec, "selector");
             for (at, rule) in items(spec, "spec", "jwtRules") {
-                exclusive(report, rule, &at, &["jwks", "jwksUri"]);
+                exclusive(report, rule, &at, &["jwks", "jwksUri", "jwks_uri"]);
             }
         }
         _ => {}

@@ -5,8 +5,9 @@
 //!
 //! Not here: how tokens are verified (`engine`), how rules become messages (`control`).
 
-use naka_types::jwk::KeySet;
+use naka_types::jwk::{KeySet, KeyUri};
 use naka_types::labels::{Labels, selects};
+use std::time::Duration;
 
 mod build;
 pub(crate) mod fields;
@@ -30,7 +31,7 @@ pub struct JwtRule {
     /// One of these must be in the claim `aud`; empty: any.
     pub audiences: Vec<String>,
     /// Its keys.
-    pub keys: KeySet,
+    pub keys: Keys,
     /// Where its tokens are looked for; never empty.
     pub places: Vec<TokenPlace>,
     /// Whether the token stays in the request.
@@ -41,6 +42,20 @@ pub struct JwtRule {
     pub claim_headers: Vec<(String, String)>,
     /// Claims that are lists of words, besides `scope` and `permission`.
     pub word_lists: Vec<String>,
+}
+
+/// Keys of an issuer.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Keys {
+    /// They stand in the object.
+    Written(KeySet),
+    /// The control plane fetches them.
+    Fetched {
+        /// From there.
+        uri: KeyUri,
+        /// Within this time.
+        timeout: Duration,
+    },
 }
 
 /// Where a token may stand.

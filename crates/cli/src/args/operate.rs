@@ -163,6 +163,15 @@ pub(crate) struct Control {
     /// Lifetime of workload certificates; they are renewed at half to four fifths of it
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = duration)]
     pub(crate) leaf_ttl: Duration,
+    /// Keys of issuers (jwksUri) are fetched again after this time
+    #[arg(long, value_name = "TIME", default_value = "20m", value_parser = duration)]
+    pub(crate) jwks_refresh: Duration,
+    /// PEM file of authorities that servers of such keys may have, besides the system's
+    #[arg(long, value_name = "FILE")]
+    pub(crate) jwks_ca: Option<PathBuf>,
+    /// Hosts that such keys may come from, *.example.com for all below; any unless given
+    #[arg(long, value_name = "HOST,…")]
+    pub(crate) jwks_hosts: Option<String>,
     /// Leave the terminal's session: set by `naka up`.
     #[arg(long, hide = true)]
     pub(crate) detached: bool,

@@ -9,7 +9,7 @@ use crate::home::{Home, make_dir};
 use crate::notify::Manager;
 use naka_control::Settings;
 use naka_control::readiness::Readiness;
-use naka_control::settings::{Addresses, Ports};
+use naka_control::settings::{Addresses, Jwks, Ports};
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
@@ -44,6 +44,7 @@ pub(crate) fn run(args: &args::Control) -> Outcome {
         .recall(args.trust_domain.as_deref(), args.advertise.as_deref())
         .map_err(failed)?;
     settings.leaf_ttl = args.leaf_ttl;
+    settings.jwks = jwks(args)?;
     if args.system {
         settings.ports = SYSTEM_PORTS;
     }
@@ -62,6 +63,21 @@ pub(crate) fn run(args: &args::Control) -> Outcome {
     // A task that still writes to a slow client must not hold the process.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     outcome
+}
+
+/// How keys of issuers are fetched.
+fn jwks(args: &args::Control) -> Outcome<Jwks> {
+    let hosts = args.jwks_hosts.iter().flat_map(|all| all.split(','));
+    let hosts = hosts.map(|host| host.trim().to_ascii_lowercase());
+    Ok(Jwks {
+        refresh: args.jwks_refresh,
+        authorities: args
+            .jwks_ca
+            .as_deref()
+            .map(std::path::absolute)
+            .transpose()?,
+        hosts: hosts.collect(),
+    })
 }
 
 /// The systemd credential that locks the key of Secrets, if the unit loads one (`LoadCredential=naka-seal:FILE`).

@@ -17,7 +17,7 @@ use crate::world::Read;
 use naka_api::security::authorization_policy::{
     Action, Attribute, AuthorizationPolicy, Condition, Rule, Text, Values,
 };
-use naka_api::security::request_authentication::JwtRule;
+use naka_api::security::request_authentication::{JwtRule, Keys};
 use naka_types::cidr::Cidr;
 use naka_types::host::ROOT_NAMESPACE;
 use naka_types::labels::Labels;
@@ -36,8 +36,16 @@ pub(crate) struct Policies {
     trial_deny: Vec<Held>,
     trial_allow: Vec<Held>,
     /// Issuers whose tokens are read before.
-    tokens: Vec<JwtRule>,
+    tokens: Vec<Issuer>,
     trust_domain: Arc<str>,
+}
+
+/// An issuer with its keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Issuer {
+    rule: JwtRule,
+    /// As JSON, once there are any.
+    keys: Option<String>,
 }
 
 /// A policy with its name.
@@ -74,7 +82,10 @@ pub(crate) fn of(view: &View<'_>, namespace: &str, labels: &Labels) -> Policies 
             if let Some(own) = object.request_authentication()
                 && own.holds_for(labels)
             {
-                found.tokens.extend(own.rules.iter().cloned());
+                found.tokens.extend(own.rules.iter().map(|rule| Issuer {
+                    rule: rule.clone(),
+                    keys: keys(view, rule),
+                }));
             }
             let Some(policy) = object.authorization_policy() else {
                 continue;
@@ -98,13 +109,25 @@ pub(crate) fn of(view: &View<'_>, namespace: &str, labels: &Labels) -> Policies 
         }
     }
     // As Istio orders them, whichever object they come from.
-    found.tokens.sort_by(|a, b| a.issuer.cmp(&b.issuer));
+    found
+        .tokens
+        .sort_by(|a, b| a.rule.issuer.cmp(&b.rule.issuer));
     found.tokens.dedup();
     if !found.is_empty() {
         let world = view.read(Read::Trust);
         found.trust_domain = Arc::clone(&world.trust_domain);
     }
     found
+}
+
+fn keys(view: &View<'_>, rule: &JwtRule) -> Option<String> {
+    match &rule.keys {
+        Keys::Written(keys) => Some(keys.to_json()),
+        Keys::Fetched { uri, .. } => {
+            let world = view.read(Read::Keys(uri.as_str().to_owned()));
+            world.keys.get(uri.as_str()).map(ToString::to_string)
+        }
+    }
 }
 
 impl Policies {

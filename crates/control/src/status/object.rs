@@ -37,13 +37,16 @@ pub(super) fn status(plane: &Plane, reference: &ObjectRef) -> ObjectStatus {
     let (conflicts, unresolved): (Vec<Finding>, Vec<Finding>) = unresolved(&world, object)
         .into_iter()
         .partition(|finding| finding.code == naka_api::codes::E331.id);
+    let keys = plane.keys.get();
+    let keys = keys.map(|keys| keys.findings(object, &snapshot));
+    let keys = keys.unwrap_or_default();
     let conflict = conflict(&world, object);
     let mut status = spread(plane, &world, object);
     status.revision = object.meta.resource_version.parse().unwrap_or(0);
     status.conditions = vec![
         accepted(&unsound),
         enforced(&findings, labels_at_envoys(plane, &world, object)),
-        resolved(&unresolved),
+        resolved(&unresolved, &keys),
         match conflicts.first() {
             Some(first) => condition("Conflicted", true, "OlderWins", first.message.clone()),
             None => conflicted(conflict),
@@ -52,6 +55,7 @@ pub(super) fn status(plane: &Plane, reference: &ObjectRef) -> ObjectStatus {
     ];
     findings.extend(unresolved);
     findings.extend(conflicts);
+    findings.extend(keys);
     status.findings = findings;
     status
 }
@@ -135,17 +139,21 @@ fn enforced(findings: &[Finding], elsewhere: Option<String>) -> Condition {
     }
 }
 
-fn resolved(unresolved: &[Finding]) -> Condition {
-    match unresolved.first() {
+fn resolved(unresolved: &[Finding], keys: &[Finding]) -> Condition {
+    let keys = keys.iter().map(|finding| (finding, "KeysNotFetched"));
+    let all = unresolved
+        .iter()
+        .map(|finding| (finding, "BackendNotFound"));
+    match all.chain(keys).next() {
         None => condition(
             "ResolvedRefs",
             true,
             "ResolvedRefs",
             "all references lead somewhere",
         ),
-        Some(first) => {
+        Some((first, reason)) => {
             let message = format!("{}: {}", first.field, first.message);
-            condition("ResolvedRefs", false, "BackendNotFound", message)
+            condition("ResolvedRefs", false, reason, message)
         }
     }
 }

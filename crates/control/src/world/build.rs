@@ -94,6 +94,11 @@ impl World {
             trust_domain: Arc::clone(&inputs.trust_domain),
             roots: Arc::clone(&inputs.roots),
             secrets: inputs.secrets,
+            keys: inputs
+                .snapshot
+                .records_of(crate::jwks::RECORD)
+                .map(|(uri, keys)| (uri.to_owned(), Arc::clone(keys)))
+                .collect(),
             ..Self::default()
         };
         let members: Vec<Arc<Member>> = inputs.members.into_iter().map(Arc::new).collect();

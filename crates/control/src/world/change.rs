@@ -28,6 +28,8 @@ pub enum Read {
     PeerAuthentications(String),
     /// AuthorizationPolicies and RequestAuthentications of a namespace.
     AuthorizationPolicies(String),
+    /// Keys of issuers that come from an address.
+    Keys(String),
     /// LocalRateLimits of a namespace.
     Limits(String),
     /// Sidecars of a namespace.
@@ -103,6 +105,10 @@ impl World {
         });
         differing(&self.policies, &next.policies, same_objects, |namespace| {
             reads.insert(Read::AuthorizationPolicies(namespace.clone()));
+        });
+        let same = |a: &Arc<serde_json::Value>, b: &Arc<serde_json::Value>| a == b;
+        differing(&self.keys, &next.keys, same, |uri| {
+            reads.insert(Read::Keys(uri.clone()));
         });
         differing(&self.limits, &next.limits, same_objects, |namespace| {
             reads.insert(Read::Limits(namespace.clone()));

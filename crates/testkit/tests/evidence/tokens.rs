@@ -4,6 +4,8 @@ use crate::envoy;
 use naka_testkit::mesh::{Mesh, SOON};
 use naka_testkit::wait::until;
 
+mod fetched;
+
 const OBJECTS: &str = r#"apiVersion: security.istio.io/v1
 kind: RequestAuthentication
 metadata: {name: users, namespace: default}

@@ -1,12 +1,16 @@
 //! The typed RequestAuthentication from a checked tree.
 
-use super::{JwtRule, RequestAuthentication, TokenPlace};
+use super::{JwtRule, Keys, RequestAuthentication, TokenPlace};
 use crate::codes;
 use crate::decode::Report;
 use crate::decode::meta::labels;
-use crate::networking::read::is_header_name;
+use crate::networking::read::{duration, is_header_name};
 use crate::tree::{Data, Node, join};
-use naka_types::jwk::KeySet;
+use naka_types::jwk::{KeySet, KeyUri};
+use std::time::Duration;
+
+/// Time for fetching keys, unless an object says otherwise; Istio's.
+const FETCHED_WITHIN: Duration = Duration::from_secs(5);
 
 /// Builds.
 pub(crate) fn build(report: &mut Report, spec: &Node) -> RequestAuthentication {
@@ -90,29 +94,48 @@ fn rule(report: &mut Report, at: &str, node: &Node) -> Option<JwtRule> {
     })
 }
 
-fn keys(report: &mut Report, at: &str, node: &Node) -> Option<KeySet> {
-    let Some(jwks) = node.get("jwks") else {
-        report.error(
-            codes::E901,
-            at,
-            node.place,
-            "without keys no token can be verified, and they are not looked up from the issuer's name".to_owned(),
-            "write jwks with the issuer's public keys".to_owned(),
-        );
-        return None;
-    };
-    let field = join(at, "jwks");
+fn keys(report: &mut Report, at: &str, node: &Node) -> Option<Keys> {
+    let old = node.get("jwks_uri").map(|uri| ("jwks_uri", uri));
+    let uri = node.get("jwksUri").map(|uri| ("jwksUri", uri)).or(old);
+    match (node.get("jwks"), uri) {
+        (Some(jwks), _) => written(report, &join(at, "jwks"), jwks),
+        (None, Some((field, uri))) => {
+            let timeout = duration(node.get("timeout")).unwrap_or(FETCHED_WITHIN);
+            match KeyUri::parse(uri.text().unwrap_or_default()) {
+                Ok(uri) => Some(Keys::Fetched { uri, timeout }),
+                Err(why) => {
+                    let what = format!("it is no address that keys can be fetched from: {why}");
+                    let fix = "write an address like https://issuer.example/keys".to_owned();
+                    report.invalid(&join(at, field), uri, what, fix);
+                    None
+                }
+            }
+        }
+        (None, None) => {
+            report.error(
+                codes::E901,
+                at,
+                node.place,
+                "without keys no token can be verified, and they are not looked up from the issuer's name".to_owned(),
+                "write jwksUri, or jwks with the issuer's public keys".to_owned(),
+            );
+            None
+        }
+    }
+}
+
+fn written(report: &mut Report, field: &str, jwks: &Node) -> Option<Keys> {
     match KeySet::parse(jwks.text().unwrap_or_default()) {
         Ok((keys, left)) => {
             for why in left {
                 let fix = "nothing to change when tokens are signed with the others".to_owned();
-                report.error(codes::W903, &field, jwks.place, why, fix);
+                report.error(codes::W903, field, jwks.place, why, fix);
             }
-            Some(keys)
+            Some(Keys::Written(keys))
         }
         Err(why) => {
             let fix = "write a JSON Web Key Set with public keys: {\"keys\": [{\"kty\": …}]}";
-            report.invalid(&field, jwks, why.to_string(), fix.to_owned());
+            report.invalid(field, jwks, why.to_string(), fix.to_owned());
             None
         }
     }
@@ -146,7 +169,7 @@ fn name(report: &mut Report, at: &str, node: &Node, field: &str) -> Option<Strin
 
 #[cfg(test)]
 mod tests {
-    use super::super::TokenPlace;
+    use super::super::{Keys, TokenPlace};
     use crate::{Mode, Object, decode_yaml};
 
     const KEY: &str =
@@ -174,6 +197,32 @@ mod tests {
                 "{issuer: a, jwks: '{\"keys\":[{\"kty\":\"oct\",\"k\":\"AAAA\"}]}'}",
                 "E007",
                 "jwks",
+            ),
+            ("{issuer: a, jwksUri: 'a.example/keys'}", "E007", "jwksUri"),
+            (
+                "{issuer: a, jwksUri: 'file:///etc/keys'}",
+                "E007",
+                "jwksUri",
+            ),
+            (
+                "{issuer: a, jwks_uri: 'https://u:p@a/'}",
+                "E007",
+                "jwks_uri",
+            ),
+            (
+                "{issuer: a, jwks: KEYS, jwksUri: 'https://a/'}",
+                "E007",
+                "jwksUri",
+            ),
+            (
+                "{issuer: a, jwksUri: 'https://a/', jwks_uri: 'https://b/'}",
+                "E007",
+                "jwks_uri",
+            ),
+            (
+                "{issuer: a, jwksUri: 'https://a/', timeout: soon}",
+                "E007",
+                "timeout",
             ),
             (
                 "{issuer: a, jwks: KEYS, presence: REQUIRED}",
@@ -225,12 +274,28 @@ mod tests {
         let rule = &object.request_authentication().unwrap().rules[0];
         let header = TokenPlace::Header("x-tok".to_owned(), "T ".to_owned());
         assert_eq!(rule.places, [header, TokenPlace::Cookie("c".to_owned())]);
-        assert!(rule.forward && rule.keys.keys().len() == 1);
+        assert!(rule.forward && matches!(&rule.keys, Keys::Written(set) if set.keys().len() == 1));
         assert_eq!(rule.claim_headers[0].0, "x-sub");
         let (object, _) = decode("{issuer: a, jwks: KEYS}");
         let object = object.unwrap();
         let rule = &object.request_authentication().unwrap().rules[0];
         assert_eq!(rule.places.len(), 2);
         assert!(!rule.forward);
+        for (rule, within) in [
+            ("{issuer: a, jwksUri: 'https://a.example/keys'}", 5_000),
+            (
+                "{issuer: a, jwks_uri: 'https://a.example/keys', timeout: 1500ms}",
+                1_500,
+            ),
+        ] {
+            let (object, found) = decode(rule);
+            assert!(found.is_empty(), "{found:?}");
+            let object = object.unwrap();
+            let keys = &object.request_authentication().unwrap().rules[0].keys;
+            let Keys::Fetched { uri, timeout } = keys else {
+                panic!("{keys:?}");
+            };
+            assert_eq!((uri.host(), timeout.as_millis()), ("a.example", within));
+        }
     }
 }

@@ -1,13 +1,11 @@
 //! Fields of a RequestAuthentication, as in Istio's CRD.
 
 use crate::schema::common::{SELECTOR, TARGET_REF, TARGET_REFS};
-use crate::schema::{Field, Now, TEXTS, Ty, later, yes};
+use crate::schema::{Field, Now, TEXTS, Ty, yes};
 
 const ATTACHED: &str = "without it the object would hold for all workloads of the namespace";
 const PRESENCE: &str = "without it requests without a token would pass; demand one by an AuthorizationPolicy: \
     action DENY, from.source.notRequestPrincipals ['*']";
-const FETCHED: &str =
-    "keys are not fetched yet, and without them no token could be verified; write jwks";
 
 const JWT: &[Field] = &[
     yes("issuer", Ty::Str, "What the claim `iss` must be.").required(),
@@ -16,18 +14,12 @@ const JWT: &[Field] = &[
         TEXTS,
         "Audiences, one of which must be in the claim `aud`.",
     ),
-    Field::new(
+    yes(
         "jwksUri",
         Ty::Str,
-        Now::Refused(FETCHED),
-        "Where the keys are.",
+        "Where the control plane fetches the keys; until it has some, tokens of the issuer are refused.",
     ),
-    Field::new(
-        "jwks_uri",
-        Ty::Str,
-        Now::Refused(FETCHED),
-        "Where the keys are, old spelling.",
-    ),
+    yes("jwks_uri", Ty::Str, "The same, old spelling."),
     yes("jwks", Ty::Str, "The keys."),
     Field::new(
         "presence",
@@ -68,7 +60,11 @@ const JWT: &[Field] = &[
         Ty::Bool,
         "Keeps the token in the request.",
     ),
-    later("timeout", Ty::Duration, "Limit for fetching the keys."),
+    yes(
+        "timeout",
+        Ty::Duration,
+        "Limit for fetching the keys; 5 s unless given.",
+    ),
 ];
 
 const SPEC: &[Field] = &[

@@ -104,6 +104,8 @@ pub(crate) fn of_value(value: &Value) -> World {
             .collect();
         world.endpoints.insert(host, Arc::new(all));
     }
+    let keys = map("keys").into_iter();
+    world.keys = keys.map(|(uri, keys)| (uri, Arc::new(keys))).collect();
     world.rejoin(&snapshot(objects));
     world
 }

@@ -40,15 +40,15 @@ const TEMPLATE: &str = "envoy.path.match.uri_template.uri_template_matcher";
 /// Filters before the requests of a port, for a proxy that knows labels of callers or does not.
 pub(crate) fn http(policies: &Policies, port: u16, labels: bool) -> Vec<HttpFilter> {
     let rules = rules_of_requests(policies, port, labels);
-    tokens(policies)
+    super::token::filter(&policies.tokens, super::token::NONE)
         .into_iter()
         .chain(rules.into_iter().flatten())
         .collect()
 }
 
-/// The filter that reads tokens.
+/// The filter that reads tokens, for an Envoy.
 pub(crate) fn tokens(policies: &Policies) -> Option<HttpFilter> {
-    super::token::filter(&policies.tokens)
+    super::token::filter(&policies.tokens, super::token::NO_POINT)
 }
 
 /// Filters by action, see [`rbac`].

@@ -1,8 +1,9 @@
 //! Rules as trees: each field asks what it says, and what is not known is settled by the action.
 
-use super::{At, Compiled, Question, Tree, compiled, escaped, of};
+use super::{At, Compiled, Question, Tree, compiled, escaped, of, token};
 use crate::compile::View;
 use crate::compile::tests::{snapshot, world};
+use crate::world::{Read, World};
 use naka_api::security::authorization_policy::Text;
 use naka_types::cidr::Cidr;
 use naka_types::labels::Labels;
@@ -314,4 +315,44 @@ fn policies_are_those_of_the_namespace_and_of_the_root_that_select_the_workload(
 #[test]
 fn texts_are_escaped() {
     assert_eq!(escaped("a-b_c.d+e/f"), "a-b_c\\.d\\+e/f");
+}
+
+/// Keys that are fetched stand in the filter as they came; before, there are none that could verify anything, and when
+/// they come the listeners that read them are made anew.
+#[test]
+fn fetched_keys_stand_in_the_filter_and_before_there_are_none() {
+    let mut objects = snapshot(
+        "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {name: r, namespace: shop}\nspec: {jwtRules: [{issuer: a, jwksUri: 'https://a.example/keys'}]}\n",
+    );
+    let before = world(&objects, Vec::new());
+    let key = (
+        crate::jwks::RECORD.to_owned(),
+        "https://a.example/keys".to_owned(),
+    );
+    let set = serde_json::json!({"keys": ["fetched"]});
+    std::sync::Arc::make_mut(&mut objects.records).insert(key, std::sync::Arc::new(set));
+    let after = world(&objects, Vec::new());
+    let inline = |world: &World, envoy: bool| {
+        let policies = of(&View::new(world), "shop", &Labels::new());
+        let filter = match envoy {
+            true => super::message::tokens(&policies),
+            false => super::message::http(&policies, 80, true).into_iter().next(),
+        };
+        format!(
+            "{:?}",
+            String::from_utf8_lossy(&naka_wire::pack(&filter.unwrap()).value)
+        )
+    };
+    for envoy in [true, false] {
+        let unknown = [token::NONE, token::NO_POINT][usize::from(envoy)];
+        let unknown = format!("{unknown:?}");
+        assert!(inline(&before, envoy).contains(unknown.trim_matches('"')));
+        let fetched = inline(&after, envoy);
+        assert!(fetched.contains("fetched") && !fetched.contains(unknown.trim_matches('"')));
+    }
+    let changed = before.changes(&after);
+    assert_eq!(
+        changed.into_iter().collect::<Vec<_>>(),
+        [Read::Keys("https://a.example/keys".to_owned())]
+    );
 }

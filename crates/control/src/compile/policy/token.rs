@@ -3,7 +3,8 @@
 //! The requirement is Istio's: a request without a token passes; one with a token passes when its issuer takes it, or,
 //! where there are several, when one of them does. Claims are kept under `payload` of the filter's metadata.
 
-use naka_api::security::request_authentication::{JwtRule, TokenPlace};
+use super::Issuer;
+use naka_api::security::request_authentication::TokenPlace;
 use naka_wire::envoy::config::core::v3::{DataSource, data_source};
 use naka_wire::envoy::config::route::v3::{RouteMatch, route_match::PathSpecifier};
 use naka_wire::envoy::extensions::filters::http::jwt_authn::v3::jwt_provider::{
@@ -29,8 +30,14 @@ const PAYLOAD: &str = "payload";
 /// Claims that are lists of words by their standards.
 const WORD_LISTS: [&str; 2] = ["scope", "permission"];
 
-/// The filter that reads tokens, where there are issuers.
-pub(super) fn filter(rules: &[JwtRule]) -> Option<HttpFilter> {
+/// Keys of an issuer before any were fetched, as our own proxies read them: there are none, and a token's refusal says so.
+pub(super) const NONE: &str = r#"{"keys":[]}"#;
+/// The same for an Envoy, which takes no filter whose set is empty: y = 2 is on no point of the curve, so there is no
+/// private half of it, nor any signature that it bears out.
+pub(super) const NO_POINT: &str = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","alg":"EdDSA","x":"AgAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"}]}"#;
+
+/// The filter that reads tokens, where there are issuers; `unknown` stands for keys that there are not yet.
+pub(super) fn filter(rules: &[Issuer], unknown: &str) -> Option<HttpFilter> {
     if rules.is_empty() {
         return None;
     }
@@ -52,7 +59,7 @@ pub(super) fn filter(rules: &[JwtRule]) -> Option<HttpFilter> {
         providers: rules
             .iter()
             .enumerate()
-            .map(|(index, rule)| (name(index), provider(rule)))
+            .map(|(index, rule)| (name(index), provider(rule, unknown)))
             .collect(),
         rules: vec![RequirementRule {
             r#match: Some(RouteMatch {
@@ -91,7 +98,7 @@ fn missing() -> JwtRequirement {
     ))
 }
 
-fn provider(rule: &JwtRule) -> JwtProvider {
+fn provider(Issuer { rule, keys }: &Issuer, unknown: &str) -> JwtProvider {
     let mut wire = JwtProvider {
         issuer: rule.issuer.clone(),
         audiences: rule.audiences.clone(),
@@ -116,7 +123,9 @@ fn provider(rule: &JwtRule) -> JwtProvider {
             .collect(),
         clear_route_cache: true,
         jwks_source_specifier: Some(JwksSourceSpecifier::LocalJwks(DataSource {
-            specifier: Some(data_source::Specifier::InlineString(rule.keys.to_json())),
+            specifier: Some(data_source::Specifier::InlineString(
+                keys.clone().unwrap_or_else(|| unknown.to_owned()),
+            )),
             ..DataSource::default()
         })),
         ..JwtProvider::default()
