@@ -7,19 +7,23 @@
 //! at a sweep, one of which happens every interval, once base time × multiplier is over. The multiplier grows with
 //! each ejection and shrinks with each interval in which the endpoint was not ejected.
 //!
+//! Where a rule names a share of failures, each sweep also judges what the interval before it brought ([`percentage`]).
+//!
 //! Counters are the endpoint's, over all workers and every swap of configuration. A lock is taken only when a
 //! threshold is reached. Time is a monotonic argument, the same clock on every thread.
 //!
 //! Invariants: never more than the allowed share is ejected by an ejection; one that was ejected returns at the sweep
 //! that is due, or as soon as its cluster has no outlier detection any more.
 //!
-//! Not here: who calls [`readmit`] when (the proxy's main thread), success-rate detection (Istio has none).
+//! Not here: who calls [`sweep`] when (the proxy's main thread), success-rate detection (Istio has none).
 
 use crate::model::{Cluster, Endpoint};
 use crate::runtime::{Bar, EndpointState};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
+
+mod percentage;
 
 /// Longest ejection unless the base time is longer, as in Envoy.
 const LONGEST: Duration = Duration::from_secs(300);
@@ -47,6 +51,19 @@ pub struct Outlier {
     pub at_least_one: bool,
     /// Statuses that are errors, instead of all 5xx.
     pub statuses: Option<Box<[u16]>>,
+    /// Share of failures in an interval, in percent, that ejects at its end.
+    pub share: Option<Share>,
+}
+
+/// The share of failures that ejects, and how much there must be to judge by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Share {
+    /// From this many percent on.
+    pub percent: u32,
+    /// Endpoints that were called often enough, at least; below it none is ejected.
+    pub hosts: u32,
+    /// Calls in the interval, at least; an endpoint with fewer is not judged.
+    pub volume: u32,
 }
 
 impl Default for Outlier {
@@ -63,6 +80,7 @@ impl Default for Outlier {
             percent: 10,
             at_least_one: false,
             statuses: None,
+            share: None,
         }
     }
 }
@@ -88,14 +106,14 @@ impl Outlier {
     }
 
     /// The first sweep at or after a time.
-    fn sweep(&self, from: Duration) -> Duration {
+    fn sweep_from(&self, from: Duration) -> Duration {
         let (from, every) = (millis(from), millis(self.interval).max(1));
         Duration::from_millis(from.div_ceil(every) * every)
     }
 
     /// When an ejection of that multiplier is over.
     fn over(&self, since: Duration, times: u32) -> Duration {
-        self.sweep(since + self.base.saturating_mul(times).min(self.longest))
+        self.sweep_from(since + self.base.saturating_mul(times).min(self.longest))
     }
 }
 
@@ -150,6 +168,27 @@ pub(crate) struct Tally {
     times: AtomicU32,
     /// Milliseconds of the last ejection or, once it is over, of the return.
     since: AtomicU64,
+    share: percentage::Counts,
+}
+
+/// What came of taking note of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Told {
+    /// It was counted, if at all.
+    Counted,
+    /// It is the first of an interval at whose end somebody has to [`sweep`].
+    SweepDue,
+    /// The endpoint was ejected for it; it returns at a [`sweep`].
+    Ejected,
+}
+
+impl Told {
+    /// Whether whoever sweeps has to hear of it.
+    #[must_use]
+    pub fn rings(self) -> bool {
+        self != Self::Counted
+    }
 }
 
 impl Tally {
@@ -174,11 +213,35 @@ fn reached(counter: &AtomicU32, threshold: u32) -> bool {
     reached
 }
 
-/// Takes note of what came of a call; true when the endpoint was ejected for it.
-pub fn observe(cluster: &Cluster, endpoint: &Endpoint, seen: Seen, now: Duration) -> bool {
+/// Takes note of what came of a call.
+pub fn observe(cluster: &Cluster, endpoint: &Endpoint, seen: Seen, now: Duration) -> Told {
     let Some(policy) = cluster.spec.outlier.as_deref() else {
-        return false;
+        return Told::Counted;
     };
+    let armed = policy.share.is_some()
+        && external(policy, seen)
+            .is_some_and(|failed| percentage::count(cluster, policy, endpoint, failed, now));
+    if in_a_row(policy, endpoint, seen) && eject(cluster, policy, endpoint, now) {
+        Told::Ejected
+    } else if armed {
+        Told::SweepDue
+    } else {
+        Told::Counted
+    }
+}
+
+/// Whether the endpoint's answer was a failure; `None`: it gave none, and what is no answer counts apart.
+fn external(policy: &Outlier, seen: Seen) -> Option<bool> {
+    match (seen, policy.split) {
+        (Seen::Status(status), _) => Some(policy.judge(status) != Verdict::Fine),
+        (_, true) => None,
+        (Seen::Connected, false) => Some(false),
+        (Seen::NotConnected | Seen::Broken | Seen::TimedOut, false) => Some(true),
+    }
+}
+
+/// Whether a counter of things in a row reached its threshold.
+fn in_a_row(policy: &Outlier, endpoint: &Endpoint, seen: Seen) -> bool {
     let tally = &endpoint.state.tally;
     let status = match (seen, policy.split) {
         (Seen::Status(status), split) => {
@@ -194,12 +257,12 @@ pub fn observe(cluster: &Cluster, endpoint: &Endpoint, seen: Seen, now: Duration
         // A connection of bytes is all that is to be had: it counts as an answer.
         (Seen::Connected, false) => Verdict::Fine,
         (Seen::NotConnected, true) => {
-            return reached(&tally.local, policy.local) && eject(cluster, policy, endpoint, now);
+            return reached(&tally.local, policy.local);
         }
         // The connection stood, which began the counter again.
         (Seen::Broken | Seen::TimedOut, true) => {
             tally.local.store(0, Relaxed);
-            return reached(&tally.local, policy.local) && eject(cluster, policy, endpoint, now);
+            return reached(&tally.local, policy.local);
         }
         // 503 and 504; what a rule says of statuses is about those that somebody sent.
         (Seen::NotConnected | Seen::Broken | Seen::TimedOut, false) => Verdict::Gateway,
@@ -216,7 +279,7 @@ pub fn observe(cluster: &Cluster, endpoint: &Endpoint, seen: Seen, now: Duration
         false
     };
     let errors = reached(&tally.errors, policy.errors);
-    (gateway || errors) && eject(cluster, policy, endpoint, now)
+    gateway || errors
 }
 
 fn eject(cluster: &Cluster, policy: &Outlier, endpoint: &Endpoint, now: Duration) -> bool {
@@ -268,13 +331,17 @@ pub fn ejected(cluster: &Cluster, endpoint: &Endpoint) -> Option<(Duration, Dura
     Some((since, policy.over(since, tally.times.load(Relaxed))))
 }
 
-/// Lets those return whose time is over; says when to look again, if anybody is still out.
-pub fn readmit<'a>(
+/// Judges the interval that is over, lets those return whose time is over; says when to look again, if there is need.
+pub fn sweep<'a>(
     clusters: impl IntoIterator<Item = &'a Arc<Cluster>>,
     now: Duration,
 ) -> Option<Duration> {
     let mut next: Option<Duration> = None;
+    let mut soonest = |at: Duration| next = Some(next.map_or(at, |next| next.min(at)));
     for cluster in clusters {
+        if let Some(due) = percentage::judge(cluster, now) {
+            soonest(due);
+        }
         // No bar was ever laid, or all that were are for others to lift.
         if cluster.runtime.epoch() == 0 {
             continue;
@@ -293,7 +360,7 @@ pub fn readmit<'a>(
             if over <= now {
                 readmit_one(cluster, &endpoint.state, now);
             } else {
-                next = Some(next.map_or(over, |next| next.min(over)));
+                soonest(over);
             }
         }
     }

@@ -126,6 +126,8 @@ pub struct ClusterRuntime {
     epoch: AtomicU64,
     /// Held while it is decided whether one more endpoint may be ejected.
     pub(crate) ejecting: Mutex<()>,
+    /// Milliseconds of the sweep at which shares of failures are judged next; 0: nothing was called since the last.
+    pub(crate) sweep_due: AtomicU64,
 }
 
 /// Counts of one endpoint over all workers.

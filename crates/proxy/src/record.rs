@@ -187,7 +187,8 @@ impl Finish {
                 open.reason = Some(Reason::UpstreamReset);
                 if let Some((cluster, endpoint)) = &open.watched {
                     let worker = &open.conn.worker;
-                    if outlier::observe(cluster, endpoint, outlier::Seen::Broken, worker.now()) {
+                    let (broke, now) = (outlier::Seen::Broken, worker.now());
+                    if outlier::observe(cluster, endpoint, broke, now).rings() {
                         worker.own.barred.notify_one();
                     }
                 }

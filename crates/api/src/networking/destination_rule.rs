@@ -163,6 +163,8 @@ pub struct OutlierDetection {
     pub max_ejection_percent: Option<u32>,
     /// Below this healthy share in percent all endpoints are called; default 0.
     pub min_health_percent: Option<u32>,
+    /// Share of failures in an interval, in percent, that ejects; default and 0 = off.
+    pub failure_percentage: Option<u32>,
     /// Statuses that are errors, instead of 5xx.
     pub statuses: Vec<u16>,
 }

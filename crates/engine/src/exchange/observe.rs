@@ -5,7 +5,7 @@ use super::{Cx, Dial, Exchange, Outcome};
 use crate::breaker::Trial;
 use crate::canonical::{Canonical, Direction};
 use crate::model::{Cluster, Endpoint};
-use crate::outlier::{self, Seen};
+use crate::outlier::{self, Seen, Told};
 use crate::why::{Stage, Why};
 use http::{HeaderName, HeaderValue};
 use naka_types::header as names;
@@ -31,9 +31,10 @@ fn seen(outcome: &Outcome<'_>, grpc: bool) -> Option<Seen> {
     })
 }
 
+/// Tells outlier detection; true when somebody has to see to a sweep.
 fn tell(cluster: &Cluster, endpoint: &Endpoint, seen: Seen, cx: &mut Cx<'_>) -> bool {
-    let ejected = outlier::observe(cluster, endpoint, seen, cx.now);
-    if ejected {
+    let told = outlier::observe(cluster, endpoint, seen, cx.now);
+    if told == Told::Ejected {
         cx.explain(|| {
             Why::new(
                 Stage::Endpoint,
@@ -42,7 +43,7 @@ fn tell(cluster: &Cluster, endpoint: &Endpoint, seen: Seen, cx: &mut Cx<'_>) -> 
             )
         });
     }
-    ejected
+    told.rings()
 }
 
 /// Tells the breaker. An outcome that says nothing gives a trial back by dropping it.
@@ -86,7 +87,7 @@ impl Exchange {
         }
     }
 
-    /// Whether an endpoint was barred since the last question: somebody has to see to its return.
+    /// Whether an endpoint was barred, or judging it became due, since the last question: somebody has to see to it.
     pub fn has_barred(&mut self) -> bool {
         std::mem::take(&mut self.barred)
     }
@@ -106,7 +107,7 @@ impl Dial {
     pub fn connected(&mut self, now: Duration) {
         let trial = self.trial.take();
         if let (Some(cluster), Some(endpoint)) = (&self.cluster, &self.endpoint) {
-            outlier::observe(cluster, endpoint, Seen::Connected, now);
+            self.barred |= outlier::observe(cluster, endpoint, Seen::Connected, now).rings();
             let backend = cluster.spec.backend.as_ref();
             if let Some(breaker) = backend.and_then(|b| b.breaker.as_ref()) {
                 cluster.runtime.ended(breaker, trial, false, now);
@@ -125,7 +126,7 @@ impl Dial {
         }
     }
 
-    /// Whether an endpoint was barred since the last question.
+    /// Whether an endpoint was barred, or judging it became due, since the last question.
     pub fn has_barred(&mut self) -> bool {
         std::mem::take(&mut self.barred)
     }

@@ -1,6 +1,6 @@
 //! Envoy's rules as tables, and what must hold for every course of events.
 
-use super::{Outlier, Relaxed, Seen, http_of_grpc, observe, readmit, status_of};
+use super::{Outlier, Relaxed, Seen, Share, Told, http_of_grpc, status_of, sweep};
 use crate::model::{Cluster, ClusterSpec, Endpoint, Health};
 use crate::runtime::{Bar, Registry};
 use naka_types::protocol::Protocol;
@@ -8,6 +8,11 @@ use proptest::prelude::{Just, Strategy, prop, prop_oneof, proptest};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// Whether it was ejected.
+fn observe(cluster: &Cluster, endpoint: &Endpoint, seen: Seen, now: Duration) -> bool {
+    super::observe(cluster, endpoint, seen, now) == Told::Ejected
+}
 
 const S: Duration = Duration::from_secs(1);
 
@@ -225,7 +230,7 @@ fn a_counter_that_ejected_nobody_begins_again() {
     let fail = |n: usize, at| observe(&cluster, &cluster.endpoints[n], Seen::Status(500), at);
     assert!(!fail(0, S) && fail(0, S));
     assert!(!fail(1, S) && !fail(1, S), "no room for a second");
-    assert_eq!(readmit([&cluster], S * 2), None);
+    assert_eq!(sweep([&cluster], S * 2), None);
     assert!(!fail(1, S * 2), "its two errors were forgotten");
     assert!(fail(1, S * 2));
 }
@@ -238,7 +243,7 @@ fn course(policy: Outlier, fails_at: impl Fn(u64) -> bool, millis: u64) -> Vec<(
     for at in 0..millis {
         let now = Duration::from_millis(at);
         let endpoint = &cluster.endpoints[0];
-        readmit([&cluster], now);
+        sweep([&cluster], now);
         // A call of its own millisecond, after the return of one.
         if fails_at(at) && !endpoint.state.is_barred() && !was {
             observe(&cluster, endpoint, Seen::Status(500), now);
@@ -288,9 +293,9 @@ fn who_is_out_returns_when_detection_is_taken_away() {
     // The state outlives a swap of configuration.
     let same = cluster(&registry, 2, Some(policy));
     assert_eq!(out(&same), 1);
-    assert_eq!(readmit([&same], S * 2), Some(S * 40));
+    assert_eq!(sweep([&same], S * 2), Some(S * 40));
     let without = cluster(&registry, 2, None);
-    assert_eq!(readmit([&without], S * 2), None);
+    assert_eq!(sweep([&without], S * 2), None);
     assert_eq!(out(&without), 0);
     assert!(!observe(
         &without,
@@ -298,6 +303,120 @@ fn who_is_out_returns_when_detection_is_taken_away() {
         Seen::NotConnected,
         S
     ));
+}
+
+/// Endpoints with calls and failures of each, a policy; who is out after the sweep.
+type Course = (
+    &'static str,
+    fn(&mut Outlier),
+    [(u32, u32); 3],
+    &'static [usize],
+);
+
+/// Three that were called often enough are judged.
+fn by_share(percent: u32) -> Outlier {
+    let mut policy = policy(|policy| policy.errors = 0);
+    policy.share = Some(Share {
+        percent,
+        hosts: 3,
+        volume: 10,
+    });
+    policy
+}
+
+#[test]
+fn a_share_of_failures_ejects_at_the_end_of_the_interval() {
+    let courses: &[Course] = &[
+        (
+            "the share itself",
+            |_| (),
+            [(10, 3), (10, 2), (20, 5)],
+            &[0],
+        ),
+        (
+            "all of them",
+            |_| (),
+            [(10, 10), (10, 10), (10, 10)],
+            &[0, 1, 2],
+        ),
+        (
+            "too few calls of one",
+            |_| (),
+            [(9, 9), (10, 10), (10, 0)],
+            &[],
+        ),
+        ("no share", |p| p.share = None, [(10, 10); 3], &[]),
+        ("the limit holds", |p| p.percent = 34, [(10, 10); 3], &[0]),
+        ("nobody was called", |_| (), [(0, 0); 3], &[]),
+    ];
+    for (what, edit, calls, want) in courses {
+        let registry = Registry::default();
+        let mut policy = by_share(30);
+        edit(&mut policy);
+        let cluster = cluster(&registry, 3, Some(policy));
+        let mut rang = 0;
+        for (endpoint, (calls, failures)) in cluster.endpoints.iter().zip(calls) {
+            for n in 0..*calls {
+                let status = if n < *failures { 500 } else { 200 };
+                let told = super::observe(&cluster, endpoint, Seen::Status(status), S);
+                assert_ne!(told, Told::Ejected, "{what}");
+                rang += u32::from(told.rings());
+            }
+        }
+        let all = [Arc::clone(&cluster)];
+        let due = sweep(&all, S * 9);
+        let counts = cluster.spec.outlier.as_ref().unwrap().share.is_some() && calls[0].0 > 0;
+        assert_eq!(
+            (rang, due),
+            (u32::from(counts), counts.then_some(S * 10)),
+            "{what}"
+        );
+        assert_eq!(out(&cluster), 0, "{what}");
+        let next = sweep(&all, S * 10);
+        let barred: Vec<usize> = (0..3)
+            .filter(|n| cluster.endpoints[*n].state.has(Bar::Outlier))
+            .collect();
+        assert_eq!(barred, *want, "{what}");
+        // Back after the base time, at a sweep.
+        assert_eq!(next, (!want.is_empty()).then_some(S * 40), "{what}");
+    }
+}
+
+#[test]
+fn an_interval_is_judged_by_its_own_calls() {
+    let registry = Registry::default();
+    let cluster = cluster(&registry, 3, Some(by_share(60)));
+    let all = [Arc::clone(&cluster)];
+    let calls = |status, at| {
+        for endpoint in &cluster.endpoints {
+            for _ in 0..10 {
+                let _ = super::observe(&cluster, endpoint, Seen::Status(status), at);
+            }
+        }
+    };
+    calls(200, S);
+    assert_eq!(sweep(&all, S * 10), None);
+    // Twice as many calls, half of them failures, were these still counted.
+    calls(500, S * 11);
+    sweep(&all, S * 20);
+    assert_eq!(out(&cluster), 3);
+}
+
+#[test]
+fn failures_that_count_apart_are_in_no_share() {
+    for (split, want) in [(false, 3), (true, 0)] {
+        let registry = Registry::default();
+        let mut policy = by_share(50);
+        (policy.split, policy.local) = (split, 0);
+        let cluster = cluster(&registry, 3, Some(policy));
+        for endpoint in &cluster.endpoints {
+            for _ in 0..10 {
+                let _ = super::observe(&cluster, endpoint, Seen::NotConnected, S);
+            }
+        }
+        sweep(&[Arc::clone(&cluster)], S * 10);
+        assert_eq!(out(&cluster), want, "{split}");
+    }
 }
 
 #[test]
@@ -331,7 +450,7 @@ fn who_returns_begins_with_empty_counters() {
     let endpoint = &cluster.endpoints[0];
     let fails = |status, now| observe(&cluster, endpoint, Seen::Status(status), now);
     assert!(!fails(503, S) && fails(503, S), "two gateway errors");
-    assert_eq!(readmit([&cluster], S * 60), None);
+    assert_eq!(sweep([&cluster], S * 60), None);
     for _ in 0..4 {
         assert!(!fails(500, S * 60));
     }
@@ -353,8 +472,8 @@ fn the_multiplier_grows_no_further_than_the_longest() {
     for _ in 0..5 {
         assert!(observe(&cluster, endpoint, Seen::Status(500), now));
         times.push(endpoint.state.tally.times.load(Relaxed));
-        now = readmit([&cluster], now).unwrap();
-        assert_eq!(readmit([&cluster], now), None);
+        now = sweep([&cluster], now).unwrap();
+        assert_eq!(sweep([&cluster], now), None);
     }
     assert_eq!(times, [1, 2, 3, 3, 3]);
     assert_eq!(Outlier::longest_of(S * 30), S * 300);
@@ -406,6 +525,7 @@ proptest! {
             errors, gateway, local, split, percent, at_least_one,
             interval: Duration::from_millis(100), base: Duration::from_millis(200),
             longest: Duration::from_secs(1), statuses: None,
+            share: None,
         };
         let cluster = cluster(&registry, endpoints, Some(policy));
         let total = usize::from(endpoints);
@@ -413,16 +533,16 @@ proptest! {
         let (mut now, mut next) = (Duration::ZERO, None);
         for (n, seen, later) in events {
             now += Duration::from_millis(later);
-            readmit([&cluster], now);
+            sweep([&cluster], now);
             observe(&cluster, &cluster.endpoints[n % total], seen, now);
             assert!(out(&cluster) <= most);
-            next = readmit([&cluster], now);
+            next = sweep([&cluster], now);
             assert_eq!(next.is_some(), out(&cluster) > 0);
         }
         while let Some(due) = next {
             assert!(due > now && due <= now + Duration::from_millis(1_100));
             now = due;
-            next = readmit([&cluster], now);
+            next = sweep([&cluster], now);
         }
         assert_eq!(out(&cluster), 0);
     }

@@ -191,6 +191,9 @@ pub(crate) async fn dial(conn: &Rc<Conn>, origin: &Origin) -> Result<Dialled, Fa
             Effect::Try(attempt) => match call(conn, origin, &attempt).await {
                 Ok(io) => {
                     engine.connected(worker.now());
+                    if engine.has_barred() {
+                        worker.own.barred.notify_one();
+                    }
                     return Ok(standing(conn, origin, io, attempt));
                 }
                 Err(fail) => {

@@ -231,8 +231,8 @@ const OUTLIER: Ty = Ty::Object(&[
     f(
         "failurePercentageThreshold",
         Ty::Int(0, 100),
-        NotYet,
-        "Share of failed requests, in percent, from which an endpoint is taken out.",
+        Yes,
+        "Share of failed requests in an interval, in percent, from which an endpoint is ejected at its end, if it got 50 requests in it and so did at least five endpoints. Default and 0: off. With splitExternalLocalOriginErrors of answers alone.",
     ),
     f(
         "outlierDetectionHttpErrorCodes",

@@ -1,6 +1,7 @@
 //! `outlierDetection` on the wire, the same for our own proxies and for an Envoy.
 //!
-//! As Istio writes it: no success rate, no failure percentage. Where the rule names no share, one endpoint may be
+//! As Istio writes it: no success rate; a failure percentage where the rule names one, with Envoy's own minima of
+//! endpoints and requests, for which Istio has no fields. Where the rule names no share, one endpoint may be
 //! ejected whatever the share is: the default of 10 % would leave every service of fewer than ten endpoints without
 //! outlier detection, and say nothing about it.
 
@@ -35,6 +36,7 @@ fn threshold(wanted: Option<u32>) -> (Option<UInt32Value>, Option<UInt32Value>) 
 pub(super) fn detection(rule: &OutlierDetection) -> pb::OutlierDetection {
     let (consecutive_5xx, enforcing_consecutive_5xx) = threshold(rule.consecutive_5xx);
     let (gateway, enforcing_gateway) = threshold(rule.consecutive_gateway);
+    let (share, enforcing_share) = threshold(rule.failure_percentage);
     let (local, enforcing_local) = threshold(rule.consecutive_local.filter(|_| rule.split_local));
     pb::OutlierDetection {
         consecutive_5xx,
@@ -44,6 +46,8 @@ pub(super) fn detection(rule: &OutlierDetection) -> pb::OutlierDetection {
         split_external_local_origin_errors: rule.split_local,
         consecutive_local_origin_failure: local,
         enforcing_consecutive_local_origin_failure: enforcing_local,
+        failure_percentage_threshold: share,
+        enforcing_failure_percentage: enforcing_share,
         interval: rule.interval.map(time::to_wire),
         base_ejection_time: rule.base_ejection.map(time::to_wire),
         max_ejection_percent: rule.max_ejection_percent.and_then(number),

@@ -94,6 +94,19 @@ const ROWS: &[(&str, &str, &[&str])] = &[
     ),
     (
         "outlierDetection",
+        "failurePercentageThreshold: 30",
+        &[
+            "failure_percentage_threshold: Some(UInt32Value { value: 30 })",
+            "enforcing_failure_percentage: Some(UInt32Value { value: 100 })",
+        ],
+    ),
+    (
+        "outlierDetection",
+        "failurePercentageThreshold: 0",
+        &["enforcing_failure_percentage: Some(UInt32Value { value: 0 })"],
+    ),
+    (
+        "outlierDetection",
         "outlierDetectionHttpErrorCodes: [429]",
         &["error_matcher: Some(MatchPredicate { rule: Some(HttpResponseHeadersMatch("],
     ),

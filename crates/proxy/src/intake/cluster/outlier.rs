@@ -1,9 +1,9 @@
 //! Outlier detection and the panic threshold of a cluster.
 //!
-//! Success rates and failure percentages are not looked at: Istio turns them off.
+//! Success rates are not looked at: Istio turns them off.
 
 use crate::intake::Error;
-use naka_engine::outlier::Outlier;
+use naka_engine::outlier::{Outlier, Share};
 use naka_wire::envoy::config::cluster::v3 as pb;
 use naka_wire::envoy::config::common::matcher::v3::{MatchPredicate, match_predicate::Rule};
 use naka_wire::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
@@ -53,7 +53,18 @@ pub(super) fn outlier(wire: &pb::Cluster) -> Result<Option<Box<Outlier>>, Error>
         percent: number(&wire.max_ejection_percent, default.percent),
         at_least_one: wire.always_eject_one_host.is_some_and(|one| one.value),
         statuses: None,
+        share: share(wire),
     })))
+}
+
+/// The share of failures that ejects, where it is in force; what is not said is Envoy's default.
+fn share(wire: &pb::OutlierDetection) -> Option<Share> {
+    let number = |value: &Option<UInt32Value>, default| value.as_ref().map_or(default, |v| v.value);
+    (number(&wire.enforcing_failure_percentage, 0) > 0).then(|| Share {
+        percent: number(&wire.failure_percentage_threshold, 85),
+        hosts: number(&wire.failure_percentage_minimum_hosts, 5),
+        volume: number(&wire.failure_percentage_request_volume, 50),
+    })
 }
 
 fn positive(wire: &Wire, field: &str) -> Result<Duration, Error> {
@@ -122,7 +133,7 @@ fn status(one: &MatchPredicate) -> Option<u16> {
 #[cfg(test)]
 mod tests {
     use super::{Wire, outlier, panic, pb, positive, statuses};
-    use naka_engine::outlier::Outlier;
+    use naka_engine::outlier::{Outlier, Share};
     use naka_wire::envoy::config::cluster::v3::cluster::CommonLbConfig;
     use naka_wire::envoy::config::common::matcher::v3::{
         HttpHeadersMatch, MatchPredicate,
@@ -163,6 +174,8 @@ mod tests {
             }),
             max_ejection_percent: number(50),
             always_eject_one_host: Some(BoolValue { value: true }),
+            failure_percentage_threshold: number(30),
+            enforcing_failure_percentage: number(100),
             ..Default::default()
         });
         let base = Duration::from_secs(400);
@@ -175,9 +188,20 @@ mod tests {
             longest: base,
             percent: 50,
             at_least_one: true,
+            share: Some(Share {
+                percent: 30,
+                hosts: 5,
+                volume: 50,
+            }),
             ..Outlier::default()
         };
         assert_eq!(said.unwrap(), want);
+        // Not in force without a word on that.
+        let off = pb::OutlierDetection {
+            failure_percentage_threshold: number(30),
+            ..Default::default()
+        };
+        assert_eq!(of(off).unwrap().share, None);
     }
 
     #[test]

@@ -52,6 +52,7 @@ pub(super) fn build(report: &mut Report, node: &Node, at: &str) -> OutlierDetect
         base_ejection: read::duration(node.get("baseEjectionTime")),
         max_ejection_percent: read::count(node.get("maxEjectionPercent")),
         min_health_percent: read::count(node.get("minHealthPercent")),
+        failure_percentage: read::count(node.get("failurePercentageThreshold")),
         statuses,
     }
 }
