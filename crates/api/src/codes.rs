@@ -94,7 +94,7 @@ codes! {
     E912: "The disk of the mesh directory is full, or will be with the next changes.",
         "less than 4 MiB free", "Free space; a log that could not be written needs a restart of the control plane afterwards.";
     E913: "A certificate of the control plane or its authority has ended.",
-        "a root made ten years ago", "Renew the authority; the intermediate and the control plane's own certificate are renewed by a restart.";
+        "a root made ten years ago", "Set the clock right. An intermediate: `naka ca intermediate request`, `sign`, `install`; a root has to be replaced in time.";
     E914: "An advertised host name does not resolve on the control plane's machine.",
         "`naka up --advertise mesh.exmaple.com`", "Correct the name or its DNS record; `--advertise ''` takes it back.";
     E915: "A Gateway selects no connected gateway proxy: nobody serves its hosts.",
@@ -169,7 +169,7 @@ codes! {
     W912: "The disk of the mesh directory is nearly full.",
         "less than 5 % and less than 1 GiB free", "Free space before the log can not be written.";
     W913: "A certificate of the control plane or its authority ends soon.",
-        "an intermediate with less than 30 days, a root with less than 90", "Restart the control plane, which renews the intermediate; a root has to be replaced in time.";
+        "an intermediate with less than 30 days, a root with less than 90", "`naka ca intermediate request`, `sign` where the root's key is, `install`; with the root's key in the mesh it is renewed by itself. A root has to be replaced in time.";
     W917: "A proxy's certificate is in the last tenth of its life: its renewals fail.",
         "a proxy whose requests for a certificate are refused", "See the proxy's log (`proxy.log`) and `naka events`.";
     W918: "A proxy does not have the newest configuration yet.",

@@ -2,9 +2,11 @@
 //!
 //! A command that does not exist yet is not here: `naka --help` never promises what the binary cannot do.
 
+mod ca;
 mod operate;
 mod run;
 
+pub(crate) use ca::*;
 pub(crate) use operate::*;
 pub(crate) use run::*;
 
@@ -78,6 +80,8 @@ pub(crate) enum Command {
     Check(Check),
     /// Create, list and revoke tokens
     Token(Token),
+    /// The certificate authority: what signs, and a root whose key is kept elsewhere
+    Ca(Ca),
     /// Write log, authority, keys and tokens of a mesh into one sealed file; the mesh may run
     Backup(Backup),
     /// Make a mesh from a backup, where none is
@@ -175,6 +179,9 @@ pub(crate) struct Up {
     /// File with the passphrase that locks the key of Secrets
     #[arg(long, value_name = "FILE")]
     pub(crate) seal_passphrase_file: Option<PathBuf>,
+    /// Directory with root-cert.pem, ca-cert.pem, ca-key.pem and cert-chain.pem, the authority of a mesh that has none
+    #[arg(long, value_name = "DIR")]
+    pub(crate) ca: Option<PathBuf>,
 }
 
 #[derive(Debug, Group)]

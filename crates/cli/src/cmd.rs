@@ -2,6 +2,7 @@
 
 pub(crate) mod apply;
 pub(crate) mod backup;
+pub(crate) mod ca;
 pub(crate) mod causes;
 pub(crate) mod check;
 pub(crate) mod context;

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex};
 
 mod answer;
 mod auth;
+mod authority;
 mod body;
 mod change;
 mod confirm;

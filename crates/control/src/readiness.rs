@@ -113,7 +113,7 @@ fn missing(facts: &Facts) -> Vec<Lack> {
             "intermediate",
             facts.intermediate_until,
             "the authority's intermediate certificate",
-            "set the clock right; when it is right, restore a backup of the authority or make the mesh anew",
+            "set the clock right; when it is right: naka ca intermediate request, sign it with the root's key, naka ca intermediate install",
         ),
         (
             "root",

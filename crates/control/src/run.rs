@@ -129,6 +129,9 @@ pub async fn run(settings: Settings) -> Result<Bound, Error> {
     }
     let now = naka_identity::now_s();
     let ca = settings.dir.join("ca");
+    if let Some(from) = &settings.authority {
+        naka_identity::offline::import(&ca, from, &settings.trust_domain, now)?;
+    }
     let authority = Arc::new(Authority::open_or_create(&ca, &settings.trust_domain, now)?);
     let (names, hosts) = names(&settings);
     let certificate = ServerCert::issue(&authority, &names, &hosts, settings.leaf_ttl, now)?;
@@ -388,13 +391,22 @@ impl Bound {
     }
 }
 
-/// Renews the control plane's own certificate by the rule everybody's is renewed by.
+/// Renews the control plane's own certificate by the rule everybody's is renewed by, and the intermediate above it.
 async fn renew(authority: Arc<Authority>, certificate: Arc<ServerCert>) {
     let mut due = certificate.renew_at(fastrand::u32(..));
     loop {
         let wait = due.saturating_sub(naka_identity::now_s());
         tokio::time::sleep(Duration::from_secs(wait).clamp(SECOND, CLOCK_LOOK)).await;
         let now = naka_identity::now_s();
+        match authority.renew(now) {
+            // The own certificate may have ended with the old intermediate.
+            Ok(true) => {
+                tracing::info!("another intermediate signs from now on");
+                due = 0;
+            }
+            Ok(false) => {}
+            Err(error) => tracing::error!(%error, "the intermediate could not be replaced"),
+        }
         // From the future: the clock was set back, and nobody believes the certificate any more.
         if now < due && now >= certificate.not_before() {
             continue;

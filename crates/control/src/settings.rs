@@ -26,6 +26,9 @@ pub struct Settings {
     pub advertise: Vec<String>,
     /// Lifetime of a workload's certificate.
     pub leaf_ttl: Duration,
+    /// Directory with root-cert.pem, ca-cert.pem, ca-key.pem and cert-chain.pem: the authority of a mesh that has none
+    /// yet, instead of one made here.
+    pub authority: Option<PathBuf>,
     /// What locks the key that seals Secrets, if anything does.
     pub seal_passphrase: Option<Passphrase>,
     /// Times of the registry's leases.
@@ -117,6 +120,7 @@ impl Settings {
             ports: Ports::default(),
             advertise: Vec::new(),
             leaf_ttl: Duration::from_hours(24),
+            authority: None,
             seal_passphrase: None,
             leases: Leases::default(),
             source: None,

@@ -4,10 +4,16 @@
 //! a signing request the authority takes the public key after checking its signature, and nothing else: identity,
 //! names, lifetime and usage are the authority's own decision.
 //!
-//! Invariants: an issued certificate never outlives the intermediate; it is never an authority itself.
-//! Not here: whether somebody may have a certificate (that is `naka-control`'s `ca_service`).
+//! The root's key may be elsewhere ([`offline`]): then intermediates come from there, by [`Authority::request`] and
+//! [`Authority::install`]. Where it is here, an intermediate is replaced in time, while everything runs.
+//!
+//! Invariants: an issued certificate never outlives the intermediate; it is never an authority itself; the root is the
+//! same as long as the process lives.
+//! Not here: whether somebody may have a certificate (that is `naka-control`'s `ca_service`); a change of the root.
 
+mod chain;
 mod files;
+pub mod offline;
 mod server;
 
 pub use server::ServerCert;
@@ -22,7 +28,8 @@ use rcgen::{
 };
 use rustls_pki_types::CertificateDer;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::FromDer;
@@ -35,13 +42,22 @@ const LONGEST_CSR: usize = 16 * 1024;
 
 /// The authority of one mesh. It is the only owner of the signing keys.
 pub struct Authority {
+    dir: PathBuf,
     trust_domain: String,
     root: CertificateDer<'static>,
     root_not_after: u64,
-    intermediate: CertificateDer<'static>,
-    intermediate_not_after: u64,
-    issuer: Issuer<'static, KeyPair>,
+    root_here: bool,
+    signer: RwLock<Arc<Signer>>,
     bundle: Bundle,
+}
+
+/// What signs at the moment.
+struct Signer {
+    /// The intermediate, then those above it, without the root.
+    chain: Vec<CertificateDer<'static>>,
+    /// Last second of the one of them that ends first.
+    not_after: u64,
+    issuer: Issuer<'static, KeyPair>,
 }
 
 impl std::fmt::Debug for Authority {
@@ -49,7 +65,7 @@ impl std::fmt::Debug for Authority {
         f.debug_struct("Authority")
             .field("trust_domain", &self.trust_domain)
             .field("root_not_after", &self.root_not_after)
-            .field("intermediate_not_after", &self.intermediate_not_after)
+            .field("intermediate_not_after", &self.intermediate_not_after())
             .finish_non_exhaustive()
     }
 }
@@ -74,7 +90,7 @@ pub struct IssueRequest<'a> {
 /// An issued certificate.
 #[derive(Debug, Clone)]
 pub struct Issued {
-    /// Leaf, intermediate, root.
+    /// Leaf, intermediates, root.
     pub chain: Vec<CertificateDer<'static>>,
     /// Serial number, hexadecimal.
     pub serial: String,
@@ -117,7 +133,7 @@ pub fn dns_sans(services: &[String], namespace: &str) -> Vec<String> {
 
 impl Authority {
     /// Opens the authority kept in `dir`, or makes a new one there (directory 0700, files 0600). An intermediate with
-    /// less than a third of its time left is replaced; the root stays.
+    /// less than a third of its time left is replaced where the root's key is at hand; the root stays.
     ///
     /// # Errors
     /// [`Error::File`] or [`Error::Damaged`] names the file; a root of another trust domain counts as damaged.
@@ -126,20 +142,63 @@ impl Authority {
     }
 
     fn new(
+        dir: &Path,
         trust_domain: &str,
-        root: files::Kept,
-        intermediate: files::Kept,
+        root: files::Root,
+        signer: Signer,
     ) -> Result<Self, Error> {
         let bundle = Bundle::new(trust_domain, vec![root.certificate.clone()])?;
         Ok(Self {
+            dir: dir.to_owned(),
             trust_domain: trust_domain.to_owned(),
-            root_not_after: root.not_after,
             root: root.certificate,
-            intermediate_not_after: intermediate.not_after,
-            issuer: Issuer::from_ca_cert_der(&intermediate.certificate, intermediate.key)?,
-            intermediate: intermediate.certificate,
+            root_not_after: root.not_after,
+            root_here: root.key.is_some(),
+            signer: RwLock::new(Arc::new(signer)),
             bundle,
         })
+    }
+
+    /// Replaces the intermediate when less than a third of its time is left and the root's key is here; says whether it
+    /// did. What it signed stays good. Reads and writes files when it does.
+    ///
+    /// # Errors
+    /// [`Error::File`] or [`Error::Damaged`] names the file; the old intermediate goes on signing.
+    pub fn renew(&self, now: u64) -> Result<bool, Error> {
+        let ends = self.intermediate_not_after();
+        if !self.root_here || !files::due(ends, self.root_not_after, now) {
+            return Ok(false);
+        }
+        self.put(files::successor(&self.dir, &self.trust_domain, now)?);
+        Ok(true)
+    }
+
+    /// A signing request (PEM) for another intermediate, signed elsewhere by the root's key. Its key stays here, in
+    /// `ca/pending.pem`, until [`Authority::install`]; asking again forgets the key of the last request.
+    ///
+    /// # Errors
+    /// [`Error::File`].
+    pub fn request(&self) -> Result<String, Error> {
+        files::request(&self.dir, &self.trust_domain)
+    }
+
+    /// Takes up the certificate that the last [`Authority::request`] was signed into, with those between it and the
+    /// root: from now on it signs.
+    ///
+    /// # Errors
+    /// [`Error::Authority`] says why it may not sign for this mesh; the old one goes on.
+    pub fn install(&self, chain_pem: &str, now: u64) -> Result<(), Error> {
+        let next = files::install(&self.dir, &self.trust_domain, &self.root, chain_pem, now)?;
+        self.put(next);
+        Ok(())
+    }
+
+    fn put(&self, next: Signer) {
+        *self.signer.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
+    }
+
+    fn signer(&self) -> Arc<Signer> {
+        Arc::clone(&self.signer.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Signs a workload certificate.
@@ -149,7 +208,8 @@ impl Authority {
     /// accepted.
     pub fn issue(&self, request: &IssueRequest<'_>) -> Result<Issued, Error> {
         let key = public_key(request.csr_pem)?;
-        let mut params = self.leaf(request.now, request.ttl);
+        let signer = self.signer();
+        let mut params = signer.leaf(request.now, request.ttl);
         params
             .distinguished_name
             .push(DnType::CommonName, request.workload_id.to_string());
@@ -165,7 +225,7 @@ impl Authority {
             ExtendedKeyUsagePurpose::ServerAuth,
             ExtendedKeyUsagePurpose::ClientAuth,
         ];
-        self.sign(&params, &key)
+        self.sign(&signer, &params, &key)
     }
 
     /// Signs a certificate for the control plane itself, with a new key.
@@ -177,7 +237,8 @@ impl Authority {
         now: u64,
     ) -> Result<(Issued, KeyPair), Error> {
         let key = KeyPair::generate()?;
-        let mut params = self.leaf(now, ttl);
+        let signer = self.signer();
+        let mut params = signer.leaf(now, ttl);
         params
             .distinguished_name
             .push(DnType::CommonName, crate::CONTROL_NAME);
@@ -190,38 +251,23 @@ impl Authority {
             .subject_alt_names
             .extend(addresses.iter().map(|ip| SanType::IpAddress(*ip)));
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        let issued = self.sign(&params, &key)?;
+        let issued = self.sign(&signer, &params, &key)?;
         Ok((issued, key))
-    }
-
-    /// What every certificate issued here has in common.
-    fn leaf(&self, now: u64, ttl: Duration) -> CertificateParams {
-        let mut params = dated(
-            now - BACKDATE.as_secs().min(now),
-            (now + ttl.as_secs().max(1)).min(self.intermediate_not_after),
-        );
-        params.is_ca = IsCa::ExplicitNoCa;
-        params.key_usages = vec![
-            KeyUsagePurpose::DigitalSignature,
-            KeyUsagePurpose::KeyEncipherment,
-        ];
-        params.use_authority_key_identifier_extension = true;
-        params
     }
 
     fn sign(
         &self,
+        signer: &Signer,
         params: &CertificateParams,
         key: &impl rcgen::PublicKeyData,
     ) -> Result<Issued, Error> {
-        let leaf = params.signed_by(key, &self.issuer)?;
+        let leaf = params.signed_by(key, &signer.issuer)?;
         let second = |at: i64| u64::try_from(at).unwrap_or(0);
+        let mut chain = vec![leaf.der().clone()];
+        chain.extend(signer.chain.iter().cloned());
+        chain.push(self.root.clone());
         Ok(Issued {
-            chain: vec![
-                leaf.der().clone(),
-                self.intermediate.clone(),
-                self.root.clone(),
-            ],
+            chain,
             serial: params
                 .serial_number
                 .as_ref()
@@ -259,7 +305,30 @@ impl Authority {
     /// Last second of the intermediate.
     #[must_use]
     pub fn intermediate_not_after(&self) -> u64 {
-        self.intermediate_not_after
+        self.signer().not_after
+    }
+
+    /// Whether the root's key is here, so that intermediates are replaced without anybody's help.
+    #[must_use]
+    pub fn root_here(&self) -> bool {
+        self.root_here
+    }
+}
+
+impl Signer {
+    /// What every certificate issued here has in common.
+    fn leaf(&self, now: u64, ttl: Duration) -> CertificateParams {
+        let mut params = dated(
+            now - BACKDATE.as_secs().min(now),
+            (now + ttl.as_secs().max(1)).min(self.not_after),
+        );
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![
+            KeyUsagePurpose::DigitalSignature,
+            KeyUsagePurpose::KeyEncipherment,
+        ];
+        params.use_authority_key_identifier_extension = true;
+        params
     }
 }
 

@@ -45,3 +45,13 @@ impl KeyAndCsr {
         PrivateKeyDer::Pkcs8(self.key.clone_key())
     }
 }
+
+/// A private key as PEM text, with the label of its form.
+pub(crate) fn to_pem(key: &PrivateKeyDer<'_>) -> String {
+    let label = match key {
+        PrivateKeyDer::Pkcs1(_) => "RSA PRIVATE KEY",
+        PrivateKeyDer::Sec1(_) => "EC PRIVATE KEY",
+        _ => "PRIVATE KEY",
+    };
+    crate::bundle::pem(label, key.secret_der())
+}

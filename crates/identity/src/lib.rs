@@ -1,6 +1,7 @@
 //! SPIFFE identities: the authority that issues them, the rules of join tokens, and the TLS that proves them.
 //!
-//! * [`Authority`] is the certificate authority: root and intermediate, made at the first start.
+//! * [`Authority`] is the certificate authority: root and intermediate, made at the first start; [`offline`] is the
+//!   side of a root whose key is kept elsewhere.
 //! * [`KeyAndCsr`] and [`Svid`] are a workload's side: the key is made where it is used and never leaves the host.
 //! * [`Bundle`] is what a mesh trusts; tickets of resumed sessions belong to one bundle and die with it.
 //! * [`tls`] makes the rustls configurations, [`verify`] decides who a peer is, [`peer_of`] says who it was.
@@ -26,7 +27,7 @@ mod ticket;
 pub mod tls;
 pub mod verify;
 
-pub use authority::{Authority, IssueRequest, Issued, ServerCert, dns_sans};
+pub use authority::{Authority, IssueRequest, Issued, ServerCert, dns_sans, offline};
 pub use bundle::Bundle;
 pub use grant::{GrantKind, JoinParams, Refused, TokenGrant, Wanted, new_secret};
 pub use key::KeyAndCsr;
@@ -69,6 +70,9 @@ pub enum Error {
     /// The signature of a signing request is wrong, or its key is of a kind not accepted.
     #[error("the signing request is not acceptable: {0}")]
     Request(String),
+    /// A certificate that is to sign for the mesh and may not.
+    #[error("{0}")]
+    Authority(String),
     /// The certificate library refused.
     #[error("cannot make a certificate: {0}")]
     Make(#[from] rcgen::Error),

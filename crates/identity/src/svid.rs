@@ -132,12 +132,7 @@ impl Svid {
     /// The key as PEM text: for a file of mode 0600, or for a proxy of the same workload.
     #[must_use]
     pub fn key_pem(&self) -> String {
-        let label = match &self.key {
-            PrivateKeyDer::Pkcs1(_) => "RSA PRIVATE KEY",
-            PrivateKeyDer::Sec1(_) => "EC PRIVATE KEY",
-            _ => "PRIVATE KEY",
-        };
-        bundle::pem(label, self.key.secret_der())
+        crate::key::to_pem(&self.key)
     }
 
     /// Saves it with what it trusts, for restarts.

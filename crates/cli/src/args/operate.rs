@@ -160,6 +160,9 @@ pub(crate) struct Control {
     /// File with the passphrase that locks the key of Secrets; else the systemd credential naka-seal, if there is one
     #[arg(long, value_name = "FILE")]
     pub(crate) seal_passphrase_file: Option<PathBuf>,
+    /// Directory with root-cert.pem, ca-cert.pem, ca-key.pem and cert-chain.pem, the authority of a mesh that has none
+    #[arg(long, value_name = "DIR")]
+    pub(crate) ca: Option<PathBuf>,
     /// Lifetime of workload certificates; they are renewed at half to four fifths of it
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = duration)]
     pub(crate) leaf_ttl: Duration,

@@ -51,6 +51,7 @@ pub(crate) fn run(args: &args::Control) -> Outcome {
     if let Some(dir) = &args.dir {
         settings.source = Some(std::path::absolute(dir)?);
     }
+    settings.authority.clone_from(&args.ca);
     let file = args.seal_passphrase_file.clone().or_else(credential);
     settings.seal_passphrase = file.as_deref().map(passphrase).transpose()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -51,6 +51,10 @@ pub(crate) async fn up(args: &args::Up) -> Outcome {
             })?;
             extra.extend(["--seal-passphrase-file".to_owned(), file.to_owned()]);
         }
+        if let Some(dir) = &args.ca {
+            let dir = std::path::absolute(dir)?;
+            extra.extend(["--ca".to_owned(), dir.display().to_string()]);
+        }
         start(&home, &args.mesh, &extra).await?;
     }
     let context = record(&home, &args.mesh, true).await?;
@@ -85,6 +89,7 @@ async fn in_force(args: &args::Up, home: &Home) -> Outcome {
         ),
         ("--dir", args.dir.is_some()),
         ("--trust-domain", args.trust_domain.is_some()),
+        ("--ca", args.ca.is_some()),
         (
             "--seal-passphrase-file",
             args.seal_passphrase_file.is_some(),

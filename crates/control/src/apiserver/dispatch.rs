@@ -4,7 +4,8 @@ use super::answer::{Outcome, Problem, ok};
 use super::auth::{Peer, Role, Subject, authenticate};
 use super::route::{self, Route};
 use super::{
-    State, body, change, confirm, discovery, installation, objects, read, seal, tokens, watch,
+    State, authority, body, change, confirm, discovery, installation, objects, read, seal, tokens,
+    watch,
 };
 use crate::refusal;
 use axum::body::Body;
@@ -189,6 +190,11 @@ async fn naka(call: Call, parts: &[String], body: &mut Option<Body>) -> Outcome 
         (&Method::POST, ["reveal", namespace, name]) => read::reveal(&call, namespace, name).await,
         (&Method::GET, ["seal"]) => seal::show(&call),
         (&Method::POST, ["seal"]) => seal::rotate(&call, body::shaped(taken(body)).await?).await,
+        (&Method::GET, ["authority"]) => authority::show(&call),
+        (&Method::POST, ["authority", "request"]) => authority::request(&call).await,
+        (&Method::POST, ["authority", "install"]) => {
+            authority::install(&call, body::shaped(taken(body)).await?).await
+        }
         (&Method::GET, ["history"]) => read::history(&call),
         (&Method::GET, ["events"]) => read::events(&call),
         (&Method::GET, ["rollout"]) => read::rollout(&call).await,
@@ -221,6 +227,7 @@ const KNOWN: &[&str] = &[
     "tokens",
     "reveal",
     "seal",
+    "authority",
     "history",
     "events",
     "rollout",

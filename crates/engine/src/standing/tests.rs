@@ -106,7 +106,7 @@ fn who_is_out_is_told_with_its_times_and_nobody_else() {
         (About::Breaker, Some(S * 9), Some(S * 39))
     );
     health::answered(&cluster, two, &check(), true, S * 10);
-    outlier::readmit([&cluster], S * 40);
+    outlier::sweep([&cluster], S * 40);
     assert_eq!(told(&cluster).len(), 1, "only the breaker is left");
 }
 

@@ -4,6 +4,7 @@
 
 mod access;
 mod api;
+mod authority;
 mod backup;
 mod balance;
 mod binds;

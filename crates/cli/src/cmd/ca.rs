@@ -1,0 +1,128 @@
+//! `naka ca`: an authority whose root is kept away from the mesh.
+//!
+//! `root create` and `intermediate sign` are for the machine of the root and need no mesh; `intermediate request` and
+//! `install` ask the running control plane, which makes the key and keeps it. Only a request and a certificate travel,
+//! so that both can be mailed.
+
+use crate::args::{self, CaCommand, IntermediateCommand, RootCommand};
+use crate::client::Client;
+use crate::cmd::apply::text;
+use crate::cmd::history::now_ms;
+use crate::exit::{Exit, Outcome};
+use crate::out;
+use naka_identity::{now_s, offline};
+use serde_json::{Value, json};
+use std::io::Read;
+use std::path::Path;
+use std::time::Duration;
+
+const DAY: Duration = Duration::from_hours(24);
+/// Longer texts are no requests or chains.
+const LONGEST: u64 = 256 * 1024;
+
+/// Runs `naka ca`.
+pub(crate) async fn run(args: &args::Ca, context: Option<&str>) -> Outcome {
+    match &args.command {
+        CaCommand::Status => {
+            let mut client = Client::open(context).await?;
+            status(&client.get("/naka/v1/authority").await?);
+            Ok(())
+        }
+        CaCommand::Root { command } => root(command),
+        CaCommand::Intermediate { command } => intermediate(command, context).await,
+    }
+}
+
+fn root(command: &RootCommand) -> Outcome {
+    let RootCommand::Create {
+        dir,
+        trust_domain,
+        days,
+    } = command;
+    offline::create_root(dir, trust_domain, DAY * *days, now_s()).map_err(failed)?;
+    out::line(format!(
+        "root of {trust_domain} in {}; {} stays away from meshes, {} is for everyone",
+        dir.display(),
+        offline::ROOT_KEY,
+        offline::ROOT_CERT
+    ));
+    Ok(())
+}
+
+async fn intermediate(command: &IntermediateCommand, context: Option<&str>) -> Outcome {
+    match command {
+        IntermediateCommand::Request {
+            out: Some(dir),
+            trust_domain,
+        } => out::raw(offline::request(dir, trust_domain).map_err(failed)?),
+        IntermediateCommand::Request { out: None, .. } => {
+            let mut client = Client::open(context).await?;
+            let answer = client
+                .post("/naka/v1/authority/request", &json!({}))
+                .await?;
+            out::raw(text(&answer, "csr_pem"));
+        }
+        IntermediateCommand::Sign {
+            request,
+            root,
+            days,
+        } => {
+            let csr = read(request)?;
+            out::raw(offline::sign(root, &csr, DAY * *days, now_s()).map_err(failed)?);
+        }
+        IntermediateCommand::Install { chain } => {
+            let mut client = Client::open(context).await?;
+            let wanted = json!({"chain_pem": read(chain)?});
+            let answer = client.post("/naka/v1/authority/install", &wanted).await?;
+            status(&answer);
+        }
+    }
+    Ok(())
+}
+
+fn status(answer: &Value) {
+    let ends = |what: &str| {
+        let end = answer
+            .pointer(&format!("/{what}/not_after"))
+            .and_then(Value::as_u64)
+            .unwrap_or(0);
+        let now = now_ms() / 1000;
+        match end.checked_sub(now) {
+            Some(left) => format!("ends in {}", out::age(left)),
+            None => "has ended".to_owned(),
+        }
+    };
+    let root = answer.get("root").unwrap_or(&Value::Null);
+    let key = match text(root, "key_here").as_str() {
+        "true" => "its key is here: intermediates are renewed by themselves",
+        _ => "its key is elsewhere: intermediates come from there",
+    };
+    out::line(format!("trust domain {}", text(answer, "trust_domain")));
+    out::line(format!(
+        "root {} {}; {key}",
+        text(root, "sha256"),
+        ends("root")
+    ));
+    out::line(format!("intermediate {}", ends("intermediate")));
+}
+
+fn read(path: &Path) -> Outcome<String> {
+    let told = |error: std::io::Error| Exit::failed(format!("{}: {error}", path.display()));
+    let mut all = String::new();
+    if path == Path::new("-") {
+        std::io::stdin()
+            .take(LONGEST)
+            .read_to_string(&mut all)
+            .map_err(told)?;
+    } else {
+        std::fs::File::open(path)
+            .and_then(|file| file.take(LONGEST).read_to_string(&mut all))
+            .map_err(told)?;
+    }
+    Ok(all)
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+fn failed(error: naka_identity::Error) -> Exit {
+    Exit::failed(error.to_string())
+}
