@@ -85,7 +85,10 @@ fn who_is_out_is_told_with_its_times_and_nobody_else() {
     let closed = (About::Breaker, None, None);
     assert_eq!(told(&cluster), [closed], "all is well");
     let [one, two] = [&cluster.endpoints[0], &cluster.endpoints[1]];
-    assert!(outlier::observe(&cluster, one, Seen::Status(500), S * 7));
+    assert_eq!(
+        outlier::observe(&cluster, one, Seen::Status(500), S * 7),
+        outlier::Told::Ejected
+    );
     health::answered(&cluster, two, &check(), false, S * 8);
     // A failure more says nothing new.
     health::answered(&cluster, two, &check(), false, S * 9);
@@ -115,6 +118,9 @@ fn without_policies_nothing_is_told() {
     let registry = Registry::default();
     let cluster = cluster(&registry, false);
     let one = &cluster.endpoints[0];
-    assert!(!outlier::observe(&cluster, one, Seen::Status(500), S));
+    assert_eq!(
+        outlier::observe(&cluster, one, Seen::Status(500), S),
+        outlier::Told::Counted
+    );
     assert_eq!(told(&cluster), []);
 }
