@@ -55,40 +55,25 @@ impl World {
     #[must_use]
     pub fn changes(&self, next: &Self) -> BTreeSet<Read> {
         let mut reads = BTreeSet::new();
-        differing(
-            &self.services,
-            &next.services,
-            |a, b| a == b,
-            |host| {
-                reads.insert(Read::Service(host.clone()));
-            },
-        );
+        differing(&self.services, &next.services, equal, |host| {
+            reads.insert(Read::Service(host.clone()));
+        });
         // An Envoy gets a virtual host for each host of a pattern that has routes of its own.
         let patterns = next.services.keys().any(Host::is_wildcard);
         let routed = patterns && !self.routes.keys().eq(next.routes.keys());
         if routed || !visible(self).eq(visible(next)) {
             reads.insert(Read::Hosts);
         }
-        differing(
-            &self.endpoints,
-            &next.endpoints,
-            |a, b| a == b,
-            |host| {
-                reads.insert(Read::Endpoints(host.clone()));
-            },
-        );
+        differing(&self.endpoints, &next.endpoints, equal, |host| {
+            reads.insert(Read::Endpoints(host.clone()));
+        });
         differing(&self.routes, &next.routes, same_objects, |host| {
             reads.insert(Read::Routes(host.clone()));
         });
         let (old, new) = (&self.route_grants, &next.route_grants);
-        differing(
-            old,
-            new,
-            |a, b| a == b,
-            |host| {
-                reads.insert(Read::Routes(host.clone()));
-            },
-        );
+        differing(old, new, equal, |host| {
+            reads.insert(Read::Routes(host.clone()));
+        });
         differing(&self.delegates, &next.delegates, same_object, |key| {
             let (namespace, name) = key.clone();
             reads.insert(Read::Delegate(namespace, name));
@@ -106,8 +91,7 @@ impl World {
         differing(&self.policies, &next.policies, same_objects, |namespace| {
             reads.insert(Read::AuthorizationPolicies(namespace.clone()));
         });
-        let same = |a: &Arc<serde_json::Value>, b: &Arc<serde_json::Value>| a == b;
-        differing(&self.keys, &next.keys, same, |uri| {
+        differing(&self.keys, &next.keys, equal, |uri| {
             reads.insert(Read::Keys(uri.clone()));
         });
         differing(&self.limits, &next.limits, same_objects, |namespace| {
@@ -122,14 +106,9 @@ impl World {
         if gateways {
             reads.insert(Read::Gateways);
         }
-        differing(
-            &self.secrets,
-            &next.secrets,
-            |a, b| a == b,
-            |(namespace, name)| {
-                reads.insert(Read::Secret(namespace.clone(), name.clone()));
-            },
-        );
+        differing(&self.secrets, &next.secrets, equal, |(namespace, name)| {
+            reads.insert(Read::Secret(namespace.clone(), name.clone()));
+        });
         if self.shown != next.shown {
             reads.insert(Read::Shown);
         }
@@ -139,8 +118,7 @@ impl World {
         differing(&self.workloads, &next.workloads, same, |id| {
             reads.insert(Read::Workload(id.clone()));
         });
-        let same = |a: &naka_types::labels::Labels, b: &naka_types::labels::Labels| a == b;
-        differing(&self.granted, &next.granted, same, |id| {
+        differing(&self.granted, &next.granted, equal, |id| {
             reads.insert(Read::Workload(id.clone()));
         });
         differing(&self.sidecars, &next.sidecars, same_objects, |namespace| {
@@ -168,6 +146,10 @@ fn visible(world: &World) -> impl Iterator<Item = (&Host, &Export, &[Block], boo
         let more = entry.is_some_and(|entry| entry.next.is_some());
         (host, &service.export, addresses, more)
     })
+}
+
+fn equal<V: PartialEq>(a: &V, b: &V) -> bool {
+    a == b
 }
 
 fn same_object(a: &Arc<naka_api::Object>, b: &Arc<naka_api::Object>) -> bool {
