@@ -7,7 +7,7 @@
 //! at a sweep, one of which happens every interval, once base time × multiplier is over. The multiplier grows with
 //! each ejection and shrinks with each interval in which the endpoint was not ejected.
 //!
-//! Where a rule names a share of failures, each sweep also judges what the interval before it brought ([`percentage`]).
+//! Where a rule names a share of failures, each sweep also judges what the interval before it brought (`percentage`).
 //!
 //! Counters are the endpoint's, over all workers and every swap of configuration. A lock is taken only when a
 //! threshold is reached. Time is a monotonic argument, the same clock on every thread.
