@@ -1,9 +1,11 @@
 //! A child process that takes its whole process group with it when the test ends.
 
 use anyhow::{Context, Result};
+use std::collections::BTreeSet;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// A running child with its output in files.
@@ -127,14 +129,19 @@ impl Drop for Program {
 }
 
 /// A loopback port that nothing listens on. It lies below the range from which the kernel takes ports for whoever asks
-/// for any, so that no connection of a neighbour sits on it before its program does.
+/// for any, so that no connection of a neighbour sits on it before its program does; and it is given once in a process.
 ///
 /// # Panics
 /// When the machine has none.
 #[must_use]
 pub fn free_port() -> u16 {
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     let drawn = || fastrand::u16(20_000..32_000);
-    let free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    // Nobody listens on it yet who was given it a moment ago.
+    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let free = |port: &u16| {
+        std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok() && given.insert(*port)
+    };
     std::iter::repeat_with(drawn)
         .take(1_000)
         .find(free)
