@@ -8,6 +8,7 @@ mod verdict;
 use crate::args::{self, Output};
 use crate::client::Client;
 use crate::cmd::explain::world;
+use crate::cmd::history::now_ms;
 use crate::cmd::standing::{self, Kind, Told};
 use crate::exit::{BAD, Exit, Outcome};
 use crate::out;
@@ -15,7 +16,6 @@ use naka_proxy::names::{self, InMesh};
 use naka_types::finding::{Finding, Severity};
 use naka_types::host::Host;
 use serde_json::{Value, json};
-use std::time::SystemTime;
 use verdict::Facts;
 
 /// Runs `naka why`.
@@ -106,11 +106,6 @@ fn closed(breakers: &[&Told]) -> String {
     proxies.sort_unstable();
     proxies.dedup();
     proxies.join(", ")
-}
-
-fn now_ms() -> u64 {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    u64::try_from(now.unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
 }
 
 fn show(
