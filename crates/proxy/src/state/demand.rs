@@ -4,6 +4,10 @@
 //! once. Everything else is subscribed to, and answered after the workers
 //! passed the step that brought it, or refused after one second. At most [`crate::names::CAPACITY`] names are
 //! subscribed to; the one asked for longest ago leaves.
+//!
+//! A peer of which the control plane says that it does not know it is waited for all the same, once: its certificate
+//! shows that it joined, and a workload that calls at once is faster than the news of it. Whoever asks again after that
+//! second is answered at once.
 
 use super::book::Book;
 use crate::names::{CAPACITY, Called};
@@ -166,12 +170,9 @@ impl Demand {
     fn wait(&mut self, kind: &'static str, name: String, reply: Reply, known: bool, step: u64) {
         let waiting = self.waiting.entry((kind, name)).or_insert_with(|| Waiting {
             since: Instant::now(),
-            after: None,
+            after: known.then_some(step),
             replies: Vec::new(),
         });
-        if known && waiting.after.is_none() {
-            waiting.after = Some(step);
-        }
         waiting.replies.push(reply);
     }
 
@@ -183,7 +184,9 @@ impl Demand {
             type_url::VIRTUAL_HOST
         };
         let key = (kind, name.to_owned());
-        if let Some(waiting) = self.waiting.get_mut(&key) {
+        if let Some(waiting) = self.waiting.get_mut(&key)
+            && (exists || kind != type_url::WORKLOAD)
+        {
             waiting.after = Some(step);
         }
         if exists {
@@ -313,6 +316,7 @@ fn described(record: &WorkloadRecord) -> Workload {
 #[cfg(test)]
 mod tests {
     use super::{Book, Called, Demand, Reason, Want, mpsc, oneshot, type_url};
+    use naka_types::workload::Ulid;
 
     const NAME: &str = "999/pay.default.svc.cluster.local:999";
 
@@ -351,6 +355,37 @@ mod tests {
         demand.arrived(type_url::VIRTUAL_HOST, NAME, true, 4);
         demand.passed(4, &book);
         assert_eq!(refused.await, Ok(Ok(())));
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_is_not_known_yet_is_waited_for_once() {
+        let (commands, _sent) = mpsc::channel(8);
+        let mut demand = Demand::new("default", Called::restore(Vec::new()), commands);
+        let book = Book::new("default");
+        let ask = |demand: &mut Demand, id: Ulid| {
+            let (reply, answer) = oneshot::channel();
+            demand.want(Want::Peer { id, reply }, &book, 1);
+            answer
+        };
+        let [late, never] = [1, 2].map(|number| Ulid::new(number, 1));
+        let (mut one, mut two) = (ask(&mut demand, late), ask(&mut demand, never));
+        for id in [late, never] {
+            demand.arrived(type_url::WORKLOAD, &id.to_string(), false, 2);
+        }
+        demand.passed(2, &book);
+        let mut joined = ask(&mut demand, late);
+        for answer in [&mut one, &mut two, &mut joined] {
+            assert!(answer.try_recv().is_err(), "nobody is answered yet");
+        }
+        demand.arrived(type_url::WORKLOAD, &late.to_string(), true, 3);
+        demand.passed(3, &book);
+        assert!(one.try_recv().is_ok() && joined.try_recv().is_ok());
+        for waiting in demand.waiting.values_mut() {
+            waiting.since -= super::PATIENCE;
+        }
+        demand.tick();
+        assert!(two.try_recv().is_ok(), "its second is over");
+        assert!(ask(&mut demand, never).try_recv().is_ok(), "and not again");
     }
 
     #[tokio::test]
