@@ -62,6 +62,8 @@ pub struct Lane {
     callers: Vec<Running>,
     callees: Callees,
     applied: bool,
+    /// What a sidecar answers once it has the objects of now; `None` where they hide it.
+    mark: Option<String>,
 }
 
 /// What proxies made of a case.
@@ -94,6 +96,7 @@ impl Lane {
             callers: Vec::new(),
             callees: Callees::default(),
             applied: false,
+            mark: None,
         })
     }
 
@@ -157,7 +160,7 @@ impl Lane {
         };
         self.callees.beside(&self.mesh, who, START)?;
         let kind = Callers::of(file, wanted);
-        let at = self.caller(&kind, who)?;
+        let at = self.caller(&kind, who, certs)?;
         let uri = wanted.uri()?;
         let tls = matches!(uri.scheme_str(), Some("https" | "tls"));
         let caller = &self.callers[at];
@@ -243,6 +246,7 @@ impl Lane {
             .objects
             .iter()
             .any(|object| object.kind == naka_api::Kind::Sidecar);
+        self.mark = (!scoped).then(|| mark.clone());
         if scoped {
             return Ok(());
         }
@@ -309,8 +313,8 @@ impl Lane {
         }
     }
 
-    /// Index of a caller, which is started if there is none.
-    fn caller(&mut self, kind: &Callers, who: Who) -> Result<usize> {
+    /// Index of a caller, which is started if there is none, and then has the case.
+    fn caller(&mut self, kind: &Callers, who: Who, certs: &Certs) -> Result<usize> {
         let is = |one: &Running| one.kind == *kind && one.who == who;
         if let Some(at) = self.callers.iter().position(is) {
             return Ok(at);
@@ -330,7 +334,11 @@ impl Lane {
             Via::Gateway => self.gateway(kind, who)?,
         };
         self.callers.push(running);
-        Ok(self.callers.len() - 1)
+        let at = self.callers.len() - 1;
+        if let Some(mark) = &self.mark {
+            self.marked(at, mark, certs)?;
+        }
+        Ok(at)
     }
 
     fn sidecar(&self, kind: &Callers, who: Who) -> Result<Running> {
