@@ -3,10 +3,12 @@
 //! A command that does not exist yet is not here: `naka --help` never promises what the binary cannot do.
 
 mod ca;
+mod cert;
 mod operate;
 mod run;
 
 pub(crate) use ca::*;
+pub(crate) use cert::*;
 pub(crate) use operate::*;
 pub(crate) use run::*;
 
@@ -80,6 +82,8 @@ pub(crate) enum Command {
     Check(Check),
     /// Create, list and revoke tokens
     Token(Token),
+    /// Take certificates of workloads back
+    Cert(Cert),
     /// The certificate authority: what signs, and a root whose key is kept elsewhere
     Ca(Ca),
     /// Write log, authority, keys and tokens of a mesh into one sealed file; the mesh may run

@@ -4,6 +4,7 @@ pub(crate) mod apply;
 pub(crate) mod backup;
 pub(crate) mod ca;
 pub(crate) mod causes;
+pub(crate) mod cert;
 pub(crate) mod check;
 pub(crate) mod context;
 pub(crate) mod control;

@@ -17,6 +17,7 @@ mod answer;
 mod auth;
 mod authority;
 mod body;
+mod certificates;
 mod change;
 mod confirm;
 mod discovery;

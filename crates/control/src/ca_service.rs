@@ -18,7 +18,9 @@ pub mod conn;
 mod records;
 
 pub use conn::{ConnIdentity, MeshIo, PeerIdentity, TlsIncoming, peer};
-pub use records::{CERTIFICATE, Certificate, TOKEN, certificate, grant};
+pub use records::{
+    CERTIFICATE, Certificate, REVOKED, Revocation, TOKEN, certificate, grant, revoked,
+};
 
 use naka_identity::{Authority, IssueRequest, Issued, Refused, TokenGrant, Wanted, dns_sans};
 use naka_store::{Draft, Store};
@@ -237,6 +239,13 @@ impl CaService {
             ));
         }
         let snapshot = self.store.snapshot();
+        if revoked(&snapshot).contains(identity.workload_id) {
+            return Err(Denied::new(
+                Code::PermissionDenied,
+                "revoked",
+                format!("the certificates of {own} are revoked; join again with a token"),
+            ));
+        }
         let before = certificate(&snapshot, identity.workload_id).unwrap_or_default();
         if let Some(service) = wanted
             .services

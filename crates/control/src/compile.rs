@@ -54,6 +54,8 @@ pub(crate) mod tests;
 const FORMAT: u32 = 4;
 /// Name of the secret with the trust bundle.
 pub const ROOT_CA: &str = "ROOTCA";
+/// Name of the secret with the workloads whose certificates count no more.
+pub const REVOKED: &str = "REVOKED";
 /// Name of the name filter.
 pub const NAMES: &str = "names";
 /// Name of a sidecar's listener.
@@ -64,6 +66,8 @@ pub const INBOUND: &str = "virtualInbound";
 pub enum Key {
     /// Trust bundle.
     RootCa,
+    /// Workloads whose certificates count no more.
+    Revoked,
     /// A certificate, or roots of clients, for a gateway.
     Credential(Credential),
     /// A cluster.
@@ -93,7 +97,7 @@ impl Key {
     #[must_use]
     pub fn type_url(&self) -> &'static str {
         match self {
-            Self::RootCa | Self::Credential(_) => type_url::SECRET,
+            Self::RootCa | Self::Revoked | Self::Credential(_) => type_url::SECRET,
             Self::Cluster(_) | Self::Raw(_) | Self::Helper(_) => type_url::CLUSTER,
             Self::Endpoints(_) => type_url::ENDPOINT,
             Self::Listener(_) => type_url::LISTENER,
@@ -110,6 +114,7 @@ impl Key {
     pub fn name(&self) -> String {
         match self {
             Self::RootCa => ROOT_CA.to_owned(),
+            Self::Revoked => REVOKED.to_owned(),
             Self::Credential(credential) => credential.to_string(),
             Self::Cluster(name) | Self::Endpoints(name) => name.to_string(),
             Self::Raw(name) => cluster::raw_name(name),
@@ -127,6 +132,7 @@ impl Key {
     pub fn parse(type_url: &str, name: &str) -> Option<Self> {
         match type_url {
             type_url::SECRET if name == ROOT_CA => Some(Self::RootCa),
+            type_url::SECRET if name == REVOKED => Some(Self::Revoked),
             type_url::SECRET => Credential::parse(name).map(Self::Credential),
             type_url::CLUSTER => match envoy::Helper::parse(name) {
                 Some(helper) => Some(Self::Helper(helper)),
@@ -152,7 +158,7 @@ impl Key {
         let none = Class::default();
         let dialect = class.dialect;
         match self {
-            Self::RootCa | Self::Workload(_) => none,
+            Self::RootCa | Self::Revoked | Self::Workload(_) => none,
             Self::Names if !class.narrow => none,
             Self::Names => Class {
                 namespace: class.namespace.clone(),
@@ -468,6 +474,7 @@ pub fn compile(world: &World, key: &Key, class: &Class) -> Compiled {
 fn naka(view: &View<'_>, key: &Key, class: &Class) -> Option<Built> {
     match key {
         Key::RootCa => Some(secret::root_ca(view)),
+        Key::Revoked => Some(secret::revoked(view)),
         Key::Credential(credential) => credential::resource(view, credential, class),
         Key::Cluster(ClusterName::Inbound { port }) => {
             let chain = inbound::chain(view, &class.workload_id, *port)?;

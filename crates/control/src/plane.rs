@@ -15,6 +15,7 @@ use crate::registry::{Millis, Note, Outcome, Refused, Registration, Registry, St
 use crate::settings::Leases;
 use crate::source::Source;
 use crate::world::{Inputs, World, claim, secrets};
+use naka_identity::Revoked;
 use naka_store::{Draft, Store};
 use naka_telemetry::Metrics;
 use naka_types::spiffe::SpiffeId;
@@ -22,7 +23,7 @@ use serde_json::{Value, json};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 
 /// Record kind of registrations.
 pub const REGISTRATION_RECORD: &str = "registration";
@@ -55,6 +56,8 @@ pub struct Plane {
     registry: Mutex<Registry>,
     trust_domain: Arc<str>,
     roots: Mutex<Arc<str>>,
+    /// Workloads whose certificates count no more.
+    pub revoked: watch::Sender<Arc<Revoked>>,
     started: Instant,
     poke: Notify,
     hurry: Notify,
@@ -85,6 +88,7 @@ impl Plane {
             hub: Arc::new(Hub::timed(Phases::of(metrics))),
             trust_domain: trust_domain.into(),
             roots: Mutex::new(roots.into()),
+            revoked: watch::Sender::default(),
             started: Instant::now(),
             poke: Notify::new(),
             hurry: Notify::new(),
@@ -191,6 +195,12 @@ impl Plane {
     fn publish(&self) {
         let began = Instant::now();
         let world = self.world_of(&self.store.snapshot());
+        // Those who are on the list hear nothing of this world any more.
+        self.revoked.send_if_modified(|held| {
+            let differs = *held != world.revoked;
+            *held = Arc::clone(&world.revoked);
+            differs
+        });
         self.hub.publish(world);
         self.hub.phases.compile.record(began.elapsed());
     }

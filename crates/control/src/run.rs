@@ -360,7 +360,8 @@ impl Bound {
         );
         let bundle = self.authority.bundle();
         let tls = control_server_tls(Arc::clone(&self.certificate), bundle, &[b"h2"])?;
-        let incoming = TlsIncoming::start(self.listeners.xds, tls);
+        let revoked = self.plane.revoked.subscribe();
+        let incoming = TlsIncoming::start(self.listeners.xds, tls, revoked);
         let ads = Ads::new(Arc::clone(&self.plane), stopped.clone());
         let workloads = WorkloadService::new(Arc::clone(&self.plane), stopped.clone());
         let routes = Routes::new(ca.into_service())

@@ -12,6 +12,7 @@ use crate::registry::{Health, Member};
 use naka_api::Object;
 use naka_api::networking::export::Export;
 use naka_api::networking::service_entry::{Block, Resolution};
+use naka_identity::Revoked;
 use naka_types::host::{Host, ROOT_NAMESPACE};
 use naka_types::labels::Labels;
 use naka_types::name::ObjectRef;
@@ -43,6 +44,8 @@ pub struct World {
     pub trust_domain: Arc<str>,
     /// All roots a proxy should trust, PEM.
     pub roots: Arc<str>,
+    /// Workloads whose certificates count no more; they are no members.
+    pub revoked: Arc<Revoked>,
     /// Services by host.
     pub services: BTreeMap<Host, Arc<Service>>,
     /// Endpoints of each service by service port. A service of [`World::services`] may have none.

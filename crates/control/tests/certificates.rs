@@ -53,7 +53,11 @@ impl Plane {
         tokio::spawn(
             tonic::transport::Server::builder()
                 .add_service(service.into_service())
-                .serve_with_incoming(TlsIncoming::start(listener, config)),
+                .serve_with_incoming(TlsIncoming::start(
+                    listener,
+                    config,
+                    tokio::sync::watch::channel(std::sync::Arc::default()).1,
+                )),
         );
         Self {
             address,

@@ -1,20 +1,22 @@
-//! What a mesh trusts: its roots, its trust domain, and the ticket keys that live and die with them.
+//! What a mesh trusts: its roots, its trust domain, the workloads it has stopped to trust, and the ticket keys that live
+//! and die with them.
 
 use crate::ticket::TicketKeys;
-use crate::{Error, sha256_hex};
+use crate::{Error, Revoked, sha256_hex};
 use rustls::RootCertStore;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, TrustAnchor};
 use std::sync::Arc;
 
 /// Trust bundle. Cheap to clone; clones share the ticket keys, so sessions resume across certificate rotations but
-/// never across a change of roots.
+/// never across a change of roots or of who is revoked.
 #[derive(Debug, Clone)]
 pub struct Bundle {
     trust_domain: Arc<str>,
     roots: Arc<[CertificateDer<'static>]>,
     anchors: Arc<[TrustAnchor<'static>]>,
     epoch: Arc<str>,
+    revoked: Arc<Revoked>,
     tickets: Arc<TicketKeys>,
 }
 
@@ -40,8 +42,28 @@ impl Bundle {
             roots: roots.into(),
             anchors: anchors.into(),
             epoch: epoch.into(),
+            revoked: Arc::default(),
             tickets: Arc::new(TicketKeys::new()),
         })
+    }
+
+    /// The same roots with these workloads revoked. Sessions do not resume across it, unless nothing changes.
+    #[must_use]
+    pub fn revoking(&self, revoked: Arc<Revoked>) -> Self {
+        if self.revoked == revoked {
+            return self.clone();
+        }
+        Self {
+            revoked,
+            tickets: Arc::new(TicketKeys::new()),
+            ..self.clone()
+        }
+    }
+
+    /// Workloads that are not believed any more.
+    #[must_use]
+    pub fn revoked(&self) -> &Arc<Revoked> {
+        &self.revoked
     }
 
     /// From PEM text.
@@ -70,13 +92,13 @@ impl Bundle {
         &self.roots
     }
 
-    /// Names what is trusted: equal for equal trust domain and roots, whatever their order.
+    /// Names the roots: equal for equal trust domain and roots, whatever their order.
     #[must_use]
     pub fn epoch(&self) -> &str {
         &self.epoch
     }
 
-    /// Whether both trust the same. Keep the old one then, and its sessions with it.
+    /// Whether both have the same roots. Keep the old one then, and its sessions with it.
     #[must_use]
     pub fn same_trust(&self, other: &Self) -> bool {
         self.epoch == other.epoch

@@ -20,6 +20,7 @@ mod grant;
 mod key;
 mod outside;
 mod peer;
+mod revoked;
 pub mod schedule;
 pub mod served;
 mod svid;
@@ -33,6 +34,7 @@ pub use grant::{GrantKind, JoinParams, Refused, TokenGrant, Wanted, new_secret};
 pub use key::KeyAndCsr;
 pub use outside::{OutsidePems, outside_tls, system_roots};
 pub use peer::{Peer, peer_at, peer_of};
+pub use revoked::Revoked;
 pub use svid::Svid;
 pub use verify::{Side, reason_of, reason_of_io};
 

@@ -1,5 +1,5 @@
-//! Who may be at the other end: chain to the bundle, time, exactly one SPIFFE id of the trust domain, and, for a
-//! server, whether that identity may serve what was called.
+//! Who may be at the other end: chain to the bundle, time, exactly one SPIFFE id of the trust domain, not revoked, and,
+//! for a server, whether that identity may serve what was called.
 //!
 //! Invariant: every refusal has one [`Error`] and one [`Reason`]; a certificate that cannot be read is refused.
 
@@ -55,6 +55,9 @@ pub enum Error {
     /// An identity that may not serve what was called.
     #[error("{0} may not serve this service")]
     NotAllowed(SpiffeId),
+    /// A workload whose certificates were revoked.
+    #[error("the certificates of {0} are revoked")]
+    Revoked(SpiffeId),
     /// A control plane whose root is not the token's.
     #[error("the control plane's root certificate is not the one that the token names")]
     OtherRoot,
@@ -69,6 +72,7 @@ impl From<Error> for rustls::Error {
             Error::Expired => CertificateError::Expired,
             Error::NotYetValid => CertificateError::NotValidYet,
             Error::UnknownAuthority => CertificateError::UnknownIssuer,
+            Error::Revoked(_) => CertificateError::Revoked,
             other => CertificateError::Other(OtherError(Arc::new(other))),
         })
     }
@@ -164,11 +168,13 @@ fn member(
         now,
         usage,
     )?;
-    let spiffe = named_by(leaf)?.spiffe;
-    if spiffe.trust_domain() == bundle.trust_domain() {
-        Ok(spiffe)
-    } else {
-        Err(Error::OtherTrustDomain(spiffe))
+    let peer = named_by(leaf)?;
+    if peer.spiffe.trust_domain() != bundle.trust_domain() {
+        return Err(Error::OtherTrustDomain(peer.spiffe));
+    }
+    match peer.workload_id {
+        Some(id) if bundle.revoked().contains(id) => Err(Error::Revoked(peer.spiffe)),
+        _ => Ok(peer.spiffe),
     }
 }
 

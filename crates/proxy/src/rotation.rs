@@ -5,10 +5,10 @@
 //! write its identity serves all the same and says so.
 
 use crate::saved;
-use naka_identity::{Bundle, Svid, schedule};
+use naka_identity::{Bundle, Revoked, Svid, schedule};
 use naka_types::spiffe::SpiffeId;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -28,6 +28,8 @@ pub struct Identity {
 pub struct Feed {
     cell: watch::Sender<Option<Arc<Identity>>>,
     file: Option<PathBuf>,
+    /// Goes into every bundle.
+    revoked: Mutex<Arc<Revoked>>,
 }
 
 impl Feed {
@@ -37,6 +39,7 @@ impl Feed {
         Self {
             cell: watch::Sender::new(None),
             file: save_in.map(|dir| dir.join(saved::IDENTITY)),
+            revoked: Mutex::default(),
         }
     }
 
@@ -104,7 +107,21 @@ impl Feed {
         }
     }
 
+    /// Workloads that are not believed any more, as the control plane publishes them.
+    pub fn revoke(&self, revoked: Arc<Revoked>) {
+        *self.revoked.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&revoked);
+        if let Some(old) = self.now()
+            && *old.bundle.revoked() != revoked
+        {
+            tracing::info!("the list of revoked workloads changed");
+            self.put(old.svid.clone(), old.bundle.clone());
+        }
+    }
+
     fn put(&self, svid: Svid, bundle: Bundle) {
+        let revoked = self.revoked.lock().unwrap_or_else(PoisonError::into_inner);
+        let bundle = bundle.revoking(Arc::clone(&revoked));
+        drop(revoked);
         let renew_at = schedule::renew_at(svid.not_before, svid.not_after, fastrand::u32(..));
         self.cell.send_replace(Some(Arc::new(Identity {
             svid,

@@ -318,7 +318,7 @@ fn recall(settings: &Settings, known: bool) -> (Book, Client, Called) {
     let mut subscriptions = vec![
         (
             type_url::SECRET,
-            Subscription::names([crate::state::book::ROOT_CA]),
+            Subscription::names([crate::state::book::ROOT_CA, crate::state::book::REVOKED]),
         ),
         (type_url::CLUSTER, Subscription::everything()),
         (

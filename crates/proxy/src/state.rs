@@ -290,6 +290,7 @@ impl Main {
             edge,
             names,
             roots,
+            revoked,
             save,
         } = self.book.settle();
         if snapshot.is_some() {
@@ -303,6 +304,9 @@ impl Main {
         }
         if let Some(pem) = roots {
             self.shared.feed.trust(&pem);
+        }
+        if let Some(revoked) = revoked {
+            self.shared.feed.revoke(revoked);
         }
         if save {
             self.save_at

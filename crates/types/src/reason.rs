@@ -67,7 +67,7 @@ reasons! {
     CorsPreflight "cors-preflight" 0 2 "-" "The route's cross-origin rules (corsPolicy) answer a browser that asks before it calls.";
     Redirect "redirect" 0 2 "-" "The route redirects the request.";
     MtlsRequired "mtls-required" 403 7 "UAEX" "This workload takes calls from mesh identities only (PeerAuthentication STRICT); call through a sidecar.";
-    PeerUntrusted "peer-untrusted" 0 7 "UAEX" "The caller's certificate is not from this mesh's authority, is expired, or carries no identity; the handshake ends.";
+    PeerUntrusted "peer-untrusted" 0 7 "UAEX" "The caller's certificate is not from this mesh's authority, has expired or was revoked, or carries no identity; the handshake ends.";
     PermissionDenied "permission-denied" 403 7 "UAEX" "Policy does not allow this caller.";
     TokenInvalid "token-invalid" 401 16 "UAEX" "A token of the request is not one that RequestAuthentication takes: its form, issuer, time or signature is wrong, or there are two that differ.";
     TokenAudience "token-audience" 403 7 "UAEX" "The token of the request is for other audiences than RequestAuthentication names.";

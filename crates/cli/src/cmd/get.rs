@@ -38,6 +38,17 @@ const LIVE: &[Live] = &[
         ],
     },
     Live {
+        words: &["certs", "certificates", "cert"],
+        path: "/naka/v1/certificates",
+        columns: &[
+            ("WORKLOAD", "workload_name"),
+            ("ID", "workload_id"),
+            ("IDENTITY", "identity"),
+            ("STATE", "state"),
+            ("UNTIL", "until"),
+        ],
+    },
+    Live {
         words: &["revisions", "revision", "rev"],
         path: "/naka/v1/history",
         columns: &[

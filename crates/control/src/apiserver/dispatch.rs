@@ -4,8 +4,8 @@ use super::answer::{Outcome, Problem, ok};
 use super::auth::{Peer, Role, Subject, authenticate};
 use super::route::{self, Route};
 use super::{
-    State, authority, body, change, confirm, discovery, installation, objects, read, seal, tokens,
-    watch,
+    State, authority, body, certificates, change, confirm, discovery, installation, objects, read,
+    seal, tokens, watch,
 };
 use crate::refusal;
 use axum::body::Body;
@@ -195,6 +195,10 @@ async fn naka(call: Call, parts: &[String], body: &mut Option<Body>) -> Outcome 
         (&Method::POST, ["authority", "install"]) => {
             authority::install(&call, body::shaped(taken(body)).await?).await
         }
+        (&Method::GET, ["certificates"]) => certificates::list(&call),
+        (&Method::POST, ["certificates", "revoke"]) => {
+            certificates::revoke(&call, body::shaped(taken(body)).await?).await
+        }
         (&Method::GET, ["history"]) => read::history(&call),
         (&Method::GET, ["events"]) => read::events(&call),
         (&Method::GET, ["rollout"]) => read::rollout(&call).await,
@@ -228,6 +232,7 @@ const KNOWN: &[&str] = &[
     "reveal",
     "seal",
     "authority",
+    "certificates",
     "history",
     "events",
     "rollout",

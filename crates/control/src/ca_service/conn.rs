@@ -3,9 +3,11 @@
 //! [`TlsIncoming`] accepts TCP, does the handshakes side by side, each with a deadline, and yields streams for
 //! `tonic`'s `serve_with_incoming`. Every request on a stream carries its [`ConnIdentity`]: set from the client
 //! certificate at once, or later, exactly once, by the certificate service.
+//!
+//! A workload that is revoked gets no stream, and one that it has ends with an error.
 
 use crate::waiting::Waiting;
-use naka_identity::{Side, peer_of, reason_of_io};
+use naka_identity::{Revoked, Side, peer_of, reason_of_io};
 use naka_types::spiffe::SpiffeId;
 use naka_types::workload::Ulid;
 use std::io;
@@ -16,7 +18,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
@@ -97,11 +99,22 @@ pub fn peer<T>(request: &Request<T>) -> Result<PeerIdentity, Status> {
         })
 }
 
+/// Ready when a connection's peer is revoked.
+type Cut = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// An accepted connection after its handshake.
-#[derive(Debug)]
 pub struct MeshIo {
     stream: TlsStream<TcpStream>,
     identity: ConnIdentity,
+    cut: Cut,
+}
+
+impl std::fmt::Debug for MeshIo {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MeshIo")
+            .field("identity", &self.identity)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Connected for MeshIo {
@@ -118,6 +131,11 @@ impl AsyncRead for MeshIo {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.cut.as_mut().poll(cx).is_ready() {
+            self.cut = Box::pin(std::future::ready(()));
+            let text = "the peer's certificate was revoked";
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, text)));
+        }
         Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
 }
@@ -159,11 +177,16 @@ pub struct TlsIncoming {
 }
 
 impl TlsIncoming {
-    /// Starts accepting on a bound listener.
+    /// Starts accepting on a bound listener, from everybody but those who are revoked.
     #[must_use]
-    pub fn start(listener: TcpListener, config: Arc<tokio_rustls::rustls::ServerConfig>) -> Self {
+    pub fn start(
+        listener: TcpListener,
+        config: Arc<tokio_rustls::rustls::ServerConfig>,
+        revoked: watch::Receiver<Arc<Revoked>>,
+    ) -> Self {
         let (done, ready) = mpsc::channel(64);
-        tokio::spawn(accept(listener, TlsAcceptor::from(config), done));
+        let acceptor = TlsAcceptor::from(config);
+        tokio::spawn(accept(listener, Entry { acceptor, revoked }, done));
         Self { ready }
     }
 }
@@ -176,7 +199,14 @@ impl futures_util::Stream for TlsIncoming {
     }
 }
 
-async fn accept(listener: TcpListener, acceptor: TlsAcceptor, done: mpsc::Sender<MeshIo>) {
+/// How one gets in.
+#[derive(Clone)]
+struct Entry {
+    acceptor: TlsAcceptor,
+    revoked: watch::Receiver<Arc<Revoked>>,
+}
+
+async fn accept(listener: TcpListener, entry: Entry, done: mpsc::Sender<MeshIo>) {
     let places = Waiting::new(HANDSHAKES);
     loop {
         let accepted = tokio::select! {
@@ -192,12 +222,9 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor, done: mpsc::Sender
             }
         };
         let place = places.enter();
-        let (acceptor, done) = (acceptor.clone(), done.clone());
+        let (entry, done) = (entry.clone(), done.clone());
         tokio::spawn(async move {
-            match place
-                .hold(HANDSHAKE, shake(&acceptor, stream, remote))
-                .await
-            {
+            match place.hold(HANDSHAKE, shake(entry, stream, remote)).await {
                 Some(Ok(io)) => drop(done.send(io).await),
                 Some(Err(error)) => {
                     let reason = reason_of_io(&error, Side::Server).map_or("-", |r| r.code());
@@ -209,14 +236,10 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor, done: mpsc::Sender
     }
 }
 
-async fn shake(
-    acceptor: &TlsAcceptor,
-    stream: TcpStream,
-    remote: SocketAddr,
-) -> io::Result<MeshIo> {
+async fn shake(entry: Entry, stream: TcpStream, remote: SocketAddr) -> io::Result<MeshIo> {
     // Configuration goes out in small messages that somebody waits for.
     stream.set_nodelay(true)?;
-    let stream = acceptor.accept(stream).await?;
+    let stream = entry.acceptor.accept(stream).await?;
     let identity = match stream.get_ref().1.peer_certificates() {
         None => None,
         Some(chain) => {
@@ -230,8 +253,28 @@ async fn shake(
             })
         }
     };
+    let identity = ConnIdentity::new(remote, identity);
+    if let Some(peer) = identity.get()
+        && entry.revoked.borrow().contains(peer.workload_id)
+    {
+        let text = format!("the certificates of {} are revoked", peer.spiffe);
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
+    }
     Ok(MeshIo {
         stream,
-        identity: ConnIdentity::new(remote, identity),
+        cut: Box::pin(revoked(entry.revoked, identity.clone())),
+        identity,
     })
+}
+
+/// Resolves when whoever is on a connection is revoked. Looks at a change that came since the handshake, too.
+async fn revoked(mut list: watch::Receiver<Arc<Revoked>>, identity: ConnIdentity) {
+    let is_listed = |list: &Arc<Revoked>| {
+        let peer = identity.get();
+        peer.is_some_and(|peer| list.contains(peer.workload_id))
+    };
+    if list.wait_for(is_listed).await.is_err() {
+        // The control plane ends, and its connections with it.
+        std::future::pending::<()>().await;
+    }
 }

@@ -1,8 +1,9 @@
-//! What the store keeps of tokens and certificates: records `("token", id)` and `("certificate", workload id)`.
+//! What the store keeps of tokens and certificates: records `("token", id)`, `("certificate", workload id)` and, of
+//! those that count no more, `("revoked", workload id)`.
 
 use super::PeerIdentity;
 use crate::plane::REGISTRATION_RECORD;
-use naka_identity::{Issued, TokenGrant};
+use naka_identity::{Issued, Revoked, TokenGrant};
 use naka_store::{Draft, Snapshot};
 use naka_types::labels::Labels;
 use naka_types::workload::Ulid;
@@ -12,6 +13,8 @@ use serde::{Deserialize, Serialize};
 pub const TOKEN: &str = "token";
 /// Record kind of certificates; the value is a [`Certificate`].
 pub const CERTIFICATE: &str = "certificate";
+/// Record kind of revoked workloads; the value is a [`Revocation`].
+pub const REVOKED: &str = "revoked";
 
 /// Records are forgotten a day after they stopped to count.
 const FORGET_AFTER_S: u64 = 24 * 3600;
@@ -40,6 +43,33 @@ pub struct Certificate {
     /// Id of the token it joined with.
     #[serde(default)]
     pub token: String,
+}
+
+/// A workload whose certificates count no more. Fields are only added.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Revocation {
+    /// Identity.
+    pub spiffe: String,
+    /// Why, as RFC 5280 5.3.1 has the words.
+    pub reason: String,
+    /// Whether connections that are open end, too.
+    pub cut: bool,
+    /// Last second of the last certificate; after it nobody needs the record.
+    pub not_after: u64,
+}
+
+/// Everybody who is revoked.
+#[must_use]
+pub fn revoked(snapshot: &Snapshot) -> Revoked {
+    let mut all = Revoked::default();
+    for (id, value) in snapshot.records_of(REVOKED) {
+        let cut = value["cut"].as_bool().unwrap_or(true);
+        match Ulid::parse(id) {
+            Some(id) => all.insert(id, cut),
+            None => tracing::warn!(id, "a stored revocation cannot be read"),
+        }
+    }
+    all
 }
 
 /// What is kept of a workload's certificate: which services and labels it was vouched for.
@@ -105,5 +135,13 @@ pub(super) fn prune(snapshot: &Snapshot, now: u64) -> Vec<Draft> {
             over(value, "not_after") && snapshot.record(REGISTRATION_RECORD, id).is_none()
         })
         .map(|(id, _)| Draft::record("system", "", "certificate.forgotten", CERTIFICATE, id, None));
-    tokens.chain(certificates).take(FORGET_AT_ONCE).collect()
+    let revoked = snapshot
+        .records_of(REVOKED)
+        .filter(|(_, value)| over(value, "not_after"))
+        .map(|(id, _)| Draft::record("system", "", "certificate.forgotten", REVOKED, id, None));
+    tokens
+        .chain(certificates)
+        .chain(revoked)
+        .take(FORGET_AT_ONCE)
+        .collect()
 }

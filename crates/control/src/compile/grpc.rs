@@ -41,6 +41,7 @@ pub(crate) fn resource(view: &View<'_>, key: &Key, class: &Class) -> Option<Buil
         Key::Cluster(name) => cluster::outbound(view, name, class),
         Key::Endpoints(name) => endpoint::endpoints(view, name, class),
         Key::RootCa
+        | Key::Revoked
         | Key::Credential(_)
         | Key::Raw(_)
         | Key::VirtualHost(_)

@@ -1,10 +1,10 @@
-//! The trust bundle.
+//! The trust bundle, and who is not believed although it would be.
 
-use super::{Built, ROOT_CA, View};
+use super::{Built, REVOKED, ROOT_CA, View};
 use crate::world::Read;
 use naka_wire::envoy::config::core::v3::{DataSource, data_source::Specifier};
 use naka_wire::envoy::extensions::transport_sockets::tls::v3::{
-    CertificateValidationContext, Secret, secret,
+    CertificateValidationContext, GenericSecret, Secret, secret,
 };
 
 /// All roots of the mesh.
@@ -22,4 +22,21 @@ pub(crate) fn root_ca(view: &View<'_>) -> Built {
         r#type: Some(secret::Type::ValidationContext(context)),
     };
     Built::new(&(ROOT_CA, roots), naka_wire::pack(&message))
+}
+
+/// Workloads whose certificates count no more. A resource of its own: an Envoy takes no list by workload.
+pub(crate) fn revoked(view: &View<'_>) -> Built {
+    let list = view.read(Read::Trust).revoked.to_text();
+    let held = GenericSecret {
+        secret: Some(DataSource {
+            specifier: Some(Specifier::InlineBytes(list.as_bytes().to_vec())),
+            ..DataSource::default()
+        }),
+        ..GenericSecret::default()
+    };
+    let message = Secret {
+        name: REVOKED.to_owned(),
+        r#type: Some(secret::Type::GenericSecret(held)),
+    };
+    Built::new(&(REVOKED, list), naka_wire::pack(&message))
 }

@@ -240,7 +240,7 @@ impl Touch {
                     .any(|port| gateway::name(*port) == place.listener()),
             },
             Key::Names => self.names,
-            Key::Credential(_) | Key::RootCa | Key::Workload(_) => false,
+            Key::Credential(_) | Key::RootCa | Key::Revoked | Key::Workload(_) => false,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Joins the parts into a [`World`].
 
 use super::{Endpoint, Endpoints, Port, Service, World, age};
-use crate::ca_service::CERTIFICATE;
+use crate::ca_service::{CERTIFICATE, revoked};
 use crate::registry::{Claim, Health, Member, Registration, ServedPort};
 use naka_api::core::service::{ServicePort, TargetPort};
 use naka_api::networking::export::{self, Export};
@@ -12,6 +12,7 @@ use naka_types::host::Host;
 use naka_types::labels::{Labels, selects};
 use naka_types::name::ObjectRef;
 use naka_types::protocol::Protocol;
+use naka_types::workload::Ulid;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -93,6 +94,7 @@ impl World {
             revision: inputs.snapshot.revision,
             trust_domain: Arc::clone(&inputs.trust_domain),
             roots: Arc::clone(&inputs.roots),
+            revoked: Arc::new(revoked(inputs.snapshot)),
             secrets: inputs.secrets,
             keys: inputs
                 .snapshot
@@ -101,7 +103,12 @@ impl World {
                 .collect(),
             ..Self::default()
         };
-        let members: Vec<Arc<Member>> = inputs.members.into_iter().map(Arc::new).collect();
+        let believed = |member: &Member| {
+            let id = Ulid::parse(&member.registration.workload_id);
+            !id.is_some_and(|id| world.revoked.contains(id))
+        };
+        let members = inputs.members.into_iter().filter(believed);
+        let members: Vec<Arc<Member>> = members.map(Arc::new).collect();
         world.declared(inputs.snapshot, &members);
         world.undeclared(&members, inputs.owners);
         let mut objects: Vec<&Arc<Object>> = inputs.snapshot.objects.values().collect();

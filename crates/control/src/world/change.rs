@@ -131,7 +131,10 @@ impl World {
         {
             reads.insert(Read::Callers);
         }
-        if self.roots != next.roots || self.trust_domain != next.trust_domain {
+        if self.roots != next.roots
+            || self.revoked != next.revoked
+            || self.trust_domain != next.trust_domain
+        {
             reads.insert(Read::Trust);
         }
         reads

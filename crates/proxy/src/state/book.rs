@@ -13,6 +13,7 @@ use naka_engine::model::{
     Cluster, ClusterSpec, Edge, Endpoint, Inbound, Snapshot, SnapshotBuilder, VirtualHost,
 };
 use naka_engine::runtime::Registry;
+use naka_identity::Revoked;
 use naka_types::locality::Locality;
 use naka_types::name::VirtualHostName;
 use naka_types::workload::Ulid;
@@ -31,6 +32,8 @@ pub use near::Near;
 
 /// Name of the secret with the trust bundle.
 pub const ROOT_CA: &str = "ROOTCA";
+/// Name of the list of workloads that are not believed any more.
+pub const REVOKED: &str = "REVOKED";
 /// Name of the name filter.
 pub const NAMES: &str = "names";
 
@@ -45,6 +48,8 @@ pub struct Change {
     pub edge: Option<Arc<Table>>,
     /// New roots, PEM.
     pub roots: Option<String>,
+    /// Who is not believed any more.
+    pub revoked: Option<Arc<Revoked>>,
     /// Whether the copy on disk is out of date.
     pub save: bool,
 }
@@ -202,6 +207,10 @@ impl Book {
                     self.rekeyed = true;
                 }
                 Ok(taken.left_out)
+            }
+            type_url::SECRET if name == REVOKED => {
+                self.change.revoked = Some(revoked(&unpack(any).map_err(broken)?)?);
+                Ok(Vec::new())
             }
             type_url::SECRET if name != ROOT_CA => {
                 let held = Held::read(&unpack(any).map_err(broken)?)
@@ -663,6 +672,22 @@ fn roots(wire: &Secret) -> Result<String, intake::Error> {
             "not inline",
         )),
     }
+}
+
+/// The list of workloads that are not believed any more.
+fn revoked(wire: &Secret) -> Result<Arc<Revoked>, intake::Error> {
+    let bad = |why: &str| intake::Error::at("generic_secret", why);
+    let source = match &wire.r#type {
+        Some(secret::Type::GenericSecret(held)) => held.secret.as_ref(),
+        _ => return Err(bad("only a generic secret is taken")),
+    };
+    let Some(Specifier::InlineBytes(bytes)) = source.and_then(|held| held.specifier.as_ref())
+    else {
+        return Err(bad("not inline bytes"));
+    };
+    let text = std::str::from_utf8(bytes).map_err(|_| bad("not text"))?;
+    let list = Revoked::parse(text).map_err(|error| bad(&error.to_string()))?;
+    Ok(Arc::new(list))
 }
 
 #[cfg(test)]

@@ -222,7 +222,11 @@ impl Worker {
             *self.me.borrow_mut() = Arc::new(me);
             self.handles.forget();
         }
+        let revoked = Arc::clone(set.bundle().revoked());
         *self.tls.borrow_mut() = Some(set);
+        if !revoked.is_empty() {
+            super::sweep::cut(self, &revoked);
+        }
     }
 
     pub(crate) fn tls(&self) -> Option<Arc<TlsSet>> {
@@ -425,7 +429,7 @@ impl Worker {
             .on
     }
 
-    fn open(&self) -> Vec<Rc<Conn>> {
+    pub(super) fn open(&self) -> Vec<Rc<Conn>> {
         let connections = self.connections.borrow();
         let mut open: Vec<_> = connections.values().filter_map(Weak::upgrade).collect();
         open.sort_by_key(|c| c.number);

@@ -4,12 +4,25 @@
 //! One timer for all instead of one or two per connection: an idle connection then costs no timer, and limits need
 //! to be good to a second only.
 
+use super::Phase;
 use super::state::Worker;
 use crate::io::{coarse_seconds, process_start, set_coarse_seconds};
+use naka_identity::Revoked;
 use std::rc::Rc;
 use std::time::Duration;
 
 const EVERY: Duration = Duration::from_secs(1);
+
+/// Connections of revoked callers take no request more; those whose key may be in other hands end at once.
+pub(crate) fn cut(worker: &Worker, revoked: &Revoked) {
+    for conn in worker.open() {
+        match conn.peer.get().and_then(|peer| peer.id) {
+            Some(id) if revoked.cuts(id) => conn.set_phase(Phase::Closing),
+            Some(id) if revoked.contains(id) => conn.set_phase(Phase::Finishing),
+            _ => {}
+        }
+    }
+}
 
 /// Runs as long as the worker.
 pub(crate) async fn run(worker: Rc<Worker>) {

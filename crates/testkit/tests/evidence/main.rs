@@ -37,6 +37,7 @@ mod proxyless;
 mod ready;
 mod refused;
 mod restart;
+mod revoked;
 mod scenario;
 mod seal;
 mod skew;
