@@ -38,7 +38,7 @@ pub use extras::{AbortStatus, Cors, Extras, Fault, Mirror, Share};
 pub use hosts::Hosts;
 pub use keeping::{Budget, Keeping, Pings, Priority, Probes};
 pub use limit::{LimitRule, RateLimit};
-pub use outside::{OutsideTls, Source, Tunnel};
+pub use outside::{OutsideTls, ProxyHeader, Source, Tunnel};
 pub use pattern::Pattern;
 pub use retry::{RetryOn, RetryPolicy};
 pub use route::{

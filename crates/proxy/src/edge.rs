@@ -1,7 +1,6 @@
 //! A gateway's side towards strangers: the first bytes of a connection, which server takes it, and its TLS.
 
 pub(crate) mod hello;
-mod proxy_protocol;
 pub(crate) mod serve;
 pub mod spec;
 

@@ -6,9 +6,10 @@
 
 use crate::http::body::ReqBody;
 use crate::io::process_start;
+use crate::proxy_header::Introduction;
 use crate::tls::Carry;
 use crate::upstream::connect::{To, connect};
-use crate::upstream::pool::{Key, Lease, Target};
+use crate::upstream::pool::{ANYBODY, Key, Lease, Target};
 use crate::worker::{Worker, WorkerMsg, Workers};
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Version, header};
@@ -101,10 +102,24 @@ async fn is_well(
         Some((number, secured)) => (number, Some(secured)),
         None => (0, None),
     };
+    // Nobody called.
+    let said = spec
+        .proxy_header
+        .map(|header| Introduction { header, ends: None });
     if carry == Carry::Tcp {
         let (sockets, limit) = (&worker.sockets, spec.connect_timeout);
         let to = endpoint.address;
-        let made = connect(sockets, &To::Anyone, to, limit, secured.as_ref(), None).await;
+        let secured = secured.as_ref();
+        let made = connect(
+            sockets,
+            &To::Anyone,
+            to,
+            limit,
+            secured,
+            None,
+            said.as_ref(),
+        )
+        .await;
         return Some(made.is_ok());
     }
     let target = Target {
@@ -113,11 +128,13 @@ async fn is_well(
             address: endpoint.address,
             tls,
             carry,
+            client: ANYBODY,
         },
         to: To::Anyone,
         cluster: None,
         limit: spec.connect_timeout,
         secured,
+        said,
         keep: Duration::ZERO,
         class: 0,
     };

@@ -25,6 +25,7 @@ pub mod listen;
 pub mod memory;
 pub mod names;
 mod outward;
+mod proxy_header;
 mod readmit;
 mod record;
 pub mod recovery;

@@ -5,6 +5,7 @@
 //! is handled to its end before the next one, so the barrier of [`WorkerMsg::Snapshot`] is answered when every
 //! request begun later uses the new snapshot. A panic in one connection ends that connection; the worker goes on.
 
+mod introduce;
 pub(crate) mod patience;
 mod state;
 mod sweep;

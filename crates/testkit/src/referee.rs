@@ -19,6 +19,7 @@ pub mod generate;
 pub mod lane;
 #[cfg(test)]
 mod proofs;
+mod proxied;
 pub mod run;
 pub mod seen;
 pub mod topology;

@@ -1,7 +1,8 @@
 //! DestinationRule: how a destination is called, and its subsets.
 //!
-//! Blocks of a subset replace the parent's block of the same name as a whole; a port's settings replace everything,
-//! blocks they do not mention too. That is Istio's rule; [`DestinationRule::effective`] is the one place that knows it.
+//! Blocks of a subset replace the parent's block of the same name as a whole; a port's settings replace all blocks of the
+//! policy they stand in, those they do not mention too. That is Istio's rule; [`DestinationRule::effective`] is the one
+//! place that knows it.
 
 use super::export::Export;
 use naka_types::host::Host;
@@ -60,6 +61,8 @@ pub struct TrafficPolicy {
     pub outlier_detection: Option<OutlierDetection>,
     /// How many requests may be retries.
     pub retry_budget: Option<RetryBudget>,
+    /// The header that connections begin with.
+    pub proxy_protocol: Option<ProxyHeader>,
     /// TLS towards the destination.
     pub tls: Option<Box<ClientTls>>,
     /// The destination is a proxy, through which connections lead on.
@@ -144,6 +147,16 @@ pub struct RetryBudget {
     pub least: Option<u32>,
 }
 
+/// Version of a PROXY header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum ProxyHeader {
+    /// A line of text.
+    #[default]
+    V1,
+    /// Binary.
+    V2,
+}
+
 /// Ejection of failing endpoints.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct OutlierDetection {
@@ -192,8 +205,8 @@ impl DestinationRule {
             Some(own) if own.policy.port(port).is_some() => {
                 format!("{}.portLevelSettings", at(own))
             }
-            _ if self.policy.port(port).is_some() => format!("{host}.portLevelSettings"),
             Some(own) if own.policy.tls.is_some() => format!("{}.tls", at(own)),
+            _ if self.policy.port(port).is_some() => format!("{host}.portLevelSettings"),
             _ => format!("{host}.tls"),
         }
     }
@@ -204,35 +217,45 @@ impl DestinationRule {
         self.subsets.iter().find(|subset| subset.name == name)
     }
 
-    /// What holds for a port of a subset (`None` = the whole host): subset blocks replace the host's blocks, then the
-    /// nearest port-level settings replace all of them.
+    /// What holds for a port of a subset (`None` = the whole host), as in Istio: the port's settings are the whole policy
+    /// of host or subset where there are some; then the subset's blocks replace the host's.
+    ///
+    /// What port settings have no word for (retry budget, PROXY header) comes from the host also where a subset has
+    /// settings for the port, and from nobody where the host has. A tunnel is not of single ports: it stays.
     #[must_use]
     pub fn effective(&self, subset: Option<&str>, port: u16) -> TrafficPolicy {
-        let own = subset
-            .and_then(|name| self.subset(name))
-            .map(|subset| &subset.policy);
-        let port_level = own
-            .and_then(|policy| policy.port(port))
-            .or_else(|| self.policy.port(port));
-        if let Some(policy) = port_level {
-            return policy.clone();
-        }
-        let base = &self.policy;
+        let host = self.policy.port(port).unwrap_or(&self.policy);
+        let Some(subset) = subset.and_then(|name| self.subset(name)) else {
+            return TrafficPolicy {
+                tunnel: self.policy.tunnel.clone(),
+                ports: Vec::new(),
+                ..host.clone()
+            };
+        };
+        let subset = &subset.policy;
+        let of_port = subset.port(port);
+        let own = of_port.unwrap_or(subset);
+        // Blocks that port settings leave out have their defaults.
+        let below = host.clone();
+        let inherited = match of_port {
+            None => below,
+            Some(_) => TrafficPolicy {
+                retry_budget: below.retry_budget,
+                proxy_protocol: below.proxy_protocol,
+                ..TrafficPolicy::default()
+            },
+        };
         TrafficPolicy {
-            load_balancer: own
-                .and_then(|p| p.load_balancer.clone())
-                .or_else(|| base.load_balancer.clone()),
-            connection_pool: own
-                .and_then(|p| p.connection_pool.clone())
-                .or_else(|| base.connection_pool.clone()),
+            load_balancer: own.load_balancer.clone().or(inherited.load_balancer),
+            connection_pool: own.connection_pool.clone().or(inherited.connection_pool),
             outlier_detection: own
-                .and_then(|p| p.outlier_detection.clone())
-                .or_else(|| base.outlier_detection.clone()),
-            retry_budget: own.and_then(|p| p.retry_budget).or(base.retry_budget),
-            tls: own.and_then(|p| p.tls.clone()).or_else(|| base.tls.clone()),
-            tunnel: own
-                .and_then(|p| p.tunnel.clone())
-                .or_else(|| base.tunnel.clone()),
+                .outlier_detection
+                .clone()
+                .or(inherited.outlier_detection),
+            retry_budget: own.retry_budget.or(inherited.retry_budget),
+            proxy_protocol: own.proxy_protocol.or(inherited.proxy_protocol),
+            tls: own.tls.clone().or(inherited.tls),
+            tunnel: subset.tunnel.clone().or_else(|| self.policy.tunnel.clone()),
             ports: Vec::new(),
         }
     }
@@ -248,3 +271,6 @@ impl TrafficPolicy {
             .map(|(_, policy)| policy)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@ use super::inbound::{At, Chain};
 use super::{Built, Class, Dialect, Key, View, tls};
 use crate::world::{Read, Service};
 use naka_api::networking::destination_rule::{
-    ConnectionPool, HttpUpgrade, OutlierDetection, TlsMode, TrafficPolicy,
+    ConnectionPool, HttpUpgrade, OutlierDetection, ProxyHeader, TlsMode, TrafficPolicy,
 };
 use naka_types::host::Host;
 use naka_types::name::ClusterName;
@@ -224,7 +224,19 @@ fn message(model: &Outbound<'_>) -> Cluster {
         message.transport_socket_matches.clear();
         message.transport_socket = Some(origination.socket(model.dialect));
     }
+    if let Some(header) = model.policy.proxy_protocol {
+        introduce(&mut message, header);
+    }
     message
+}
+
+/// Whatever a connection is secured by, a PROXY header comes first.
+fn introduce(message: &mut Cluster, header: ProxyHeader) {
+    let matches = message.transport_socket_matches.iter_mut();
+    let sockets = matches.map(|candidate| &mut candidate.transport_socket);
+    for socket in sockets.chain([&mut message.transport_socket]) {
+        *socket = socket.take().map(|inner| tls::introduced(inner, header));
+    }
 }
 
 /// Whether mesh mTLS is turned off.

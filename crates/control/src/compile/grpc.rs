@@ -27,6 +27,7 @@ pub fn not_expressed() -> Vec<String> {
     [
         "copies and browsers: mirrors and cross-origin rules of routes are not known to gRPC",
         "actions: redirects, direct responses, rewrites and header changes of routes are not known to gRPC; calls on such a route fail or go on unchanged",
+        "PROXY headers: proxyProtocol of a DestinationRule is not known to gRPC; its connections begin without one",
         "metrics: calls are counted by the called side alone",
     ]
     .map(str::to_owned)

@@ -4,16 +4,19 @@
 //! is the secret `ROOTCA`.
 
 use super::{Dialect, ROOT_CA};
+use naka_api::networking::destination_rule::ProxyHeader;
 use naka_types::name::NO_CERTIFICATE;
 use naka_wire::envoy::config::core::v3::{
     AggregatedConfigSource, ApiConfigSource, ApiVersion, ConfigSource, DataSource, GrpcService,
-    TransportSocket,
+    ProxyProtocolConfig, TransportSocket,
     api_config_source::ApiType,
     config_source::ConfigSourceSpecifier,
     data_source,
     grpc_service::{EnvoyGrpc, TargetSpecifier},
+    proxy_protocol_config::Version,
     transport_socket,
 };
+use naka_wire::envoy::extensions::transport_sockets::proxy_protocol::v3::ProxyProtocolUpstreamTransport;
 use naka_wire::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
 use naka_wire::envoy::extensions::transport_sockets::tls::v3::{
     CertificateProviderPluginInstance, CertificateValidationContext, CommonTlsContext,
@@ -216,6 +219,23 @@ pub(crate) fn raw() -> TransportSocket {
         "envoy.transport_sockets.raw_buffer",
         naka_wire::pack(&RawBuffer {}),
     )
+}
+
+/// A connection that begins with a PROXY header, before whatever the socket does.
+pub(crate) fn introduced(inner: TransportSocket, header: ProxyHeader) -> TransportSocket {
+    let config = ProxyProtocolUpstreamTransport {
+        config: Some(ProxyProtocolConfig {
+            version: match header {
+                ProxyHeader::V1 => Version::V1,
+                ProxyHeader::V2 => Version::V2,
+            } as i32,
+            ..ProxyProtocolConfig::default()
+        }),
+        transport_socket: Some(inner),
+        ..ProxyProtocolUpstreamTransport::default()
+    };
+    let name = "envoy.transport_sockets.upstream_proxy_protocol";
+    socket(name, naka_wire::pack(&config))
 }
 
 /// Where every system keeps the authorities it believes, as far as Envoy must be told.

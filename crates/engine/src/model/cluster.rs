@@ -3,7 +3,7 @@
 use super::backend::Backend;
 use super::balance::{Balance, Group, Policy};
 use super::keeping::{Budget, Keeping, Priority};
-use super::{OutsideTls, Tunnel};
+use super::{OutsideTls, ProxyHeader, Tunnel};
 use crate::outlier::Outlier;
 use crate::pick::Plan;
 use crate::runtime::{ClusterRuntime, EndpointState};
@@ -123,6 +123,8 @@ pub struct ClusterSpec {
     pub tls: Option<PeerTls>,
     /// TLS with a server outside the mesh; comes before [`Self::tls`].
     pub outside: Option<Arc<OutsideTls>>,
+    /// What connections begin with, before TLS; they are then of one caller's connection each.
+    pub proxy_header: Option<ProxyHeader>,
     /// Connections of bytes lead on through a proxy.
     pub tunnel: Option<Tunnel>,
     /// The caller says which name is called; there are no endpoints.
@@ -157,6 +159,7 @@ impl ClusterSpec {
             http: HttpVersion::of(protocol),
             tls: None,
             outside: None,
+            proxy_header: None,
             tunnel: None,
             by_caller: false,
             unix: None,

@@ -1,5 +1,5 @@
 //! What a cluster needs towards the world outside the mesh: TLS with a server's own certificate, a tunnel through a
-//! proxy, a name that only the caller knows.
+//! proxy, a name that only the caller knows, a header that says who calls.
 
 use std::sync::Arc;
 
@@ -39,6 +39,15 @@ impl std::fmt::Debug for Source {
             Self::Inline(bytes) => write!(f, "Inline({} bytes)", bytes.len()),
         }
     }
+}
+
+/// Version of the PROXY header that connections begin with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProxyHeader {
+    /// A line of text.
+    V1,
+    /// Binary.
+    V2,
 }
 
 /// The destination is a proxy: connections lead on from there.

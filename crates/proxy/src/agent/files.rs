@@ -102,6 +102,7 @@ fn usable(cluster: &str, tls: &OutsideTls) -> bool {
 /// TLS of a cluster with something in files.
 fn naming_files(resource: &Resource) -> Option<OutsideTls> {
     let cluster: Cluster = naka_wire::unpack(&resource.any).ok()?;
+    let (_, cluster) = outside::introduced(&cluster).ok()?;
     let (tls, _) = outside::tls(cluster.transport_socket.as_ref()?).ok()?;
     foreign::has_files(&tls).then_some(tls)
 }
@@ -110,7 +111,12 @@ fn naming_files(resource: &Resource) -> Option<OutsideTls> {
 /// sends what it has again.
 fn unusable(resource: &Resource) -> Resource {
     let mut resource = resource.clone();
-    let Ok(mut cluster) = naka_wire::unpack::<Cluster>(&resource.any) else {
+    let Ok(cluster) = naka_wire::unpack::<Cluster>(&resource.any) else {
+        return resource;
+    };
+    // Whom nobody believes needs no PROXY header.
+    let Ok(mut cluster) = outside::introduced(&cluster).map(|(_, cluster)| cluster.into_owned())
+    else {
         return resource;
     };
     let Some(socket) = &mut cluster.transport_socket else {

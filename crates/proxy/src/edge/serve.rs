@@ -4,10 +4,10 @@
 //! of plain servers waits for nothing. Bytes that were looked at go on as they came.
 
 use super::hello::{self, Hello};
-use super::proxy_protocol::{self, Header};
 use crate::http::serve::{detected, refuse, source};
 use crate::io::Io;
 use crate::limits;
+use crate::proxy_header::{self, Ends, Header};
 use crate::worker::{Conn, Peer, Phase};
 use bytes::Bytes;
 use naka_engine::canonical::{Caller, Origin};
@@ -49,7 +49,12 @@ pub(crate) async fn connection(conn: Rc<Conn>, mut stream: TcpStream, port: u16)
         }
         let heading = heading(&conn, &mut stream, &mut first);
         match tokio::time::timeout(limits::HEADER_READ, heading).await {
-            Ok(Ok(Some(named))) => caller = named.unwrap_or(direct).to_canonical(),
+            Ok(Ok(Some(Some(ends)))) => {
+                caller = ends.from.ip().to_canonical();
+                // The cell is empty: a connection begins once.
+                let _ = conn.told.set(ends);
+            }
+            Ok(Ok(Some(None))) => {}
             Ok(Ok(None)) => return,
             Ok(Err(why)) => return refuse(&conn, Reason::BadRequest, why),
             Err(_) => return refuse(&conn, Reason::BadRequest, "no PROXY header in time"),
@@ -93,14 +98,14 @@ fn nobody(first: &First) -> String {
     }
 }
 
-/// Reads the PROXY header and takes it off; `None` when the caller left or is to be closed, else whom it names.
+/// Reads the PROXY header and takes it off; `None` when the caller left or is to be closed, else what it names.
 async fn heading(
     conn: &Conn,
     stream: &mut TcpStream,
     first: &mut First,
-) -> Result<Option<Option<IpAddr>>, &'static str> {
+) -> Result<Option<Option<Ends>>, &'static str> {
     loop {
-        match proxy_protocol::read(&first.bytes) {
+        match proxy_header::read(&first.bytes) {
             Header::Read(length, caller) => {
                 first.bytes.drain(..length);
                 return Ok(Some(caller));

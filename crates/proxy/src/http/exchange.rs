@@ -17,7 +17,7 @@ use crate::record::{End, Finish, grpc_status, host_of};
 use crate::tcp::dial;
 use crate::tls::Carry;
 use crate::upstream::connect::To;
-use crate::upstream::pool::{Busy, Key, Lease, Target};
+use crate::upstream::pool::{ANYBODY, Busy, Key, Lease, Target};
 use crate::worker::Entrance;
 use bytes::Bytes;
 use http::header::{CONNECTION, EXPECT, TE};
@@ -391,16 +391,19 @@ impl Run {
             (To::Anyone, true, None) if spec.outside.is_none() => limits::MESH_IDLE,
             (_, _, wanted) => limits::H1_IDLE_PROGRAM.min(wanted.unwrap_or(Duration::MAX)),
         };
+        let (said, client) = self.scope.conn.introduction(spec);
         Ok(Target {
             key: Key {
                 cluster: Some(cluster.id),
                 address: endpoint.address,
                 tls,
                 carry,
+                client,
             },
             to,
             limit: spec.connect_timeout,
             secured,
+            said,
             keep,
             class: spec
                 .priority
@@ -464,11 +467,13 @@ impl Run {
                 address,
                 tls: 0,
                 carry: self.carry(HttpVersion::SameAsCaller, &Limits::default(), false),
+                client: ANYBODY,
             },
             to: To::Anyone,
             cluster: None,
             limit: limits::PASSTHROUGH_CONNECT,
             secured: None,
+            said: None,
             keep: limits::H1_IDLE_PROGRAM,
             class: 0,
         };

@@ -58,6 +58,8 @@ pub struct Part {
 /// # Errors
 /// [`Error`] when it cannot be called as it says.
 pub fn cluster(wire: &pb::Cluster, ids: Ids<'_>) -> Result<Taken<Part>, Error> {
+    let (proxy_header, wire) = super::outside::introduced(wire)?;
+    let wire = &*wire;
     let (found, left_out) = found(wire)?;
     let protocol = protocol(wire.metadata.as_ref());
     let mut spec = ClusterSpec::new(&wire.name, protocol);
@@ -75,6 +77,7 @@ pub fn cluster(wire: &pb::Cluster, ids: Ids<'_>) -> Result<Taken<Part>, Error> {
     spec.keeping.probes = pool::probes(wire);
     let (outside, shown) = outside(wire)?;
     spec.outside = outside;
+    spec.proxy_header = proxy_header;
     spec.tunnel = super::outside::tunnel(wire);
     spec.by_caller = found == Found::ByCaller;
     spec.unix = endpoint::unix(wire.load_assignment.as_ref());

@@ -1,21 +1,26 @@
-//! TLS with servers outside the mesh, and tunnels through proxies, of a cluster.
+//! TLS with servers outside the mesh, PROXY headers and tunnels through proxies, of a cluster.
 
 use super::Error;
 use crate::edge::spec::Held;
-use naka_engine::model::{OutsideTls, Source, Tunnel};
+use naka_engine::model::{OutsideTls, ProxyHeader, Source, Tunnel};
 use naka_types::name::NO_CERTIFICATE;
 use naka_types::node::NAKA;
 use naka_wire::envoy::config::cluster::v3 as pb;
 use naka_wire::envoy::config::core::v3::{
-    DataSource, TransportSocket, data_source::Specifier, transport_socket,
+    DataSource, ProxyProtocolConfig, TransportSocket, data_source::Specifier,
+    proxy_protocol_config::Version, transport_socket,
 };
+use naka_wire::envoy::extensions::transport_sockets::proxy_protocol::v3::ProxyProtocolUpstreamTransport;
 use naka_wire::envoy::extensions::transport_sockets::tls::v3::{
     CertificateValidationContext, UpstreamTlsContext, common_tls_context::ValidationContextType,
 };
 use naka_wire::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use naka_wire::values;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+
+const INTRODUCED: &str = "envoy.transport_sockets.upstream_proxy_protocol";
 
 /// Secrets of the control plane that TLS of a cluster is made with.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -162,6 +167,66 @@ fn names(validation: &CertificateValidationContext) -> Result<Vec<String>, Error
     .collect()
 }
 
+/// The PROXY header that connections to a cluster begin with, and the cluster with what comes after it.
+///
+/// # Errors
+/// [`Error`] when its connections do not all begin alike, or the header is to say more than who calls.
+pub fn introduced(
+    wire: &pb::Cluster,
+) -> Result<(Option<ProxyHeader>, Cow<'_, pb::Cluster>), Error> {
+    let matches = wire.transport_socket_matches.iter();
+    let mut sockets = matches
+        .filter_map(|candidate| candidate.transport_socket.as_ref())
+        .chain(&wire.transport_socket);
+    if !sockets.any(|socket| socket.name == INTRODUCED) {
+        return Ok((None, Cow::Borrowed(wire)));
+    }
+    let mut wire = wire.clone();
+    let matches = wire.transport_socket_matches.iter_mut();
+    let sockets = matches
+        .filter_map(|candidate| candidate.transport_socket.as_mut())
+        .chain(&mut wire.transport_socket);
+    let mut header = None;
+    for socket in sockets {
+        let (found, inner) = inner(socket).map_err(|error| error.within("transport_socket"))?;
+        if *header.get_or_insert(found) != found {
+            let why = "connections do not all begin with the same PROXY header";
+            return Err(Error::at("transport_socket", why));
+        }
+        *socket = inner;
+    }
+    Ok((header, Cow::Owned(wire)))
+}
+
+fn inner(socket: &TransportSocket) -> Result<(ProxyHeader, TransportSocket), Error> {
+    let any = match &socket.config_type {
+        Some(transport_socket::ConfigType::TypedConfig(any)) if socket.name == INTRODUCED => any,
+        _ => {
+            let why = "some connections begin with a PROXY header and some do not";
+            return Err(Error::at("name", why));
+        }
+    };
+    let found: ProxyProtocolUpstreamTransport =
+        naka_wire::unpack(any).map_err(|error| Error::at("typed_config", error))?;
+    let config = found.config.unwrap_or_default();
+    let plain = ProxyProtocolConfig {
+        version: config.version,
+        ..ProxyProtocolConfig::default()
+    };
+    if config != plain {
+        let why = "the header says who calls, and nothing more";
+        return Err(Error::at("typed_config.config", why));
+    }
+    let header = match Version::try_from(config.version) {
+        Ok(Version::V1) => ProxyHeader::V1,
+        Ok(Version::V2) => ProxyHeader::V2,
+        Err(_) => return Err(Error::at("typed_config.config.version", "no such version")),
+    };
+    let inner = found.transport_socket;
+    let inner = inner.ok_or_else(|| Error::at("typed_config.transport_socket", "it is missing"))?;
+    Ok((header, inner))
+}
+
 /// Where connections through a cluster lead on to.
 #[must_use]
 pub fn tunnel(wire: &pb::Cluster) -> Option<Tunnel> {
@@ -174,9 +239,94 @@ pub fn tunnel(wire: &pb::Cluster) -> Option<Tunnel> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Held, OutsideTls, Shown, Source};
+    use super::{Held, INTRODUCED, OutsideTls, ProxyHeader, Shown, Source, introduced};
+    use naka_wire::envoy::config::cluster::v3::{Cluster, cluster::TransportSocketMatch};
+    use naka_wire::envoy::config::core::v3::{
+        ProxyProtocolConfig, ProxyProtocolPassThroughTlVs, TransportSocket, transport_socket,
+    };
+    use naka_wire::envoy::extensions::transport_sockets::proxy_protocol::v3::ProxyProtocolUpstreamTransport;
     use std::collections::BTreeMap;
     use std::sync::Arc;
+
+    fn socket(name: &str) -> TransportSocket {
+        TransportSocket {
+            name: name.to_owned(),
+            config_type: None,
+        }
+    }
+
+    fn with_header(config: ProxyProtocolConfig, inner: Option<&str>) -> TransportSocket {
+        let config = ProxyProtocolUpstreamTransport {
+            config: Some(config),
+            transport_socket: inner.map(socket),
+            ..ProxyProtocolUpstreamTransport::default()
+        };
+        TransportSocket {
+            config_type: Some(transport_socket::ConfigType::TypedConfig(naka_wire::pack(
+                &config,
+            ))),
+            ..socket(INTRODUCED)
+        }
+    }
+
+    fn cluster(matches: &[TransportSocket], one: Option<TransportSocket>) -> Cluster {
+        let candidate = |socket: &TransportSocket| TransportSocketMatch {
+            transport_socket: Some(socket.clone()),
+            ..TransportSocketMatch::default()
+        };
+        Cluster {
+            transport_socket_matches: matches.iter().map(candidate).collect(),
+            transport_socket: one,
+            ..Cluster::default()
+        }
+    }
+
+    #[test]
+    fn a_header_comes_before_what_is_inside() {
+        let version = |version| ProxyProtocolConfig {
+            version,
+            ..ProxyProtocolConfig::default()
+        };
+        let (first, second) = (
+            with_header(version(0), Some("a")),
+            with_header(version(1), Some("b")),
+        );
+        for (wire, header, inside) in [
+            (
+                cluster(&[socket("a"), socket("b")], None),
+                None,
+                cluster(&[socket("a"), socket("b")], None),
+            ),
+            (
+                cluster(&[], Some(first.clone())),
+                Some(ProxyHeader::V1),
+                cluster(&[], Some(socket("a"))),
+            ),
+            (
+                cluster(&[second.clone(), second.clone()], None),
+                Some(ProxyHeader::V2),
+                cluster(&[socket("b"), socket("b")], None),
+            ),
+        ] {
+            let (found, left) = introduced(&wire).unwrap();
+            assert_eq!((found, left.into_owned()), (header, inside));
+        }
+        let more = ProxyProtocolConfig {
+            pass_through_tlvs: Some(ProxyProtocolPassThroughTlVs::default()),
+            ..version(1)
+        };
+        for wrong in [
+            cluster(&[first.clone(), second], None),
+            cluster(&[first.clone(), socket("a")], None),
+            cluster(std::slice::from_ref(&first), Some(socket("a"))),
+            cluster(&[with_header(more, Some("a"))], None),
+            cluster(&[with_header(version(2), Some("a"))], None),
+            cluster(&[with_header(version(0), None)], None),
+            cluster(&[socket(INTRODUCED)], None),
+        ] {
+            introduced(&wrong).unwrap_err();
+        }
+    }
 
     #[test]
     fn without_its_secrets_nobody_is_believed() {

@@ -265,6 +265,7 @@ async fn call(conn: &Rc<Conn>, origin: &Origin, attempt: &Try) -> Result<Io, Fai
         spec.connect_timeout,
         secured.as_ref(),
         spec.keeping.probes.as_ref(),
+        conn.introduction(spec).0.as_ref(),
     )
     .await?;
     let io = match &spec.tunnel {
@@ -347,6 +348,7 @@ async fn first_of(
             &To::Anyone,
             address,
             limits::PASSTHROUGH_CONNECT,
+            None,
             None,
             None,
         )

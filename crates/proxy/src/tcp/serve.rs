@@ -11,6 +11,7 @@ use crate::detect::{self, Speaks};
 use crate::http::serve::{First, Scope, http, refuse};
 use crate::io::{Io, Moved};
 use crate::limits::SNIFF_GRACE;
+use crate::proxy_header::Ends;
 use crate::seen::count;
 use crate::tls::Agreed;
 use crate::vip;
@@ -136,6 +137,11 @@ fn disagreed(conn: &Conn, origin: &Origin, reason: Reason, host: &str) {
 /// for, or, as bytes, to where it was going.
 pub(crate) async fn redirected(conn: Rc<Conn>, stream: TcpStream) {
     let to = original(&stream, conn.local);
+    // The cell is empty: a connection begins once.
+    let _ = conn.told.set(Ends {
+        from: conn.remote,
+        to,
+    });
     let named = conn
         .worker
         .vips

@@ -1,4 +1,5 @@
-//! Makes one connection to an endpoint: TCP, then TLS where the endpoint has the mesh mark, each with its time limit.
+//! Makes one connection to an endpoint: TCP, then a PROXY header where the destination wants one, then TLS where the
+//! endpoint has the mesh mark, each with its time limit.
 //!
 //! How a socket is made is [`Sockets`]' business and nobody else's: of our own namespaces, or, towards a program that
 //! lives in a network namespace of its own, one of that namespace.
@@ -10,6 +11,7 @@ use crate::fail::{Fail, chain};
 use crate::io::Io;
 use crate::limits::TLS_HANDSHAKE;
 use crate::outward;
+use crate::proxy_header::{Ends, Introduction, written};
 use naka_engine::model::{ClusterSpec, Probes};
 use naka_types::reason::Reason;
 use rustls::ClientConfig;
@@ -20,6 +22,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
@@ -96,14 +99,18 @@ pub(crate) async fn connect(
     limit: Duration,
     secured: Option<&Secured>,
     probes: Option<&Probes>,
+    said: Option<&Introduction>,
 ) -> Result<Io, Fail> {
     if let To::Socket(path) = to {
         return unix(path, limit).await.map(Io::unix);
     }
-    let stream = tcp(sockets, to, address, limit).await?;
+    let mut stream = tcp(sockets, to, address, limit).await?;
     if let Some(probes) = probes {
         // Without them a dead peer is found out later.
         let _ = keep_alive(&stream, probes);
+    }
+    if let Some(said) = said {
+        introduce(&mut stream, said, limit).await?;
     }
     match secured {
         None => Ok(Io::plain(stream)),
@@ -146,6 +153,27 @@ async fn tcp(
     // Only slower without it.
     let _ = stream.set_nodelay(true);
     Ok(stream)
+}
+
+/// A new socket has room for a header; the limit is for the kernel that says otherwise.
+async fn introduce(
+    stream: &mut TcpStream,
+    said: &Introduction,
+    limit: Duration,
+) -> Result<(), Fail> {
+    let own = stream.local_addr().and_then(|from| {
+        let to = stream.peer_addr()?;
+        Ok(Ends { from, to })
+    });
+    let bytes = written(said, own.ok());
+    let failed = |reason, what: &dyn std::fmt::Display| {
+        Err(Fail::connect(reason, &format!("the PROXY header: {what}")))
+    };
+    match tokio::time::timeout(limit, stream.write_all(&bytes)).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => failed(Reason::ConnectFailed, &error),
+        Err(_) => failed(Reason::ConnectTimeout, &"not taken in time"),
+    }
 }
 
 fn keep_alive(stream: &TcpStream, probes: &Probes) -> io::Result<()> {

@@ -4,7 +4,7 @@
 //! HTTP/2 connections (and the multiplexed form between our sidecars) are shared: while one is being made, everyone
 //! who needs it waits for it instead of opening their own. Which of the two an mTLS endpoint speaks is known after
 //! its first handshake and remembered. A connection belongs to a [`Key`], which names the identity it was made with
-//! and the identities it was checked against: after either changes it is simply never found again, and the sweep
+//! and the identities it was checked against, and, where it began with a PROXY header, the one caller it named: after either changes it is simply never found again, and the sweep
 //! closes it.
 //!
 //! Limits of connections and of those who wait for one are the cluster's, over all workers: each connection carries a
@@ -16,6 +16,7 @@ use crate::hash::QuickMap;
 use crate::http::body::ReqBody;
 use crate::io::{Io, Moved, coarse_seconds};
 use crate::limits;
+use crate::proxy_header::Introduction;
 use crate::tls::{Agreed, Carry, agreed};
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -42,7 +43,12 @@ pub(crate) struct Key {
     /// Which TLS settings, 0 for none.
     pub(crate) tls: u64,
     pub(crate) carry: Carry,
+    /// Number of the one caller's connection that it serves, [`ANYBODY`] if it serves all.
+    pub(crate) client: u64,
 }
+
+/// Connections for all callers.
+pub(crate) const ANYBODY: u64 = 0;
 
 /// Where and how a connection is made when none waits.
 #[derive(Debug, Clone)]
@@ -54,6 +60,8 @@ pub(crate) struct Target {
     pub(crate) cluster: Option<Arc<Cluster>>,
     pub(crate) limit: Duration,
     pub(crate) secured: Option<Secured>,
+    /// What it begins with.
+    pub(crate) said: Option<Introduction>,
     /// How long an unused connection is kept.
     pub(crate) keep: Duration,
     /// Who waits for one comes before all of higher classes.
@@ -289,6 +297,7 @@ impl Pools {
             target.limit,
             target.secured.as_ref(),
             target.probes(),
+            target.said.as_ref(),
         )
         .await
     }
@@ -328,6 +337,14 @@ impl Pools {
     fn forget(&self, key: Key, h2: &Rc<H2>) {
         if let Some(slot) = self.slots.borrow_mut().get_mut(&key) {
             slot.shared.retain(|other| !Rc::ptr_eq(other, h2));
+        }
+    }
+
+    /// Closes what serves only a caller who is gone.
+    pub(crate) fn left(&self, client: u64) {
+        // While the pool is at work, the sweep finds them later.
+        if let Ok(mut slots) = self.slots.try_borrow_mut() {
+            slots.retain(|key, _| key.client != client);
         }
     }
 

@@ -10,6 +10,7 @@ use crate::io::Moved;
 use crate::limits;
 use crate::listen::Owners;
 use crate::names::{Filter, Outside};
+use crate::proxy_header::Ends;
 use crate::record::Late;
 use crate::seen::Seen;
 use crate::tls::{Carry, TlsSet};
@@ -475,11 +476,15 @@ pub(crate) struct Conn {
     pub(crate) remote: SocketAddr,
     pub(crate) local: SocketAddr,
     pub(crate) peer: OnceCell<Peer>,
+    /// The ends of the caller's own connection, where a load balancer or the kernel named them.
+    pub(crate) told: OnceCell<Ends>,
+    /// Whether connections were made that begin with its caller.
+    pub(super) introduced: Cell<bool>,
     /// Counts it among the connections of a gateway's port that has limits.
     pub(crate) entered: OnceCell<Entered>,
     /// The kernel says that the workload's own uid made it.
     pub(crate) by_owner: bool,
-    number: u64,
+    pub(super) number: u64,
     phase: Cell<Phase>,
     changed: Notify,
     moved: OnceCell<Arc<Moved>>,
@@ -526,6 +531,8 @@ pub(crate) fn accept(worker: &Rc<Worker>, accepted: Accepted) {
         remote: accepted.peer,
         local,
         peer: OnceCell::new(),
+        told: OnceCell::new(),
+        introduced: Cell::new(false),
         entered: OnceCell::new(),
         by_owner: ours,
         number,
@@ -674,6 +681,7 @@ impl Drop for Conn {
         let worker = &self.worker;
         worker.load.fetch_sub(1, Relaxed);
         worker.connections.borrow_mut().remove(&self.number);
+        self.leave();
         let mut draining = worker.draining[usize::from(self.entrance.is_outbound())].borrow_mut();
         draining.open -= 1;
         if draining.open == 0 && draining.on {

@@ -9,6 +9,7 @@ mod captured;
 mod edge;
 mod framing;
 mod hedge;
+mod introduced;
 mod keeping;
 mod late;
 mod mesh;

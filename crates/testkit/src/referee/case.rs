@@ -139,6 +139,8 @@ pub struct Server {
     pub tcp: bool,
     /// What it says first.
     pub greeting: String,
+    /// Takes only connections that begin with a PROXY header.
+    pub proxied: bool,
     /// Its certificate; without one it speaks no TLS.
     pub cert: Option<String>,
     /// Of `servers`: it is the program of a workload of this service, behind a sidecar of its own.
@@ -162,6 +164,7 @@ impl Default for Server {
             reset: false,
             tcp: false,
             greeting: String::new(),
+            proxied: false,
             cert: None,
             behind: None,
             socket: false,

@@ -55,6 +55,7 @@ pub async fn send(door: &Door, call: &Wanted, number: &str, certs: &Certs) -> Re
         Err(error) => return Err(error).context("connect to the proxy"),
     };
     let _ = stream.set_nodelay(true);
+    let ends = format!("{} > {}", stream.local_addr()?, stream.peer_addr()?);
     let sent = tokio::time::timeout(PATIENCE, layers(stream, door, call, number, certs)).await;
     let seen = match sent {
         Err(_) => failed(format!("no end within {PATIENCE:?}")),
@@ -62,6 +63,7 @@ pub async fn send(door: &Door, call: &Wanted, number: &str, certs: &Certs) -> Re
         Ok(Ok(seen)) => seen,
     };
     Ok(Seen {
+        ends: Some(ends),
         took: Some(started.elapsed()),
         ..seen
     })

@@ -183,6 +183,7 @@ impl Lane {
             let mut seen = self.runtime.block_on(sent)?;
             seen.silent = kind.caller.via == Via::Gateway;
             seen.arrivals = self.upstreams.take(&number);
+            seen.own_ends();
             if let Some(copies) = &wanted.verdict.mirrored {
                 seen.mirrored = self.copies(&number, copies.len());
             }

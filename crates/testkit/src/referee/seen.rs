@@ -58,6 +58,9 @@ pub struct Arrival {
     pub authority: String,
     /// Headers; values of one name joined by commas.
     pub headers: BTreeMap<String, String>,
+    /// PROXY header that its connection began with: `v1` where it names the caller's own connection to the proxy, else
+    /// with the ends it names, `v1 192.0.2.7:80 > 192.0.2.1:443`.
+    pub proxied: Option<String>,
     /// Whether it came by TLS.
     pub tls: bool,
     /// Name that the caller's TLS asked for.
@@ -91,10 +94,26 @@ pub struct Seen {
     pub arrivals: Vec<Arrival>,
     /// The copies that reached an endpoint.
     pub mirrored: Vec<Arrival>,
+    /// The ends of the caller's connection to the proxy, `FROM > TO`.
+    pub ends: Option<String>,
     /// How long the answer took; `None`: not looked at.
     pub took: Option<Duration>,
     /// What else helps a reader of a failure.
     pub trail: String,
+}
+
+impl Seen {
+    /// Leaves the caller's own connection out of what PROXY headers name.
+    pub fn own_ends(&mut self) {
+        let Some(ends) = &self.ends else { return };
+        for arrival in &mut self.arrivals {
+            let said = arrival.proxied.as_mut();
+            let own = said.and_then(|said| Some((said.strip_suffix(ends)?.trim_end().len(), said)));
+            if let Some((length, said)) = own {
+                said.truncate(length);
+            }
+        }
+    }
 }
 
 fn headers_differ(
@@ -288,6 +307,7 @@ impl Verdict {
         let all = [
             ("method", json!(last.method)),
             ("version", json!(last.version)),
+            ("proxied", json!(last.proxied)),
             ("tls", json!(last.tls)),
             ("sni", json!(last.sni)),
             ("cert", json!(last.cert)),

@@ -1,5 +1,5 @@
 //! The called side: scripted servers in this process, any number of them: HTTP/1.1, HTTP/2 with prior knowledge or by
-//! ALPN, or bytes; with TLS where they have a certificate.
+//! ALPN, or bytes; with TLS where they have a certificate, and after a PROXY header where they want one.
 //!
 //! A request of a case carries its number in a header, and what the case wants its tries to end with is looked up by
 //! that number, so many cases can use the servers at once. What arrives is kept by the same number. Mirrored copies
@@ -7,6 +7,7 @@
 
 use super::case::Server;
 use super::certs::Certs;
+use super::proxied;
 use super::seen::Arrival;
 use anyhow::Result;
 use bytes::Bytes;
@@ -188,15 +189,24 @@ async fn accept_unix(listener: UnixListener, served: Arc<Served>) {
 /// What a connection says of its caller.
 #[derive(Debug, Clone, Default)]
 struct Caller {
+    proxied: Option<String>,
     tls: bool,
     sni: Option<String>,
     cert: Option<String>,
 }
 
-async fn connection(stream: TcpStream, served: Arc<Served>) {
+async fn connection(mut stream: TcpStream, served: Arc<Served>) {
     let _ = stream.set_nodelay(true);
+    let mut caller = Caller::default();
+    if served.server.proxied {
+        // Who says something else first is not spoken to.
+        let Ok(said) = proxied::read(&mut stream).await else {
+            return;
+        };
+        caller.proxied = Some(said);
+    }
     let Some(tls) = &served.tls else {
-        return speak(stream, Caller::default(), &served).await;
+        return speak(stream, caller, &served).await;
     };
     let Ok(stream) = tls.accept(stream).await else {
         return;
@@ -207,6 +217,7 @@ async fn connection(stream: TcpStream, served: Arc<Served>) {
         tls: true,
         sni: connection.server_name().map(str::to_owned),
         cert: shown.map(|shown| served.certs.name(shown)),
+        ..caller
     };
     speak(stream, caller, &served).await;
 }
@@ -259,6 +270,7 @@ impl Served {
             let arrival = Arrival {
                 clusters: self.clusters.clone(),
                 endpoint: self.server.name.clone(),
+                proxied: caller.proxied.clone(),
                 tls: caller.tls,
                 sni: caller.sni.clone(),
                 cert: caller.cert.clone(),
@@ -350,6 +362,7 @@ impl Served {
                 .map_or_else(String::new, ToString::to_string),
             authority: named.or(host).unwrap_or_default(),
             headers,
+            proxied: caller.proxied.clone(),
             tls: caller.tls,
             sni: caller.sni.clone(),
             cert: caller.cert.clone(),

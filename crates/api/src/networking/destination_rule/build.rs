@@ -1,6 +1,6 @@
 //! The typed DestinationRule from a checked tree.
 
-use super::{DestinationRule, Subset, TrafficPolicy, balancer, tls, tunnel};
+use super::{DestinationRule, ProxyHeader, Subset, TrafficPolicy, balancer, tls, tunnel};
 use crate::codes;
 use crate::decode::Report;
 use crate::decode::meta::labels;
@@ -123,6 +123,14 @@ fn policy(report: &mut Report, node: Option<&Node>, at: &str) -> TrafficPolicy {
     policy
 }
 
+/// As in Istio a block without a version means the first one.
+fn proxy_header(node: &Node) -> ProxyHeader {
+    match read::text(node.get("version")).as_deref() {
+        Some("V2") => ProxyHeader::V2,
+        _ => ProxyHeader::V1,
+    }
+}
+
 fn blocks(report: &mut Report, node: &Node, at: &str) -> TrafficPolicy {
     TrafficPolicy {
         load_balancer: node
@@ -142,6 +150,7 @@ fn blocks(report: &mut Report, node: &Node, at: &str) -> TrafficPolicy {
             .get("tunnel")
             .and_then(|block| tunnel::build(report, block, &format!("{at}.tunnel"))),
         retry_budget: node.get("retryBudget").map(pool::retry_budget),
+        proxy_protocol: node.get("proxyProtocol").map(proxy_header),
         ports: Vec::new(),
     }
 }

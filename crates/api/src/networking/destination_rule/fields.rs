@@ -3,7 +3,7 @@
 use crate::schema::{COUNT, Field, Now, PORT, STRINGS, TEXTS, Ty};
 
 use super::balancer::fields::LOAD_BALANCER;
-use Now::{Alias, NotYet, Yes};
+use Now::{Alias, Yes};
 
 const fn f(name: &'static str, ty: Ty, now: Now, doc: &'static str) -> Field {
     Field::new(name, ty, now, doc)
@@ -293,7 +293,7 @@ const POLICY: Ty = Ty::Object(&[
         "portLevelSettings",
         Ty::List(&Ty::Object(PORT_POLICY)),
         Yes,
-        "For single ports; replaces everything above.",
+        "For single ports; replaces these blocks as a whole.",
     ),
     f(
         "tunnel",
@@ -303,9 +303,14 @@ const POLICY: Ty = Ty::Object(&[
     ),
     f(
         "proxyProtocol",
-        Ty::Object(&[f("version", Ty::Enum(&["V1", "V2"]), Yes, "Version.")]),
-        NotYet,
-        "PROXY protocol header.",
+        Ty::Object(&[f(
+            "version",
+            Ty::Enum(&["V1", "V2"]),
+            Yes,
+            "Of the header; default V1.",
+        )]),
+        Yes,
+        "Each connection to the destination begins with a PROXY header that names the caller, before TLS.",
     ),
     f(
         "retryBudget",

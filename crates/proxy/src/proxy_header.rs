@@ -1,9 +1,12 @@
-//! The PROXY header that a load balancer puts before a caller's bytes, versions 1 and 2.
+//! The PROXY header that a load balancer puts before a caller's bytes, versions 1 and 2: read at gateways, and written
+//! where a DestinationRule asks for one (`proxyProtocol`).
 //!
 //! Pure: the caller reads and asks again while the answer is [`Header::More`]. Nothing is believed of a header that is
-//! not complete and sound, and a header is looked for only from addresses that the Gateway names.
+//! not complete and sound, and a header is looked for only from addresses that the Gateway names. Extensions are checked
+//! and passed over; none are written.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use naka_engine::model::ProxyHeader;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// The longest header of version 1, as its text says.
 const LONGEST_V1: usize = 107;
@@ -11,11 +14,29 @@ const LONGEST_V1: usize = 107;
 pub(crate) const LONGEST: usize = 16 + 4096;
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 
+/// The two ends of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ends {
+    /// Who called.
+    pub(crate) from: SocketAddr,
+    /// Where to.
+    pub(crate) to: SocketAddr,
+}
+
+/// What is said before all else on a connection that we make.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Introduction {
+    /// In which form.
+    pub(crate) header: ProxyHeader,
+    /// Of the caller's connection; `None`: nobody called, we ask ourselves.
+    pub(crate) ends: Option<Ends>,
+}
+
 /// The answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Header {
-    /// A header of so many bytes; the caller, unless the balancer speaks for itself.
-    Read(usize, Option<IpAddr>),
+    /// A header of so many bytes; the caller's connection, unless the balancer speaks for itself.
+    Read(usize, Option<Ends>),
     /// None, or one that is not sound.
     Malformed,
     /// Not enough bytes to tell.
@@ -54,28 +75,24 @@ fn first(bytes: &[u8]) -> Header {
     let caller = match words.as_slice() {
         ["UNKNOWN", ..] => Some(None),
         ["TCP4", from, to, from_port, to_port] => {
-            let v4 = |text: &str| text.parse::<Ipv4Addr>().ok();
-            v4(to)
-                .and_then(|_| v4(from))
-                .map(IpAddr::V4)
-                .filter(|_| ports(from_port, to_port))
-                .map(Some)
+            let v4 = |text: &str| text.parse::<Ipv4Addr>().ok().map(IpAddr::V4);
+            ends((v4(from), from_port), (v4(to), to_port)).map(Some)
         }
         ["TCP6", from, to, from_port, to_port] => {
-            let v6 = |text: &str| text.parse::<Ipv6Addr>().ok();
-            v6(to)
-                .and_then(|_| v6(from))
-                .map(IpAddr::V6)
-                .filter(|_| ports(from_port, to_port))
-                .map(Some)
+            let v6 = |text: &str| text.parse::<Ipv6Addr>().ok().map(IpAddr::V6);
+            ends((v6(from), from_port), (v6(to), to_port)).map(Some)
         }
         _ => None,
     };
     caller.map_or(Header::Malformed, |caller| Header::Read(end + 2, caller))
 }
 
-fn ports(from: &str, to: &str) -> bool {
-    from.parse::<u16>().is_ok() && to.parse::<u16>().is_ok()
+fn ends(from: (Option<IpAddr>, &str), to: (Option<IpAddr>, &str)) -> Option<Ends> {
+    let end = |(ip, port): (Option<IpAddr>, &str)| Some(SocketAddr::new(ip?, port.parse().ok()?));
+    Some(Ends {
+        from: end(from)?,
+        to: end(to)?,
+    })
 }
 
 fn second(bytes: &[u8]) -> Header {
@@ -93,8 +110,8 @@ fn second(bytes: &[u8]) -> Header {
     let (size, caller) = match (command, family) {
         // The balancer's own look at our health.
         (0, _) => (0, None),
-        (1, 0x11) => (12, body.first_chunk::<4>().map(|four| IpAddr::from(*four))),
-        (1, 0x21) => (36, body.first_chunk::<16>().map(|six| IpAddr::from(*six))),
+        (1, 0x11) => (12, binary::<4>(body)),
+        (1, 0x21) => (36, binary::<16>(body)),
         // A family without an address of the Internet.
         (1, 0x00 | 0x31 | 0x32) => (0, None),
         _ => return Header::Malformed,
@@ -103,6 +120,22 @@ fn second(bytes: &[u8]) -> Header {
         return Header::Malformed;
     }
     Header::Read(16 + length, caller)
+}
+
+/// Two addresses and two ports.
+fn binary<const N: usize>(body: &[u8]) -> Option<Ends>
+where
+    IpAddr: From<[u8; N]>,
+{
+    let (from, rest) = body.split_first_chunk::<N>()?;
+    let (to, rest) = rest.split_first_chunk::<N>()?;
+    let (from_port, rest) = rest.split_first_chunk::<2>()?;
+    let to_port = rest.first_chunk::<2>()?;
+    let end = |ip: &[u8; N], port: &[u8; 2]| (IpAddr::from(*ip), u16::from_be_bytes(*port)).into();
+    Some(Ends {
+        from: end(from, from_port),
+        to: end(to, to_port),
+    })
 }
 
 /// Whether what stands from `at` to `end`, after the addresses, is a list of extensions that ends where the header does,
@@ -132,6 +165,55 @@ fn extensions(bytes: &[u8], mut at: usize, end: usize, family: u8) -> bool {
     true
 }
 
+/// The bytes of a header. Of nobody's call the first version names `own`, the ends of the connection itself, if they are
+/// known, and the second one says that it is about nobody (LOCAL), as Envoy's do.
+pub(crate) fn written(said: &Introduction, own: Option<Ends>) -> Vec<u8> {
+    match (said.header, said.ends) {
+        (ProxyHeader::V1, ends) => match ends.or(own) {
+            Some(ends) => line(ends).into_bytes(),
+            None => b"PROXY UNKNOWN\r\n".to_vec(),
+        },
+        (ProxyHeader::V2, Some(ends)) => frame(ends),
+        (ProxyHeader::V2, None) => [&SIGNATURE[..], &[0x20, 0, 0, 0]].concat(),
+    }
+}
+
+/// Both addresses in one family: that of IPv4 only if both are of it.
+fn alike(ends: Ends) -> (IpAddr, IpAddr) {
+    match (ends.from.ip().to_canonical(), ends.to.ip().to_canonical()) {
+        (IpAddr::V4(from), to @ IpAddr::V6(_)) => (from.to_ipv6_mapped().into(), to),
+        (from @ IpAddr::V6(_), IpAddr::V4(to)) => (from, to.to_ipv6_mapped().into()),
+        both => both,
+    }
+}
+
+fn line(ends: Ends) -> String {
+    let (from, to) = alike(ends);
+    let family = if from.is_ipv4() { "TCP4" } else { "TCP6" };
+    let (from_port, to_port) = (ends.from.port(), ends.to.port());
+    format!("PROXY {family} {from} {to} {from_port} {to_port}\r\n")
+}
+
+fn frame(ends: Ends) -> Vec<u8> {
+    let (from, to) = alike(ends);
+    let octets = |ip: IpAddr| match ip {
+        IpAddr::V4(four) => four.octets().to_vec(),
+        IpAddr::V6(six) => six.octets().to_vec(),
+    };
+    let (family, length) = if from.is_ipv4() {
+        (0x11, 12)
+    } else {
+        (0x21, 36)
+    };
+    let mut out = SIGNATURE.to_vec();
+    out.extend([0x21, family, 0, length]);
+    out.extend(octets(from));
+    out.extend(octets(to));
+    out.extend(ends.from.port().to_be_bytes());
+    out.extend(ends.to.port().to_be_bytes());
+    out
+}
+
 /// CRC-32C with the bytes of `place` taken for zero, bit by bit: a header is short and comes once per connection.
 fn crc32c(bytes: &[u8], place: std::ops::Range<usize>) -> u32 {
     const POLYNOMIAL: u32 = 0x82f6_3b78;
@@ -152,7 +234,15 @@ fn crc32c(bytes: &[u8], place: std::ops::Range<usize>) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use super::{Header, LONGEST, SIGNATURE, crc32c, read};
+    use super::{Ends, Header, Introduction, LONGEST, SIGNATURE, crc32c, read, written};
+    use naka_engine::model::ProxyHeader;
+
+    fn ends(from: &str, to: &str) -> Ends {
+        Ends {
+            from: from.parse().unwrap(),
+            to: to.parse().unwrap(),
+        }
+    }
 
     fn v2(command: u8, family: u8, body: &[u8]) -> Vec<u8> {
         let mut out = SIGNATURE.to_vec();
@@ -170,7 +260,7 @@ mod tests {
     fn headers_of_both_versions_name_the_caller() {
         let four = [192, 0, 2, 7, 10, 0, 0, 1, 0, 80, 1, 187];
         let with = |extension: &[u8]| [&four[..], extension].concat();
-        let caller = Some([192, 0, 2, 7].into());
+        let caller = Some(ends("192.0.2.7:80", "10.0.0.1:443"));
         for (bytes, expect) in [
             (
                 b"PROXY TCP4 192.0.2.7 10.0.0.1 80 443\r\nGET".to_vec(),
@@ -178,7 +268,7 @@ mod tests {
             ),
             (
                 b"PROXY TCP6 2001:db8::1 ::1 80 443\r\n".to_vec(),
-                Header::Read(35, Some("2001:db8::1".parse().unwrap())),
+                Header::Read(35, Some(ends("[2001:db8::1]:80", "[::1]:443"))),
             ),
             (b"PROXY UNKNOWN\r\n".to_vec(), Header::Read(15, None)),
             (
@@ -215,6 +305,36 @@ mod tests {
                 String::from_utf8_lossy(&bytes)
             );
         }
+    }
+
+    #[test]
+    fn what_is_written_is_read_as_the_same() {
+        let (v4, v6) = ("192.0.2.7:80", "[2001:db8::1]:443");
+        let own = ends("10.0.0.1:1", "10.0.0.2:2");
+        for header in [ProxyHeader::V1, ProxyHeader::V2] {
+            for (said, got) in [
+                (ends(v4, "10.0.0.1:443"), ends(v4, "10.0.0.1:443")),
+                (ends(v6, "[::1]:80"), ends(v6, "[::1]:80")),
+                (ends("[::ffff:192.0.2.7]:80", v4), ends(v4, v4)),
+                (ends(v4, v6), ends("[::ffff:192.0.2.7]:80", v6)),
+                (ends(v6, v4), ends(v6, "[::ffff:192.0.2.7]:80")),
+            ] {
+                let ends = Some(said);
+                let bytes = written(&Introduction { header, ends }, Some(own));
+                assert_eq!(
+                    read(&bytes),
+                    Header::Read(bytes.len(), Some(got)),
+                    "{said:?}"
+                );
+            }
+        }
+        let nobody = |header, own| written(&Introduction { header, ends: None }, own);
+        assert_eq!(
+            nobody(ProxyHeader::V1, Some(own)),
+            b"PROXY TCP4 10.0.0.1 10.0.0.2 1 2\r\n"
+        );
+        assert_eq!(nobody(ProxyHeader::V1, None), b"PROXY UNKNOWN\r\n");
+        assert_eq!(nobody(ProxyHeader::V2, Some(own)), v2(0, 0, &[]));
     }
 
     #[test]
