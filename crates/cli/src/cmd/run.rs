@@ -17,7 +17,7 @@ use crate::credential;
 use crate::exit::{Exit, Outcome, USAGE};
 use crate::home::Home;
 use crate::hostwide::{self, Look};
-use crate::launch::bypass::Bypass;
+use crate::launch::bypass::{self, Bypass};
 use crate::launch::capture::Way;
 use crate::launch::hints::Hints;
 use crate::launch::{self, Proxy, Who, environment, listening};
@@ -40,8 +40,8 @@ use tokio::time::{Instant, MissedTickBehavior};
 /// How often the program's sockets are looked at until it listens: at first, and one that may never do it.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 const LOOK_AT_LEAST: Duration = Duration::from_millis(250);
-/// How often a program in proxy mode is looked at for connections around its proxy.
-const WATCH_EVERY: Duration = Duration::from_secs(1);
+/// A look for ports of the program may take one part in so many of the time: it reads every socket of the machine.
+const LOOK_SHARE: u32 = 20;
 /// Pause before a sidecar that died is started again.
 const RESTART_AFTER: Duration = Duration::from_secs(1);
 
@@ -368,7 +368,7 @@ impl Pair {
     async fn supervise(mut self, signals: &mut Signals) -> Outcome<ExitStatus> {
         let mut restart: Option<Instant> = None;
         let watched = matches!(self.way, Way::Proxy(_));
-        let mut watch = tokio::time::interval(WATCH_EVERY);
+        let (mut watch, mut took) = (Instant::now(), Duration::ZERO);
         if !self.serves {
             self.manager.ready("a client: its sidecar is ready");
         }
@@ -392,12 +392,20 @@ impl Pair {
                     restart = None;
                     self.restart().await?;
                 }
-                () = tokio::time::sleep(pace(self.began.elapsed())), if looking => self.look().await?,
+                () = tokio::time::sleep(pace(self.began.elapsed()).max(took * LOOK_SHARE)), if looking => {
+                    let began = Instant::now();
+                    self.look().await?;
+                    took = began.elapsed();
+                }
                 // The sidecar looks for the program's own ports on both loopback addresses.
                 port = self.hints.next() => if self.announced.iter().all(|own| own.port != port) {
                     self.hints.tell(port).await;
                 },
-                _ = watch.tick(), if watched && alive => self.watch().await,
+                () = tokio::time::sleep_until(watch), if watched && alive => {
+                    let began = Instant::now();
+                    self.watch().await;
+                    watch = Instant::now() + bypass::pause(began.elapsed());
+                }
                 // While a sidecar that died is started again, this loop is what lives.
                 _ = beat.tick(), if every.is_some() => {
                     if !alive || self.sidecar.answers().await {

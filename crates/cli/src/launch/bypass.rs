@@ -4,9 +4,23 @@
 //! Looked for in `/proc`: connections of the program's process tree to anything but this machine's loopback (where the
 //! sidecar is, and what is the machine's own business) that nobody made to a port of the program. A connection that
 //! comes and goes between two looks is not seen: what is counted is a lower bound.
+//!
+//! The table read holds every socket of the machine, whoever has it, so a look costs more the busier the machine is.
+//! The pause after it is so many times as long as it took ([`pause`]): looking takes a bounded share of a core.
 
 use super::listening::{self, ESTABLISHED, LISTEN, Socket};
 use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// Between two looks that cost next to nothing.
+const EVERY: Duration = Duration::from_secs(1);
+/// A look may take one part in so many of the time.
+const SHARE: u32 = 200;
+
+/// How long to wait after a look that took so long.
+pub(crate) fn pause(taken: Duration) -> Duration {
+    taken.saturating_mul(SHARE).max(EVERY)
+}
 
 /// Counts each connection once.
 #[derive(Debug, Default)]
@@ -18,6 +32,10 @@ impl Bypass {
     /// How many new ones the program has made since the last look.
     pub(crate) fn look(&mut self, program: u32) -> usize {
         let inodes = listening::inodes(program);
+        if inodes.is_empty() {
+            self.known.clear();
+            return 0;
+        }
         let own: Vec<Socket> = listening::sockets(program)
             .filter(|socket| inodes.contains(&socket.inode))
             .collect();
@@ -47,7 +65,17 @@ fn around(own: &[Socket]) -> BTreeSet<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{ESTABLISHED, LISTEN, Socket, around};
+    use super::{ESTABLISHED, LISTEN, Socket, around, pause};
+    use std::time::Duration;
+
+    #[test]
+    fn looking_takes_a_bounded_share_of_the_time() {
+        for (taken_us, pause_ms) in [(0, 1_000), (4_999, 1_000), (5_000, 1_000), (20_000, 4_000)] {
+            let expect = Duration::from_millis(pause_ms);
+            assert_eq!(pause(Duration::from_micros(taken_us)), expect, "{taken_us}");
+        }
+        assert!(pause(Duration::MAX) >= Duration::from_secs(1));
+    }
 
     #[test]
     fn only_calls_out_to_other_machines_are_around_the_proxy() {
