@@ -149,8 +149,8 @@ codes! {
         "`key: source.labels[team]`", "Use `source.principal` or `source.namespace` where the policy must work elsewhere too.";
     W131: "A version or a suite of TLS that nobody here serves; it is left out.",
         "`minProtocolVersion: TLSV1_0`", "Write TLSV1_2 or a suite with ECDHE and GCM or CHACHA20.";
-    W132: "A match of `tcp` or `tls` asks for addresses. Beside a program they are not known when routes are made, so this match holds at gateways only.",
-        "`destinationSubnets: [10.0.0.0/8]` in an object for `mesh`", "Use a ServiceEntry with the host, or bind the object to a gateway.";
+    W132: "A match of `tcp` or `tls` asks for addresses that are not known beside a program: callers' (`sourceSubnet`), or, beside a proxy that is not Naka's, those called (`destinationSubnets`). It holds at gateways only.",
+        "`sourceSubnet: 10.0.0.0/8` in an object for `mesh`", "Match on `sourceLabels` instead, use a ServiceEntry with the `addresses`, or bind the object to a gateway.";
     W341: "An environment variable that no proxy reads.", "env `PILOT_AGENT_MODE`", "Remove it.";
     W342: "A sidecar written by hand into a Deployment: nothing redirects traffic to it, and it ages with the file.",
         "`image: istio/proxyv2:1.19.0`", "Remove the container and let the sidecar be injected.";
@@ -280,6 +280,8 @@ codes! {
         "`by (source_service_name)`", "Use `source_workload` where the rule must work elsewhere too.";
     L353: "A series or job that must exist, or the alert never fires.",
         "`up{job=\"istio-system\"}`", "Add a rule with `absent(…)`.";
+    L354: "A bind for bytes could lead to several services: the oldest has all its connections, as in Istio.",
+        "`egress: [{port: {number: 5432, protocol: TCP}, bind: 127.0.0.1, hosts: ['./*']}]` with two services of port 5432", "Write one host for each bind, with a port of its own.";
     L360: "A Trigger needs its Broker in its own namespace; nothing here declares one.",
         "`broker: default`", "Create the Broker, and write `metadata.namespace`.";
     L370: "A limit's key is something the caller says: with each new value it has a bucket of its own.",

@@ -18,6 +18,7 @@ use naka_types::labels::Labels;
 use naka_types::name::ObjectRef;
 use naka_types::protocol::Protocol;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 mod build;
@@ -109,6 +110,8 @@ pub struct Service {
     pub namespace: String,
     /// Whether a Service object declares it.
     pub declared: bool,
+    /// When the object that declares it was made; empty where none does.
+    pub created: String,
     /// Service accounts that may serve it.
     pub accounts: BTreeSet<String>,
     /// Ports by number.
@@ -134,10 +137,56 @@ pub struct Entry {
     pub names: Vec<String>,
     /// Addresses it is called by.
     pub addresses: Vec<Block>,
+    /// Ports of the endpoints by port, where they are others.
+    pub targets: BTreeMap<u16, u16>,
     /// Endpoints by port: addresses, or names that are still to be looked up.
     pub endpoints: Arc<Endpoints>,
     /// A younger entry for the same host, for callers that do not see this one.
     pub next: Option<Arc<Service>>,
+}
+
+impl Service {
+    /// The order in which services that compete for connections win: older objects, then what no object declares.
+    #[must_use]
+    pub fn age(&self) -> impl Ord + '_ {
+        (!self.declared, &self.created, &self.namespace, &self.host)
+    }
+}
+
+/// What the sidecar of a captured program answers to a question for a host's name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// An address of the proxy's own.
+    Own,
+    /// These addresses.
+    Written(Vec<IpAddr>),
+    /// What servers outside the mesh answer.
+    Elsewhere,
+}
+
+impl Entry {
+    /// As Istio's DNS proxy does it: with the addresses written, with none of its own where those are blocks, or where
+    /// calls go on to the address that they were made to.
+    #[must_use]
+    pub fn answer(&self) -> Answer {
+        let all = self.addresses.iter().filter_map(Block::single);
+        // What is loopback to the program never comes to its sidecar.
+        let single: Vec<IpAddr> = all
+            .filter(|ip| !ip.is_loopback() && !ip.is_unspecified())
+            .collect();
+        let blocks = self.addresses.iter().any(|block| block.single().is_none());
+        match (single.is_empty(), blocks || self.keeps_addresses()) {
+            (false, _) => Answer::Written(single),
+            (true, true) => Answer::Elsewhere,
+            (true, false) => Answer::Own,
+        }
+    }
+
+    /// Whether calls go on to the address that they were made to.
+    #[must_use]
+    pub fn keeps_addresses(&self) -> bool {
+        self.resolution == Resolution::None && self.endpoints.is_empty()
+    }
 }
 
 /// Why an entry does not get a host.

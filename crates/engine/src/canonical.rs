@@ -27,7 +27,7 @@ use naka_types::header as names;
 use naka_types::reason::Reason;
 use naka_types::workload::Ulid;
 use smallvec::SmallVec;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 /// Which way a request goes.
@@ -75,8 +75,8 @@ pub struct Origin {
     pub destination: Option<(Arc<str>, u16)>,
     /// Whether the authority must be the destination's host.
     pub agreeing: bool,
-    /// The address that the connection was made to, where that is known apart from its name.
-    pub made_to: Option<IpAddr>,
+    /// Where the connection was made to, where the program chose that and not its proxy for a name.
+    pub made_to: Option<SocketAddr>,
     /// At a gateway, the filter chain that took the connection; its port is `default_port`.
     pub chain: Option<Arc<str>>,
     /// Whether gRPC-Web is taken and made gRPC.
@@ -101,6 +101,17 @@ pub struct Source {
 }
 
 impl Origin {
+    /// Whether what a request says of its host is the host called: its name, or the very address of the connection.
+    #[must_use]
+    pub fn agrees(&self, host: &str, said: &str) -> bool {
+        let address = || {
+            said.parse()
+                .ok()
+                .or_else(|| said.strip_prefix('[')?.strip_suffix(']')?.parse().ok())
+        };
+        host.eq_ignore_ascii_case(said) || self.made_to.is_some_and(|to| address() == Some(to.ip()))
+    }
+
     /// The own program, calling through the forward proxy.
     #[must_use]
     pub fn outbound(default_port: u16) -> Self {

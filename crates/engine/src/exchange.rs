@@ -242,6 +242,8 @@ pub enum Need {
         host: Arc<str>,
         /// Port.
         port: u16,
+        /// Whether the address that the connection was made to stands for the name, where it is known.
+        kept: bool,
     },
     /// The record of the caller's workload; answered by [`Answered::Ready`] also when there is none.
     Peer(Ulid),
@@ -478,7 +480,7 @@ impl Exchange {
 
     fn find_host(&mut self, request: &mut Canonical, ask: bool, cx: &mut Cx<'_>) -> Effect {
         let (host, port) = wanted(request, cx.origin);
-        if cx.origin.agreeing && !host.eq_ignore_ascii_case(request.host()) {
+        if cx.origin.agreeing && !cx.origin.agrees(host, request.host()) {
             return self.refuse(request, Reason::NameMismatch, cx);
         }
         let found = match &cx.origin.chain {
@@ -685,7 +687,11 @@ fn wanted<'a>(request: &'a Canonical, origin: &'a Origin) -> (&'a str, u16) {
     match &origin.destination {
         Some((host, port)) => (host, *port),
         None if origin.direction == Direction::Gateway => (request.host(), origin.default_port),
-        None => (request.host(), request.port()),
+        // As in Istio the port of an authority means nothing where the connection's own is known.
+        None => (
+            request.host(),
+            origin.made_to.map_or(request.port(), |to| to.port()),
+        ),
     }
 }
 

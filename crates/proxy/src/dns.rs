@@ -1,7 +1,8 @@
 //! DNS for a captured program: names of the mesh get virtual addresses, everything else is asked of the host's servers.
 //!
 //! A program keeps using names; what it gets for a name of the mesh is an address of [`crate::vip`], by which the
-//! connection's name is known again. A name of the mesh's own domain that does not exist is answered here (it would
+//! connection's name is known again. Hosts of entries with addresses of their own are answered with those; hosts that are
+//! called at whatever address they have are asked for outside like a name that nobody declared. A name of the mesh's own domain that does not exist is answered here (it would
 //! mean nothing to anybody else); before the names of the mesh are known nothing is answered, because a wrong answer
 //! would be remembered. All of it runs on the main thread.
 //!
@@ -15,7 +16,7 @@ use crate::names::{self, InMesh};
 use naka_types::reason::Reason;
 use simple_dns::rdata::{A, AAAA, RData};
 use simple_dns::{CLASS, Packet, PacketFlag, QTYPE, RCODE, ResourceRecord, TYPE};
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 pub(crate) use serve::{Dns, serve_tcp, serve_udp};
 
@@ -100,17 +101,17 @@ fn asked(message: &[u8]) -> Result<Asked, Option<RCODE>> {
 const HEAD: usize = 12;
 
 /// The answer with these addresses: those of the asked kind, if any.
-fn answer(message: &[u8], kind: Kind, four: Ipv4Addr, six: Option<Ipv6Addr>) -> Option<Vec<u8>> {
+fn answer(message: &[u8], kind: Kind, addresses: &[IpAddr]) -> Option<Vec<u8>> {
     let mut reply = reply_to(message)?;
     let name = reply.questions.first()?.qname.clone();
-    let data = match (kind, six) {
-        (Kind::Four, _) => Some(RData::A(A::from(four))),
-        (Kind::Six, Some(six)) => Some(RData::AAAA(AAAA::from(six))),
-        (Kind::Six, None) | (Kind::Other, _) => None,
-    };
-    reply
-        .answers
-        .extend(data.map(|data| ResourceRecord::new(name, CLASS::IN, TTL_S, data)));
+    let data = addresses.iter().filter_map(|ip| match (kind, ip) {
+        (Kind::Four, IpAddr::V4(four)) => Some(RData::A(A::from(*four))),
+        (Kind::Six, IpAddr::V6(six)) => Some(RData::AAAA(AAAA::from(*six))),
+        _ => None,
+    });
+    let record = |data| ResourceRecord::new(name.clone(), CLASS::IN, TTL_S, data);
+    let records: Vec<_> = data.map(record).collect();
+    reply.answers.extend(records);
     reply.build_bytes_vec_compressed().ok()
 }
 
@@ -142,6 +143,7 @@ fn reply_to(message: &[u8]) -> Option<Packet<'_>> {
 mod tests {
     use super::*;
     use simple_dns::{Name, Question};
+    use std::net::{Ipv4Addr, Ipv6Addr};
 
     const KNOWN: [&str; 4] = [
         "payment.shop.svc.cluster.local",
@@ -202,6 +204,7 @@ mod tests {
     fn answers_have_the_asked_family_only() {
         let four: Ipv4Addr = "240.1.2.3".parse().unwrap();
         let six: Ipv6Addr = "2001:2::5".parse().unwrap();
+        let all = [IpAddr::V4(four), IpAddr::V6(six)];
         for (kind, with_six, expect) in [
             (TYPE::A, true, 1),
             (TYPE::AAAA, true, 1),
@@ -212,7 +215,7 @@ mod tests {
             let message = question("payment.shop", kind);
             let asked = asked(&message).unwrap();
             assert_eq!(asked.name, "payment.shop");
-            let bytes = answer(&message, asked.kind, four, with_six.then_some(six)).unwrap();
+            let bytes = answer(&message, asked.kind, &all[..usize::from(with_six) + 1]).unwrap();
             let reply = Packet::parse(&bytes).unwrap();
             assert_eq!(reply.id(), 77);
             assert_eq!(reply.rcode(), RCODE::NoError);
@@ -265,7 +268,7 @@ mod tests {
                 decide(&asked.name, "shop", &[], |_| false);
             }
             let _ = code(&message, RCODE::NameError);
-            let _ = answer(&message, Kind::Four, Ipv4Addr::LOCALHOST, None);
+            let _ = answer(&message, Kind::Four, &[Ipv4Addr::LOCALHOST.into()]);
         }
     }
 }

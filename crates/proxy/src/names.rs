@@ -38,6 +38,34 @@ pub struct Filter {
     outside: Outside,
     /// The narrowest first.
     blocks: Vec<Block>,
+    /// Ports of hosts in them; all of those that are not here.
+    ports_of: BTreeMap<String, Vec<u16>>,
+    answers: BTreeMap<String, Box<[IpAddr]>>,
+    open: BTreeMap<u16, Open>,
+}
+
+/// Whose connections to a port are, whatever address they are made to.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Open {
+    /// HTTP and TLS say themselves which host they mean.
+    pub says: bool,
+    /// The host that all others belong to.
+    pub bytes: Option<Arc<str>>,
+}
+
+impl Open {
+    fn read(words: &str) -> Self {
+        let mut words = words.split(',').map(str::trim);
+        let mut open = Self::default();
+        for word in words.by_ref() {
+            match word.split_once('=') {
+                Some(("bytes", host)) if !host.is_empty() => open.bytes = Some(host.into()),
+                None if matches!(word, "http" | "tls") => open.says = true,
+                _ => {}
+            }
+        }
+        open
+    }
 }
 
 /// Addresses that hosts are called by.
@@ -45,23 +73,16 @@ pub struct Filter {
 struct Block {
     address: IpAddr,
     bits: u8,
-    host: Arc<str>,
-    /// Several hosts have it: what is said inside decides.
-    shared: bool,
+    hosts: Vec<Arc<str>>,
 }
 
 impl Block {
     fn read(block: &str, hosts: &str) -> Option<Self> {
         let (address, bits) = block.split_once('/')?;
-        let (host, shared) = match hosts.split_once(',') {
-            Some((first, _)) => (first, true),
-            None => (hosts, false),
-        };
         Some(Self {
             address: address.parse().ok()?,
             bits: bits.parse().ok()?,
-            host: host.into(),
-            shared,
+            hosts: hosts.split(',').map(Arc::from).collect(),
         })
     }
 
@@ -114,6 +135,20 @@ impl Filter {
             fuse,
             suffixes: wire.suffixes.clone(),
             blocks,
+            ports_of: wire
+                .ports_of
+                .iter()
+                .map(|(host, ports)| {
+                    let ports = ports.split(',').filter_map(|port| port.parse().ok());
+                    (host.clone(), ports.collect())
+                })
+                .collect(),
+            answers: wire.answers.iter().filter_map(written).collect(),
+            open: wire
+                .ports
+                .iter()
+                .filter_map(|(port, words)| Some((u16::try_from(*port).ok()?, Open::read(words))))
+                .collect(),
             outside: match wire.outside_cluster.as_str() {
                 _ if wire.registry_only => Outside::Denied,
                 "" => Outside::Allowed,
@@ -122,11 +157,42 @@ impl Filter {
         })
     }
 
-    /// The host that is called by an address, and whether others are, too.
+    /// The host that is called by an address at a port, and whether others are, too: then what is said inside decides.
     #[must_use]
-    pub fn called_by(&self, address: IpAddr) -> Option<(Arc<str>, bool)> {
-        let block = self.blocks.iter().find(|block| block.holds(address))?;
-        Some((Arc::clone(&block.host), block.shared))
+    pub fn called_by(&self, address: IpAddr, port: u16) -> Option<(Arc<str>, bool)> {
+        let here = |host: &&Arc<str>| {
+            let ports = self.ports_of.get(&***host);
+            ports.is_none_or(|ports| ports.contains(&port))
+        };
+        let blocks = self.blocks.iter().filter(|block| block.holds(address));
+        blocks.into_iter().find_map(|block| {
+            let mut hosts = block.hosts.iter().filter(here);
+            Some((Arc::clone(hosts.next()?), hosts.next().is_some()))
+        })
+    }
+
+    /// What the name of a full host is answered with, if that is no address of the proxy's own; nothing: what servers
+    /// outside the mesh answer.
+    #[must_use]
+    pub fn answer(&self, host: &str) -> Option<&[IpAddr]> {
+        if let Some(own) = self.answers.get(host) {
+            return Some(own);
+        }
+        if self.answers.is_empty() || self.is_listed(host) {
+            return None;
+        }
+        let dots = host.match_indices('.');
+        let patterns = dots.map(|(at, _)| format!("*{}", &host[at..]));
+        // The longest pattern counts, also one that has no answer of its own.
+        let known = |pattern: &String| self.suffixes.iter().any(|suffix| *suffix == pattern[1..]);
+        let pattern = patterns.into_iter().find(known)?;
+        self.answers.get(&pattern).map(|all| &**all)
+    }
+
+    /// Whose connections to a port of any address are.
+    #[must_use]
+    pub fn open_at(&self, port: u16) -> Option<&Open> {
+        self.open.get(&port)
     }
 
     /// What becomes of calls to all other hosts.
@@ -138,16 +204,24 @@ impl Filter {
     /// Whether a host (full name, lower case) may be in the mesh.
     #[must_use]
     pub fn contains(&self, host: &str) -> bool {
-        self.exact.contains(host)
-            || self
-                .suffixes
-                .iter()
-                .any(|suffix| host.len() > suffix.len() && host.ends_with(suffix.as_str()))
-            || self
-                .fuse
-                .as_ref()
-                .is_some_and(|fuse| fuse.contains(filter_key(host)))
+        let fits = |suffix: &String| host.len() > suffix.len() && host.ends_with(suffix.as_str());
+        self.is_listed(host) || self.suffixes.iter().any(fits)
     }
+
+    /// Whether it is a host by its own name.
+    fn is_listed(&self, host: &str) -> bool {
+        let fuse = self.fuse.as_ref();
+        self.exact.contains(host) || fuse.is_some_and(|fuse| fuse.contains(filter_key(host)))
+    }
+}
+
+/// A host with the addresses its name is answered with. Where none of those written is one, nothing is known of it.
+fn written((host, addresses): (&String, &String)) -> Option<(String, Box<[IpAddr]>)> {
+    let all: Box<[IpAddr]> = addresses
+        .split(',')
+        .filter_map(|one| one.parse().ok())
+        .collect();
+    (addresses.is_empty() || !all.is_empty()).then(|| (host.clone(), all))
 }
 
 /// Where a name belongs.
@@ -423,6 +497,78 @@ mod tests {
     }
 
     #[test]
+    fn names_are_answered_as_their_entries_say_and_the_narrowest_entry_says_it() {
+        let wire = NameFilter {
+            exact: ["plain.example.com", "named.example.com", "kept.example.com"]
+                .map(str::to_owned)
+                .into(),
+            suffixes: [".example.com", ".own.example.com", ".both.net"]
+                .map(str::to_owned)
+                .into(),
+            answers: [
+                ("named.example.com", "192.0.2.1,2001:db8::1"),
+                ("kept.example.com", ""),
+                ("*.example.com", ""),
+                ("*.both.net", "192.0.2.9"),
+                ("broken.example.com", "nonsense"),
+            ]
+            .map(|(host, all)| (host.to_owned(), all.to_owned()))
+            .into(),
+            ..NameFilter::default()
+        };
+        let filter = Filter::decode(&wire).unwrap();
+        for (host, expect) in [
+            ("named.example.com", Some(vec!["192.0.2.1", "2001:db8::1"])),
+            ("kept.example.com", Some(vec![])),
+            ("plain.example.com", None),
+            ("other.example.com", Some(vec![])),
+            ("a.b.example.com", Some(vec![])),
+            ("a.own.example.com", None),
+            ("a.both.net", Some(vec!["192.0.2.9"])),
+            ("broken.example.com", Some(vec![])),
+            ("payment", None),
+            ("both.net", None),
+        ] {
+            let got = filter.answer(host);
+            let got = got.map(|all| all.iter().map(ToString::to_string).collect::<Vec<_>>());
+            let expect = expect.map(|all| all.into_iter().map(str::to_owned).collect());
+            assert_eq!(got, expect, "{host}");
+        }
+        let silent = Filter::decode(&NameFilter {
+            answers: BTreeMap::new(),
+            ..wire
+        });
+        assert_eq!(silent.unwrap().answer("kept.example.com"), None);
+    }
+
+    #[test]
+    fn a_port_says_whose_connections_it_has() {
+        let open = |says, bytes: Option<&str>| Open {
+            says,
+            bytes: bytes.map(Arc::from),
+        };
+        for (words, expect) in [
+            ("http", open(true, None)),
+            ("tls", open(true, None)),
+            (
+                "http,tls,bytes=db.example.com",
+                open(true, Some("db.example.com")),
+            ),
+            ("bytes=db.example.com", open(false, Some("db.example.com"))),
+            ("", open(false, None)),
+            ("bytes=,quic", open(false, None)),
+        ] {
+            let wire = NameFilter {
+                ports: [(443, words.to_owned()), (70_000, "http".to_owned())].into(),
+                ..NameFilter::default()
+            };
+            let filter = Filter::decode(&wire).unwrap();
+            assert_eq!(filter.open_at(443), Some(&expect), "{words}");
+            assert_eq!(filter.open_at(80), None);
+        }
+    }
+
+    #[test]
     fn addresses_lead_to_the_narrowest_block_that_has_them() {
         let wire = NameFilter {
             addresses: [
@@ -435,18 +581,24 @@ mod tests {
             ]
             .map(|(block, hosts)| (block.to_owned(), hosts.to_owned()))
             .into(),
+            ports_of: [("db.corp.example", "5432,5433"), ("b.global", "443")]
+                .map(|(host, ports)| (host.to_owned(), ports.to_owned()))
+                .into(),
             ..NameFilter::default()
         };
         let filter = Filter::decode(&wire).unwrap();
-        for (address, expect) in [
-            ("240.0.0.1", Some(("a.global", true))),
-            ("10.1.2.3", Some(("db.corp.example", false))),
-            ("10.2.2.3", Some(("*.corp.example", false))),
-            ("192.0.2.1", Some(("all.example", false))),
-            ("2001:db8::1", Some(("six.example", false))),
-            ("2001:db9::1", None),
+        for (address, port, expect) in [
+            ("240.0.0.1", 443, Some(("a.global", true))),
+            ("240.0.0.1", 80, Some(("a.global", false))),
+            ("10.1.2.3", 5433, Some(("db.corp.example", false))),
+            // At a port that it does not have the address is the wider block's.
+            ("10.1.2.3", 80, Some(("*.corp.example", false))),
+            ("10.2.2.3", 80, Some(("*.corp.example", false))),
+            ("192.0.2.1", 80, Some(("all.example", false))),
+            ("2001:db8::1", 80, Some(("six.example", false))),
+            ("2001:db9::1", 80, None),
         ] {
-            let got = filter.called_by(address.parse().unwrap());
+            let got = filter.called_by(address.parse().unwrap(), port);
             let got = got.as_ref().map(|(host, shared)| (&**host, *shared));
             assert_eq!(got, expect, "{address}");
         }

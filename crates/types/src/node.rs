@@ -19,6 +19,8 @@ pub const CAPABILITY_PEER_LABELS: &str = "peer-labels";
 
 /// Key of our own condition in a route's `typed_per_filter_config`.
 pub const CONDITION: &str = "naka.dev/condition";
+/// Name of what a connection was made to, where a route asks for it: Envoy's, for connections that were redirected.
+pub const MADE_TO: &str = "envoy.filters.listener.original_dst.local_ip";
 
 /// Key of our own rate limits: a filter of a port, and in a route's `typed_per_filter_config`.
 pub const LIMIT: &str = "naka.dev/limit";

@@ -97,6 +97,13 @@ impl std::fmt::Display for Block {
 }
 
 impl Block {
+    /// The address, if it is only one.
+    #[must_use]
+    pub fn single(&self) -> Option<IpAddr> {
+        let most = if self.address.is_ipv4() { 32 } else { 128 };
+        (self.bits == most).then_some(self.address)
+    }
+
     /// Reads `192.0.2.1` or `192.0.2.0/24`.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {

@@ -84,6 +84,8 @@ pub enum Program {
 /// Hosts that may be called, at a port of their own or at all others.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Egress {
+    /// Place in the list.
+    pub index: usize,
     /// The port; `None` = all that have no entry of their own.
     pub port: Option<ListenerPort>,
     /// Address to listen on.

@@ -381,6 +381,9 @@ fn metadata(model: &Outbound<'_>) -> Metadata {
         own.push(("tunnel", tunnel_target(&tunnel.host, tunnel.port)));
         own.push(("tunnel_by", by.to_owned()));
     }
+    if model.dialect == Dialect::Naka {
+        own.extend(model.found.own());
+    }
     let mut own = values::string_struct(own);
     let priority = model
         .policy

@@ -1,15 +1,17 @@
 //! Listeners of its own for calls of a program: entries of its Sidecar's `egress` with `bind`, or with `captureMode: NONE`.
 //!
 //! Why: a program that is not captured and reads no proxy variables reaches the mesh by an address of this machine. An
-//! entry with one host leads there, whatever requests say; with patterns, HTTP requests say themselves which host they
-//! mean, and bytes are led on only where the mesh has one service that can be meant. What an entry says with
+//! entry with one host leads there, whatever requests say; with several, HTTP requests say themselves which host they
+//! mean, and bytes go to the oldest service of those that can be meant, as in Istio, which the object is told. What an entry says with
 //! `captureMode: IPTABLES` is captured or not called at all: nothing is bound.
 //!
 //! Not here: Unix sockets, which no proxy of ours binds; which hosts may be called, which virtual hosts decide.
 
 use super::{Built, Class, View};
-use crate::world::Read;
+use crate::world::{Read, Service, World};
 use naka_api::networking::sidecar::{Bind, Capture, Egress};
+use naka_api::{Object, codes};
+use naka_types::finding::Finding;
 use naka_types::host::Host;
 use naka_types::name::ClusterName;
 use naka_types::node::{NAKA, Role};
@@ -18,6 +20,7 @@ use naka_wire::envoy::config::core::v3::TrafficDirection;
 use naka_wire::envoy::config::listener::v3::{FilterChain, Listener};
 use naka_wire::values;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
 /// What names of these listeners start with.
 pub(crate) const EGRESS: &str = "egress_";
@@ -62,37 +65,93 @@ pub(crate) fn listens(view: &View<'_>, class: &Class) -> Vec<Listen> {
 }
 
 fn listen(view: &View<'_>, entry: &Egress, class: &Class) -> Option<Listen> {
+    let (bind, protocol) = bind(entry)?;
+    let host = match entry.hosts.as_slice() {
+        [only] if !only.host.is_wildcard() => Some(only.host.clone()),
+        _ if is_bytes(protocol) => {
+            let world = view.read(Read::Hosts);
+            let all = meant(world, entry, bind.port(), |host| view.seen(host, class));
+            Some(all.first()?.host.clone())
+        }
+        _ => None,
+    };
+    Some(Listen {
+        bind,
+        protocol,
+        host,
+    })
+}
+
+/// Where an entry listens, and what is spoken there.
+fn bind(entry: &Egress) -> Option<(SocketAddr, Protocol)> {
     let port = entry.port.as_ref()?;
     let ip = match (&entry.bind, entry.capture) {
         (_, Capture::Rules) | (Some(Bind::Unix(_)), _) | (None, Capture::Default) => return None,
         (Some(Bind::Ip(ip)), _) => *ip,
         (None, Capture::None) => IpAddr::V4(Ipv4Addr::LOCALHOST),
     };
-    let bytes = matches!(port.protocol, Protocol::Tcp | Protocol::Tls);
-    let host = match entry.hosts.as_slice() {
-        [only] if !only.host.is_wildcard() => Some(only.host.clone()),
-        _ if bytes => Some(only_service(view, entry, port.number, class)?),
-        _ => None,
-    };
-    Some(Listen {
-        bind: SocketAddr::new(ip, port.number),
-        protocol: port.protocol,
-        host,
-    })
+    Some((SocketAddr::new(ip, port.number), port.protocol))
 }
 
-/// The only service that an entry lets through at a port.
-fn only_service(view: &View<'_>, entry: &Egress, port: u16, class: &Class) -> Option<Host> {
-    let world = view.read(Read::Hosts);
-    let mut found = world.services.keys().filter(|host| {
-        view.seen(host, class).is_some_and(|service| {
-            service.ports.contains_key(&port) && entry.admits(&service.namespace, host)
+fn is_bytes(protocol: Protocol) -> bool {
+    matches!(protocol, Protocol::Tcp | Protocol::Tls)
+}
+
+/// The services that an entry lets through at a port, those first that get connections before others.
+fn meant<'a>(
+    world: &'a World,
+    entry: &Egress,
+    port: u16,
+    seen: impl Fn(&Host) -> Option<&'a Arc<Service>>,
+) -> Vec<&'a Service> {
+    let hosts = world.services.keys().filter(|host| !host.is_wildcard());
+    let mut all: Vec<&'a Service> = hosts
+        .filter_map(seen)
+        .map(AsRef::as_ref)
+        .filter(|service| {
+            service.ports.contains_key(&port) && entry.admits(&service.namespace, &service.host)
         })
-    });
-    match (found.next(), found.next()) {
-        (Some(only), None) => Some(only.clone()),
-        _ => None,
-    }
+        .collect();
+    all.sort_by(|a, b| a.age().cmp(&b.age()));
+    all
+}
+
+/// Binds of a Sidecar whose bytes could mean several services: the oldest has them, and the others are told of it.
+pub(crate) fn contested(world: &World, object: &Object) -> Vec<Finding> {
+    let entries = object
+        .sidecar()
+        .and_then(|sidecar| sidecar.egress.as_deref());
+    let finding = |entry: &Egress| {
+        let (bind, protocol) = bind(entry).filter(|(_, protocol)| is_bytes(*protocol))?;
+        let seen = |host: &Host| world.holder(host, &object.meta.namespace);
+        let all = meant(world, entry, bind.port(), seen);
+        let [first, others @ ..] = all.as_slice() else {
+            return None;
+        };
+        let others: Vec<&str> = others.iter().map(|other| other.host.as_str()).collect();
+        if others.is_empty() {
+            return None;
+        }
+        let message = format!(
+            "bytes do not say whom they are for: all connections to {bind} ({}) go to {}, the oldest; {} cannot be \
+            reached there",
+            protocol.as_str(),
+            first.host,
+            others.join(", ")
+        );
+        let finding = Finding::new(codes::L354.id, message);
+        Some(
+            finding
+                .at(format!("spec.egress[{}].hosts", entry.index))
+                .fix("write one host for each bind, with a port of its own")
+                .on(object.reference()),
+        )
+    };
+    entries
+        .unwrap_or_default()
+        .iter()
+        .filter_map(finding)
+        .collect()
 }
 
 /// The listener of that name for our own proxies, which ask for its hosts when they are called.

@@ -4,11 +4,13 @@
 //! costs one question). Keys are [`naka_types::host::filter_key`] on both sides.
 
 use super::{Built, Class, Key, View};
-use crate::world::Read;
+use crate::world::{Answer, Entry, Read, Service};
 use naka_api::networking::sidecar::Outside;
 use naka_types::host::{Host, filter_key};
 use naka_types::name::ClusterName;
+use naka_types::protocol::Protocol;
 use naka_wire::v1::NameFilter;
+use std::collections::BTreeMap;
 use xorf::BinaryFuse16;
 
 const LISTED: usize = 64;
@@ -52,17 +54,13 @@ pub(crate) fn names(view: &View<'_>, class: &Class) -> Built {
         filter.suffixes.sort();
         filter.suffixes.dedup();
     }
+    let mut bytes = BTreeMap::new();
     for host in hosts.iter().chain(&patterns) {
         let service = Host::parse(host)
             .ok()
             .and_then(|host| world.holder(&host, &class.namespace));
-        let entry = service.and_then(|service| service.entry.as_ref());
-        for block in entry.into_iter().flat_map(|entry| &entry.addresses) {
-            let hosts = filter.addresses.entry(block.to_string()).or_default();
-            if !hosts.is_empty() {
-                hosts.push(',');
-            }
-            hosts.push_str(host);
+        if let Some((service, entry)) = service.and_then(|s| Some((s, s.entry.as_ref()?))) {
+            called(&mut filter, &mut bytes, service, entry);
         }
     }
     let outside = sidecar.and_then(|sidecar| sidecar.outside.as_ref());
@@ -91,8 +89,88 @@ pub(crate) fn names(view: &View<'_>, class: &Class) -> Built {
         filter.registry_only,
         &filter.outside_cluster,
         &filter.addresses,
+        &filter.answers,
+        &filter.ports,
+        &filter.ports_of,
     );
     Built::new(&model, naka_wire::pack(&filter)).referring(refers)
+}
+
+/// The service that connections of bytes to a port belong to.
+type Oldest<'a> = BTreeMap<u16, &'a Service>;
+
+/// By which addresses a host of an entry is called, and what its name is answered with.
+///
+/// A host without an address of its own is called by any: its HTTP is known by the authority, its TLS by the server
+/// name, and of several that speak neither at a port the oldest gets the connections, as in Istio.
+fn called<'a>(
+    filter: &mut NameFilter,
+    oldest: &mut Oldest<'a>,
+    service: &'a Service,
+    entry: &'a Entry,
+) {
+    let host = service.host.as_str();
+    for block in &entry.addresses {
+        let hosts = filter.addresses.entry(block.to_string()).or_default();
+        if !hosts.is_empty() {
+            hosts.push(',');
+        }
+        hosts.push_str(host);
+    }
+    if !entry.addresses.is_empty() {
+        let ports: Vec<String> = service.ports.keys().map(u16::to_string).collect();
+        filter.ports_of.insert(host.to_owned(), ports.join(","));
+    }
+    match entry.answer() {
+        Answer::Own => {}
+        Answer::Written(all) => {
+            let all: Vec<String> = all.iter().map(ToString::to_string).collect();
+            filter.answers.insert(host.to_owned(), all.join(","));
+        }
+        Answer::Elsewhere => {
+            filter.answers.insert(host.to_owned(), String::new());
+        }
+    }
+    let anywhere = entry.addresses.is_empty();
+    if !entry.keeps_addresses() && entry.answer() != Answer::Elsewhere {
+        return;
+    }
+    for (number, port) in &service.ports {
+        let (http, tls, bytes) = match port.protocol {
+            Protocol::Tls => (false, anywhere, false),
+            Protocol::Tcp => (false, false, anywhere),
+            Protocol::Auto => (true, false, anywhere),
+            Protocol::Http | Protocol::Http2 | Protocol::Grpc | Protocol::GrpcWeb => {
+                (true, false, false)
+            }
+        };
+        let older = |other: &&Service| service.age() < other.age();
+        let bytes = bytes && oldest.get(number).is_none_or(older);
+        if bytes {
+            oldest.insert(*number, service);
+        }
+        if http || tls || bytes {
+            let words = filter.ports.entry(u32::from(*number)).or_default();
+            *words = with(words, (http, tls), bytes.then_some(host));
+        }
+    }
+}
+
+/// The words of a port with more of them.
+fn with(words: &str, (http, tls): (bool, bool), bytes: Option<&str>) -> String {
+    let known = |word: &str| words.split(',').any(|other| other == word);
+    let mut all = Vec::new();
+    if http || known("http") {
+        all.push("http".to_owned());
+    }
+    if tls || known("tls") {
+        all.push("tls".to_owned());
+    }
+    let before = words
+        .split(',')
+        .find_map(|word| word.strip_prefix("bytes="));
+    all.extend(bytes.or(before).map(|host| format!("bytes={host}")));
+    all.join(",")
 }
 
 /// The cluster that calls to unknown hosts go by, if one is named: also when there is none of that name, so that they

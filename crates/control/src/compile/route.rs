@@ -13,6 +13,7 @@ use naka_api::networking::virtual_service::{
     RedirectPort, Retries, Rewrite, VirtualService,
 };
 use naka_api::{Object, codes};
+use naka_types::cidr::Cidr;
 use naka_types::finding::Finding;
 use naka_types::host::Host;
 use naka_types::labels::{Labels, selects};
@@ -47,6 +48,8 @@ pub(crate) struct Model {
     origin: Option<(String, String)>,
     /// Alternatives; empty = every request.
     matches: Vec<HttpMatch>,
+    /// Addresses that a connection of bytes must have been made to; empty = any.
+    destinations: Vec<Cidr>,
     action: ModelAction,
     rewrite: Option<Rewrite>,
     timeout: Option<Duration>,
@@ -99,11 +102,8 @@ impl Model {
 }
 
 /// A route of connections.
-pub(crate) fn of_bytes(
-    at: &Place<'_, '_>,
-    host: &Host,
-    route: super::gateway::bytes::Route,
-) -> Model {
+pub(crate) fn of_bytes(at: &Place<'_, '_>, host: &Host, led: super::gateway::bytes::Led) -> Model {
+    let route = led.route;
     let share = |(cluster, weight)| Share {
         cluster,
         weight,
@@ -112,6 +112,7 @@ pub(crate) fn of_bytes(
     Model {
         name: route.name,
         action: ModelAction::Clusters(route.shares.into_iter().map(share).collect()),
+        destinations: led.destinations,
         ..default(at, host)
     }
 }
@@ -122,6 +123,7 @@ pub(crate) fn default(at: &Place<'_, '_>, host: &Host) -> Model {
         name: "default".to_owned(),
         origin: None,
         matches: Vec::new(),
+        destinations: Vec::new(),
         action: ModelAction::Clusters(vec![Share {
             cluster: ClusterName::outbound(at.port, "", host.as_str()),
             weight: 100,
@@ -243,6 +245,7 @@ fn model(
         name: format!("{}/{}/{}", meta.namespace, meta.name, route.label()),
         origin: Some((meta.namespace.clone(), meta.name.clone())),
         matches,
+        destinations: Vec::new(),
         action,
         rewrite: route.rewrite.clone(),
         timeout: route.timeout,

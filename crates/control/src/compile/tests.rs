@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 mod balance;
+mod called;
 mod fields;
 mod inbound;
 mod resilience;

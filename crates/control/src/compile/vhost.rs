@@ -58,10 +58,25 @@ pub(crate) fn models(
     let routes = match (winner, opaque) {
         (None, _) => None,
         (Some(object), false) => bound(at, object),
-        (Some(object), true) => bytes::at_sidecar(at, object, host, protocol)
-            .map(|found| vec![route::of_bytes(at, &service.host, found)]),
+        (Some(object), true) => Some(of_bytes(at, object, (host, service), protocol)),
     };
     routes.unwrap_or_else(|| vec![route::default(at, &service.host)])
+}
+
+/// The routes of connections; those that fit none of the object's go to the service that was called.
+fn of_bytes(
+    at: &route::Place<'_, '_>,
+    object: &Object,
+    (host, service): (&Host, &Service),
+    protocol: Protocol,
+) -> Vec<route::Model> {
+    let led = bytes::at_sidecar(at, object, host, protocol);
+    let whole = led.iter().any(|led| led.destinations.is_empty());
+    let rest = (!whole).then(|| route::default(at, &service.host));
+    led.into_iter()
+        .map(|led| route::of_bytes(at, &service.host, led))
+        .chain(rest)
+        .collect()
 }
 
 /// Routes of a service port by name, with everything that decides what they do.

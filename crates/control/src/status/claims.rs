@@ -1,5 +1,6 @@
 //! What a ServiceEntry or Sidecar names and does not get, because others were there before or a name is not theirs.
 
+use crate::compile::egress;
 use crate::world::{GRANTS, Refused, World};
 use naka_api::{Object, codes};
 use naka_types::finding::Finding;
@@ -37,6 +38,7 @@ pub(super) fn findings(world: &World, object: &Object) -> Vec<Finding> {
                     .on(object.reference())
             })
             .into_iter()
+            .chain(egress::contested(world, object))
             .collect();
     }
     let key = (meta.namespace.clone(), meta.name.clone());

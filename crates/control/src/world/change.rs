@@ -4,7 +4,7 @@
 //! that differs. Objects are compared by identity first (the store shares unchanged ones), so comparing two worlds
 //! costs little more than walking them.
 
-use super::World;
+use super::{Port, World};
 use naka_api::networking::export::Export;
 use naka_api::networking::service_entry::Block;
 use naka_types::host::Host;
@@ -141,13 +141,28 @@ impl World {
     }
 }
 
-/// Hosts with who sees them.
-fn visible(world: &World) -> impl Iterator<Item = (&Host, &Export, &[Block], bool)> {
+/// What the filter of names says of an entry.
+#[derive(PartialEq)]
+struct Called<'a> {
+    addresses: &'a [Block],
+    more: bool,
+    kept: bool,
+    created: &'a str,
+    ports: &'a BTreeMap<u16, Port>,
+}
+
+/// Hosts with who sees them, and how their names are called.
+fn visible(world: &World) -> impl Iterator<Item = (&Host, &Export, Option<Called<'_>>)> {
     world.services.iter().map(|(host, service)| {
         let entry = service.entry.as_ref();
-        let addresses = entry.map_or(&[][..], |entry| entry.addresses.as_slice());
-        let more = entry.is_some_and(|entry| entry.next.is_some());
-        (host, &service.export, addresses, more)
+        let called = entry.map(|entry| Called {
+            addresses: &entry.addresses,
+            more: entry.next.is_some(),
+            kept: entry.keeps_addresses(),
+            created: &service.created,
+            ports: &service.ports,
+        });
+        (host, &service.export, called)
     })
 }
 

@@ -152,6 +152,11 @@ impl World {
             identities: found.identities,
             names: spec.subject_alt_names.clone(),
             addresses: spec.addresses.clone(),
+            targets: spec
+                .ports
+                .iter()
+                .filter_map(|port| Some((port.number, port.target?)))
+                .collect(),
             endpoints: Arc::new(found.endpoints),
             next: None,
         };
@@ -160,6 +165,7 @@ impl World {
             name: host.as_str().to_owned(),
             namespace: object.meta.namespace.clone(),
             declared: true,
+            created: object.meta.creation_timestamp.clone(),
             accounts: BTreeSet::new(),
             ports: ports.collect(),
             export: spec.export.clone(),

@@ -1,6 +1,7 @@
 //! A TCP connection as a state machine: the same snapshot, picks, limits and effects as a request, without headers.
 //!
-//! Outbound it follows the catch-all route of the virtual host that `Origin::destination` names; inbound it leads to
+//! Outbound it follows, of the virtual host that `Origin::destination` names, the first route that asks for nothing but
+//! where the connection was made to; inbound it leads to
 //! the program. A connection that could not be made is tried at other endpoints, up to three times, since not a byte
 //! has been passed on.
 
@@ -178,10 +179,11 @@ impl Dial {
     }
 
     fn follow(&mut self, vhost: &VirtualHost, cx: &mut Cx<'_>) -> Effect {
+        let made_to = cx.origin.made_to.map(|to| to.ip());
         let route = vhost
             .routes
             .iter()
-            .find(|route| route.matches.is_catch_all());
+            .find(|route| route.matches.takes_connection(made_to));
         let Some((route, Action::Forward(forward))) = route.map(|r| (r, &r.action)) else {
             return Self::refuse(Reason::NoRoute, cx);
         };

@@ -1,8 +1,8 @@
 //! Destinations whose endpoints are found by name, as far as a request has to wait for it.
 //!
 //! Names that configuration gives are looked up before anybody calls; only a request that comes before the first
-//! answer waits. Where the caller says the name (resolutions NONE and DYNAMIC_DNS) it is looked up for the request,
-//! and the request gets a cluster of its own with these addresses: picks, limits and retries are those of any other.
+//! answer waits. Where the caller says the name (resolutions NONE and DYNAMIC_DNS) it is looked up for the request (or,
+//! for NONE, is where the connection was made to, as Envoy's original destination), and the request gets a cluster of its own with these addresses: picks, limits and retries are those of any other.
 
 use super::{Cx, Need};
 use crate::model::{Cluster, ClusterId, Endpoint, Health, WorkloadMeta};
@@ -20,8 +20,8 @@ const HTTPS: u16 = 443;
 pub(super) struct Lookup {
     /// Whether the first answer was waited for.
     waited: bool,
-    /// The name that the caller said.
-    called: Option<(Arc<str>, u16)>,
+    /// The name that the caller said, and whether the address that it called stands for it.
+    called: Option<(Arc<str>, u16, bool)>,
     /// The cluster with the addresses of that name.
     found: Option<Arc<Cluster>>,
 }
@@ -32,9 +32,12 @@ impl Lookup {
         let Some(cluster) = cx.snapshot.cluster(id) else {
             return;
         };
-        if cluster.spec.by_caller {
-            let begun = cluster.spec.outside.is_some() && port == HTTP;
-            self.called = Some((host.into(), if begun { HTTPS } else { port }));
+        let spec = &cluster.spec;
+        if spec.by_caller {
+            let kept = spec.keeps_address && cx.origin.made_to.is_some();
+            let begun = spec.outside.is_some() && port == HTTP && !kept;
+            let port = spec.port.unwrap_or(if begun { HTTPS } else { port });
+            self.called = Some((host.into(), port, kept));
         }
     }
 
@@ -48,10 +51,11 @@ impl Lookup {
         if !cluster.spec.by_caller || self.found.is_some() {
             return None;
         }
-        let (host, port) = self.called.as_ref()?;
+        let (host, port, kept) = self.called.as_ref()?;
         Some(Need::Addresses {
             host: Arc::clone(host),
             port: *port,
+            kept: *kept,
         })
     }
 
@@ -75,8 +79,14 @@ impl Lookup {
         let (spec, runtime) = (Arc::clone(&cluster.spec), Arc::clone(&cluster.runtime));
         self.found = Some(Arc::new(Cluster::new(id, spec, endpoints, runtime)));
         let called = self.called.as_ref();
-        let name = called.map_or_else(String::new, |(host, _)| host.to_string());
-        cx.explain(|| Why::new(Stage::Endpoint, name, "the caller's own name is looked up"));
+        let name = called.map_or_else(String::new, |(host, ..)| host.to_string());
+        let kept = called.is_some_and(|(.., kept)| *kept);
+        let because = if kept {
+            "the connection goes on to the address that it was made to"
+        } else {
+            "the caller's own name is looked up"
+        };
+        cx.explain(|| Why::new(Stage::Endpoint, name, because));
     }
 
     /// The cluster made for this request.

@@ -102,6 +102,7 @@ fn holds(conditions: &Match, request: &Canonical, origin: &Origin) -> bool {
     conditions
         .path
         .holds(request.path(), conditions.ignore_case)
+        && conditions.made_there(origin.made_to.map(|to| to.ip()))
         && conditions
             .method
             .as_ref()
@@ -157,6 +158,9 @@ pub fn first_failing(conditions: &Match, request: &Canonical, origin: &Origin) -
             "authority {wanted} (it is {:?})",
             request.authority()
         ));
+    }
+    if !conditions.made_there(origin.made_to.map(|to| to.ip())) {
+        return Some("the address that the connection was made to".to_owned());
     }
     for header in &conditions.headers {
         let value = value_of(&header.subject, request, origin);

@@ -6,6 +6,7 @@ mod expressions;
 mod headers;
 mod hedge;
 mod limits;
+mod made_to;
 mod matching;
 mod retry;
 mod routing;

@@ -129,6 +129,10 @@ pub struct ClusterSpec {
     pub tunnel: Option<Tunnel>,
     /// The caller says which name is called; there are no endpoints.
     pub by_caller: bool,
+    /// Calls go on to the address that their connection was made to, where that is known.
+    pub keeps_address: bool,
+    /// Port that is called whichever one the caller says.
+    pub port: Option<u16>,
     /// The one endpoint is a Unix socket at this path, whatever its address says.
     pub unix: Option<Arc<str>>,
     /// For metrics.
@@ -162,6 +166,8 @@ impl ClusterSpec {
             proxy_header: None,
             tunnel: None,
             by_caller: false,
+            keeps_address: false,
+            port: None,
             unix: None,
             service: ServiceMeta::default(),
             keeping: Keeping::default(),

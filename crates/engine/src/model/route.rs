@@ -7,6 +7,8 @@ use super::{
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
 use naka_expr::Expression;
+use naka_types::cidr::Cidr;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -61,14 +63,33 @@ pub struct Match {
     pub method: Option<TextCondition>,
     /// Authority; the port is looked at only if the condition has one.
     pub authority: Option<TextCondition>,
+    /// Addresses, one of which the connection must have been made to; empty: any. Where that is not known it is none.
+    pub made_to: Box<[Cidr]>,
     /// An expression that must be satisfied as well; it is asked last.
     pub when: Option<Arc<Expression>>,
 }
 
 impl Match {
+    /// Whether a connection that was made there satisfies it, whatever is said on it.
+    #[must_use]
+    pub fn takes_connection(&self, made_to: Option<IpAddr>) -> bool {
+        self.asks_nothing_of_requests() && self.made_there(made_to)
+    }
+
+    /// Whether what it asks of the address holds.
+    #[must_use]
+    pub fn made_there(&self, made_to: Option<IpAddr>) -> bool {
+        let within = |ip| self.made_to.iter().any(|range| range.contains(ip));
+        self.made_to.is_empty() || made_to.is_some_and(within)
+    }
+
     /// Whether every request satisfies it.
     #[must_use]
     pub fn is_catch_all(&self) -> bool {
+        self.asks_nothing_of_requests() && self.made_to.is_empty()
+    }
+
+    fn asks_nothing_of_requests(&self) -> bool {
         let any_path = match &self.path {
             PathCondition::Any => true,
             PathCondition::Prefix(prefix) => matches!(&**prefix, "" | "/"),

@@ -6,7 +6,7 @@ use crate::settings::Capture;
 use crate::state::Shared;
 use crate::vip::Vips;
 use simple_dns::RCODE;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -84,10 +84,20 @@ impl Dns {
         match decision {
             Decision::Elsewhere => Err(true),
             Decision::NoSuchName => code(message, RCODE::NameError).ok_or(false),
-            Decision::Mesh(host) => {
-                let (four, six) = self.vips.give(&host);
-                answer(message, kind, four, self.six.then_some(six)).ok_or(false)
-            }
+            Decision::Mesh(host) => match names.answer(&host) {
+                Some([]) => Err(true),
+                Some(all) => {
+                    let fits = |ip: &&IpAddr| self.six || ip.is_ipv4();
+                    let all: Vec<IpAddr> = all.iter().filter(fits).copied().collect();
+                    answer(message, kind, &all).ok_or(false)
+                }
+                None => {
+                    let (four, six) = self.vips.give(&host);
+                    let all = [IpAddr::V4(four), IpAddr::V6(six)];
+                    let known = if self.six { &all[..] } else { &all[..1] };
+                    answer(message, kind, known).ok_or(false)
+                }
+            },
         }
     }
 

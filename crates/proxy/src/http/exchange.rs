@@ -18,6 +18,7 @@ use crate::tcp::dial;
 use crate::tls::Carry;
 use crate::upstream::connect::To;
 use crate::upstream::pool::{ANYBODY, Busy, Key, Lease, Target};
+use crate::vip;
 use crate::worker::Entrance;
 use bytes::Bytes;
 use http::header::{CONNECTION, EXPECT, TE};
@@ -223,10 +224,10 @@ impl Run {
                     Box::pin(worker.fetch(need)).await;
                     Next::Answer(Answered::Ready)
                 }
-                Effect::Need(Need::Addresses { host, port }) => {
+                Effect::Need(Need::Addresses { host, port, kept }) => {
                     let conn = Rc::clone(&self.scope.conn);
-                    let origin = self.scope.origin.clone();
-                    let found = Box::pin(dial::addresses(&conn, &origin, &host, port)).await;
+                    let made_to = self.scope.origin.made_to.filter(|_| kept);
+                    let found = Box::pin(dial::addresses(&conn, made_to, &host, port)).await;
                     Next::Addresses(found)
                 }
                 Effect::Need(Need::Backoff(pause) | Need::Delay(pause)) => {
@@ -328,7 +329,7 @@ impl Run {
 
     async fn obtain(&mut self, host: &str, port: u16) -> Answered {
         match dial::answer(&self.scope.conn.worker, host, port).await {
-            Answered::External => match dial::resolve(&self.scope.conn, host, port).await {
+            Answered::External => match self.addresses(host, port).await {
                 Ok(addresses) => {
                     self.outside = addresses;
                     Answered::External
@@ -336,6 +337,15 @@ impl Run {
                 Err(reason) => Answered::Failed(reason),
             },
             answered => answered,
+        }
+    }
+
+    /// Addresses of a host outside the mesh: that which the program called, where it is known.
+    async fn addresses(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, Reason> {
+        let origin = &self.scope.origin;
+        match origin.made_to.filter(|to| !vip::is_virtual(to.ip())) {
+            Some(to) if origin.destination.is_none() => Ok(vec![to]),
+            _ => dial::resolve(&self.scope.conn, host, port).await,
         }
     }
 

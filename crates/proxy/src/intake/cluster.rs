@@ -80,6 +80,7 @@ pub fn cluster(wire: &pb::Cluster, ids: Ids<'_>) -> Result<Taken<Part>, Error> {
     spec.proxy_header = proxy_header;
     spec.tunnel = super::outside::tunnel(wire);
     spec.by_caller = found == Found::ByCaller;
+    (spec.keeps_address, spec.port) = kept(wire.metadata.as_ref());
     spec.unix = endpoint::unix(wire.load_assignment.as_ref());
     spec.outlier = outlier::outlier(wire)?;
     spec.panic_threshold = outlier::panic(wire)?;
@@ -170,6 +171,14 @@ fn outside(wire: &pb::Cluster) -> Result<(Option<Arc<OutsideTls>>, Shown), Error
             format!("{other} is not supported here"),
         )),
     }
+}
+
+/// Whether calls go on to the address that they were made to, and at which port if not at that they were made to.
+fn kept(metadata: Option<&Metadata>) -> (bool, Option<u16>) {
+    let own = values::of_metadata(metadata, NAKA);
+    let said = |name| own.and_then(|own| values::get_str(own, name));
+    let port = said("port").and_then(|port| port.parse().ok());
+    (said("address") == Some("kept"), port)
 }
 
 fn protocol(metadata: Option<&Metadata>) -> Protocol {

@@ -9,11 +9,16 @@ use naka_engine::model::{
     TextCondition, TextRule,
 };
 use naka_expr::{Expression, Place, Use};
+use naka_types::cidr::Cidr;
+use naka_types::node::MADE_TO;
 use naka_wire::envoy::config::route::v3::{
     HeaderMatcher, QueryParameterMatcher, RouteMatch, header_matcher::HeaderMatchSpecifier,
     query_parameter_matcher::QueryParameterMatchSpecifier, route_match::PathSpecifier,
 };
-use naka_wire::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
+use naka_wire::envoy::r#type::matcher::v3::{
+    FilterStateMatcher, StringMatcher, filter_state_matcher::Matcher, string_matcher::MatchPattern,
+};
+use naka_wire::envoy::xds::core::v3::CidrRange;
 use naka_wire::google::protobuf::Any;
 use naka_wire::v1::Condition;
 use std::sync::Arc;
@@ -65,6 +70,14 @@ pub fn matches(wire: &RouteMatch) -> Result<Match, Error> {
             _ => headers.push(condition),
         }
     }
+    let made_to = wire.filter_state.iter().enumerate().map(|(index, one)| {
+        made_to(one).map_err(|error| error.within(&format!("filter_state[{index}]")))
+    });
+    found.made_to = match made_to.collect::<Result<Vec<_>, _>>()?.as_slice() {
+        [] => Box::default(),
+        [only] => only.clone(),
+        _ => return Err(Error::at("filter_state", "only one is supported")),
+    };
     let claims = wire
         .dynamic_metadata
         .iter()
@@ -86,6 +99,25 @@ pub fn matches(wire: &RouteMatch) -> Result<Match, Error> {
     Ok(found)
 }
 
+/// Addresses that a connection must have been made to.
+fn made_to(wire: &FilterStateMatcher) -> Result<Box<[Cidr]>, Error> {
+    let Some(Matcher::AddressMatch(addresses)) = &wire.matcher else {
+        return Err(Error::at("matcher", "only addresses are supported"));
+    };
+    if wire.key != MADE_TO || addresses.invert_match {
+        return Err(Error::at("key", "this condition is not supported"));
+    }
+    let range = |range: &CidrRange| {
+        let length = range.prefix_len.as_ref().map_or(0, |length| length.value);
+        let length = u8::try_from(length).ok()?;
+        Cidr::new(range.address_prefix.parse().ok()?, length)
+    };
+    let all: Option<Box<[Cidr]>> = addresses.ranges.iter().map(range).collect();
+    // A condition without a range would hold for everybody here and for nobody at an Envoy.
+    let all = all.filter(|all| !all.is_empty());
+    all.ok_or_else(|| Error::at("address_match.ranges", "not ranges of addresses"))
+}
+
 /// An expression that narrows a route.
 ///
 /// # Errors
@@ -105,7 +137,6 @@ fn refuse_unsupported(wire: &RouteMatch) -> Result<(), Error> {
         (!wire.cookies.is_empty(), "cookies"),
         (wire.grpc.is_some(), "grpc"),
         (wire.tls_context.is_some(), "tls_context"),
-        (!wire.filter_state.is_empty(), "filter_state"),
     ] {
         if present {
             return Err(Error::at(field, "this condition is not supported"));
@@ -194,4 +225,51 @@ pub fn string(wire: &StringMatcher) -> Result<TextCondition, Error> {
         rule,
         ignore_case: wire.ignore_case,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::made_to;
+    use naka_types::node::MADE_TO;
+    use naka_wire::envoy::r#type::matcher::v3::{
+        AddressMatcher, FilterStateMatcher, StringMatcher, filter_state_matcher::Matcher,
+    };
+    use naka_wire::envoy::xds::core::v3::CidrRange;
+    use naka_wire::google::protobuf::UInt32Value;
+
+    #[test]
+    fn what_is_asked_of_an_address_is_read_whole_or_refused() {
+        let range = |prefix: &str, length: u32| CidrRange {
+            address_prefix: prefix.to_owned(),
+            prefix_len: Some(UInt32Value { value: length }),
+        };
+        let addresses = |ranges: Vec<CidrRange>, invert_match| {
+            Some(Matcher::AddressMatch(AddressMatcher {
+                ranges,
+                invert_match,
+            }))
+        };
+        let read = |key: &str, matcher| {
+            let key = key.to_owned();
+            made_to(&FilterStateMatcher { key, matcher })
+        };
+        let one = vec![range("10.0.0.0", 8), range("2001:db8::", 32)];
+        let all = read(MADE_TO, addresses(one.clone(), false)).unwrap();
+        let all: Vec<String> = all.iter().map(ToString::to_string).collect();
+        assert_eq!(all, ["10.0.0.0/8", "2001:db8::/32"]);
+        for (key, matcher) in [
+            ("other", addresses(one.clone(), false)),
+            (MADE_TO, addresses(one, true)),
+            (MADE_TO, addresses(vec![], false)),
+            (MADE_TO, addresses(vec![range("10.0.0.0", 33)], false)),
+            (MADE_TO, addresses(vec![range("ten", 8)], false)),
+            (
+                MADE_TO,
+                Some(Matcher::StringMatch(StringMatcher::default())),
+            ),
+            (MADE_TO, None),
+        ] {
+            assert!(read(key, matcher.clone()).is_err(), "{key} {matcher:?}");
+        }
+    }
 }

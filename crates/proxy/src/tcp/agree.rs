@@ -32,6 +32,16 @@ fn is_outside(host: &str, namespace: &str) -> bool {
 
 /// Reads the hello and compares; the bytes are put back.
 pub(super) async fn hello(conn: &Conn, io: &mut Io, host: &str) -> Result<(), Option<Reason>> {
+    match said(conn, io).await? {
+        Some(name) if !name.eq_ignore_ascii_case(host.trim_end_matches('.')) => {
+            Err(Some(Reason::NameMismatch))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The server name of the hello, if it has one; the bytes are put back.
+pub(super) async fn said(conn: &Conn, io: &mut Io) -> Result<Option<String>, Option<Reason>> {
     let mut bytes = Vec::with_capacity(1024);
     let reading = async {
         loop {
@@ -59,12 +69,7 @@ pub(super) async fn hello(conn: &Conn, io: &mut Io, host: &str) -> Result<(), Op
         Err(_) => return Err(Some(Reason::BadRequest)),
     };
     io.put_back(Bytes::from(bytes));
-    match said {
-        Some(name) if !name.eq_ignore_ascii_case(host.trim_end_matches('.')) => {
-            Err(Some(Reason::NameMismatch))
-        }
-        _ => Ok(()),
-    }
+    Ok(said)
 }
 
 #[cfg(test)]

@@ -117,16 +117,16 @@ pub(crate) fn called(conn: &Conn, origin: &Origin) -> Option<Arc<str>> {
     }
 }
 
-/// Addresses of a name that the caller said, of a host that configuration knows by a pattern only. Never this host's
-/// own loopback: the program has no business there.
+/// Addresses of a name that the caller said, of a host that has none in its configuration: the one that the program
+/// called, where that stands for it. Never this host's own loopback: the program has no business there.
 pub(crate) async fn addresses(
     conn: &Conn,
-    origin: &Origin,
+    made_to: Option<SocketAddr>,
     host: &str,
     port: u16,
 ) -> Vec<SocketAddr> {
-    let all = match origin.made_to.filter(|ip| !crate::vip::is_virtual(*ip)) {
-        Some(ip) => vec![ip],
+    let all = match made_to.filter(|to| !crate::vip::is_virtual(to.ip())) {
+        Some(to) => vec![to.ip()],
         None => conn.worker.lookups.look_up(host).await,
     };
     // A program of a network namespace of its own has no business at this host's loopback.
@@ -184,8 +184,9 @@ pub(crate) async fn dial(conn: &Rc<Conn>, origin: &Origin) -> Result<Dialled, Fa
                 worker.fetch(need).await;
                 Input::Answer(Answered::Ready)
             }
-            Effect::Need(Need::Addresses { host, port }) => {
-                found = addresses(conn, origin, &host, port).await;
+            Effect::Need(Need::Addresses { host, port, kept }) => {
+                let made_to = origin.made_to.filter(|_| kept);
+                found = addresses(conn, made_to, &host, port).await;
                 Input::Addresses(&found)
             }
             Effect::Try(attempt) => match call(conn, origin, &attempt).await {

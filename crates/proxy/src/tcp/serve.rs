@@ -36,10 +36,12 @@ const UNDECIDED: Duration = Duration::from_secs(1);
 struct To {
     host: Arc<str>,
     port: u16,
-    /// The address it was made to, where that is known.
-    address: Option<IpAddr>,
+    /// Where it was made to, where the program chose that itself.
+    made_to: Option<SocketAddr>,
     /// Several hosts have the address: requests say themselves which they mean.
     shared: bool,
+    /// Nothing is declared about the address: what a connection says of itself may name a host.
+    open: bool,
     /// What is spoken, where the way in says it.
     said: Protocol,
 }
@@ -54,8 +56,9 @@ pub(crate) async fn bound(conn: Rc<Conn>, io: Io, host: Arc<str>, port: u16, sai
     let to = To {
         host,
         port,
-        address: None,
+        made_to: None,
         shared: false,
+        open: false,
         said,
     };
     lead(conn, io, to).await;
@@ -67,9 +70,15 @@ async fn lead(conn: Rc<Conn>, mut io: Io, to: To) {
     let mut origin = Origin::outbound(port);
     origin.address = Some(conn.remote.ip());
     origin.destination = Some((Arc::clone(&host), port));
-    origin.made_to = to.address;
+    origin.made_to = to.made_to;
     origin.agreeing = !to.shared && agree::applies(&conn, &host);
-    let protocol = match dial::virtual_host(&conn, &host, port).await {
+    let found = if to.open {
+        Ok(None)
+    } else {
+        dial::virtual_host(&conn, &host, port).await
+    };
+    let protocol = match found {
+        Ok(None) if to.open => Protocol::Auto,
         Ok(Some(vhost)) => to.said.over(protocol_of(&conn.worker.snapshot(), &vhost)),
         // Outside the mesh nothing is known, and nothing is looked into.
         Ok(None) => Protocol::Tcp,
@@ -82,17 +91,23 @@ async fn lead(conn: Rc<Conn>, mut io: Io, to: To) {
             return refuse(&conn, reason, &host);
         }
     };
-    if to.shared && protocol.is_http() {
-        origin.destination = None;
+    let mut said = origin.clone();
+    if to.open || to.shared && protocol.is_http() {
+        said.destination = None;
     }
     let scope = |conn| Scope {
         conn,
-        origin: origin.clone(),
+        origin: said,
         refuse: None,
         were_http1: false,
         inner: true,
     };
     match protocol {
+        Protocol::Tls if to.shared => match by_server_name(&conn, &mut io, &mut origin).await {
+            Ok(()) => opaque(conn, io, &origin).await,
+            Err(Some(reason)) => refuse(&conn, reason, &host),
+            Err(None) => {}
+        },
         Protocol::Tls if origin.agreeing => match agree::hello(&conn, &mut io, &host).await {
             Ok(()) => opaque(conn, io, &origin).await,
             Err(Some(reason)) => disagreed(&conn, &origin, reason, &host),
@@ -114,7 +129,7 @@ async fn lead(conn: Rc<Conn>, mut io: Io, to: To) {
                 None => {}
             }
         }
-        Protocol::Auto => match either(&conn, io, &origin).await {
+        Protocol::Auto => match either(&conn, io, &origin, to.open).await {
             Found::Http(io, http2) => http(scope(conn), io, http2).await,
             Found::Bytes(io, dialled) => relay(conn, io, *dialled).await,
             Found::Failed(failed) => told(&conn, &failed),
@@ -147,24 +162,56 @@ pub(crate) async fn redirected(conn: Rc<Conn>, stream: TcpStream) {
         .vips
         .as_ref()
         .and_then(|vips| vips.host(to.ip()));
-    let declared = || conn.worker.called_by(to.ip().to_canonical());
-    let (host, shared) = match (named, is_ours(to)) {
-        (Some(host), _) => (host, false),
+    let declared = || conn.worker.called_by(to);
+    let given = named.is_some();
+    let (host, shared, open) = match (named, is_ours(to)) {
+        (Some(host), _) => (host, false, false),
         (None, ours) => match (ours, declared()) {
             // An entry may stand for an address that means nothing else, never for this host itself.
-            (None | Some((Reason::UnknownHost, _)), Some(declared)) => declared,
+            (None | Some((Reason::UnknownHost, _)), Some((host, shared))) => (host, shared, false),
             (Some((reason, detail)), _) => return refuse(&conn, reason, detail),
-            (None, None) => (to.ip().to_string().into(), false),
+            (None, None) => {
+                let at = conn.worker.open_at(to.port());
+                let itself = || to.ip().to_string().into();
+                let open = at.as_ref().is_some_and(|at| at.says);
+                let bytes = at.and_then(|at| at.bytes);
+                (bytes.unwrap_or_else(itself), open, open)
+            }
         },
     };
     let to = To {
         host,
         port: to.port(),
-        address: Some(to.ip()),
+        made_to: (!given).then_some(to),
         shared,
+        open,
         said: Protocol::Auto,
     };
     lead(conn, Io::plain(stream), to).await;
+}
+
+/// TLS to an address that says nothing by itself belongs to the host of its server name, where that host's TLS is
+/// declared at this port, and stays with the destination it has otherwise.
+async fn by_server_name(
+    conn: &Rc<Conn>,
+    io: &mut Io,
+    origin: &mut Origin,
+) -> Result<(), Option<Reason>> {
+    let said = agree::said(conn, io).await?;
+    let (Some(name), Some((_, port))) = (said, &origin.destination) else {
+        return Ok(());
+    };
+    let Some(host) = dial::known(&conn.worker, &name) else {
+        return Ok(());
+    };
+    // What cannot be had of a known name is refused, never passed on as if the name meant nothing.
+    let vhost = dial::virtual_host(conn, &host, *port).await;
+    if let Some(vhost) = vhost.map_err(Some)?
+        && protocol_of(&conn.worker.snapshot(), &vhost) == Protocol::Tls
+    {
+        origin.destination = Some((host, *port));
+    }
+    Ok(())
 }
 
 /// Where the program connected to: the socket's own address where rules gave the connection to our listener, which is
@@ -234,7 +281,7 @@ pub(crate) async fn to_program(conn: Rc<Conn>, io: Io, origin: &Origin) {
 /// The same when nobody said what the bytes are.
 pub(crate) async fn to_program_unknown(conn: Rc<Conn>, io: Io, origin: Origin) {
     conn.watch(io.moved(), false);
-    match either(&conn, io, &origin).await {
+    match either(&conn, io, &origin, false).await {
         Found::Http(io, http2) => {
             let were_http1 = crate::tls::agreed(io.alpn()) == Agreed::Http1Mux;
             http(
@@ -277,8 +324,8 @@ enum Found {
     Gone,
 }
 
-/// Listens to both sides until it is clear what goes through.
-async fn either(conn: &Rc<Conn>, mut io: Io, origin: &Origin) -> Found {
+/// Listens to both sides until it is clear what goes through; `names`: TLS goes by its server name.
+async fn either(conn: &Rc<Conn>, mut io: Io, origin: &Origin, names: bool) -> Found {
     let mut first = First::default();
     let early = tokio::time::timeout(SNIFF_GRACE, first.spoken(conn, &mut io)).await;
     if let Ok(spoken) = early {
@@ -286,6 +333,10 @@ async fn either(conn: &Rc<Conn>, mut io: Io, origin: &Origin) -> Found {
             None => Found::Gone,
             Some(Speaks::Http1) => http_found(first, io, false),
             Some(Speaks::Http2) => http_found(first, io, true),
+            Some(Speaks::Tls) if names => {
+                first.put_back(&mut io);
+                tls_found(conn, io, origin).await
+            }
             Some(Speaks::Tls | Speaks::Other | Speaks::More) => {
                 first.put_back(&mut io);
                 bytes_found(conn, io, origin).await
@@ -294,6 +345,8 @@ async fn either(conn: &Rc<Conn>, mut io: Io, origin: &Origin) -> Found {
     }
     let mut dialled = match dial::dial(conn, origin).await {
         Ok(dialled) => dialled,
+        // What it will say may still name a host that can be called.
+        Err(_) if names => return by_caller(conn, first, io, origin, names).await,
         Err(failed) => return Found::Failed(Box::new(failed)),
     };
     let mut theirs = [0; 1024];
@@ -307,7 +360,7 @@ async fn either(conn: &Rc<Conn>, mut io: Io, origin: &Origin) -> Found {
             if let Ok(count) = read && detect::is_http2_server(&theirs[..count]) {
                 // It greets everybody so; what the caller will say still decides, and gets a connection of its own.
                 drop(dialled);
-                return by_caller(conn, first, io, origin).await;
+                return by_caller(conn, first, io, origin, names).await;
             }
             // An end without a byte is the relay's business, too.
             if let Ok(count) = read {
@@ -320,6 +373,10 @@ async fn either(conn: &Rc<Conn>, mut io: Io, origin: &Origin) -> Found {
     match spoken {
         Speaks::Http1 => http_found(first, io, false),
         Speaks::Http2 => http_found(first, io, true),
+        Speaks::Tls if names => {
+            first.put_back(&mut io);
+            tls_found(conn, io, origin).await
+        }
         Speaks::Tls | Speaks::Other | Speaks::More => {
             first.put_back(&mut io);
             Found::Bytes(io, Box::new(dialled))
@@ -328,11 +385,21 @@ async fn either(conn: &Rc<Conn>, mut io: Io, origin: &Origin) -> Found {
 }
 
 /// Waits for the caller's first bytes alone.
-async fn by_caller(conn: &Rc<Conn>, mut first: First, mut io: Io, origin: &Origin) -> Found {
+async fn by_caller(
+    conn: &Rc<Conn>,
+    mut first: First,
+    mut io: Io,
+    origin: &Origin,
+    names: bool,
+) -> Found {
     match first.spoken(conn, &mut io).await {
         None => Found::Gone,
         Some(Speaks::Http1) => http_found(first, io, false),
         Some(Speaks::Http2) => http_found(first, io, true),
+        Some(Speaks::Tls) if names => {
+            first.put_back(&mut io);
+            tls_found(conn, io, origin).await
+        }
         Some(Speaks::Tls | Speaks::Other | Speaks::More) => {
             first.put_back(&mut io);
             bytes_found(conn, io, origin).await
@@ -343,6 +410,18 @@ async fn by_caller(conn: &Rc<Conn>, mut first: First, mut io: Io, origin: &Origi
 fn http_found(first: First, mut io: Io, http2: bool) -> Found {
     first.put_back(&mut io);
     Found::Http(io, http2)
+}
+
+async fn tls_found(conn: &Rc<Conn>, mut io: Io, origin: &Origin) -> Found {
+    let mut origin = origin.clone();
+    match by_server_name(conn, &mut io, &mut origin).await {
+        Ok(()) => bytes_found(conn, io, &origin).await,
+        Err(Some(reason)) => {
+            refuse(conn, reason, "the server name of a client hello");
+            Found::Gone
+        }
+        Err(None) => Found::Gone,
+    }
 }
 
 async fn bytes_found(conn: &Rc<Conn>, io: Io, origin: &Origin) -> Found {

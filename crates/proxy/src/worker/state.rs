@@ -9,7 +9,7 @@ use crate::hash::QuickMap;
 use crate::io::Moved;
 use crate::limits;
 use crate::listen::Owners;
-use crate::names::{Filter, Outside};
+use crate::names::{Filter, Open, Outside};
 use crate::proxy_header::Ends;
 use crate::record::Late;
 use crate::seen::Seen;
@@ -29,7 +29,7 @@ use naka_types::workload::Ulid;
 use rustls_pki_types::ServerName;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -200,9 +200,15 @@ impl Worker {
         let _ = tokio::time::timeout(limits::LOOK_UP, looking).await;
     }
 
-    /// The host that configuration says is called by an address, and whether others are, too.
-    pub(crate) fn called_by(&self, address: IpAddr) -> Option<(Arc<str>, bool)> {
-        self.names.borrow().called_by(address)
+    /// The host that configuration says is called by an address at a port, and whether others are, too.
+    pub(crate) fn called_by(&self, to: SocketAddr) -> Option<(Arc<str>, bool)> {
+        let ip = to.ip().to_canonical();
+        self.names.borrow().called_by(ip, to.port())
+    }
+
+    /// Whose connections to a port of any address are.
+    pub(crate) fn open_at(&self, port: u16) -> Option<Open> {
+        self.names.borrow().open_at(port).cloned()
     }
 
     /// What becomes of calls to hosts that are not of the mesh.

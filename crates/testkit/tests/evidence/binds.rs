@@ -1,12 +1,15 @@
 //! Ports that a Sidecar object asks for: addresses of the machine for a program's calls, and ports for callers that the
 //! program did not announce. Each is called by clients that know no proxy; each twin changes one field.
 
+use crate::destination::server;
 use crate::envoy::{ENVOY_SOON, run};
 use crate::namespace::script;
 use naka_testkit::mesh::{Mesh, SOON};
 use naka_testkit::program::{Program, free_port};
 use naka_testkit::wait::until;
+use std::net::Ipv4Addr;
 use std::process::Command;
+use std::time::UNIX_EPOCH;
 
 /// The port that the only workload of a service listens at.
 fn port_of(mesh: &Mesh, service: &str) -> u64 {
@@ -227,4 +230,53 @@ fn a_declared_port_has_one_address_more() {
         ),
     );
     becomes("an address more", &at, None, "403 mtls-required");
+}
+
+/// Bytes do not say which of two services they are for: the older one has them, and the object is told. Twin: without
+/// it the younger has them.
+#[test]
+fn bytes_at_a_bind_of_two_services_go_to_the_older() {
+    let mesh = Mesh::up();
+    let port = free_port();
+    let entry = |name: &str| {
+        let target = server(Ipv4Addr::LOCALHOST.into(), name);
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: {name}}}\nspec:\n  hosts: [{name}.example.com]\n  ports: [{{number: {port}, name: tcp, protocol: TCP, targetPort: {target}}}]\n  resolution: STATIC\n  endpoints: [{{address: 127.0.0.1}}]\n"
+        )
+    };
+    let (older, younger) = (entry("zulu"), entry("alpha"));
+    mesh.apply("zulu.yaml", &older);
+    // The age of objects has whole seconds.
+    let second = || UNIX_EPOCH.elapsed().expect("after 1970").as_secs();
+    let made = second();
+    until("the next second", SOON, || (second() > made).then_some(()));
+    mesh.apply("alpha.yaml", &younger);
+    let _order = order(&mesh, "naka");
+    self::entry(
+        &mesh,
+        &format!(
+            "{{port: {{number: {port}, protocol: TCP, name: own}}, bind: 127.0.0.2, hosts: ['./*']}}"
+        ),
+    );
+    let url = format!("http://127.0.0.2:{port}/");
+    let answers = |wanted: &str| {
+        until(format_args!("an answer of {wanted}"), SOON, || {
+            let output = Command::new("curl")
+                .args(["-s", "-m", "5", "--noproxy", "*", &url])
+                .output()
+                .expect("curl");
+            let said = String::from_utf8_lossy(&output.stdout);
+            said.starts_with(wanted).then_some(())
+        });
+    };
+    answers("zulu");
+    let told = || {
+        let said = mesh.naka(["status", "sidecar/order", "-o", "json"]).stdout;
+        String::from_utf8_lossy(&said).into_owned()
+    };
+    assert!(told().contains("L354"), "{}", told());
+    let older = mesh.home().join("zulu.yaml");
+    mesh.ok(["delete", "-f", older.to_str().expect("printable")]);
+    answers("alpha");
+    assert!(!told().contains("L354"), "{}", told());
 }

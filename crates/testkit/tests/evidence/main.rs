@@ -17,6 +17,7 @@ mod count;
 mod crowd;
 mod databases;
 mod days;
+mod destination;
 mod egress;
 mod envoy;
 mod grpc_web;

@@ -140,7 +140,7 @@ fn a_program_that_listens_on_ipv6_alone_is_called() {
 }
 
 /// An address of this machine that is not loopback. No packet is sent: the kernel only says what it would send from.
-fn own_address() -> IpAddr {
+pub(crate) fn own_address() -> IpAddr {
     let asked = UdpSocket::bind("0.0.0.0:0").and_then(|socket| {
         socket.connect("192.0.2.55:9")?;
         socket.local_addr()

@@ -297,6 +297,24 @@ pub struct NameFilter {
         ::prost::alloc::string::String,
         ::prost::alloc::string::String,
     >,
+    /// Hosts (and patterns) whose names are not answered with an address of the proxy's own: the addresses they are
+    /// answered with, separated by commas; none: what the servers of the proxy's host answer.
+    #[prost(btree_map = "string, string", tag = "7")]
+    pub answers: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    /// Ports at which hosts are called by whatever address their names have. Per port, separated by commas: `http` and
+    /// `tls` where a connection to any address says itself which host it means, `bytes=<host>` for the host that all
+    /// other connections belong to.
+    #[prost(btree_map = "uint32, string", tag = "8")]
+    pub ports: ::prost::alloc::collections::BTreeMap<u32, ::prost::alloc::string::String>,
+    /// Ports of hosts in `addresses`, separated by commas; a host that is not here has them at every port.
+    #[prost(btree_map = "string, string", tag = "9")]
+    pub ports_of: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
 }
 impl ::prost::Name for NameFilter {
     const NAME: &'static str = "NameFilter";

@@ -202,6 +202,7 @@ fn egress(report: &mut Report, node: &Node, index: usize, namespace: &str) -> Op
         );
     }
     Some(Egress {
+        index,
         port,
         bind: bind.flatten(),
         capture,

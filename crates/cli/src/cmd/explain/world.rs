@@ -204,6 +204,7 @@ pub(crate) fn of_objects(objects: Vec<Object>, namespace: &str, asked: &str) -> 
                 name: name.clone(),
                 namespace: namespace.clone(),
                 declared: false,
+                created: String::new(),
                 accounts: BTreeSet::from([name.clone()]),
                 ports: ports.iter().map(port).collect(),
                 export: Export::Everywhere,
@@ -291,6 +292,7 @@ fn service(host: Host, shown: &Value) -> Service {
             .get("declared")
             .and_then(Value::as_bool)
             .unwrap_or(false),
+        created: String::new(),
         accounts: shown
             .get("accounts")
             .and_then(Value::as_array)

@@ -3,8 +3,8 @@
 //!
 //! A name is looked up by whoever calls it, never here: what a name means may differ by place, and a control plane
 //! that looked names up for a mesh would be its bottleneck. Where the caller says the name (resolutions NONE and
-//! DYNAMIC_DNS) the cluster is Envoy's dynamic forward proxy, for Naka too, because a program that was given a virtual
-//! address, or uses a proxy, has no address of its own to keep.
+//! DYNAMIC_DNS) the cluster is Envoy's dynamic forward proxy, for Naka too, because a program that uses a proxy has no
+//! address to keep. Where one is known, our own proxies go on to it for NONE, as Envoy's original destination does.
 
 use super::Target;
 use crate::compile::credential::{self, Credential};
@@ -41,8 +41,12 @@ pub(super) enum Found<'a> {
         endpoints: Vec<&'a Endpoint>,
         one_at_a_time: bool,
     },
-    /// The caller says the name.
-    ByCaller,
+    /// The caller says the name; with `kept`, calls go on to the address that they were made to, where that is known.
+    ByCaller {
+        kept: bool,
+        /// Port there, if it is another.
+        port: Option<u16>,
+    },
 }
 
 /// How the endpoints of a service's port are found.
@@ -62,7 +66,14 @@ pub(super) fn found<'a>(service: &'a Service, port: u16, labels: Option<&Labels>
         Resolution::Static => Found::Told,
         Resolution::Dns => by_name(false),
         Resolution::DnsRoundRobin => by_name(true),
-        Resolution::None | Resolution::DynamicDns if entry.endpoints.is_empty() => Found::ByCaller,
+        Resolution::None | Resolution::DynamicDns if entry.endpoints.is_empty() => {
+            let kept = entry.keeps_addresses();
+            let target = entry.targets.get(&port).copied();
+            Found::ByCaller {
+                kept,
+                port: target.filter(|_| kept),
+            }
+        }
         Resolution::None => Found::Told,
         Resolution::DynamicDns => by_name(false),
     }
@@ -78,6 +89,16 @@ impl Found<'_> {
     /// Whether an endpoint set of the cluster's name exists.
     pub(super) fn is_told(&self) -> bool {
         matches!(self, Self::Told)
+    }
+
+    /// What only our own proxies read of it.
+    pub(super) fn own(&self) -> Vec<(&'static str, String)> {
+        let Self::ByCaller { kept: true, port } = self else {
+            return Vec::new();
+        };
+        let port = port.map(|port| ("port", port.to_string()));
+        let kept = [("address", "kept".to_owned())];
+        kept.into_iter().chain(port).collect()
     }
 
     /// Writes it into a cluster made for endpoints that are told.
@@ -115,7 +136,7 @@ impl Found<'_> {
                     ..ClusterLoadAssignment::default()
                 });
             }
-            Self::ByCaller => {
+            Self::ByCaller { .. } => {
                 message.eds_cluster_config = None;
                 message.lb_policy = cluster::LbPolicy::ClusterProvided as i32;
                 message.load_balancing_policy = None;

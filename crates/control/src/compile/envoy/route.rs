@@ -133,7 +133,9 @@ pub(super) fn routed(
     };
     let opaque = matches!(protocol, Protocol::Tcp | Protocol::Tls);
     let object = view.route(&host, &class.namespace).filter(|_| opaque)?;
-    gateway::bytes::at_sidecar(&at, object, &host, protocol)
+    let led = gateway::bytes::at_sidecar(&at, object, &host, protocol);
+    let whole = led.into_iter().find(|led| led.destinations.is_empty());
+    whole.map(|led| led.route)
 }
 
 fn one(view: &View<'_>, name: &str, upstream: &Upstream, class: &Class) -> Built {

@@ -2,6 +2,7 @@
 
 use super::chain::Stand;
 use super::narrower;
+use crate::compile::Dialect;
 use crate::compile::route::{self, Place};
 use crate::world::Read;
 use naka_api::networking::gateway::{Server, overlap};
@@ -90,50 +91,111 @@ pub(crate) fn at_gateway(at: &Place<'_, '_>, stand: &Stand<'_>, by_name: bool) -
     all
 }
 
-/// The first route that a VirtualService has for programs that call bytes of this host and port.
+/// A route for connections of programs.
+#[derive(Debug)]
+pub(crate) struct Led {
+    /// Addresses that the connection must have been made to; empty: any.
+    pub(crate) destinations: Vec<Cidr>,
+    pub(crate) route: Route,
+}
+
+/// The routes that a VirtualService has for programs that call bytes of this host and port: those for addresses, the
+/// narrowest first, then the first that asks for none.
 ///
 /// A connection of a program is known by the name it called, so a server name of a match is held against that name.
-/// Of addresses nothing is known when this is made: a match on addresses never holds here, and says so.
+/// Where it was made to only the proxy of a captured program knows, so the order is Envoy's of filter chains, and a
+/// proxy that does not know passes over the routes for addresses.
 pub(crate) fn at_sidecar(
     at: &Place<'_, '_>,
     object: &Object,
     host: &Host,
     protocol: Protocol,
-) -> Option<Route> {
-    let spec = object.virtual_service()?;
+) -> Vec<Led> {
+    let Some(spec) = object.virtual_service() else {
+        return Vec::new();
+    };
     let by_name = if protocol == Protocol::Tls {
         spec.tls.as_slice()
     } else {
         &[]
     };
-    let holds = |route: &&BytesRoute| {
-        let one = |wanted: &BytesMatch| {
-            let named = wanted.sni_hosts.is_empty()
-                || wanted
-                    .sni_hosts
-                    .iter()
-                    .any(|name| overlap(name.as_str(), host.as_str()));
-            named && holds(at, wanted, &GatewayRef::Mesh) && anywhere(at, object, route, wanted)
-        };
-        route.matches.is_empty() || route.matches.iter().any(one)
+    let named = |wanted: &BytesMatch| {
+        let mut names = wanted.sni_hosts.iter();
+        wanted.sni_hosts.is_empty() || names.any(|name| overlap(name.as_str(), host.as_str()))
     };
-    let found = by_name.iter().chain(&spec.tcp).find(holds)?;
-    Some(model(at, object, found))
+    let mut narrow: Vec<(Cidr, Route)> = Vec::new();
+    let mut whole: Option<Route> = None;
+    for route in by_name.iter().chain(&spec.tcp) {
+        let mut asked = Vec::new();
+        let mut asks_nothing = route.matches.is_empty();
+        let mut ends = asks_nothing;
+        for wanted in &route.matches {
+            if !named(wanted) || !holds(at, wanted, &GatewayRef::Mesh) {
+                continue;
+            }
+            match addresses(at, object, route, wanted) {
+                Some(all) if all.is_empty() => {
+                    asks_nothing = true;
+                    ends |= wanted.destinations.is_empty();
+                }
+                Some(all) => asked.extend(all),
+                None => {}
+            }
+        }
+        if asks_nothing {
+            whole.get_or_insert_with(|| model(at, object, route));
+        } else if !asked.is_empty() {
+            let route = model(at, object, route);
+            narrow.extend(asked.into_iter().map(|range| (range, route.clone())));
+        }
+        // As in Istio: what stands behind a route of bytes that takes everything is never reached.
+        if ends && !route.tls {
+            break;
+        }
+    }
+    // Stable: of equal ranges the first in the list has the connection.
+    narrow.sort_by_key(|(range, _)| std::cmp::Reverse(range.length()));
+    let narrow = narrow.into_iter().map(|(range, route)| Led {
+        destinations: vec![range],
+        route,
+    });
+    let whole = whole.map(|route| Led {
+        destinations: Vec::new(),
+        route,
+    });
+    narrow.chain(whole).collect()
 }
 
-/// Whether a match says nothing of addresses.
-fn anywhere(at: &Place<'_, '_>, object: &Object, route: &BytesRoute, wanted: &BytesMatch) -> bool {
-    if wanted.destinations.is_empty() && wanted.sources.is_empty() {
-        return true;
-    }
-    let message = "addresses are not known beside a program: this match holds at gateways only";
+/// The addresses that a match asks connections of programs to be made to; `None` where it cannot hold.
+fn addresses(
+    at: &Place<'_, '_>,
+    object: &Object,
+    route: &BytesRoute,
+    wanted: &BytesMatch,
+) -> Option<Vec<Cidr>> {
+    // Every IPv4 address is as good as no condition, as in Istio.
+    let asks = |range: &&Cidr| range.length() > 0 || range.address().is_ipv6();
+    let all: Vec<Cidr> = wanted.destinations.iter().filter(asks).copied().collect();
+    let every = all.len() < wanted.destinations.len();
+    let (field, message) = if !wanted.sources.is_empty() {
+        let message = "who calls beside a program is the program: sourceSubnet never holds there";
+        ("sourceSubnet", message)
+    } else if every || all.is_empty() {
+        return Some(Vec::new());
+    } else if at.class.dialect == Dialect::Naka {
+        return Some(all);
+    } else {
+        let message = "a proxy that is not Naka's captures nothing: where calls of its program were made to is not \
+            known, so destinationSubnets never holds there";
+        ("destinationSubnets", message)
+    };
     let finding = Finding::new(codes::W132.id, message.to_owned());
     at.view.finding(
         finding
-            .at(format!("{}.match", route.path()))
+            .at(format!("{}.match.{field}", route.path()))
             .on(object.reference()),
     );
-    false
+    None
 }
 
 /// VirtualServices bound to the server's Gateway for one of its hosts.

@@ -5,7 +5,8 @@ use crate::compile::{limit, policy};
 use naka_api::networking::virtual_service::{
     HeaderOps, HttpMatch, Redirect, Rewrite, StringMatch, claim_path,
 };
-use naka_types::node::CONDITION;
+use naka_types::cidr::Cidr;
+use naka_types::node::{CONDITION, MADE_TO};
 use naka_wire::envoy::config::core::v3::{
     DataSource, HeaderValue, HeaderValueOption, Metadata, data_source,
     header_value_option::HeaderAppendAction,
@@ -17,9 +18,10 @@ use naka_wire::envoy::config::route::v3::{
     weighted_cluster::{ClusterWeight, cluster_weight},
 };
 use naka_wire::envoy::r#type::matcher::v3::{
-    MetadataMatcher, RegexMatchAndSubstitute, RegexMatcher, StringMatcher,
-    string_matcher::MatchPattern,
+    AddressMatcher, FilterStateMatcher, MetadataMatcher, RegexMatchAndSubstitute, RegexMatcher,
+    StringMatcher, filter_state_matcher, string_matcher::MatchPattern,
 };
+use naka_wire::envoy::xds::core::v3::CidrRange;
 use naka_wire::google::protobuf::{Any, BoolValue, UInt32Value};
 use naka_wire::v1::Condition;
 use naka_wire::{time, values};
@@ -67,7 +69,10 @@ fn message(model: &Model, wanted: &HttpMatch) -> Route {
     };
     Route {
         name,
-        r#match: Some(condition(wanted)),
+        r#match: Some(RouteMatch {
+            filter_state: made_to(&model.destinations),
+            ..condition(wanted)
+        }),
         metadata: model.origin.as_ref().map(origin),
         request_headers_to_add: additions(request),
         request_headers_to_remove: request.remove.clone(),
@@ -104,6 +109,30 @@ fn origin((namespace, name): &(String, String)) -> Metadata {
     let path =
         format!("/apis/networking.istio.io/v1/namespaces/{namespace}/virtual-service/{name}");
     values::metadata([("istio", values::string_struct([("config", path)]))])
+}
+
+/// Where a connection must have been made to: a condition of Envoy's that older proxies refuse with the whole route.
+fn made_to(all: &[Cidr]) -> Vec<FilterStateMatcher> {
+    let range = |one: &Cidr| CidrRange {
+        address_prefix: one.address().to_string(),
+        prefix_len: Some(UInt32Value {
+            value: u32::from(one.length()),
+        }),
+    };
+    let matcher = FilterStateMatcher {
+        key: MADE_TO.to_owned(),
+        matcher: Some(filter_state_matcher::Matcher::AddressMatch(
+            AddressMatcher {
+                ranges: all.iter().map(range).collect(),
+                ..AddressMatcher::default()
+            },
+        )),
+    };
+    if all.is_empty() {
+        Vec::new()
+    } else {
+        vec![matcher]
+    }
 }
 
 fn condition(wanted: &HttpMatch) -> RouteMatch {

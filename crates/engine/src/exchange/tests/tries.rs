@@ -70,7 +70,7 @@ fn a_name_that_the_caller_says_is_looked_up_first() {
         world.host(always(to(vec![cluster])));
         let mut request = world.request("GET", "/", &[]);
         let (exchange, effect) = world.begin(&mut request);
-        let Effect::Need(Need::Addresses { host, port }) = effect else {
+        let Effect::Need(Need::Addresses { host, port, .. }) = effect else {
             panic!("{effect:?}")
         };
         assert_eq!((&*host, port), ("payment", 80));
@@ -123,7 +123,7 @@ fn the_port_of_a_name_is_the_callers_but_for_tls_that_is_begun() {
         world.origin = Origin::outbound(said);
         let mut request = world.request("GET", "/", &[]);
         let (_, effect) = world.begin(&mut request);
-        let Effect::Need(Need::Addresses { host, port }) = effect else {
+        let Effect::Need(Need::Addresses { host, port, .. }) = effect else {
             panic!("{effect:?}")
         };
         assert_eq!((&*host, port), ("payment", want), "{said}");
