@@ -11,7 +11,7 @@
 //! Invariants: the key leaves this process only over that socket or into files of 0600; with the control plane dead a
 //! client that starts is served from the saved copy; no call passes through here.
 
-mod authority;
+pub(crate) mod authority;
 mod driver;
 mod envoy;
 mod files;
@@ -27,7 +27,7 @@ use crate::rotation::Feed;
 use crate::run::bind::Kept;
 use crate::run::{Addresses, Error, Sign, Teller, signal};
 use crate::settings::{Beside, Settings};
-use crate::{listen, saved};
+use crate::{listen, saved, workload_api};
 use driver::Driver;
 use envoy::{Health, Keeper};
 use http::StatusCode;
@@ -276,6 +276,7 @@ async fn live(mut settings: Settings, teller: Option<Arc<Teller>>) -> Result<(),
     let settings = Arc::new(settings);
     let socket = settings.run_dir.join(SOCKET);
     let (clients, pages) = (bind(&socket)?, bind(&settings.run_dir.join(saved::ADMIN))?);
+    let programs = bind(&settings.run_dir.join(workload_api::SOCKET))?;
     let (orders, ordered) = mpsc::channel(ORDERS);
     let (speaks, spoken) = watch::channel(false);
     let (health, healthy) = watch::channel(Health::default());
@@ -297,6 +298,7 @@ async fn live(mut settings: Settings, teller: Option<Arc<Teller>>) -> Result<(),
     let (answers, answered) = mpsc::unbounded_channel();
     between(&agent, &mut tasks, clients, answers, speaks);
     tasks.spawn(admin::serve_unix(pages, Arc::clone(&agent)));
+    tasks.spawn(workload_api::serve(programs, Arc::clone(&agent.feed)));
     if let Some(teller) = teller.clone() {
         tasks.spawn(tell(Arc::clone(&agent), teller));
     }
@@ -309,7 +311,7 @@ async fn live(mut settings: Settings, teller: Option<Arc<Teller>>) -> Result<(),
     // A panic of the task means that its child is gone with it.
     let _ = proxy.await;
     tasks.shutdown().await;
-    for name in [SOCKET, saved::ADMIN] {
+    for name in [SOCKET, saved::ADMIN, workload_api::SOCKET] {
         let _ = std::fs::remove_file(agent.settings.run_dir.join(name));
     }
     Ok(())

@@ -42,3 +42,4 @@ pub mod tls;
 mod upstream;
 pub mod vip;
 pub mod worker;
+pub mod workload_api;

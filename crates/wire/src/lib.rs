@@ -1,6 +1,6 @@
-//! The one door to protobuf: Envoy's messages, Istio's certificate service and Naka's own few.
+//! The one door to protobuf: Envoy's messages, Istio's certificate service, SPIFFE's Workload API and Naka's own few.
 //!
-//! Envoy's types come from the crate `envoy-types`; the two small packages of ours are generated from `proto/` and
+//! Envoy's types come from the crate `envoy-types`; the three small packages are generated from `proto/` and
 //! checked in under `src/gen` (`proto/README.md` says how), so that no build needs a protobuf compiler. All other
 //! crates name protobuf types through this one, so the source of the types can be changed in one place.
 //!
@@ -11,6 +11,7 @@
 pub mod ads;
 pub mod codec;
 pub mod istio_ca;
+pub mod spiffe;
 pub mod time;
 pub mod type_url;
 pub mod v1;

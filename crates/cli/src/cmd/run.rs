@@ -109,6 +109,9 @@ pub(crate) async fn run(args: &args::Run, context: Option<&str>) -> Outcome {
     }
 }
 
+/// Where programs find the Workload API (SPIFFE Workload Endpoint, section 4).
+const WORKLOAD_API: &str = "SPIFFE_ENDPOINT_SOCKET";
+
 /// How long until the next look at a program that does not listen yet: a fiftieth of the time it has had. A look reads
 /// all of the kernel's table of sockets, and a program that only calls others would be looked at for ever.
 fn pace(had: Duration) -> Duration {
@@ -132,6 +135,11 @@ async fn begin(sidecar: &mut Proxy, way: &Way, who: &Who, command: &[OsString]) 
     // The service manager's socket and credentials are ours.
     for name in notify::VARIABLES.iter().chain([&credential::DIRECTORY]) {
         run.env_remove(name);
+    }
+    // As SPIFFE's libraries look for it; who is led elsewhere already stays there.
+    if std::env::var_os(WORKLOAD_API).is_none() {
+        let socket = sidecar.dir().join(naka_proxy::workload_api::SOCKET);
+        run.env(WORKLOAD_API, format!("unix://{}", socket.display()));
     }
     match way {
         Way::Namespace(door) => door.entry()?.lead(&mut run),

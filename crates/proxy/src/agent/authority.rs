@@ -27,7 +27,7 @@ const AUTHORITY: usize = 1;
 
 /// A connection whose authorities are put right.
 #[derive(Debug)]
-pub(super) struct Mended<S> {
+pub(crate) struct Mended<S> {
     inner: S,
     scan: Scan,
     ready: Vec<u8>,
@@ -35,7 +35,7 @@ pub(super) struct Mended<S> {
 }
 
 impl<S> Mended<S> {
-    pub(super) fn new(inner: S) -> Self {
+    pub(crate) fn new(inner: S) -> Self {
         Self {
             inner,
             scan: Scan::default(),

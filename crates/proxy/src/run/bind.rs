@@ -2,9 +2,9 @@
 
 use super::{Addresses, Error};
 use crate::door::{self, Handed, Kind};
-use crate::settings::{Capture, Host as Machine, Port, Settings, Upstream};
+use crate::settings::{Capture, Host as Machine, Port, Role, Settings, Upstream};
 use crate::worker::Entrance;
-use crate::{listen, saved};
+use crate::{listen, saved, workload_api};
 use naka_types::host::Host;
 use naka_types::protocol::Protocol;
 use serde::{Deserialize, Serialize};
@@ -99,6 +99,8 @@ pub(super) struct Bound {
     pub(super) metrics: Option<TcpListener>,
     pub(super) admin_tcp: Option<TcpListener>,
     pub(super) admin: tokio::net::UnixListener,
+    /// Where the program learns who it is; gateways have no program.
+    pub(super) workload_api: Option<tokio::net::UnixListener>,
     pub(super) addresses: Addresses,
     /// Of the last run.
     pub(super) kept: Kept,
@@ -109,12 +111,19 @@ pub(super) struct Bound {
 impl Bound {
     pub(super) fn open(settings: &Settings) -> Result<Self, Error> {
         let kept = Kept::load(&settings.run_dir);
-        let path = settings.run_dir.join(saved::ADMIN);
-        let admin = crate::admin::bind(&path).map_err(|source| Error::Bind {
-            purpose: "the admin socket".to_owned(),
-            address: path.display().to_string(),
-            source,
-        })?;
+        let socket = |name: &str, purpose: &str| {
+            let path = settings.run_dir.join(name);
+            crate::admin::bind(&path).map_err(|source| Error::Bind {
+                purpose: purpose.to_owned(),
+                address: path.display().to_string(),
+                source,
+            })
+        };
+        let admin = socket(saved::ADMIN, "the admin socket")?;
+        let workload_api = match settings.role {
+            Role::Sidecar => Some(socket(workload_api::SOCKET, "the Workload API")?),
+            Role::Gateway => None,
+        };
         let same_parent = settings.lock_inherited && kept.parent == parent();
         let announced = if settings.ports_later && same_parent {
             kept.announced.clone()
@@ -131,6 +140,7 @@ impl Bound {
             metrics: None,
             admin_tcp: None,
             admin,
+            workload_api,
             addresses: Addresses::default(),
             kept,
             announced,

@@ -113,6 +113,12 @@ impl Driver {
             driver.inbound.push(accepting);
         }
         driver.pages(bound.admin, bound.metrics, bound.admin_tcp)?;
+        if let Some(listener) = bound.workload_api {
+            let feed = Arc::clone(&driver.shared.feed);
+            driver
+                .tasks
+                .spawn(crate::workload_api::serve(listener, feed));
+        }
         driver.shared.set_addresses(bound.addresses);
         driver.shared.set_inside(bound.inside);
         let settings = Arc::clone(&driver.shared.settings);
@@ -366,7 +372,9 @@ impl Driver {
             worker.send(WorkerMsg::Stop).await;
         }
         self.tasks.shutdown().await;
-        let _ = std::fs::remove_file(self.shared.settings.run_dir.join(crate::saved::ADMIN));
+        for name in [crate::saved::ADMIN, crate::workload_api::SOCKET] {
+            let _ = std::fs::remove_file(self.shared.settings.run_dir.join(name));
+        }
         self.ended.send_replace(true);
     }
 }

@@ -48,3 +48,4 @@ mod tokens;
 mod traffic;
 mod why;
 mod wire;
+mod workload_api;
