@@ -186,6 +186,15 @@ pub(crate) struct Up {
     /// Directory with root-cert.pem, ca-cert.pem, ca-key.pem and cert-chain.pem, the authority of a mesh that has none
     #[arg(long, value_name = "DIR")]
     pub(crate) ca: Option<PathBuf>,
+    /// Keys of issuers (jwksUri) are fetched again after this time, 20m unless given
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) jwks_refresh: Option<Duration>,
+    /// PEM file of authorities that servers of such keys may have, besides the system's
+    #[arg(long, value_name = "FILE")]
+    pub(crate) jwks_ca: Option<PathBuf>,
+    /// Hosts that such keys may come from, *.example.com for all below; any unless given
+    #[arg(long, value_name = "HOST,…")]
+    pub(crate) jwks_hosts: Option<String>,
 }
 
 #[derive(Debug, Group)]

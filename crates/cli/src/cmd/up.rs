@@ -11,6 +11,7 @@ use crate::exit::{Exit, Outcome};
 use crate::home::{Home, make_dir};
 use crate::{hostwide, launch, out};
 use http::Method;
+use naka_types::duration::Show;
 use serde_json::{Value, json};
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
@@ -33,28 +34,7 @@ pub(crate) async fn up(args: &args::Up) -> Outcome {
     if running {
         in_force(args, &home).await?;
     } else {
-        let mut extra = vec!["--detached".to_owned()];
-        if let Some(domain) = &args.trust_domain {
-            extra.extend(["--trust-domain".to_owned(), domain.clone()]);
-        }
-        if let Some(address) = &args.advertise {
-            extra.extend(["--advertise".to_owned(), address.clone()]);
-        }
-        if let Some(dir) = &args.dir {
-            let dir = std::path::absolute(dir)?;
-            extra.extend(["--dir".to_owned(), dir.display().to_string()]);
-        }
-        if let Some(file) = &args.seal_passphrase_file {
-            let file = std::path::absolute(file)?;
-            let file = file.to_str().ok_or_else(|| {
-                Exit::failed(format!("{} cannot be written as text", file.display()))
-            })?;
-            extra.extend(["--seal-passphrase-file".to_owned(), file.to_owned()]);
-        }
-        if let Some(dir) = &args.ca {
-            let dir = std::path::absolute(dir)?;
-            extra.extend(["--ca".to_owned(), dir.display().to_string()]);
-        }
+        let extra = options(args)?;
         start(&home, &args.mesh, &extra).await?;
     }
     let context = record(&home, &args.mesh, true).await?;
@@ -62,6 +42,38 @@ pub(crate) async fn up(args: &args::Up) -> Outcome {
     out::line(format!("mesh {} {word}; API {}", args.mesh, context.server));
     out::line("run a program in it: naka run -s NAME -- COMMAND");
     Ok(())
+}
+
+/// What the control plane is started with.
+fn options(args: &args::Up) -> Outcome<Vec<String>> {
+    let mut all = vec!["--detached".to_owned()];
+    let refresh = args.jwks_refresh.map(|time| Show(time).to_string());
+    for (option, value) in [
+        ("--trust-domain", args.trust_domain.as_ref()),
+        ("--advertise", args.advertise.as_ref()),
+        ("--jwks-refresh", refresh.as_ref()),
+        ("--jwks-hosts", args.jwks_hosts.as_ref()),
+    ] {
+        if let Some(value) = value {
+            all.extend([option.to_owned(), value.clone()]);
+        }
+    }
+    for (option, path) in [
+        ("--dir", args.dir.as_ref()),
+        ("--seal-passphrase-file", args.seal_passphrase_file.as_ref()),
+        ("--ca", args.ca.as_ref()),
+        ("--jwks-ca", args.jwks_ca.as_ref()),
+    ] {
+        if let Some(path) = path {
+            // It runs in another directory.
+            let path = std::path::absolute(path)?;
+            let path = path.to_str().ok_or_else(|| {
+                Exit::failed(format!("{} cannot be written as text", path.display()))
+            })?;
+            all.extend([option.to_owned(), path.to_owned()]);
+        }
+    }
+    Ok(all)
 }
 
 /// Options of a control plane take effect at its start: asking one that runs for others must not look like success.
@@ -90,6 +102,9 @@ async fn in_force(args: &args::Up, home: &Home) -> Outcome {
         ("--dir", args.dir.is_some()),
         ("--trust-domain", args.trust_domain.is_some()),
         ("--ca", args.ca.is_some()),
+        ("--jwks-refresh", args.jwks_refresh.is_some()),
+        ("--jwks-ca", args.jwks_ca.is_some()),
+        ("--jwks-hosts", args.jwks_hosts.is_some()),
         (
             "--seal-passphrase-file",
             args.seal_passphrase_file.is_some(),

@@ -429,7 +429,13 @@ fn up_and_down_mean_the_current_mesh() {
     let mesh = Mesh::up_unprivileged();
     let up = |options: &[&str]| mesh.naka(["up"].iter().chain(options));
     assert!(up(&["--mesh", "other"]).status.success());
-    for option in ["--advertise=192.0.2.9", "--dir=objects"] {
+    for option in [
+        "--advertise=192.0.2.9",
+        "--dir=objects",
+        "--jwks-refresh=1s",
+        "--jwks-ca=ca.pem",
+        "--jwks-hosts=a.example",
+    ] {
         let late = up(&["--mesh", "other", option]);
         let said = String::from_utf8_lossy(&late.stderr).into_owned();
         assert_eq!(late.status.code(), Some(2), "{said}");
@@ -453,4 +459,31 @@ fn up_and_down_mean_the_current_mesh() {
     assert!(said.contains("mesh other is removed"), "{said}");
     assert_eq!(kept("other."), 0);
     assert!(mesh.naka(["status", "--context", "local"]).status.success());
+}
+
+/// What `naka up` is told of keys of issuers the control plane keeps to. The twin: one that was told nothing calls the
+/// address, where nobody listens.
+#[test]
+fn up_hands_on_what_it_is_told_of_keys() {
+    let mesh = Mesh::up_unprivileged();
+    let objects = "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {name: users, namespace: default}\nspec:\n  jwtRules: [{issuer: a, jwksUri: 'http://127.0.0.1:1/keys'}]\n";
+    let file = mesh.file("users.yaml", objects);
+    let file = file.to_str().expect("printable");
+    for (name, options, words) in [
+        (
+            "named",
+            &["--jwks-hosts", "issuer.example", "--jwks-refresh", "90s"][..],
+            "--jwks-hosts issuer.example",
+        ),
+        ("open", &[], "no connection"),
+    ] {
+        let up = ["up", "--mesh", name];
+        mesh.ok(up.iter().chain(options));
+        mesh.ok(["apply", "-f", file]);
+        wait::until(format_args!("{name} says {words}"), SOON, || {
+            let shown = mesh.ok(["describe", "requestauthentication", "users"]);
+            shown.contains(words).then_some(())
+        });
+        mesh.ok(["down", "--purge"]);
+    }
 }
