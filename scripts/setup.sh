@@ -66,6 +66,12 @@ if [ "$what" = peers ]; then
         golang
         "$go" build -o .venv/bin/any-go "$source" || missing+=("go: install Go 1.22 or newer")
     fi
+    source=crates/testkit/programs/authz
+    if [ "$source/main.go" -nt .venv/bin/authz-go ] || [ "$source/go.sum" -nt .venv/bin/authz-go ]; then
+        golang
+        "$go" -C "$source" build -o "$PWD/.venv/bin/authz-go" . ||
+            missing+=("an authorizer in Go: go -C $source build -o $PWD/.venv/bin/authz-go .")
+    fi
     # Its releases are no modules; this commit is the last of them, 2.6.0.
     if [ ! -x .venv/bin/h2spec ]; then
         golang

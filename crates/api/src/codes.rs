@@ -73,6 +73,8 @@ codes! {
         "`credentialName: upi-cert` without a Secret of that name", "Create the Secret (type kubernetes.io/tls) in the namespace of the gateway proxy.";
     E333: "TLS towards a destination cannot be carried out as it is written, or the rule that asks for it is not in force. Calls fail with 503 `tls-failed`, so that none goes without TLS; the rest of a sound rule holds.",
         "`tls: {mode: MUTUAL, clientCertificate: /etc/cert.pem}` without `privateKey`", "Correct the fields that the other findings of the block name.";
+    E334: "A CUSTOM policy names a provider that the mesh does not have, whose entry is not sound, whose service does not exist, or beside another policy's provider for the same workload. Requests that it would be asked about get 403.",
+        "`provider: {name: opa}` without `opa` among the `extensionProviders`", "Add the provider to the ConfigMap `istio` of `istio-system` (`data.mesh`), or correct the name, its service or its port.";
     E340: "A Deployment without `spec.selector` or without labels in its template: Kubernetes refuses it.",
         "`spec: {template: {spec: …}}`", "Add `spec.selector.matchLabels` and the same labels in the template.";
     E341: "Strict mode: W341 as an error.", "env `PILOT_AGENT_MODE`", "Remove it.";

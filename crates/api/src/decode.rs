@@ -4,10 +4,10 @@
 //! not only the first error.
 
 use crate::kind::{self, Kind};
-use crate::object::{Object, Spec};
+use crate::object::{Meta, Object, Spec};
 use crate::schema::Field;
 use crate::tree::{self, Data, Node, Place, Problem};
-use crate::{codes, core, extensions, limits, networking, own, security, telemetry};
+use crate::{codes, core, extensions, limits, mesh, networking, own, security, telemetry};
 use naka_types::finding::Finding;
 use naka_types::host::DEFAULT_NAMESPACE;
 use serde_json::Value;
@@ -246,13 +246,8 @@ fn decode_node(
     }
     crate::schema::rules::check(&mut report, &node, kind);
     crate::kept::check(&mut report, &node, kind);
-    let spec = build(
-        &mut report,
-        &node,
-        kind,
-        (&meta.namespace, annotations.as_ref()),
-    )
-    .and_then(|spec| annotated(&mut report, annotations.as_ref(), spec));
+    let spec = build(&mut report, &node, kind, (&meta, annotations.as_ref()))
+        .and_then(|spec| annotated(&mut report, annotations.as_ref(), spec));
     let spec = match spec {
         Some(Spec::DestinationRule(rule)) if !report.object_sound() => {
             let left = networking::destination_rule::guard::left(&mut report, &node, &rule);
@@ -305,8 +300,9 @@ fn build(
     report: &mut Report,
     node: &Node,
     kind: Kind,
-    (namespace, annotations): (&str, Option<&Node>),
+    (meta, annotations): (&Meta, Option<&Node>),
 ) -> Option<Spec> {
+    let namespace = meta.namespace.as_str();
     let empty = Node::bare(Data::Map(Vec::new()));
     let spec = node.get("spec").unwrap_or(&empty);
     Some(match kind {
@@ -348,6 +344,9 @@ fn build(
             Spec::RequestAuthentication(security::request_authentication::build(report, spec))
         }
         Kind::Telemetry => Spec::Kept,
+        Kind::ConfigMap if mesh::is_it(namespace, &meta.name) => {
+            Spec::MeshConfig(mesh::build(report, node))
+        }
         Kind::ConfigMap => Spec::Kept,
         Kind::Deployment => Spec::Kept,
         Kind::PrometheusRule => Spec::Kept,

@@ -18,6 +18,7 @@ mod kept;
 pub mod kind;
 pub mod limits;
 pub mod lint;
+pub mod mesh;
 pub mod networking;
 pub mod object;
 pub mod own;

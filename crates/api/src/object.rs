@@ -7,6 +7,7 @@
 use crate::core::{secret::Secret, service::Service};
 use crate::kind::Kind;
 use crate::limits::local_rate_limit::LocalRateLimit;
+use crate::mesh::MeshConfig;
 use crate::networking::{
     destination_rule::DestinationRule, gateway::Gateway, service_entry::ServiceEntry,
     sidecar::Sidecar, virtual_service::VirtualService, workload_entry::WorkloadEntry,
@@ -72,6 +73,8 @@ pub enum Spec {
     ServiceEntry(ServiceEntry),
     /// Sidecar.
     Sidecar(Sidecar),
+    /// The ConfigMap with options of the whole mesh.
+    MeshConfig(MeshConfig),
     /// Fields checked and kept in `raw`; nothing of it is in force.
     Kept,
 }
@@ -211,6 +214,16 @@ impl Object {
     #[must_use]
     pub fn service_entry(&self) -> Option<&ServiceEntry> {
         if let Spec::ServiceEntry(spec) = &self.spec {
+            Some(spec)
+        } else {
+            None
+        }
+    }
+
+    /// The options of the mesh, if it is the ConfigMap with them.
+    #[must_use]
+    pub fn mesh_config(&self) -> Option<&MeshConfig> {
+        if let Spec::MeshConfig(spec) = &self.spec {
             Some(spec)
         } else {
             None

@@ -1,5 +1,6 @@
 //! Kinds of `security.istio.io`.
 
+pub mod attached;
 pub mod authorization_policy;
 pub mod peer_authentication;
 pub mod request_authentication;

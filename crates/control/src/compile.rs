@@ -36,7 +36,7 @@ mod inbound;
 mod limit;
 pub mod listener;
 pub mod names;
-mod policy;
+pub(crate) mod policy;
 pub mod roots;
 pub mod route;
 pub mod secret;

@@ -10,6 +10,7 @@
 
 use crate::registry::{Health, Member};
 use naka_api::Object;
+use naka_api::mesh::Provider;
 use naka_api::networking::export::Export;
 use naka_api::networking::service_entry::{Block, Resolution};
 use naka_identity::Revoked;
@@ -61,6 +62,8 @@ pub struct World {
     pub peer_authentications: BTreeMap<String, Arc<Vec<Arc<Object>>>>,
     /// AuthorizationPolicies and RequestAuthentications by namespace, older before younger.
     pub policies: BTreeMap<String, Arc<Vec<Arc<Object>>>>,
+    /// Who can be asked about requests, by name.
+    pub providers: BTreeMap<String, Arc<Provider>>,
     /// Keys of issuers as they were fetched last, by the address they came from.
     pub keys: BTreeMap<String, Arc<serde_json::Value>>,
     /// LocalRateLimits by namespace, older before younger.

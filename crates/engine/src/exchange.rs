@@ -6,7 +6,7 @@
 //! answers itself, `Need(Delay)` where the route injects one. Each effect that waits has its limit in it (`deadline`, `per_try_timeout`, the back-off), and each
 //! failure has a [`Reason`].
 //!
-//! The order of a request: headers sanitised → caller allowed → tokens read → policy → virtual host → route → injected
+//! The order of a request: headers sanitised → caller allowed → tokens read → somebody else asked (CUSTOM) → policy → virtual host → route → injected
 //! delay, then abort → cross-origin rules → destination drawn → path and headers edited → endpoint picked → counted →
 //! tried.
 //!
@@ -18,6 +18,7 @@ mod affinity;
 mod attempt;
 mod attributes;
 mod chain;
+mod check;
 mod cors;
 mod dial;
 mod fallback;
@@ -29,19 +30,22 @@ mod limit;
 mod lookup;
 mod matching;
 mod mirror;
+mod need;
 mod observe;
 mod redirect;
 mod retry;
 mod rewrite;
 mod token;
 
-pub use access::{Judged, NO_RULE, Noticed};
+pub use access::{By, Judged, NO_RULE, Noticed};
 pub use attributes::Around;
 pub use chain::Repeated;
+pub use check::{CHECK, Call, Changes, Checked, Denial, Edit, How, PARTIAL_BODY, free, mark};
 pub use dial::Dial;
 pub use headers::xfcc;
 pub use matching::first_failing;
 pub use mirror::Copy;
+pub use need::Need;
 
 use crate::breaker::Trial;
 use crate::canonical::{Canonical, Direction, Origin};
@@ -56,7 +60,6 @@ use crate::why::{Stage, Why};
 use bytes::Bytes;
 use http::HeaderValue;
 use naka_types::reason::Reason;
-use naka_types::workload::Ulid;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -103,6 +106,8 @@ pub enum Input<'a> {
     Addresses(&'a [SocketAddr]),
     /// The back-off is over.
     TimerFired,
+    /// What came of the question ([`Need::Check`]).
+    Checked(Checked),
 }
 
 /// Answer to [`Need::VirtualHost`].
@@ -217,40 +222,6 @@ pub enum Effect {
     Done,
 }
 
-/// What is missing.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Need {
-    /// Configuration of a name as the caller wrote it (lower case, maybe short).
-    VirtualHost {
-        /// Host.
-        host: Arc<str>,
-        /// Service port.
-        port: u16,
-    },
-    /// The whole body, if it is not longer; then step with [`Input::Body`]. It is still to be sent.
-    Body {
-        /// Most bytes.
-        limit: usize,
-    },
-    /// Time before the next try.
-    Backoff(Duration),
-    /// The first answer about a cluster's names; answered by [`Answered::Ready`] also when none came.
-    Lookup(ClusterId),
-    /// Addresses of a name that the caller said; answered by [`Input::Addresses`].
-    Addresses {
-        /// Host.
-        host: Arc<str>,
-        /// Port.
-        port: u16,
-        /// Whether the address that the connection was made to stands for the name, where it is known.
-        kept: bool,
-    },
-    /// The record of the caller's workload; answered by [`Answered::Ready`] also when there is none.
-    Peer(Ulid),
-    /// Time that the route lets the request wait first (an injected fault).
-    Delay(Duration),
-}
-
 /// A try.
 #[derive(Debug)]
 pub struct Try {
@@ -293,6 +264,7 @@ enum State {
     WaitingForBody,
     WaitingForAddress,
     WaitingForPeer,
+    WaitingForCheck,
     Trying,
     BackingOff,
     Delaying,
@@ -342,6 +314,9 @@ pub struct Exchange {
     /// For the answer, when a limit wants it told.
     told: Option<limit::Told>,
     judged: Option<Box<Judged>>,
+    asking: Option<Box<check::Asking>>,
+    /// Changes of the answer that somebody else wanted.
+    answer_edits: Option<Box<[check::Edit]>>,
 }
 
 impl Default for Exchange {
@@ -385,6 +360,8 @@ impl Exchange {
             body: attributes::Read::default(),
             told: None,
             judged: None,
+            asking: None,
+            answer_edits: None,
         }
     }
 
@@ -396,6 +373,7 @@ impl Exchange {
             (State::WaitingForHost, Input::Answer(answer)) => self.answered(request, answer, cx),
             (State::WaitingForBody, Input::Body(body)) => self.body_came(request, body, cx),
             (State::WaitingForPeer, Input::Answer(_)) => self.admitted(request, false, cx),
+            (State::WaitingForCheck, Input::Checked(checked)) => self.checked(request, checked, cx),
             (State::WaitingForAddress, Input::Answer(Answered::Ready)) => self.attempt(request, cx),
             (State::WaitingForAddress, Input::Addresses(all)) => self.addressed(request, all, cx),
             (State::Trying, Input::Tried(tried)) => self.tried(request, tried, cx),
@@ -418,6 +396,7 @@ impl Exchange {
             Effect::Need(Need::Backoff(_)) => State::BackingOff,
             Effect::Need(Need::Lookup(_) | Need::Addresses { .. }) => State::WaitingForAddress,
             Effect::Need(Need::Peer(_)) => State::WaitingForPeer,
+            Effect::Need(Need::Check) => State::WaitingForCheck,
             Effect::Need(Need::Delay(_)) => State::Delaying,
             Effect::Try(_) | Effect::PassThrough(_) => State::Trying,
             Effect::Reply(_) | Effect::Relay | Effect::Done => State::Over,

@@ -9,6 +9,7 @@
 mod access;
 mod backend;
 mod balance;
+mod check;
 mod cluster;
 mod condition;
 mod edge;
@@ -27,6 +28,7 @@ mod token;
 pub use access::{Access, AccessFilter, AccessRule, ClaimCondition, Test, Verdict};
 pub use backend::{Ask, Backend, Fallback, FallbackTo, HealthCheck};
 pub use balance::{Balance, Cookie, Group, HashKey, Policy, SlowStart, Utilization};
+pub use check::{Asks, Authorizer, Check, CheckBody, HttpCheck};
 pub use cluster::{
     Cluster, ClusterId, ClusterSpec, Endpoint, Health, HttpVersion, Limits, PeerTls, ServiceMeta,
     WorkloadMeta,

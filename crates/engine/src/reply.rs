@@ -80,6 +80,17 @@ impl LocalReply {
         self
     }
 
+    /// With another status; gRPC has one of its own for each, as Envoy maps them.
+    pub(crate) fn told_as(&mut self, status: StatusCode, grpc: bool) {
+        if grpc {
+            let status = grpc_status(status);
+            self.headers
+                .insert("grpc-status", HeaderValue::from(status));
+        } else {
+            self.status = status;
+        }
+    }
+
     /// Whether there is no answer and the connection is closed instead.
     #[must_use]
     pub fn closes(&self) -> bool {
@@ -107,7 +118,10 @@ impl LocalReply {
     #[must_use]
     pub fn at_gateway(self, request_id: Option<&HeaderValue>) -> Self {
         let mut reply = self.for_outside();
-        let own = matches!(reply.reason, Reason::DirectResponse | Reason::Redirect);
+        let own = matches!(
+            reply.reason,
+            Reason::DirectResponse | Reason::Redirect | Reason::ExternalDenied
+        );
         if own || reply.body.is_empty() {
             return reply;
         }
@@ -124,6 +138,19 @@ impl LocalReply {
         let json = HeaderValue::from_static("application/json");
         reply.headers.insert(header::CONTENT_TYPE, json);
         reply
+    }
+}
+
+/// Envoy's gRPC status for an HTTP one.
+fn grpc_status(status: StatusCode) -> u16 {
+    match status.as_u16() {
+        200 => 0,
+        400 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502 | 503 | 504 => 14,
+        _ => 2,
     }
 }
 

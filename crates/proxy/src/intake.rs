@@ -9,6 +9,7 @@
 //! Nothing here looks at sockets, clocks or other resources: the same bytes give the same model.
 
 pub mod access;
+pub mod check;
 pub mod cluster;
 pub mod condition;
 pub mod edge;

@@ -1,7 +1,7 @@
 //! What policies said of a call besides letting it pass, for metrics and the access log.
 
 use crate::worker::Worker;
-use naka_engine::exchange::Judged;
+use naka_engine::exchange::{By, Judged};
 
 /// Counts what policies noticed that decide nothing.
 pub(crate) fn count(worker: &Worker, judged: &Judged) {
@@ -11,8 +11,12 @@ pub(crate) fn count(worker: &Worker, judged: &Judged) {
 }
 
 /// Which rule refused a call, in Envoy's words.
-pub(crate) fn refused_by(rule: &str) -> String {
-    format!("rbac_access_denied_matched_policy[{rule}]")
+pub(crate) fn refused_by(rule: &str, by: By) -> String {
+    match by {
+        By::Rule => format!("rbac_access_denied_matched_policy[{rule}]"),
+        By::Authorizer => format!("ext_authz_denied[{rule}]"),
+        By::Silence => format!("ext_authz_error[{rule}]"),
+    }
 }
 
 /// What was noticed, for the access log.

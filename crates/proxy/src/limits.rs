@@ -32,6 +32,8 @@ pub const COPIES_BYTES: usize = 16 * 1024 * 1024;
 pub const COPIES: usize = 1024;
 /// Longest life of a copy; the route's timeout may be shorter.
 pub const COPY_TIME: Duration = Duration::from_secs(60);
+/// Longest answer of who is asked whether a request may pass.
+pub const CHECK_ANSWER: usize = 64 * 1024;
 /// Idle HTTP/1 connections kept per endpoint and worker.
 pub const H1_IDLE_PER_ENDPOINT: usize = 128;
 /// How long an idle HTTP/1 connection to a program is kept: less than the 5 s of Node and uvicorn.

@@ -148,7 +148,7 @@ impl Finish {
         };
         judged::count(&open.conn.worker, &judged);
         if let Some(rule) = &judged.refused_by {
-            open.detail = judged::refused_by(rule).into();
+            open.detail = judged::refused_by(rule, judged.by).into();
         }
         open.judged = Some(judged);
     }

@@ -4,6 +4,8 @@
 pub const REASON: &str = "x-naka-reason";
 /// Set on a response whose trace is to be kept (design decision 10).
 pub const KEEP: &str = "x-naka-keep";
+/// Marks a question whether a request may pass, so that none is asked about it.
+pub const CHECK: &str = "x-naka-check";
 /// Workload id, on the pages of counters that a proxy shows.
 pub const WORKLOAD: &str = "x-naka-workload";
 /// Request id, made by the first hop.

@@ -69,6 +69,9 @@ reasons! {
     MtlsRequired "mtls-required" 403 7 "UAEX" "This workload takes calls from mesh identities only (PeerAuthentication STRICT); call through a sidecar.";
     PeerUntrusted "peer-untrusted" 0 7 "UAEX" "The caller's certificate is not from this mesh's authority, has expired or was revoked, or carries no identity; the handshake ends.";
     PermissionDenied "permission-denied" 403 7 "UAEX" "Policy does not allow this caller.";
+    ExternalDenied "external-denied" 403 7 "UAEX" "Whom a CUSTOM policy asks refused the request; status and text are theirs.";
+    ExternalUnavailable "external-unavailable" 403 7 "UAEX" "Whom a CUSTOM policy asks gave no answer, or an error; look at the provider's service, or its timeout.";
+    BodyTooLarge "body-too-large" 413 2 "-" "The body is longer than what a CUSTOM policy's provider is to be told of (maxRequestBytes); send less, or set allowPartialMessage.";
     TokenInvalid "token-invalid" 401 16 "UAEX" "A token of the request is not one that RequestAuthentication takes: its form, issuer, time or signature is wrong, or there are two that differ.";
     TokenAudience "token-audience" 403 7 "UAEX" "The token of the request is for other audiences than RequestAuthentication names.";
     ProxyAuthRequired "proxy-auth-required" 407 16 "UAEX" "Only the workload itself may use this sidecar; the credential of its proxy variables is missing or wrong.";

@@ -10,6 +10,7 @@
 
 pub mod ads;
 pub mod codec;
+pub mod grpc;
 pub mod istio_ca;
 pub mod spiffe;
 pub mod time;

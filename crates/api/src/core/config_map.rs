@@ -1,4 +1,4 @@
-//! ConfigMap: data for people and tools; the mesh reads none of it.
+//! ConfigMap: data for people and tools; the mesh reads that of one of them, see [`crate::mesh`].
 
 pub(crate) mod fields {
     //! Fields of a ConfigMap.

@@ -19,6 +19,7 @@ const PARTS: &[(Kind, &str)] = &[
     (Kind::LocalRateLimit, "spec.targetRefs["),
     (Kind::LocalRateLimit, "spec.rules["),
     (Kind::ServiceEntry, "spec.endpoints["),
+    (Kind::ConfigMap, "data.mesh.extensionProviders["),
 ];
 
 /// Collects findings.

@@ -4,8 +4,11 @@
 //! three values: what is not known (a label that nobody granted, claims where no token is read, the path of what is no
 //! HTTP) never satisfies an ALLOW rule, in whichever form it is asked, and always satisfies a DENY rule.
 //!
-//! Not here: how rules become messages (`control`), and CUSTOM, which needs somebody to ask.
+//! CUSTOM asks somebody else about what matches (a provider of [`crate::mesh`]), before DENY and ALLOW are looked at.
+//!
+//! Not here: how rules become messages (`control`).
 
+use super::attached::Attached;
 use naka_types::cidr::Cidr;
 use naka_types::labels::{Labels, selects};
 
@@ -19,8 +22,12 @@ pub(crate) use build::build;
 pub struct AuthorizationPolicy {
     /// Workloads of the namespace it holds for; `None` = the whole namespace (in the root namespace: the whole mesh).
     pub selector: Option<Labels>,
+    /// What it is attached to instead, which is in its own namespace.
+    pub attached: Option<Attached>,
     /// What happens to requests that match.
     pub action: Action,
+    /// Name of who is asked, for CUSTOM; else empty.
+    pub provider: String,
     /// One that matches is enough. ALLOW without rules allows nothing.
     pub rules: Vec<Rule>,
     /// Whether it decides nothing (`istio.io/dry-run: "true"`).
@@ -36,6 +43,8 @@ pub enum Action {
     Deny,
     /// They are told of; it decides nothing.
     Audit,
+    /// Somebody else is asked about them.
+    Custom,
 }
 
 /// Callers, requests and further conditions: one of each list that is not empty, and all conditions.
@@ -125,6 +134,9 @@ impl AuthorizationPolicy {
     /// Whether it holds for this workload, given that the namespace fits.
     #[must_use]
     pub fn holds_for(&self, labels: &Labels) -> bool {
+        if let Some(attached) = &self.attached {
+            return attached.holds_for(labels);
+        }
         self.selector
             .as_ref()
             .is_none_or(|selector| selects(selector, labels))

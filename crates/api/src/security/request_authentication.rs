@@ -5,6 +5,7 @@
 //!
 //! Not here: how tokens are verified (`engine`), how rules become messages (`control`).
 
+use super::attached::Attached;
 use naka_types::jwk::{KeySet, KeyUri};
 use naka_types::labels::{Labels, selects};
 use std::time::Duration;
@@ -19,6 +20,8 @@ pub(crate) use build::build;
 pub struct RequestAuthentication {
     /// Workloads of the namespace it holds for; `None` = the whole namespace (in the root namespace: the whole mesh).
     pub selector: Option<Labels>,
+    /// What it is attached to instead, which is in its own namespace.
+    pub attached: Option<Attached>,
     /// Issuers.
     pub rules: Vec<JwtRule>,
 }
@@ -73,6 +76,9 @@ impl RequestAuthentication {
     /// Whether it holds for this workload, given that the namespace fits.
     #[must_use]
     pub fn holds_for(&self, labels: &Labels) -> bool {
+        if let Some(attached) = &self.attached {
+            return attached.holds_for(labels);
+        }
         self.selector
             .as_ref()
             .is_none_or(|selector| selects(selector, labels))

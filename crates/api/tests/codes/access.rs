@@ -5,6 +5,14 @@ use naka_api::Mode::Compat;
 
 pub(super) const CASES: &[Case] = &[
     (
+        "E334",
+        Compat,
+        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: a}\nspec:\n  action: CUSTOM\n  provider:\n    name: opa\n  rules: [{}]\n",
+        "spec.provider.name",
+        7,
+        "no provider \"opa\"",
+    ),
+    (
         "L320",
         Compat,
         "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: a}\nspec:\n  rules:\n  - when:\n    - key: request.headers[tier]\n      values: [a]\n",

@@ -56,9 +56,10 @@ pub(crate) fn listener(view: &View<'_>, wanted: &str, class: &Class) -> Option<B
         .find(|port| name(*port) == wanted)?;
     let at = place(view, class, port);
     let chains = chain::chains(&at);
-    let refers = refers(&at, &chains);
+    let mut refers = refers(&at, &chains);
     let whole = port::port(view, &chain::stands(&at));
-    let policies = policy::of(view, &class.namespace, &class.labels);
+    let policies = policy::of(view, &class.namespace, &class.labels, None);
+    refers.extend(policies.asked().cloned().map(Key::Cluster));
     let to = message::For {
         dialect: Dialect::Naka,
         trust_domain: "",

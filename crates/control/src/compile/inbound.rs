@@ -79,9 +79,11 @@ impl Chain {
             Secured::With(own) => own.certificates.iter().chain(&own.roots).cloned().collect(),
             Secured::No | Secured::Unusable => Vec::new(),
         };
+        let asked = self.policies.asked().cloned().map(Key::Cluster);
         own.into_iter()
             .map(Key::Credential)
             .chain([cluster])
+            .chain(asked)
             .collect()
     }
 }
@@ -92,7 +94,12 @@ pub(crate) fn chains(view: &View<'_>, registration: &Registration) -> Vec<Chain>
     let service = (!registration.service.is_empty()).then(|| host.as_str().to_owned());
     let declared = view.service(&host);
     let sidecar = sidecar(view, registration);
-    let policies = policy::of(view, &registration.namespace, &registration.labels);
+    let policies = policy::of(
+        view,
+        &registration.namespace,
+        &registration.labels,
+        Some(&host),
+    );
     // What the workload leaves open, its service may declare under the same number.
     let spoken = |own: Protocol, port: u16| match own {
         Protocol::Auto => declared

@@ -1,31 +1,38 @@
 //! Who may call a workload's port: the AuthorizationPolicies that hold for it, as a tree of conditions.
 //!
-//! DENY comes first, then ALLOW; a rule is two trees, one of who calls and one of what is called, because Envoy's RBAC
+//! CUSTOM comes first, then DENY, then ALLOW; a rule is two trees, one of who calls and one of what is called, because Envoy's RBAC
 //! keeps them apart. What is not known at a place (a path where no HTTP is spoken, a claim where no token is read) is
 //! settled here: it never lets an ALLOW rule match and never keeps a DENY rule from it, negated or not, so that both
 //! dialects get trees of things they know. The port is settled here too, since it is known.
 //!
 //! Policies that decide nothing (AUDIT, dry run) are kept apart from those that do. Not here: messages ([`message`]).
 
+pub(crate) mod authorizer;
 pub(crate) mod message;
 mod token;
 
+pub(crate) use authorizer::Authorizer;
 pub(crate) use token::claim;
 
 use super::View;
 use crate::world::Read;
+use naka_api::security::attached::Attached;
 use naka_api::security::authorization_policy::{
     Action, Attribute, AuthorizationPolicy, Condition, Rule, Text, Values,
 };
 use naka_api::security::request_authentication::{JwtRule, Keys};
 use naka_types::cidr::Cidr;
-use naka_types::host::ROOT_NAMESPACE;
+use naka_types::host::{Host, ROOT_NAMESPACE};
 use naka_types::labels::Labels;
+use naka_types::name::ClusterName;
 use std::sync::Arc;
 
 /// The policies of a workload.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Policies {
+    /// What matches is asked about, before all else.
+    custom: Vec<Held>,
+    authorizer: Option<Authorizer>,
     /// One rule that matches refuses.
     deny: Vec<Held>,
     /// One rule must match, where there is any policy.
@@ -68,8 +75,13 @@ pub(crate) struct At {
     pub(crate) tokens: bool,
 }
 
-/// Policies that hold for a workload.
-pub(crate) fn of(view: &View<'_>, namespace: &str, labels: &Labels) -> Policies {
+/// Policies that hold for a workload; `own` is its service.
+pub(crate) fn of(
+    view: &View<'_>,
+    namespace: &str,
+    labels: &Labels,
+    own: Option<&Host>,
+) -> Policies {
     let mut found = Policies::default();
     let mut spaces = vec![namespace];
     if namespace != ROOT_NAMESPACE {
@@ -79,8 +91,11 @@ pub(crate) fn of(view: &View<'_>, namespace: &str, labels: &Labels) -> Policies 
         let world = view.read(Read::AuthorizationPolicies(space.to_owned()));
         let objects = world.policies.get(space).into_iter();
         for object in objects.flat_map(|all| all.iter()) {
+            // What is attached to something is so within its own namespace.
+            let here = |attached: &Option<Attached>| attached.is_none() || space == namespace;
             if let Some(own) = object.request_authentication()
                 && own.holds_for(labels)
+                && here(&own.attached)
             {
                 found.tokens.extend(own.rules.iter().map(|rule| Issuer {
                     rule: rule.clone(),
@@ -90,7 +105,7 @@ pub(crate) fn of(view: &View<'_>, namespace: &str, labels: &Labels) -> Policies 
             let Some(policy) = object.authorization_policy() else {
                 continue;
             };
-            if !policy.holds_for(labels) {
+            if !policy.holds_for(labels) || !here(&policy.attached) {
                 continue;
             }
             let held = Held {
@@ -104,6 +119,8 @@ pub(crate) fn of(view: &View<'_>, namespace: &str, labels: &Labels) -> Policies 
                 (Action::Allow, true) => &mut found.trial_allow,
                 // On trial or not, it decides nothing and tells the same.
                 (Action::Audit, _) => &mut found.audit,
+                (Action::Custom, false) => &mut found.custom,
+                (Action::Custom, true) => continue,
             };
             list.push(held);
         }
@@ -113,6 +130,7 @@ pub(crate) fn of(view: &View<'_>, namespace: &str, labels: &Labels) -> Policies 
         .tokens
         .sort_by(|a, b| a.rule.issuer.cmp(&b.rule.issuer));
     found.tokens.dedup();
+    found.authorizer = authorizer::of(view, &found.custom, namespace, own);
     if !found.is_empty() {
         let world = view.read(Read::Trust);
         found.trust_domain = Arc::clone(&world.trust_domain);
@@ -131,9 +149,15 @@ fn keys(view: &View<'_>, rule: &JwtRule) -> Option<String> {
 }
 
 impl Policies {
+    /// The cluster of whom they ask, if they ask somebody.
+    pub(crate) fn asked(&self) -> Option<&ClusterName> {
+        self.authorizer.as_ref()?.cluster()
+    }
+
     /// Whether nothing is decided and nothing told.
     pub(crate) fn is_empty(&self) -> bool {
         let lists = [
+            &self.custom,
             &self.deny,
             &self.allow,
             &self.audit,
@@ -241,7 +265,7 @@ fn not(tree: Tree) -> Tree {
 fn compiled(held: &[Held], domain: &str, at: At) -> Vec<Compiled> {
     let mut out = Vec::new();
     for Held { name, policy } in held {
-        // An audit tells of what it cannot know.
+        // An audit tells of what it cannot know, and somebody is asked about it.
         let denies = policy.action != Action::Allow;
         for (index, rule) in policy.rules.iter().enumerate() {
             let tree = |condition: &Condition| tree(condition, denies, domain, at);

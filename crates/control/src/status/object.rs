@@ -2,7 +2,8 @@
 
 use super::touch::{Touch, hosts, spread_host};
 use crate::apiserver::live::{Condition, Nack, ObjectStatus};
-use crate::compile::{Class, Dialect, Key, compile, gateway};
+use crate::compile::policy::authorizer;
+use crate::compile::{Class, Dialect, Key, View, compile, gateway};
 use crate::plane::Plane;
 use crate::world::World;
 use naka_api::networking::gateway::Gateway;
@@ -96,12 +97,13 @@ fn labels_at_envoys(plane: &Plane, world: &World, object: &Object) -> Option<Str
                 .map(|member| &member.registration.labels),
         };
         class.dialect == Dialect::Envoy
-            && (everywhere || class.namespace == *namespace)
+            && (everywhere && policy.attached.is_none() || class.namespace == *namespace)
             && labels.is_some_and(|labels| policy.holds_for(labels))
     });
     let names: Vec<String> = proxies.map(|proxy| proxy.who.name).collect();
     let effect = match policy.action {
         Action::Deny => "denies whoever fits the rest of it",
+        Action::Custom => "asks about whoever fits the rest of it",
         Action::Allow | Action::Audit => "matches nobody",
     };
     (!names.is_empty()).then(|| {
@@ -325,6 +327,10 @@ fn of_gateway(world: &World, object: &Object, gateway: &Gateway) -> Vec<Finding>
 pub(super) fn unresolved(world: &World, object: &Object) -> Vec<Finding> {
     if let Some(gateway) = object.gateway() {
         return of_gateway(world, object, gateway);
+    }
+    if object.authorization_policy().is_some() {
+        let unresolved = authorizer::unresolved(&View::new(world), object);
+        return unresolved.into_iter().collect();
     }
     let Some(spec) = object.virtual_service() else {
         return super::claims::findings(world, object);

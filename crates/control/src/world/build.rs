@@ -272,6 +272,11 @@ impl World {
                     let all = self.policies.entry(namespace.clone()).or_default();
                     Arc::make_mut(all).push(Arc::clone(object));
                 }
+                Spec::MeshConfig(config) => {
+                    let all = config.providers.iter();
+                    let all = all.map(|(name, one)| (name.clone(), Arc::new(one.clone())));
+                    self.providers = all.collect();
+                }
                 Spec::LocalRateLimit(_) => {
                     let all = self.limits.entry(namespace.clone()).or_default();
                     Arc::make_mut(all).push(Arc::clone(object));

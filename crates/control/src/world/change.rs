@@ -28,6 +28,8 @@ pub enum Read {
     PeerAuthentications(String),
     /// AuthorizationPolicies and RequestAuthentications of a namespace.
     AuthorizationPolicies(String),
+    /// Who can be asked about requests, by name.
+    Provider(String),
     /// Keys of issuers that come from an address.
     Keys(String),
     /// LocalRateLimits of a namespace.
@@ -90,6 +92,9 @@ impl World {
         });
         differing(&self.policies, &next.policies, same_objects, |namespace| {
             reads.insert(Read::AuthorizationPolicies(namespace.clone()));
+        });
+        differing(&self.providers, &next.providers, equal, |name| {
+            reads.insert(Read::Provider(name.clone()));
         });
         differing(&self.keys, &next.keys, equal, |uri| {
             reads.insert(Read::Keys(uri.clone()));

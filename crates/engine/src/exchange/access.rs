@@ -8,7 +8,9 @@
 use super::matching::value_of;
 use super::{Cx, Effect, Exchange, Need, token};
 use crate::canonical::{Canonical, Direction, Origin};
-use crate::model::{Access, AccessFilter, HeaderCondition, HeaderRule, Subject, Test, Verdict};
+use crate::model::{
+    Access, AccessFilter, Check, HeaderCondition, HeaderRule, Subject, Test, Verdict,
+};
 use crate::why::{Stage, Why};
 use naka_types::labels::Labels;
 use naka_types::reason::Reason;
@@ -32,19 +34,55 @@ impl Exchange {
         if let Direction::Inbound { port } = cx.origin.direction {
             return self.begin_inbound(request, port, ask, cx);
         }
-        if let Some(name) = &cx.origin.chain
-            && let Some(chain) = cx.snapshot.chain(cx.origin.default_port, name)
-            && let Some(access) = &chain.access
-        {
+        if let Some(access) = of_chain(cx) {
             if let Some(peer) = lacks(access, cx).filter(|_| ask) {
                 return Effect::Need(Need::Peer(peer));
             }
-            if let Err(reason) = admit_request(access, request, &mut self.judged, cx) {
-                return self.refuse(request, reason, cx);
+            match self.asked_first(access, request, cx) {
+                Ok(false) => {}
+                Ok(true) => return Effect::Need(Need::Check),
+                Err(reason) => return self.refuse(request, reason, cx),
             }
+        }
+        self.admitted_by_others(request, cx)
+    }
+
+    /// What comes before the filters: tokens are read, then it is seen whether somebody else is to be asked.
+    pub(super) fn asked_first(
+        &mut self,
+        access: &Access,
+        request: &mut Canonical,
+        cx: &mut Cx<'_>,
+    ) -> Result<bool, Reason> {
+        if let Some(tokens) = &access.tokens {
+            token::authenticate(tokens, request, cx)?;
+        }
+        self.asks(access, request, cx)
+    }
+
+    /// What comes after: the filters, and what the request is for.
+    pub(super) fn admitted_by_others(
+        &mut self,
+        request: &mut Canonical,
+        cx: &mut Cx<'_>,
+    ) -> Effect {
+        if let Direction::Inbound { port } = cx.origin.direction {
+            return self.pass_inbound(request, port, cx);
+        }
+        if let Some(access) = of_chain(cx)
+            && let Err(reason) = admit_request(access, request, &mut self.judged, cx)
+        {
+            return self.refuse(request, reason, cx);
         }
         self.find_host(request, true, cx)
     }
+}
+
+/// Who may use the chain of a gateway that the request came on.
+fn of_chain<'a>(cx: &Cx<'a>) -> Option<&'a Access> {
+    let chain = cx.origin.chain.as_ref()?;
+    let chain = cx.snapshot.chain(cx.origin.default_port, chain)?;
+    chain.access.as_deref()
 }
 
 /// The workload whose record is to be had before the filters are asked, because one of them asks for its labels.
@@ -58,8 +96,22 @@ pub(super) fn lacks(access: &Access, cx: &Cx<'_>) -> Option<Ulid> {
 pub struct Judged {
     /// The rule that refused it; [`NO_RULE`] where none allowed it.
     pub refused_by: Option<Arc<str>>,
+    /// Who refused it by that rule.
+    pub by: By,
     /// What was noticed by policies that decide nothing.
     pub noticed: Vec<Noticed>,
+}
+
+/// Who refused a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum By {
+    /// The rule itself.
+    #[default]
+    Rule,
+    /// Somebody else who was asked because of it.
+    Authorizer,
+    /// Nobody answered.
+    Silence,
 }
 
 /// What a policy that decides nothing noticed.
@@ -74,21 +126,55 @@ pub struct Noticed {
 /// Stands for the name of a rule where none matched.
 pub const NO_RULE: &str = "none";
 
-/// Reads the tokens of a request, then asks the filters.
+/// Asks the filters about a request.
 pub(super) fn admit_request(
     access: &Access,
-    request: &mut Canonical,
+    request: &Canonical,
     judged: &mut Option<Box<Judged>>,
     cx: &mut Cx<'_>,
 ) -> Result<(), Reason> {
-    if let Some(tokens) = &access.tokens {
-        token::authenticate(tokens, request, cx)?;
+    filters(access, Some(request), judged, cx)
+}
+
+/// Whether a connection of bytes may pass. Nobody is asked about bytes: those that somebody would be asked about are
+/// refused.
+pub(super) fn admit_bytes(
+    access: &Access,
+    judged: &mut Option<Box<Judged>>,
+    cx: &mut Cx<'_>,
+) -> Result<(), Reason> {
+    if let Some(check) = &access.check
+        && let Some(rule) = asked_about(check, None, cx)
+    {
+        cx.explain(|| {
+            let because = format!("a CUSTOM rule matches, and nobody is asked about bytes: {rule}");
+            Why::new(Stage::Policy, "denied", because)
+        });
+        judged.get_or_insert_default().refused_by = Some(Arc::clone(rule));
+        return Err(Reason::PermissionDenied);
     }
-    admit(access, Some(request), judged, cx)
+    filters(access, None, judged, cx)
+}
+
+/// The first rule by which somebody else is to be asked.
+pub(super) fn asked_about<'c>(
+    check: &'c Check,
+    request: Option<&Canonical>,
+    cx: &Cx<'_>,
+) -> Option<&'c Arc<str>> {
+    let asked = About {
+        request,
+        origin: cx.origin,
+        granted: granted(cx),
+    };
+    let mut rules = check.rules.iter();
+    rules
+        .find(|rule| truth(&rule.test, &asked).unwrap_or(true))
+        .map(|rule| &rule.name)
 }
 
 /// Asks the filters of a port in their order; bytes have no request. Where there is anything to tell, `judged` says it.
-pub(super) fn admit(
+fn filters(
     access: &Access,
     request: Option<&Canonical>,
     judged: &mut Option<Box<Judged>>,

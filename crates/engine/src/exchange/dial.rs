@@ -77,7 +77,9 @@ impl Dial {
                 None => Self::refuse(Reason::UnknownHost, cx),
             },
             Input::Tried(tried) => self.tried(&tried.outcome, cx),
-            Input::TimerFired | Input::Body(_) => Self::refuse(Reason::Internal, cx),
+            Input::TimerFired | Input::Body(_) | Input::Checked(_) => {
+                Self::refuse(Reason::Internal, cx)
+            }
         };
         self.over = matches!(effect, Effect::Reply(_) | Effect::Done | Effect::Relay);
         effect
@@ -102,7 +104,7 @@ impl Dial {
             self.asked = true;
             return Some(Effect::Need(Need::Peer(peer)));
         }
-        let refused = access::admit(access, None, &mut self.judged, cx).err();
+        let refused = access::admit_bytes(access, &mut self.judged, cx).err();
         refused.map(|reason| Self::refuse(reason, cx))
     }
 

@@ -52,6 +52,26 @@ impl Exchange {
         if let Err(reason) = admit(inbound, cx) {
             return self.refuse(request, reason, cx);
         }
+        if let Some(access) = &inbound.access {
+            match self.asked_first(access, request, cx) {
+                Ok(false) => {}
+                Ok(true) => return Effect::Need(Need::Check),
+                Err(reason) => return self.refuse(request, reason, cx),
+            }
+        }
+        self.pass_inbound(request, port, cx)
+    }
+
+    /// What is left once somebody else was asked, or nobody had to be.
+    pub(super) fn pass_inbound(
+        &mut self,
+        request: &mut Canonical,
+        port: u16,
+        cx: &mut Cx<'_>,
+    ) -> Effect {
+        let Some(inbound) = cx.snapshot.inbound(port) else {
+            return self.refuse(request, Reason::NoRoute, cx);
+        };
         if let Some(access) = &inbound.access
             && let Err(reason) = access::admit_request(access, request, &mut self.judged, cx)
         {

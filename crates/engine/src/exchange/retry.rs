@@ -201,6 +201,7 @@ impl Exchange {
                 if let Some(told) = self.told {
                     told.write(&mut parts.headers);
                 }
+                self.edit_answer(&mut parts.headers);
                 Effect::Relay
             }
             Outcome::ClientGone => Effect::Done,

@@ -2,6 +2,7 @@
 
 mod access;
 mod chain;
+mod check;
 mod expressions;
 mod headers;
 mod hedge;

@@ -4,7 +4,7 @@
 //! denies refuses when it matches; a filter that allows refuses when none of its rules matches. Filters on trial, and
 //! those that audit, decide nothing and are told of.
 
-use super::{ClaimPath, HeaderCondition, TextCondition, Tokens};
+use super::{Check, ClaimPath, HeaderCondition, TextCondition, Tokens};
 use naka_types::cidr::Cidr;
 use serde_json::Value;
 use std::sync::Arc;
@@ -14,6 +14,8 @@ use std::sync::Arc;
 pub struct Access {
     /// The tokens that are read before the filters are asked; `None`: none are.
     pub tokens: Option<Tokens>,
+    /// Requests that somebody else is asked about, before the filters are.
+    pub check: Option<Check>,
     /// In the order in which they are asked.
     pub filters: Box<[AccessFilter]>,
     /// Whether any of them asks for a label of the caller's workload.
@@ -28,9 +30,19 @@ impl Access {
         let labels = rules.any(|rule| rule.test.asks_label());
         Self {
             tokens: None,
+            check: None,
             filters,
             labels,
         }
+    }
+
+    /// With requests that somebody else is asked about.
+    #[must_use]
+    pub fn checked(mut self, check: Option<Check>) -> Self {
+        let mut rules = check.iter().flat_map(|check| &check.rules);
+        self.labels |= rules.any(|rule| rule.test.asks_label());
+        self.check = check;
+        self
     }
 }
 

@@ -135,6 +135,33 @@ impl Source {
         .await
     }
 
+    /// Reads ahead until there are so many bytes, or the end; says whether there is more. What was read is kept for the
+    /// first try. `None`: reading failed. Cancel-safe.
+    pub(crate) async fn beginning(&self, most: usize) -> Option<(Bytes, bool)> {
+        std::future::poll_fn(|cx| {
+            let mut inner = self.0.borrow_mut();
+            let mut read: usize = inner.kept.iter().map(Bytes::len).sum();
+            while !inner.ended && read < most {
+                match std::task::ready!(inner.read(cx)) {
+                    Some(Ok(frame)) => {
+                        if let Ok(data) = frame.into_data() {
+                            read += data.len();
+                            inner.kept_bytes += data.len();
+                            inner.kept.push(data);
+                        }
+                    }
+                    Some(Err(_)) => return Poll::Ready(None),
+                    None => {}
+                }
+            }
+            let mut all: Bytes = inner.kept.concat().into();
+            all.truncate(most);
+            let ended = inner.ended || inner.incoming.is_end_stream();
+            Poll::Ready(Some((all, !ended || read > most)))
+        })
+        .await
+    }
+
     /// Lets a copy read along; before the request itself is sent.
     pub(crate) fn tap(&self, budget: &super::tap::Budget) -> Rc<Tap> {
         let mut inner = self.0.borrow_mut();

@@ -4,8 +4,10 @@
 //! the engine gave, and reports what happened. The record of the exchange is made first and owned by whatever is
 //! alive at the moment (this future, then the response body), so giving up at any point is counted once.
 
+mod check;
 mod copy;
 mod hedge;
+mod outside;
 
 use super::body::{Relay, ReqBody, RespBody, Source, Web};
 use super::serve::Scope;
@@ -17,7 +19,7 @@ use crate::record::{End, Finish, grpc_status, host_of};
 use crate::tcp::dial;
 use crate::tls::Carry;
 use crate::upstream::connect::To;
-use crate::upstream::pool::{ANYBODY, Busy, Key, Lease, Target};
+use crate::upstream::pool::{Busy, Key, Lease, Target};
 use crate::vip;
 use crate::worker::Entrance;
 use bytes::Bytes;
@@ -26,7 +28,9 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use naka_engine::canonical::{Canonical, Direction, strip_hop_by_hop};
-use naka_engine::exchange::{Answered, Cx, Effect, Exchange, Input, Need, Outcome, Tried, Try};
+use naka_engine::exchange::{
+    Answered, Checked, Cx, Effect, Exchange, Input, Need, Outcome, Tried, Try,
+};
 use naka_engine::model::{Cluster, Endpoint, HttpVersion, Limits};
 use naka_engine::reply::LocalReply;
 use naka_types::header as names;
@@ -119,6 +123,7 @@ enum Next {
     Begin,
     Answer(Answered),
     Body(Option<Bytes>),
+    Checked(Checked),
     Addresses(Vec<SocketAddr>),
     Timer,
     Failed(Outcome<'static>),
@@ -219,6 +224,10 @@ impl Run {
                     }
                     Next::Body(body)
                 }
+                Effect::Need(Need::Check) => match Box::pin(self.check()).await {
+                    Some(checked) => Next::Checked(checked),
+                    None => return self.gone(),
+                },
                 Effect::Need(need @ (Need::Lookup(_) | Need::Peer(_))) => {
                     let worker = Rc::clone(&self.scope.conn.worker);
                     Box::pin(worker.fetch(need)).await;
@@ -281,6 +290,7 @@ impl Run {
             (Next::Begin, _) => Input::Begin,
             (Next::Answer(answered), _) => Input::Answer(answered),
             (Next::Body(body), _) => Input::Body(body),
+            (Next::Checked(checked), _) => Input::Checked(checked),
             (Next::Timer, _) => Input::TimerFired,
             (Next::Failed(outcome), _) => {
                 // Dropped before the step: a failed try is not under way.
@@ -381,19 +391,30 @@ impl Run {
         endpoint: &Endpoint,
         http: HttpVersion,
     ) -> Result<Target, Outcome<'static>> {
-        let worker = &self.scope.conn.worker;
         let spec = &cluster.spec;
         let mesh = spec.tls.is_some() && endpoint.mtls;
         let carry = self.carry(http, &spec.limits, mesh);
+        let to = match self.scope.origin.direction {
+            Direction::Inbound { .. } => To::program(spec),
+            Direction::Outbound | Direction::Gateway => To::Anyone,
+        };
+        self.target_by(cluster, endpoint, carry, to)
+    }
+
+    fn target_by(
+        &self,
+        cluster: &Arc<Cluster>,
+        endpoint: &Endpoint,
+        carry: Carry,
+        to: To,
+    ) -> Result<Target, Outcome<'static>> {
+        let worker = &self.scope.conn.worker;
+        let spec = &cluster.spec;
         let called = self.scope.origin.destination.as_ref();
         let called = called.map_or(self.request.host(), |(host, _)| host);
         let (tls, secured) = match worker.towards(cluster, endpoint, called, carry) {
             Ok(secured) => secured.map_or((0, None), |(number, s)| (number, Some(s))),
             Err(_) => return Err(Outcome::TlsFailed),
-        };
-        let to = match self.scope.origin.direction {
-            Direction::Inbound { .. } => To::program(spec),
-            Direction::Outbound | Direction::Gateway => To::Anyone,
         };
         // Programs close what rests, and what crosses on the way is lost: whatever is written, they get little rest.
         let keep = match (&to, secured.is_some(), spec.keeping.idle) {
@@ -456,38 +477,6 @@ impl Run {
         }
         self.send(&target, attempt.keep, left, attempt.per_try_timeout)
             .await
-    }
-
-    async fn outside(&mut self) -> Result<Answer, Outcome<'static>> {
-        let tried = usize::try_from(self.engine.attempts()).unwrap_or(1).max(1);
-        let Some(address) = self
-            .outside
-            .get((tried - 1) % self.outside.len().max(1))
-            .copied()
-        else {
-            return Err(Outcome::ConnectFailed);
-        };
-        self.finish.upstream = Some(address);
-        self.finish.attempts = self.engine.attempts();
-        self.finish.cluster = Some("PassthroughCluster".into());
-        crate::seen::count(&self.scope.conn.worker.seen.bypassed);
-        let target = Target {
-            key: Key {
-                cluster: None,
-                address,
-                tls: 0,
-                carry: self.carry(HttpVersion::SameAsCaller, &Limits::default(), false),
-                client: ANYBODY,
-            },
-            to: To::Anyone,
-            cluster: None,
-            limit: limits::PASSTHROUGH_CONNECT,
-            secured: None,
-            said: None,
-            keep: limits::H1_IDLE_PROGRAM,
-            class: 0,
-        };
-        self.send(&target, true, None, None).await
     }
 
     /// Sends the request and waits for the response head, within the time that is left.

@@ -115,7 +115,8 @@ async fn read_away(mut body: Incoming) -> bool {
     true
 }
 
-fn as_http2(head: &mut Request<()>) {
+/// A head for HTTP/1 as one for HTTP/2.
+pub(super) fn as_http2(head: &mut Request<()>) {
     let host = head.headers_mut().remove(HOST);
     let authority = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
     let mut uri = http::uri::Parts::default();

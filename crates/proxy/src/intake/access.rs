@@ -3,9 +3,10 @@
 //! A filter, a principal or a permission that is not known here is an error of the chain that holds it, which is then
 //! not served: without it more would get through.
 
-use super::{Error, condition, token};
+use super::{Error, check, condition, route, token};
 use naka_engine::model::{
-    Access, AccessFilter, AccessRule, Pattern, Test, TextCondition, TextRule, Tokens, Verdict,
+    Access, AccessFilter, AccessRule, Check, Pattern, Test, TextCondition, TextRule, Tokens,
+    Verdict,
 };
 use naka_types::cidr::Cidr;
 use naka_types::node::PEER_LABELS;
@@ -35,21 +36,34 @@ pub const BYTES: &str = "envoy.filters.network.rbac";
 ///
 /// # Errors
 /// [`Error`] at what cannot be carried out.
-pub fn of_requests(filters: &[HttpFilter]) -> Result<Option<Arc<Access>>, Error> {
+pub fn of_requests(
+    filters: &[HttpFilter],
+    ids: route::Ids<'_>,
+) -> Result<Option<Arc<Access>>, Error> {
     let own = filters.iter().filter(|filter| filter.name == HTTP);
     let read = own.map(|filter| {
-        let Some(http_filter::ConfigType::TypedConfig(any)) = &filter.config_type else {
-            return Err(Error::at("typed_config", "it is missing"));
-        };
-        let wire: HttpRbac =
-            naka_wire::unpack(any).map_err(|error| Error::at("typed_config", error))?;
-        if wire.matcher.is_some() {
-            return Err(Error::at("matcher", "not supported"));
+        let wire = unpacked(filter)?;
+        if check::says_what(&wire) {
+            return Ok(Vec::new());
         }
         both(wire.shadow_rules.as_ref(), wire.rules.as_ref())
     });
     let tokens = token::of_requests(filters)?;
-    together(read, tokens)
+    let check = check::of_requests(filters, ids)?;
+    together(read, tokens, check)
+}
+
+/// A filter of rules of requests.
+pub(super) fn unpacked(filter: &HttpFilter) -> Result<HttpRbac, Error> {
+    let Some(http_filter::ConfigType::TypedConfig(any)) = &filter.config_type else {
+        return Err(Error::at("typed_config", "it is missing"));
+    };
+    let wire: HttpRbac =
+        naka_wire::unpack(any).map_err(|error| Error::at("typed_config", error))?;
+    if wire.matcher.is_some() {
+        return Err(Error::at("matcher", "not supported"));
+    }
+    Ok(wire)
 }
 
 /// What filters before bytes say; others are somebody else's.
@@ -69,7 +83,7 @@ pub fn of_bytes(filters: &[Filter]) -> Result<Option<Arc<Access>>, Error> {
         }
         both(wire.shadow_rules.as_ref(), wire.rules.as_ref())
     });
-    together(read, None)
+    together(read, None, None)
 }
 
 /// A filter's rules on trial, then those in force.
@@ -82,15 +96,16 @@ fn both(trial: Option<&Rbac>, rules: Option<&Rbac>) -> Result<Vec<AccessFilter>,
 fn together(
     read: impl Iterator<Item = Result<Vec<AccessFilter>, Error>>,
     tokens: Option<Tokens>,
+    check: Option<Check>,
 ) -> Result<Option<Arc<Access>>, Error> {
     let all: Vec<Vec<AccessFilter>> = read
         .collect::<Result<_, _>>()
         .map_err(|error| error.within("rbac"))?;
     let filters: Box<[AccessFilter]> = all.into_iter().flatten().collect();
-    let any = !filters.is_empty() || tokens.is_some();
+    let any = !filters.is_empty() || tokens.is_some() || check.is_some();
     let access = Access {
         tokens,
-        ..Access::new(filters)
+        ..Access::new(filters).checked(check)
     };
     Ok(any.then(|| Arc::new(access)))
 }
@@ -102,6 +117,15 @@ fn rbac(wire: &Rbac, trial: bool) -> Result<AccessFilter, Error> {
         Ok(Action::Log) => Verdict::Audit,
         Err(_) => return Err(Error::at("action", "not supported")),
     };
+    Ok(AccessFilter {
+        verdict,
+        trial,
+        rules: rules(wire)?,
+    })
+}
+
+/// Rules in the order of their names.
+pub(super) fn rules(wire: &Rbac) -> Result<Box<[AccessRule]>, Error> {
     let read = |(name, policy): (&String, &Policy)| {
         let test = rule(policy).map_err(|error| error.within(&format!("policies[{name:?}]")))?;
         let name = name.as_str().into();
@@ -109,11 +133,7 @@ fn rbac(wire: &Rbac, trial: bool) -> Result<AccessFilter, Error> {
     };
     let mut rules: Vec<AccessRule> = wire.policies.iter().map(read).collect::<Result<_, _>>()?;
     rules.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(AccessFilter {
-        verdict,
-        trial,
-        rules: rules.into(),
-    })
+    Ok(rules.into())
 }
 
 fn rule(wire: &Policy) -> Result<Test, Error> {

@@ -125,7 +125,7 @@ fn chain(
 ) -> Result<(Taken<Chain>, Option<Spec>), Error> {
     let wants = wants(wire.filter_chain_match.as_ref())?;
     let (security, spec) = security(wire)?;
-    let access = access(wire)?;
+    let access = access(wire, ids)?;
     let serves = serves(wire, port, security, ids)?;
     let chain = Chain {
         name: wire.name.as_str().into(),
@@ -363,13 +363,13 @@ fn asked(common: &CommonTlsContext, required: bool) -> Result<Option<Asked>, Err
 }
 
 /// Who may use a chain: RBAC before its bytes, or of its requests.
-fn access(chain: &FilterChain) -> Result<Option<Arc<Access>>, Error> {
+fn access(chain: &FilterChain, ids: route::Ids<'_>) -> Result<Option<Arc<Access>>, Error> {
     match without_access(chain).as_slice() {
         [only] if only.name == HTTP => {
             let Some(filter::ConfigType::TypedConfig(any)) = &only.config_type else {
                 return Ok(None);
             };
-            access::of_requests(&manager(any)?.http_filters)
+            access::of_requests(&manager(any)?.http_filters, ids)
         }
         _ => access::of_bytes(&chain.filters),
     }

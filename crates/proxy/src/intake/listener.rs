@@ -2,7 +2,7 @@
 //!
 //! A filter that is not known here might be the one that refuses somebody: the chain that holds it is left out.
 
-use super::{Error, Taken, access, edge, extras, route, token};
+use super::{Error, Taken, access, check, edge, extras, route, token};
 use crate::edge::spec::Spec;
 use naka_engine::model::{Access, MtlsMode, RateLimit, Security};
 use naka_types::name::ClusterName;
@@ -103,7 +103,7 @@ pub enum Opening {
 /// [`Error`] when it is unsound as a whole.
 pub fn listener(wire: &Listener, ids: route::Ids<'_>) -> Result<Taken<Part>, Error> {
     if wire.name == INBOUND {
-        Ok(inbound(wire))
+        Ok(inbound(wire, ids))
     } else if wire.name.starts_with(EGRESS) {
         Ok(Taken {
             model: Part::Egress(egress(wire)?),
@@ -144,11 +144,11 @@ struct Way {
     listen: Option<SocketAddr>,
 }
 
-fn inbound(wire: &Listener) -> Taken<Part> {
+fn inbound(wire: &Listener, ids: route::Ids<'_>) -> Taken<Part> {
     let mut left_out = Vec::new();
     let mut ports: BTreeMap<u16, Declared> = BTreeMap::new();
     for (index, chain) in wire.filter_chains.iter().enumerate() {
-        let way = match way(chain) {
+        let way = match way(chain, ids) {
             Ok(way) => way,
             Err(error) => {
                 left_out.push(error.within(&format!("filter_chains[{index}]")));
@@ -185,7 +185,7 @@ fn inbound(wire: &Listener) -> Taken<Part> {
     }
 }
 
-fn way(chain: &FilterChain) -> Result<Way, Error> {
+fn way(chain: &FilterChain, ids: route::Ids<'_>) -> Result<Way, Error> {
     let wanted = chain
         .filter_chain_match
         .as_ref()
@@ -231,7 +231,7 @@ fn way(chain: &FilterChain) -> Result<Way, Error> {
         cluster,
         access,
         limit,
-    } = program(chain)?;
+    } = program(chain, ids)?;
     let own = values::of_metadata(chain.metadata.as_ref(), NAKA);
     let text = |key: &str| own.and_then(|own| values::get_str(own, key));
     let protocol = match text("protocol") {
@@ -267,7 +267,7 @@ struct Program {
     limit: Option<Arc<RateLimit>>,
 }
 
-fn program(chain: &FilterChain) -> Result<Program, Error> {
+fn program(chain: &FilterChain, ids: route::Ids<'_>) -> Result<Program, Error> {
     let [first @ .., last] = chain.filters.as_slice() else {
         return Err(Error::at("filters", "there must be one"));
     };
@@ -293,7 +293,7 @@ fn program(chain: &FilterChain) -> Result<Program, Error> {
             Ok(Program {
                 http: true,
                 cluster: None,
-                access: access::of_requests(&manager.http_filters)?,
+                access: access::of_requests(&manager.http_filters, ids)?,
                 limit: limit.transpose()?,
             })
         }
@@ -319,7 +319,14 @@ pub(super) fn manager(
 ) -> Result<HttpConnectionManager, Error> {
     let manager: HttpConnectionManager =
         naka_wire::unpack(any).map_err(|error| Error::at("filters[0]", error))?;
-    let known = [ROUTER, LIMIT, GRPC_WEB, access::HTTP, token::NAME];
+    let known = [
+        ROUTER,
+        LIMIT,
+        GRPC_WEB,
+        access::HTTP,
+        check::NAME,
+        token::NAME,
+    ];
     match manager
         .http_filters
         .iter()

@@ -174,8 +174,8 @@ pub(crate) async fn dial(conn: &Rc<Conn>, origin: &Origin) -> Result<Dialled, Fa
             Effect::Need(Need::VirtualHost { host, port }) => {
                 Input::Answer(answer(worker, &host, port).await)
             }
-            // Bytes have no body; the engine never asks for one here.
-            Effect::Need(Need::Body { .. }) => Input::Body(None),
+            // Bytes have no body, and nobody is asked about them; the engine never wants either here.
+            Effect::Need(Need::Body { .. } | Need::Check) => Input::Body(None),
             Effect::Need(Need::Backoff(pause) | Need::Delay(pause)) => {
                 tokio::time::sleep(pause).await;
                 Input::TimerFired
@@ -241,7 +241,8 @@ fn step(worker: &Worker, engine: &mut Dial, input: Input<'_>, origin: &Origin) -
 fn judged(worker: &Worker, engine: &mut Dial) -> Option<String> {
     let judged = engine.judged()?;
     crate::judged::count(worker, &judged);
-    judged.refused_by.as_deref().map(crate::judged::refused_by)
+    let rule = judged.refused_by.as_deref();
+    rule.map(|rule| crate::judged::refused_by(rule, judged.by))
 }
 
 async fn call(conn: &Rc<Conn>, origin: &Origin, attempt: &Try) -> Result<Io, Fail> {

@@ -55,7 +55,8 @@ pub struct Caller {
     /// Labels of the calling workload.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
-    /// `gateway`: requests come from outside, to a gateway with the labels `istio: ingressgateway`.
+    /// `gateway`: requests come from outside, to a gateway with the labels `istio: ingressgateway` and
+    /// `gateway.networking.k8s.io/gateway-name: edge`.
     #[serde(default)]
     pub via: Via,
 }

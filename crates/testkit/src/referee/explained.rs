@@ -13,6 +13,8 @@ use serde_json::Value;
 pub const DRAWS: usize = 400;
 /// Label of the gateways of cases.
 pub const GATEWAY: &str = "istio=ingressgateway";
+/// Their name as one of the Gateway API, by which policies are attached to them.
+pub const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name=edge";
 /// Draws of a request that may go to one place only.
 const FEW: usize = 4;
 
@@ -32,7 +34,9 @@ impl Wanted {
     pub fn question(&self, file: &File) -> Question {
         let mut options: Vec<String> = match file.case.caller.via {
             Via::Sidecar => Vec::new(),
-            Via::Gateway => ["--gateway", GATEWAY].map(str::to_owned).into(),
+            Via::Gateway => ["--gateway", GATEWAY, "--gateway", GATEWAY_NAME]
+                .map(str::to_owned)
+                .into(),
         };
         let body = (!self.body.is_empty()).then_some(&self.body);
         for (option, value) in [

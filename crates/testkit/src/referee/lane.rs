@@ -8,7 +8,7 @@ use super::callee::Callees;
 use super::case::{Caller, File, Via, Wanted};
 use super::certs::Certs;
 use super::client::{Door, send};
-use super::explained::GATEWAY;
+use super::explained::{GATEWAY, GATEWAY_NAME};
 use super::seen::{Arrival, Seen, Who};
 use super::topology::{self, Set};
 use super::upstream::Upstreams;
@@ -396,7 +396,16 @@ impl Lane {
     fn gateway(&self, kind: &Callers, who: Who) -> Result<Running> {
         let name = format!("gateway-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
         let service = format!("edge-{who}");
-        let arguments = ["proxy", "gateway", "-s", &service, "-l", GATEWAY];
+        let arguments = [
+            "proxy",
+            "gateway",
+            "-s",
+            &service,
+            "-l",
+            GATEWAY,
+            "-l",
+            GATEWAY_NAME,
+        ];
         let mut arguments = arguments.map(str::to_owned).to_vec();
         if who == Who::Envoy {
             arguments.extend(["--proxy", "envoy"].map(str::to_owned));

@@ -9,6 +9,7 @@
 //! to `target/attacks.txt`, the page `docs/reference/attacks.md` names the same rows. `cargo test … --test attacks WORD`
 //! runs those whose name contains the word.
 
+mod asked;
 mod bare;
 mod bodies;
 mod doors;
@@ -140,6 +141,7 @@ fn main() {
         ejection::ATTACKS,
         storm::ATTACKS,
         tokens::ATTACKS,
+        asked::ATTACKS,
     ]
     .concat();
     let chosen: Vec<Attack> = attacks

@@ -1,5 +1,6 @@
 //! AuthorizationPolicy: who may call what, at a Naka sidecar and at an Envoy, counted by the called programs.
 
+mod external;
 mod seeds;
 mod told;
 

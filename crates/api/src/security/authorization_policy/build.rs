@@ -5,6 +5,7 @@ use crate::codes;
 use crate::decode::Report;
 use crate::decode::meta::labels;
 use crate::kept::one_segment;
+use crate::security::attached;
 use crate::tree::{Data, Node, join};
 use naka_types::cidr::Cidr;
 
@@ -60,43 +61,75 @@ pub(crate) fn build(
         .at(&["selector", "matchLabels"])
         .map(|node| labels(Some(node)))
         .filter(|labels| !labels.is_empty());
-    let action = action(report, spec);
+    let attached = attached::read(report, spec);
+    let action = action(spec);
     let dry_run = annotations.and_then(|all| all.get(DRY_RUN));
+    let dry_run = dry_run.and_then(Node::text) == Some("true");
+    let provider = provider(report, spec, action);
+    if let Some(node) = annotations.filter(|_| dry_run && action == Action::Custom) {
+        let what = "a CUSTOM policy on trial asks nobody, and nothing is told of it";
+        silent(report, "metadata.annotations", node, what);
+    }
     let mut reading = Reading {
         report,
         namespace,
-        allows: action != Action::Deny,
+        allows: !matches!(action, Action::Deny | Action::Custom),
     };
     let rules = each(spec, "spec", "rules")
         .map(|(at, node)| reading.rule(&at, node))
         .collect();
     AuthorizationPolicy {
         selector,
+        attached,
         action,
+        provider,
         rules,
-        dry_run: dry_run.and_then(Node::text) == Some("true"),
+        dry_run,
     }
 }
 
-fn action(report: &mut Report, spec: &Node) -> Action {
-    let Some(node) = spec.get("action") else {
-        return Action::Allow;
-    };
-    match node.text() {
+fn action(spec: &Node) -> Action {
+    match spec.get("action").and_then(Node::text) {
         Some("DENY") => Action::Deny,
         Some("AUDIT") => Action::Audit,
-        Some("CUSTOM") => {
-            report.error(
-                codes::E901,
-                "spec.action",
-                node.place,
-                "CUSTOM is not enforced yet: nobody is asked, so requests would pass".to_owned(),
-                "write what may pass as ALLOW and DENY rules until it is supported".to_owned(),
-            );
-            Action::Deny
-        }
+        Some("CUSTOM") => Action::Custom,
         _ => Action::Allow,
     }
+}
+
+/// Who is asked; CUSTOM needs it, and rules that say about what.
+fn provider(report: &mut Report, spec: &Node, action: Action) -> String {
+    let named = spec.at(&["provider", "name"]).and_then(Node::text);
+    let named = named.unwrap_or_default();
+    if action != Action::Custom {
+        if let Some(node) = spec.get("provider") {
+            let message = "only CUSTOM asks a provider; with this action it has no effect";
+            let fix = "remove it, or write action: CUSTOM".to_owned();
+            report.error(
+                codes::W902,
+                "spec.provider",
+                node.place,
+                message.to_owned(),
+                fix,
+            );
+        }
+        return String::new();
+    }
+    if named.is_empty() {
+        let at = spec.get("provider").unwrap_or(spec).place;
+        let message = "CUSTOM without provider.name asks nobody".to_owned();
+        let fix = "add provider: {name: …}, a name of extensionProviders of the mesh".to_owned();
+        report.error(codes::E006, "spec.provider.name", at, message, fix);
+    }
+    if spec
+        .get("rules")
+        .is_none_or(|rules| rules.items().is_empty())
+    {
+        let message = "CUSTOM without rules asks about nothing".to_owned();
+        let fix = "add rules; rules: [{}] asks about every request".to_owned();
+        report.error(codes::E006, "spec.rules", spec.place, message, fix);
+    }
+    named.to_owned()
 }
 
 /// W900 at something that does nothing today.
@@ -466,23 +499,55 @@ mod tests {
                 "E007",
                 "spec.rules[0].when[0]",
             ),
+        ] {
+            out_of_force(&spec, code, field);
+        }
+    }
+
+    fn out_of_force(spec: &str, code: &str, field: &str) {
+        let (object, found) = decode(spec);
+        assert!(object.is_none(), "{spec}");
+        assert!(
+            found.contains(&(code.to_owned(), field.to_owned())),
+            "{spec}: {found:?}"
+        );
+    }
+
+    #[test]
+    fn a_policy_says_whom_it_asks_and_what_it_is_attached_to() {
+        for (spec, code, field) in [
             (
-                "{action: CUSTOM, rules: [{}]}".to_owned(),
-                "E901",
-                "spec.action",
+                "{action: CUSTOM, rules: [{}]}",
+                "E006",
+                "spec.provider.name",
             ),
             (
-                "{targetRefs: [{kind: Gateway, name: a}]}".to_owned(),
-                "E901",
-                "spec.targetRefs",
+                "{action: CUSTOM, provider: {name: ''}, rules: [{}]}",
+                "E006",
+                "spec.provider.name",
+            ),
+            (
+                "{action: CUSTOM, provider: {name: a}}",
+                "E006",
+                "spec.rules",
+            ),
+            (
+                "{targetRefs: [{kind: Gateway, name: a}]}",
+                "E007",
+                "spec.targetRefs[0].kind",
+            ),
+            (
+                "{targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway}]}",
+                "E006",
+                "spec.targetRefs[0].name",
+            ),
+            (
+                "{targetRef: {group: gateway.networking.k8s.io, kind: Gateway, name: a, namespace: b}}",
+                "E007",
+                "spec.targetRef.namespace",
             ),
         ] {
-            let (object, found) = decode(&spec);
-            assert!(object.is_none(), "{spec}");
-            assert!(
-                found.contains(&(code.to_owned(), field.to_owned())),
-                "{spec}: {found:?}"
-            );
+            out_of_force(spec, code, field);
         }
     }
 
@@ -496,6 +561,20 @@ mod tests {
                 &[],
             ),
             ("{action: AUDIT}", &[]),
+            (
+                "{targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: a}]}",
+                &[],
+            ),
+            ("{targetRefs: [{kind: Service, name: a}]}", &["W902"]),
+            (
+                "{targetRef: {group: networking.istio.io, kind: ServiceEntry, name: a}}",
+                &["W902"],
+            ),
+            ("{action: CUSTOM, provider: {name: a}, rules: [{}]}", &[]),
+            (
+                "{action: DENY, provider: {name: a}, rules: [{}]}",
+                &["W902"],
+            ),
             (
                 "{rules: [{when: [{key: 'request.auth.claims[a][b]', values: [b]}]}]}",
                 &[],

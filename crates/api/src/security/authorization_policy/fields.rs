@@ -1,9 +1,7 @@
 //! Fields of an AuthorizationPolicy, as in Istio's CRD.
 
 use crate::schema::common::{SELECTOR, TARGET_REF, TARGET_REFS};
-use crate::schema::{Field, Now, TEXTS, Ty, later, yes};
-
-const ATTACHED: &str = "without it the policy would hold for all workloads of the namespace";
+use crate::schema::{Field, TEXTS, Ty, yes};
 
 const SOURCE: Ty = Ty::Object(&[
     yes("principals", TEXTS, "Identities of the peer."),
@@ -90,17 +88,15 @@ const SPEC: &[Field] = &[
         SELECTOR,
         "Workloads it holds for; without: all of the namespace.",
     ),
-    Field::new(
+    yes(
         "targetRef",
         TARGET_REF,
-        Now::Refused(ATTACHED),
         "What it is attached to, old spelling.",
     ),
-    Field::new(
+    yes(
         "targetRefs",
         TARGET_REFS,
-        Now::Refused(ATTACHED),
-        "What it is attached to.",
+        "Gateways of the Gateway API that it is attached to, instead of a selector.",
     ),
     yes(
         "action",
@@ -112,9 +108,13 @@ const SPEC: &[Field] = &[
         Ty::List(&Ty::Object(RULE)),
         "Rules; one that matches is enough.",
     ),
-    later(
+    yes(
         "provider",
-        Ty::Object(&[yes("name", Ty::Str, "Name.")]),
+        Ty::Object(&[yes(
+            "name",
+            Ty::Str,
+            "Name among the `extensionProviders` of the [mesh](configmap.md).",
+        )]),
         "Who is asked, for CUSTOM.",
     ),
 ];

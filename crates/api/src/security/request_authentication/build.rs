@@ -5,6 +5,7 @@ use crate::codes;
 use crate::decode::Report;
 use crate::decode::meta::labels;
 use crate::networking::read::{duration, is_header_name};
+use crate::security::attached;
 use crate::tree::{Data, Node, join};
 use naka_types::jwk::{KeySet, KeyUri};
 use std::time::Duration;
@@ -21,6 +22,7 @@ pub(crate) fn build(report: &mut Report, spec: &Node) -> RequestAuthentication {
     let rules = each(spec, "spec", "jwtRules");
     RequestAuthentication {
         selector,
+        attached: attached::read(report, spec),
         rules: rules
             .iter()
             .filter_map(|(at, node)| rule(report, at, node))

@@ -3,7 +3,6 @@
 use crate::schema::common::{SELECTOR, TARGET_REF, TARGET_REFS};
 use crate::schema::{Field, Now, TEXTS, Ty, yes};
 
-const ATTACHED: &str = "without it the object would hold for all workloads of the namespace";
 const PRESENCE: &str = "without it requests without a token would pass; demand one by an AuthorizationPolicy: \
     action DENY, from.source.notRequestPrincipals ['*']";
 
@@ -73,17 +72,15 @@ const SPEC: &[Field] = &[
         SELECTOR,
         "Workloads it holds for; without: all of the namespace.",
     ),
-    Field::new(
+    yes(
         "targetRef",
         TARGET_REF,
-        Now::Refused(ATTACHED),
         "What it is attached to, old spelling.",
     ),
-    Field::new(
+    yes(
         "targetRefs",
         TARGET_REFS,
-        Now::Refused(ATTACHED),
-        "What it is attached to.",
+        "Gateways of the Gateway API that it is attached to, instead of a selector.",
     ),
     yes("jwtRules", Ty::List(&Ty::Object(JWT)), "Issuers."),
 ];

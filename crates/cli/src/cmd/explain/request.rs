@@ -400,6 +400,7 @@ impl<'a> Walk<'a> {
                     Input::TimerFired
                 }
                 Effect::Need(Need::Lookup(_) | Need::Peer(_)) => Input::Answer(Answered::Ready),
+                Effect::Need(Need::Check) => Input::Checked(inbound::assumed(&mut explained.trail)),
                 Effect::Need(Need::Addresses { port, .. }) => {
                     found = [SocketAddr::from((ASSUMED, port))];
                     Input::Addresses(&found)

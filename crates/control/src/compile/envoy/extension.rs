@@ -13,9 +13,11 @@ use crate::compile::policy::Policies;
 use crate::compile::policy::message::{self, ACTIONS};
 use crate::compile::{self, Built, Class, Key, View, gateway, roots, tls};
 use crate::world::Read;
+use naka_types::name::ClusterName;
 use naka_types::node::Role;
 use naka_wire::envoy::config::core::v3::{ExtensionConfigSource, TypedExtensionConfig};
 use naka_wire::envoy::config::listener::v3::{Filter, filter};
+use naka_wire::envoy::extensions::filters::http::ext_authz::v3::ExtAuthz;
 use naka_wire::envoy::extensions::filters::http::jwt_authn::v3::JwtAuthentication;
 use naka_wire::envoy::extensions::filters::http::local_ratelimit::v3::LocalRateLimit;
 use naka_wire::envoy::extensions::filters::http::rbac::v3::Rbac as HttpRbac;
@@ -24,12 +26,17 @@ use naka_wire::envoy::extensions::filters::network::http_connection_manager::v3:
 };
 use naka_wire::envoy::extensions::filters::network::rbac::v3::Rbac as BytesRbac;
 use naka_wire::google::protobuf::Any;
+use naka_wire::prost::Name;
 use naka_wire::v1::RateLimitRule;
 
 /// What may stand in a place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Kind {
     Token,
+    /// Rules of what is asked about.
+    Asked,
+    /// Who asks.
+    Asker,
     Policy,
     Limit,
     PolicyOfBytes,
@@ -48,16 +55,30 @@ pub struct Extension {
 
 /// Places before requests. Each filter has its own, whatever else there is: one that moved on to the next place would be
 /// in neither for a moment.
-const BEFORE_REQUESTS: [(Kind, usize); 3] =
-    [(Kind::Token, 1), (Kind::Policy, ACTIONS), (Kind::Limit, 1)];
+const BEFORE_REQUESTS: [(Kind, usize); 5] = [
+    (Kind::Token, 1),
+    (Kind::Asked, 1),
+    (Kind::Asker, 1),
+    (Kind::Policy, ACTIONS),
+    (Kind::Limit, 1),
+];
 const BEFORE_BYTES: [(Kind, usize); 1] = [(Kind::PolicyOfBytes, ACTIONS)];
 
 impl Kind {
-    const ALL: [Self; 4] = [Self::Token, Self::Policy, Self::Limit, Self::PolicyOfBytes];
+    const ALL: [Self; 6] = [
+        Self::Token,
+        Self::Asked,
+        Self::Asker,
+        Self::Policy,
+        Self::Limit,
+        Self::PolicyOfBytes,
+    ];
 
     fn word(self) -> &'static str {
         match self {
             Self::Token => "token",
+            Self::Asked => "asked",
+            Self::Asker => "asker",
             Self::Policy => "policy",
             Self::Limit => "limit",
             Self::PolicyOfBytes => "bytes-policy",
@@ -68,7 +89,8 @@ impl Kind {
     fn idle(self) -> Any {
         match self {
             Self::Token => naka_wire::pack(&JwtAuthentication::default()),
-            Self::Policy => naka_wire::pack(&HttpRbac::default()),
+            // Somebody who asks needs somebody to ask; rules without any do nothing.
+            Self::Asked | Self::Asker | Self::Policy => naka_wire::pack(&HttpRbac::default()),
             Self::Limit => naka_wire::pack(&LocalRateLimit {
                 stat_prefix: "naka".to_owned(),
                 ..LocalRateLimit::default()
@@ -117,9 +139,11 @@ impl Extension {
     }
 
     fn source(&self) -> ExtensionConfigSource {
+        let idle = self.kind.idle().type_url;
+        let asker = (self.kind == Kind::Asker).then(ExtAuthz::type_url);
         ExtensionConfigSource {
             config_source: Some(tls::ads()),
-            type_urls: vec![self.kind.idle().type_url],
+            type_urls: std::iter::once(idle).chain(asker).collect(),
             ..ExtensionConfigSource::default()
         }
     }
@@ -174,7 +198,7 @@ pub(super) fn keys(places: Vec<Extension>) -> impl Iterator<Item = Key> {
 
 /// What stands in a place; nothing, if no listener has it.
 pub(super) fn resource(view: &View<'_>, place: &Extension, class: &Class) -> Option<Built> {
-    let (model, all) = match class.role {
+    let (model, all, asked) = match class.role {
         Role::Sidecar => of_program(view, place, class)?,
         Role::Gateway => of_gateway(view, place, class)?,
     };
@@ -183,11 +207,13 @@ pub(super) fn resource(view: &View<'_>, place: &Extension, class: &Class) -> Opt
         name: place.name(),
         typed_config: Some(config.unwrap_or_else(|| place.kind.idle())),
     };
-    Some(Built::new(&(place, model), naka_wire::pack(&message)))
+    let asked = asked.filter(|_| place.kind == Kind::Asker);
+    let refers = asked.into_iter().map(Key::Cluster).collect();
+    Some(Built::new(&(place, model), naka_wire::pack(&message)).referring(refers))
 }
 
-/// The filters of a kind before a listener by place, with what they are made from.
-type Filters = (String, Vec<Option<Any>>);
+/// The filters of a kind before a listener by place, with what they are made from, and whom they ask.
+type Filters = (String, Vec<Option<Any>>, Option<ClusterName>);
 
 fn of_program(view: &View<'_>, place: &Extension, class: &Class) -> Option<Filters> {
     let world = view.read(Read::Workload(class.workload_id.clone()));
@@ -197,6 +223,8 @@ fn of_program(view: &View<'_>, place: &Extension, class: &Class) -> Option<Filte
         .find(|chain| listener::inbound_name(chain.port) == place.listener)?;
     Some(match place.kind {
         Kind::Token => tokens(&chain.policies),
+        Kind::Asked => asked(&chain.policies, chain.port),
+        Kind::Asker => asker(&chain.policies),
         Kind::Policy => of_requests(&chain.policies, chain.port),
         Kind::PolicyOfBytes => of_bytes(&chain.policies, chain.port),
         Kind::Limit => {
@@ -209,9 +237,11 @@ fn of_program(view: &View<'_>, place: &Extension, class: &Class) -> Option<Filte
 fn of_gateway(view: &View<'_>, place: &Extension, class: &Class) -> Option<Filters> {
     let mut ports = roots::gateway_ports(view, class).into_iter();
     let port = ports.find(|port| gateway::name(*port) == place.listener)?;
-    let policies = || compile::policy::of(view, &class.namespace, &class.labels);
+    let policies = || compile::policy::of(view, &class.namespace, &class.labels, None);
     Some(match place.kind {
         Kind::Token => tokens(&policies()),
+        Kind::Asked => asked(&policies(), port),
+        Kind::Asker => asker(&policies()),
         Kind::Policy => of_requests(&policies(), port),
         Kind::PolicyOfBytes => of_bytes(&policies(), port),
         Kind::Limit => {
@@ -226,23 +256,39 @@ fn of_gateway(view: &View<'_>, place: &Extension, class: &Class) -> Option<Filte
 
 fn tokens(policies: &Policies) -> Filters {
     let filter = message::tokens(policies);
-    (format!("{policies:?}"), vec![filter.and_then(config)])
+    (format!("{policies:?}"), vec![filter.and_then(config)], None)
+}
+
+fn asked(policies: &Policies, port: u16) -> Filters {
+    let filter = message::asked_about(policies, port, false);
+    let model = format!("{policies:?} {port}");
+    (model, vec![filter.and_then(config)], None)
+}
+
+fn asker(policies: &Policies) -> Filters {
+    let filter = message::asker(policies);
+    let asked = policies.asked().cloned();
+    (
+        format!("{policies:?}"),
+        vec![filter.and_then(config)],
+        asked,
+    )
 }
 
 fn of_requests(policies: &Policies, port: u16) -> Filters {
     let rules = message::rules_of_requests(policies, port, false);
     let configs = rules.map(|rules| rules.and_then(config));
-    (format!("{policies:?} {port}"), configs.into())
+    (format!("{policies:?} {port}"), configs.into(), None)
 }
 
 fn of_bytes(policies: &Policies, port: u16) -> Filters {
     let rules = message::rules_of_bytes(policies, port, false);
     let configs = rules.map(|rules| rules.and_then(config_of_bytes));
-    (format!("{policies:?} {port}"), configs.into())
+    (format!("{policies:?} {port}"), configs.into(), None)
 }
 
 fn limits(rules: &[RateLimitRule], filter: Option<HttpFilter>) -> Filters {
-    (format!("{rules:?}"), vec![filter.and_then(config)])
+    (format!("{rules:?}"), vec![filter.and_then(config)], None)
 }
 
 fn config(filter: HttpFilter) -> Option<Any> {

@@ -241,10 +241,15 @@ fn policies_and_limits_change_places_and_no_listener() {
         (version(listener), places)
     };
     let (listener, places) = held("");
-    assert_eq!(places.len(), 5, "tokens, three kinds of rules, limits");
+    assert_eq!(
+        places.len(),
+        7,
+        "tokens, two for CUSTOM, three kinds of rules, limits"
+    );
     let policy = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p, namespace: default}\nspec: {action: DENY, rules: [{}]}\n";
     let limit = "apiVersion: naka.dev/v1alpha1\nkind: LocalRateLimit\nmetadata: {name: l, namespace: default}\nspec: {targetRefs: [{kind: Service, name: order}], rules: [{name: all, requests: 1}]}\n";
-    for object in [policy, limit] {
+    let custom = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p, namespace: default}\nspec: {action: CUSTOM, provider: {name: nobody}, rules: [{}]}\n";
+    for object in [policy, limit, custom] {
         let (same, others) = held(object);
         assert_eq!(same, listener, "{object}");
         assert_ne!(others, places, "{object}");

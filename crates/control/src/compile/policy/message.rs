@@ -1,9 +1,9 @@
 //! Policies as Envoy's RBAC filters, for our own proxies and for Envoys alike.
 //!
-//! One filter for AUDIT, one for DENY and one for ALLOW, as Istio writes them; an ALLOW filter without rules lets nobody
+//! A filter for CUSTOM that only notes which rule matched, with one that asks behind it, then one filter for AUDIT, one for DENY and one for ALLOW, as Istio writes them; an ALLOW filter without rules lets nobody
 //! pass. Policies on trial are shadow rules of the filter of their action.
 
-use super::{At, Compiled, Held, Policies, Question, Tree, compiled, escaped};
+use super::{At, Compiled, Held, Policies, Question, Tree, authorizer, compiled, escaped};
 use naka_api::security::authorization_policy::Text;
 use naka_types::cidr::Cidr;
 use naka_types::node::PEER_LABELS;
@@ -42,8 +42,70 @@ pub(crate) fn http(policies: &Policies, port: u16, labels: bool) -> Vec<HttpFilt
     let rules = rules_of_requests(policies, port, labels);
     super::token::filter(&policies.tokens, super::token::NONE)
         .into_iter()
+        .chain(asked_about(policies, port, labels))
+        .chain(asker(policies))
         .chain(rules.into_iter().flatten())
         .collect()
+}
+
+/// The rules of CUSTOM policies: which requests are asked about; where nobody can be asked, which are refused.
+pub(crate) fn asked_about(policies: &Policies, port: u16, labels: bool) -> Option<HttpFilter> {
+    let authorizer = policies.authorizer.as_ref()?;
+    let at = at_requests(policies, port, labels);
+    let rules = custom(policies, authorizer.found.is_err(), at);
+    let rbac = if authorizer.found.is_ok() {
+        HttpRbac {
+            shadow_rules: Some(rules),
+            shadow_rules_stat_prefix: authorizer::PREFIX.to_owned(),
+            ..HttpRbac::default()
+        }
+    } else {
+        HttpRbac {
+            rules: Some(rules),
+            ..HttpRbac::default()
+        }
+    };
+    Some(HttpFilter {
+        name: HTTP.to_owned(),
+        config_type: Some(http_filter::ConfigType::TypedConfig(naka_wire::pack(&rbac))),
+        ..HttpFilter::default()
+    })
+}
+
+/// The filter that asks.
+pub(crate) fn asker(policies: &Policies) -> Option<HttpFilter> {
+    authorizer::filter(policies.authorizer.as_ref()?)
+}
+
+/// The rules of CUSTOM policies, by the names that Istio gives them.
+fn custom(policies: &Policies, bad: bool, at: At) -> Rbac {
+    let mut all = Vec::new();
+    for held in &policies.custom {
+        let mark = format!("{}-{}", authorizer::MARK, held.policy.provider);
+        let rules = compiled(std::slice::from_ref(held), &policies.trust_domain, at);
+        all.extend(rules.into_iter().map(|rule| Compiled {
+            name: format!(
+                "{mark}-{}{}",
+                rule.name,
+                if bad { authorizer::BAD } else { "" }
+            ),
+            ..rule
+        }));
+    }
+    Rbac {
+        action: Action::Deny as i32,
+        policies: all.into_iter().map(policy).collect(),
+        ..Rbac::default()
+    }
+}
+
+fn at_requests(policies: &Policies, port: u16, labels: bool) -> At {
+    At {
+        port,
+        http: true,
+        labels,
+        tokens: !policies.tokens.is_empty(),
+    }
 }
 
 /// The filter that reads tokens, for an Envoy.
@@ -57,12 +119,7 @@ pub(crate) fn rules_of_requests(
     port: u16,
     labels: bool,
 ) -> [Option<HttpFilter>; ACTIONS] {
-    let at = At {
-        port,
-        http: true,
-        labels,
-        tokens: !policies.tokens.is_empty(),
-    };
+    let at = at_requests(policies, port, labels);
     let filter = |both: Both| HttpFilter {
         name: HTTP.to_owned(),
         config_type: Some(http_filter::ConfigType::TypedConfig(naka_wire::pack(
@@ -96,6 +153,11 @@ pub(crate) fn rules_of_bytes(
         labels,
         tokens: false,
     };
+    // Nobody is asked about bytes: those that somebody would be asked about are refused.
+    let refused = policies
+        .authorizer
+        .as_ref()
+        .map(|_| custom(policies, true, at));
     let filter = |both: Both| {
         let rbac = BytesRbac {
             rules: both.rules,
@@ -106,7 +168,24 @@ pub(crate) fn rules_of_bytes(
         };
         super::super::listener::typed(BYTES, naka_wire::pack(&rbac))
     };
-    rbac(policies, at).map(|both| both.map(filter))
+    let [audit, deny, allow] = rbac(policies, at);
+    let deny = match (deny, refused.filter(|rules| !rules.policies.is_empty())) {
+        (deny, None) => deny,
+        (None, refused) => Some(Both {
+            rules: refused,
+            trial: None,
+            prefix: "istio_dry_run_deny_",
+        }),
+        (Some(mut deny), Some(refused)) => {
+            let all = deny.rules.get_or_insert_with(|| Rbac {
+                action: Action::Deny as i32,
+                ..Rbac::default()
+            });
+            all.policies.extend(refused.policies);
+            Some(deny)
+        }
+    };
+    [audit, deny, allow].map(|both| both.map(filter))
 }
 
 /// Rules of one filter: those in force, and those on trial, counted under a prefix.
@@ -283,7 +362,7 @@ fn host(text: &Text) -> StringMatcher {
     }
 }
 
-fn string(text: &Text) -> StringMatcher {
+pub(super) fn string(text: &Text) -> StringMatcher {
     let pattern = match text {
         Text::Exact(text) | Text::Template(text) => MatchPattern::Exact(text.clone()),
         Text::Prefix(text) => MatchPattern::Prefix(text.clone()),

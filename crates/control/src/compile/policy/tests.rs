@@ -37,7 +37,7 @@ fn rules(action: &str, rule: &str, at: At) -> Vec<Compiled> {
     ));
     assert_eq!(objects.objects.len(), 1, "{rule}");
     let world = world(&objects, Vec::new());
-    let policies = of(&View::new(&world), "shop", &Labels::new());
+    let policies = of(&View::new(&world), "shop", &Labels::new(), None);
     let held = if action == "DENY" {
         &policies.deny
     } else {
@@ -300,7 +300,7 @@ fn policies_are_those_of_the_namespace_and_of_the_root_that_select_the_workload(
     let objects = snapshot(&all);
     let world = world(&objects, Vec::new());
     let labels: Labels = [("app".to_owned(), "pay".to_owned())].into();
-    let found = of(&View::new(&world), "shop", &labels);
+    let found = of(&View::new(&world), "shop", &labels, None);
     let names: Vec<&str> = found.allow.iter().map(|held| held.name.as_str()).collect();
     assert_eq!(
         names,
@@ -333,7 +333,7 @@ fn fetched_keys_stand_in_the_filter_and_before_there_are_none() {
     std::sync::Arc::make_mut(&mut objects.records).insert(key, std::sync::Arc::new(set));
     let after = world(&objects, Vec::new());
     let inline = |world: &World, envoy: bool| {
-        let policies = of(&View::new(world), "shop", &Labels::new());
+        let policies = of(&View::new(world), "shop", &Labels::new(), None);
         let filter = match envoy {
             true => super::message::tokens(&policies),
             false => super::message::http(&policies, 80, true).into_iter().next(),
