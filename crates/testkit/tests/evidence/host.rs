@@ -284,6 +284,7 @@ fn proof(tool: Tool) {
     // The twin: whom nothing was taken from can.
     site.client.sh(MARK);
     callers_arrive_with_identity(&site);
+    hosts_without_endpoints_keep_the_address_called(&site);
     no_side_door_to_the_program(&site);
     without_a_sidecar_nothing_gets_through(&site, tool, &mut client, &options);
     changed_rules_are_put_right(&site, tool, &payment);
@@ -330,6 +331,29 @@ fn callers_arrive_with_identity(site: &Site) {
         None,
         "the twin knows no mesh"
     );
+}
+
+/// A host of `resolution: NONE` is called where the program called it, and its requests pass its route: by name, and by
+/// an address that the name does not mean. The twin says another name.
+fn hosts_without_endpoints_keep_the_address_called(site: &Site) {
+    let objects = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: far}\nspec:\n  hosts: [far.test]\n  ports: [{number: 8000, name: http, protocol: HTTP}]\n  resolution: NONE\n---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: far}\nspec:\n  hosts: [far.test]\n  http: [{headers: {response: {set: {x-route: taken}}}, route: [{destination: {host: far.test}}]}]\n";
+    let file = site.dir.path().join("far.yaml");
+    std::fs::write(&file, objects).expect("a file");
+    let file = file.to_str().expect("printable");
+    site.naka("base", &["apply", "--wait", "-f", file]);
+    let call = |options: &str| {
+        let shown = "%{http_code} %{remote_ip} [%header{x-route}]";
+        let line = format!("curl -g -s -o /dev/null -m 5 -w '{shown}' {options}");
+        site.client.sh(&line)
+    };
+    let (four, six) = (&site.base.four, &site.base.six);
+    let by_name = call("http://far.test:8000/");
+    assert_eq!(by_name, format!("200 {four} [taken]"));
+    let by_address = call(&format!("-H 'host: far.test' http://[{six}]:8000/"));
+    assert_eq!(by_address, format!("200 {six} [taken]"));
+    let other = call(&format!("-H 'host: other.test' http://[{six}]:8000/"));
+    assert_eq!(other, format!("200 {six} []"));
+    site.naka("base", &["delete", "-f", file]);
 }
 
 /// Plaintext from other machines does not reach the program; ports that were not declared are nobody's business.
