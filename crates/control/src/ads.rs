@@ -231,6 +231,7 @@ fn subscriber(node: &Node, caller: &Caller) -> Result<Subscriber, Status> {
             workload_id: caller.workload_id.clone(),
             labels: labels.unwrap_or_default(),
             narrow: false,
+            network: String::new(),
             peer_labels: has(CAPABILITY_PEER_LABELS),
             dialect,
             binds: Arc::new(match dialect {

@@ -36,6 +36,7 @@ mod inbound;
 mod limit;
 pub mod listener;
 pub mod names;
+mod network;
 pub(crate) mod policy;
 pub mod roots;
 pub mod route;
@@ -181,6 +182,7 @@ impl Key {
                 namespace: class.namespace.clone(),
                 workload_id: class.workload_id.clone(),
                 labels: class.labels_of_caller(),
+                network: class.network.clone(),
                 dialect,
                 ..none
             },
@@ -188,10 +190,18 @@ impl Key {
                 role: class.role,
                 namespace: class.namespace.clone(),
                 labels: class.labels_of_caller(),
+                network: class.network.clone(),
                 dialect,
                 ..none
             },
-            Self::Raw(_) | Self::Endpoints(_) | Self::VirtualHost(_) => Class {
+            Self::Endpoints(_) => Class {
+                namespace: class.namespace.clone(),
+                labels: class.labels_of_caller(),
+                network: class.network.clone(),
+                dialect,
+                ..none
+            },
+            Self::Raw(_) | Self::VirtualHost(_) => Class {
                 namespace: class.namespace.clone(),
                 labels: class.labels_of_caller(),
                 dialect,
@@ -226,6 +236,8 @@ pub struct Class {
     pub labels: Labels,
     /// Whether not everybody sees the same hosts, so that its names are its own (see [`Class::settled`]).
     pub narrow: bool,
+    /// The network it is in, while networks matter (see [`Class::settled`]).
+    pub network: String,
     /// Whether it knows the labels of its callers; else they are unknown to its policies.
     pub peer_labels: bool,
     /// Whose language is spoken.
@@ -241,10 +253,13 @@ impl Class {
     pub fn settled(&self, world: &World) -> Self {
         let mut class = self.clone();
         class.narrow = world.narrows(&self.namespace);
+        class.network = world.network_of_caller(&self.labels);
         if self.role == Role::Sidecar
             && let Some(member) = world.workload(&self.workload_id)
         {
-            class.labels = world.labels_read(&self.namespace, &member.registration.labels);
+            let labels = &member.registration.labels;
+            class.network = world.network_of_caller(labels);
+            class.labels = world.labels_read(&self.namespace, labels);
         }
         class
     }
@@ -266,6 +281,7 @@ impl Default for Class {
             workload_id: String::new(),
             labels: Labels::new(),
             narrow: false,
+            network: String::new(),
             peer_labels: false,
             dialect: Dialect::Naka,
             binds: Arc::default(),

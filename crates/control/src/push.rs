@@ -459,6 +459,8 @@ fn roots_changed(reads: &BTreeSet<Read>, class: &Class) -> bool {
     }
     reads.iter().any(|read| match (class.role, read) {
         (Role::Gateway, Read::Gateways) | (Role::Sidecar, Read::Callers) => true,
+        // Which network it is in counts from the first gateway on.
+        (_, Read::Networks) => true,
         (Role::Sidecar, Read::Workload(id)) => *id == class.workload_id,
         (Role::Sidecar, Read::Service(host)) => host
             .service()

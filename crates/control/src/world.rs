@@ -26,6 +26,7 @@ mod build;
 mod callers;
 mod change;
 mod entries;
+pub mod networks;
 mod routes;
 pub mod secrets;
 
@@ -35,6 +36,7 @@ mod tests;
 pub use build::{Inputs, claim};
 pub use change::Read;
 pub(crate) use entries::GRANTS;
+pub use networks::Networks;
 pub use secrets::Secrets;
 
 /// Everything joined for one moment.
@@ -90,6 +92,8 @@ pub struct World {
     pub workloads: BTreeMap<String, Arc<Member>>,
     /// Labels of workloads that somebody else vouched for, by id; nobody's are empty.
     pub granted: BTreeMap<String, Labels>,
+    /// Networks and their gateways.
+    pub networks: Networks,
     /// Whether a service is not seen by everybody.
     pub private: bool,
     /// Keys of callers' labels that rules read, by the namespace of the callers; [`ROOT_NAMESPACE`]'s are for all.

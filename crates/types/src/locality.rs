@@ -21,6 +21,8 @@ pub const ZONE: &str = "topology.kubernetes.io/zone";
 pub const SUBZONE: &str = "topology.istio.io/subzone";
 /// Istio's label of a whole locality, `region.zone.subzone`.
 pub const LABEL: &str = "istio-locality";
+/// Istio's label of the network that something is in.
+pub const NETWORK: &str = "topology.istio.io/network";
 /// Istio's newer label of a whole locality.
 const TOPOLOGY: &str = "topology.istio.io/locality";
 

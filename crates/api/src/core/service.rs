@@ -2,6 +2,7 @@
 
 use naka_types::labels::Labels;
 use naka_types::protocol::Protocol;
+use std::net::IpAddr;
 
 mod build;
 pub(crate) mod fields;
@@ -15,6 +16,8 @@ pub struct Service {
     pub selector: Labels,
     /// Ports; those with an error are absent.
     pub ports: Vec<ServicePort>,
+    /// Where the gateway of a network is reached from others, if it is one.
+    pub external_ips: Vec<IpAddr>,
 }
 
 /// A port of a Service.

@@ -71,14 +71,12 @@ pub struct EntryEndpoint {
     pub address: String,
     /// Port by port name.
     pub ports: BTreeMap<String, u16>,
-    /// Labels that subsets select by; the locality is one of them.
+    /// Labels that subsets select by; locality and network are among them.
     pub labels: Labels,
     /// Share; default 1.
     pub weight: Option<u32>,
     /// Identity expected there.
     pub service_account: Option<String>,
-    /// Network it is in.
-    pub network: Option<String>,
 }
 
 /// Addresses with a common beginning; a single address is a block of its own.

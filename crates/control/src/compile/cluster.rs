@@ -127,7 +127,12 @@ pub(crate) fn outbound(view: &View<'_>, name: &ClusterName, class: &Class) -> Op
         service: (&host, &service.name, &service.namespace),
         protocol,
         policy: &policy,
-        found: outside::found(service, *port, labels),
+        found: outside::found(service, *port, labels).reached(
+            view,
+            (service, *port, labels),
+            class,
+            &policy,
+        ),
         origination: Origination::of(
             view,
             class,

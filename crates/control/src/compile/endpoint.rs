@@ -1,7 +1,7 @@
 //! Endpoint sets of outbound clusters.
 
 use super::cluster::{balance, socket_address, target};
-use super::{Built, Class, Dialect, View};
+use super::{Built, Class, Dialect, View, network};
 use crate::registry::Health;
 use crate::world::{Endpoint, Read};
 use naka_types::host::Host;
@@ -38,19 +38,19 @@ pub(crate) fn endpoints(view: &View<'_>, name: &ClusterName, class: &Class) -> O
             ports.and_then(|endpoints| endpoints.get(port))
         }
     };
+    let policy = target
+        .rule
+        .map(|rule| rule.effective(subset_name(subset), *port));
     let chosen: Vec<&Endpoint> = all
         .into_iter()
         .flatten()
         .filter(|endpoint| labels.is_none_or(|labels| selects(labels, &endpoint.labels)))
         .filter(|endpoint| class.dialect == Dialect::Naka || dialled_by_anyone(endpoint))
         .collect();
-    let near = (class.dialect == Dialect::Envoy)
-        .then(|| {
-            target
-                .rule
-                .map(|rule| rule.effective(subset_name(subset), *port))
-        })
-        .flatten()
+    let reached = network::reached(view, chosen, class, policy.as_ref());
+    let chosen: Vec<&Endpoint> = reached.iter().map(|endpoint| &**endpoint).collect();
+    let near = policy
+        .filter(|_| class.dialect == Dialect::Envoy)
         .and_then(|policy| balance::nearness(&policy));
     let groups = match near {
         Some(near) => ranked(view, &near, &chosen, class),

@@ -410,14 +410,14 @@ mod tests {
             let (_, findings) = naka_api::decode_json(&object, Mode::Compat);
             enforced(&findings, None)
         };
-        let idle = service(json!({"externalIPs": ["192.0.2.1"], "healthCheckNodePort": 30001}));
+        let idle = service(json!({"loadBalancerIP": "192.0.2.1", "healthCheckNodePort": 30001}));
         assert_eq!(
             (idle.status.as_str(), idle.reason.as_str()),
             ("False", "NotYet")
         );
         assert_eq!(
             idle.message,
-            "not yet: spec.externalIPs, spec.healthCheckNodePort"
+            "not yet: spec.healthCheckNodePort, spec.loadBalancerIP"
         );
         let sound = service(json!({"ports": [{"port": 80}]}));
         assert_eq!(sound.status, "True");

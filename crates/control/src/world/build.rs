@@ -1,6 +1,6 @@
 //! Joins the parts into a [`World`].
 
-use super::{Endpoint, Endpoints, Port, Service, World, age};
+use super::{Endpoint, Endpoints, Networks, Port, Service, World, age};
 use crate::ca_service::{CERTIFICATE, revoked};
 use crate::registry::{Claim, Health, Member, Registration, ServedPort};
 use naka_api::core::service::{ServicePort, TargetPort};
@@ -114,6 +114,7 @@ impl World {
         let mut objects: Vec<&Arc<Object>> = inputs.snapshot.objects.values().collect();
         objects.sort_by(|a, b| age(a).cmp(&age(b)));
         world.entries(inputs.snapshot, &objects, &members);
+        world.networks = Networks::of(&objects);
         world.objects(&objects);
         world.read_labels(&objects);
         world.route_owners(inputs.snapshot);

@@ -50,6 +50,8 @@ pub enum Read {
     Trust,
     /// What decides which callers share resources.
     Callers,
+    /// Networks and their gateways.
+    Networks,
 }
 
 impl World {
@@ -129,6 +131,9 @@ impl World {
         differing(&self.sidecars, &next.sidecars, same_objects, |namespace| {
             reads.insert(Read::Sidecars(namespace.clone()));
         });
+        if self.networks != next.networks {
+            reads.insert(Read::Networks);
+        }
         let narrowed = |world: &Self| world.sidecars.keys().cloned().collect::<Vec<_>>();
         if self.caller_labels != next.caller_labels
             || self.private != next.private

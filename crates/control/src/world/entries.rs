@@ -18,6 +18,7 @@ use naka_api::{Kind, Object};
 use naka_store::Snapshot;
 use naka_types::host::{DOMAIN, Host};
 use naka_types::labels::{Labels, selects};
+use naka_types::locality::NETWORK;
 use naka_types::name::ObjectRef;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -128,7 +129,6 @@ impl World {
                 labels: Labels::new(),
                 weight: None,
                 service_account: None,
-                network: None,
             };
             for port in &spec.ports {
                 found.plain(object, spec, &itself, port);
@@ -202,7 +202,12 @@ impl World {
         }
         let behind = self.endpoints.get(&host);
         let all = behind.and_then(|ports| ports.get(&number));
-        let all = all.into_iter().flatten().cloned();
+        let mut all: Vec<Endpoint> = all.into_iter().flatten().cloned().collect();
+        if let Some(network) = written.labels.get(NETWORK) {
+            for endpoint in &mut all {
+                endpoint.labels.insert(NETWORK.to_owned(), network.clone());
+            }
+        }
         found.endpoints.entry(port.number).or_default().extend(all);
     }
 }
@@ -331,7 +336,6 @@ impl Found {
                 labels: entry.labels.clone(),
                 weight: entry.weight,
                 service_account: entry.service_account.clone(),
-                network: None,
             };
             for port in &spec.ports {
                 self.plain(other, spec, &written, port);

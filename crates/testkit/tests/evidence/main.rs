@@ -29,6 +29,7 @@ mod languages;
 mod limits;
 mod machines;
 mod namespace;
+mod networks;
 mod newcomer;
 mod notify;
 mod observe;

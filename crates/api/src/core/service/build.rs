@@ -7,6 +7,7 @@ use crate::decode::meta::labels;
 use crate::networking::read;
 use crate::tree::Node;
 use naka_types::protocol::Protocol;
+use std::net::IpAddr;
 
 /// Builds. Ports with an error are left out.
 pub(crate) fn build(report: &mut Report, spec: &Node) -> Service {
@@ -64,7 +65,25 @@ pub(crate) fn build(report: &mut Report, spec: &Node) -> Service {
     Service {
         selector: labels(spec.get("selector")),
         ports,
+        external_ips: external(report, spec),
     }
+}
+
+fn external(report: &mut Report, spec: &Node) -> Vec<IpAddr> {
+    let items = spec.get("externalIPs").map(Node::items);
+    let mut all = Vec::new();
+    for (index, node) in items.unwrap_or_default().iter().enumerate() {
+        match node.text().and_then(|text| text.parse().ok()) {
+            Some(ip) => all.push(ip),
+            None => report.invalid(
+                &format!("spec.externalIPs[{index}]"),
+                node,
+                "this is no IP address".to_owned(),
+                "write an address such as 192.0.2.1".to_owned(),
+            ),
+        }
+    }
+    all
 }
 
 fn port(report: &mut Report, node: &Node, at: &str, index: usize) -> Option<ServicePort> {

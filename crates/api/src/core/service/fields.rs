@@ -86,7 +86,12 @@ const SPEC: &[Field] = &[
         Default("false"),
         "Endpoints that are not ready.",
     ),
-    f("externalIPs", TEXTS, NotYet, "Further addresses."),
+    f(
+        "externalIPs",
+        TEXTS,
+        Yes,
+        "Addresses of a network's gateway, which the label `topology.istio.io/network` makes of a Service; of others they are kept and do nothing.",
+    ),
     f("loadBalancerIP", Ty::Str, NotYet, "Address outside."),
     f("loadBalancerClass", Ty::Str, NotYet, "Implementation."),
     f(

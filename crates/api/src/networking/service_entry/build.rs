@@ -172,6 +172,9 @@ fn endpoint(
     if let Some(locality) = read::text(node.get("locality")) {
         labels.insert(naka_types::locality::LABEL.to_owned(), locality);
     }
+    if let Some(network) = read::text(node.get("network")) {
+        labels.insert(naka_types::locality::NETWORK.to_owned(), network);
+    }
     Some(EntryEndpoint {
         address,
         ports: ports
@@ -181,6 +184,5 @@ fn endpoint(
         labels,
         weight: read::count(node.get("weight")),
         service_account: read::text(node.get("serviceAccount")),
-        network: read::text(node.get("network")),
     })
 }

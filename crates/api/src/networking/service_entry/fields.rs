@@ -1,7 +1,7 @@
 //! Fields of a ServiceEntry, as in Istio's CRD.
 
 use crate::schema::common::LABELS;
-use crate::schema::{COUNT, Field, Now, PORT, STRINGS, TEXTS, Ty, yes};
+use crate::schema::{COUNT, Field, PORT, STRINGS, TEXTS, Ty, yes};
 
 const LOCATIONS: Ty = Ty::Enum(&["MESH_EXTERNAL", "MESH_INTERNAL"]);
 const RESOLUTIONS: Ty = Ty::Enum(&["NONE", "STATIC", "DNS", "DNS_ROUND_ROBIN", "DYNAMIC_DNS"]);
@@ -36,7 +36,11 @@ const ENDPOINT: &[Field] = &[
         Ty::Str,
         "Identity expected there; makes an endpoint of a MESH_INTERNAL host called by mesh mTLS.",
     ),
-    Field::new("network", Ty::Str, Now::NotYet, "Network it is in."),
+    yes(
+        "network",
+        Ty::Str,
+        "Network it is in; callers of others go through its gateway. The label `topology.istio.io/network` says the same.",
+    ),
     yes("locality", Ty::Str, "region/zone/subzone."),
 ];
 

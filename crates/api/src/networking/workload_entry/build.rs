@@ -40,6 +40,9 @@ pub(crate) fn build(report: &mut Report, spec: &Node) -> Option<WorkloadEntry> {
     if let Some(locality) = read::text(spec.get("locality")) {
         labels.insert(naka_types::locality::LABEL.to_owned(), locality);
     }
+    if let Some(network) = read::text(spec.get("network")) {
+        labels.insert(naka_types::locality::NETWORK.to_owned(), network);
+    }
     Some(WorkloadEntry {
         address,
         ports,

@@ -2,7 +2,7 @@
 
 use crate::schema::{COUNT, Field, Now, PORT, STRINGS, Ty};
 
-use Now::{NotYet, Yes};
+use Now::Yes;
 
 const SPEC: &[Field] = &[
     Field::new(
@@ -31,7 +31,12 @@ const SPEC: &[Field] = &[
         Yes,
         "Identity expected there; without: called in plaintext.",
     ),
-    Field::new("network", Ty::Str, NotYet, "Network it is in."),
+    Field::new(
+        "network",
+        Ty::Str,
+        Yes,
+        "Network it is in; callers of others go through its gateway. The label `topology.istio.io/network` says the same.",
+    ),
     Field::new(
         "locality",
         Ty::Str,

@@ -319,6 +319,10 @@ impl<'a> Walk<'a> {
                     false => asked.gateway.clone(),
                 },
                 narrow: world.narrows(&asked.namespace),
+                network: world.network_of_caller(match asked.gateway.is_empty() {
+                    true => &asked.labels,
+                    false => &asked.gateway,
+                }),
                 ..Class::default()
             },
             book: Book::new(&asked.namespace)

@@ -9,9 +9,9 @@
 use super::Target;
 use crate::compile::credential::{self, Credential};
 use crate::compile::envoy::dns;
-use crate::compile::{Class, Dialect, Key, View, endpoint, tls};
+use crate::compile::{Class, Dialect, Key, View, endpoint, network, tls};
 use crate::world::{Endpoint, Entry, Service};
-use naka_api::networking::destination_rule::{ClientTls, TlsMode};
+use naka_api::networking::destination_rule::{ClientTls, TlsMode, TrafficPolicy};
 use naka_api::networking::service_entry::Resolution;
 use naka_api::{Object, codes};
 use naka_types::finding::Finding;
@@ -26,6 +26,7 @@ use naka_wire::envoy::extensions::clusters::dynamic_forward_proxy::v3::{
     ClusterConfig, cluster_config::ClusterImplementationSpecifier,
 };
 use naka_wire::time;
+use std::borrow::Cow;
 use std::time::Duration;
 
 /// Names whose records say nothing else are looked up again after this time, as in Istio.
@@ -38,7 +39,7 @@ pub(super) enum Found<'a> {
     Told,
     /// By looking these up.
     LookedUp {
-        endpoints: Vec<&'a Endpoint>,
+        endpoints: Vec<Cow<'a, Endpoint>>,
         one_at_a_time: bool,
     },
     /// The caller says the name; with `kept`, calls go on to the address that they were made to, where that is known.
@@ -59,7 +60,7 @@ pub(super) fn found<'a>(service: &'a Service, port: u16, labels: Option<&Labels>
         // One address of several names at a time is no balance at all.
         Found::LookedUp {
             one_at_a_time: one_at_a_time && endpoints.len() == 1,
-            endpoints,
+            endpoints: endpoints.into_iter().map(Cow::Borrowed).collect(),
         }
     };
     match entry.resolution {
@@ -85,7 +86,7 @@ fn chosen<'a>(entry: &'a Entry, port: u16, labels: Option<&Labels>) -> Vec<&'a E
         .collect()
 }
 
-impl Found<'_> {
+impl<'a> Found<'a> {
     /// Whether an endpoint set of the cluster's name exists.
     pub(super) fn is_told(&self) -> bool {
         matches!(self, Self::Told)
@@ -99,6 +100,29 @@ impl Found<'_> {
         let port = port.map(|port| ("port", port.to_string()));
         let kept = [("address", "kept".to_owned())];
         kept.into_iter().chain(port).collect()
+    }
+
+    /// The same as callers of a class reach it.
+    pub(super) fn reached(
+        mut self,
+        view: &View<'a>,
+        (service, port, labels): (&'a Service, u16, Option<&Labels>),
+        class: &Class,
+        policy: &TrafficPolicy,
+    ) -> Self {
+        if let (
+            Self::LookedUp {
+                endpoints,
+                one_at_a_time,
+            },
+            Some(entry),
+        ) = (&mut self, &service.entry)
+        {
+            let chosen = chosen(entry, port, labels);
+            *endpoints = network::reached(view, chosen, class, Some(policy));
+            *one_at_a_time &= endpoints.len() == 1;
+        }
+        self
     }
 
     /// Writes it into a cluster made for endpoints that are told.
