@@ -59,6 +59,28 @@ fn a_websocket_through_envoys_survives_route_changes() {
     assert!(!ended.success());
 }
 
+/// Whom the policy below asks: somebody who is never there.
+fn asked(open: bool) -> String {
+    format!(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: istio, namespace: istio-system}}\ndata:\n  mesh: |\n    extensionProviders:\n    - name: nobody\n      envoyExtAuthzHttp: {{service: nobody.example, port: 80, timeout: 1s, failOpen: {open}}}\n---\n"
+    )
+}
+
+const ASKS: &str = "apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: nobody, namespace: default}
+spec:
+  hosts: [nobody.example]
+  ports: [{number: 80, name: http, protocol: HTTP}]
+  resolution: STATIC
+  endpoints: [{address: 127.0.0.1, ports: {http: 1}}]
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: asks, namespace: default}
+spec: {action: CUSTOM, provider: {name: nobody}, rules: [{}]}
+";
+
 /// Who may call and how often changes without a listener: an upgraded connection that an Envoy let in before is not
 /// drained, new calls are under the new rules at once. The twin: what is spoken at the port is part of the listener.
 #[test]
@@ -100,6 +122,10 @@ fn a_websocket_through_envoys_survives_policies_and_limits() {
     assert_eq!(code(), "403", "another caller than the one allowed");
     mesh.apply("who.yaml", &policy("stranger"));
     assert_eq!(code(), "200", "the caller allowed");
+    mesh.apply("asked.yaml", &(asked(false) + ASKS));
+    assert_eq!(code(), "403", "nobody answers whether it may");
+    mesh.apply("asked.yaml", &asked(true));
+    assert_eq!(code(), "200", "no answer is enough");
     mesh.apply("few.yaml", limit);
     assert_eq!([code(), code()], ["200", "429"], "one is served");
     let seen = mesh.logged("hold").len();

@@ -1,6 +1,7 @@
 //! Policies with CUSTOM: an authorizer of Flask and one of Envoy's own Go messages are asked by a Naka and by an Envoy,
 //! and say of each call what they say; the called programs' logs tell what came of it.
 
+use super::told;
 use crate::envoy;
 use crate::newcomer::{program, venv};
 use naka_testkit::mesh::{Mesh, SOON};
@@ -135,6 +136,51 @@ fn decides(mesh: &Mesh, service: &str) {
     }
 }
 
+/// What the called proxy's log and counters say of calls that were refused, or that nobody answered for, and what
+/// explain says without asking anybody.
+fn is_told(mesh: &Mesh) {
+    let dir = envoy::run_dir(mesh, "payment");
+    let rule = "istio-ext-authz-authz-ns[default]-policy[asks-payment]-rule[0]";
+    for (key, words) in [
+        ("response_code_details", format!("ext_authz_denied[{rule}]")),
+        ("response_code_details", format!("ext_authz_error[{rule}]")),
+        ("policies", format!("unanswered {rule}")),
+    ] {
+        until(format_args!("a line with {words}"), SOON, || {
+            let lines = told::lines(&dir);
+            lines.iter().any(|line| line[key] == words).then_some(())
+        });
+    }
+    let page = told::page(&dir, "/metrics");
+    let counted = page.lines().find(|line| {
+        line.starts_with("naka_policy_notices_total") && line.contains("outcome=\"unanswered\"")
+    });
+    assert!(counted.is_some_and(|line| line.contains(rule)), "{page}");
+    let said = mesh.ok([
+        "explain",
+        "--from",
+        "default/order",
+        "--to",
+        "payment",
+        "GET /x",
+    ]);
+    assert!(
+        said.contains("asks outbound|80||authz.default.svc.cluster.local"),
+        "{said}"
+    );
+    assert!(said.contains("nobody is asked here"), "{said}");
+    let open = [
+        "explain",
+        "--from",
+        "default/order",
+        "--to",
+        "payment",
+        "GET /open",
+    ];
+    let said = mesh.ok(open);
+    assert!(said.contains("no CUSTOM rule matches"), "{said}");
+}
+
 /// A Flask program decides about calls to a Naka and to an Envoy: what it refuses never reaches the program, what it lets
 /// pass does, changed as it says, and so do calls that nobody asks about. The twins: without the policy the same call
 /// passes unasked; with `failOpen` one passes that nobody answers for; without the provider none does.
@@ -185,6 +231,8 @@ fn an_authorizer_by_http_decides() {
     for service in ["payment", "ledger"] {
         becomes(&mesh, service, "", "200");
     }
+
+    is_told(&mesh);
 
     // The mesh has no such provider any more.
     mesh.ok(["delete", "configmap", "istio", "-n", "istio-system"]);

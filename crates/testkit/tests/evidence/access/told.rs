@@ -57,7 +57,7 @@ const CALLS: &[(&str, u64, &str, &str)] = &[
 ];
 
 /// A page of the proxy's admin socket.
-fn page(dir: &Path, path: &str) -> String {
+pub(super) fn page(dir: &Path, path: &str) -> String {
     let socket = dir.join("admin.sock");
     let mut curl = Command::new("curl");
     curl.args(["-s", "--unix-socket"]).arg(socket);
@@ -68,7 +68,7 @@ fn page(dir: &Path, path: &str) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-fn lines(dir: &Path) -> Vec<Value> {
+pub(super) fn lines(dir: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(dir.join("access.log")).unwrap_or_default();
     let read = |line| serde_json::from_str(line).ok();
     text.lines().filter_map(read).collect()
