@@ -72,7 +72,7 @@ fn call(mesh: &Mesh, service: &str, words: &str) -> (String, String) {
     crate::traffic::finish(&mut run);
     // The log holds what earlier runs of that name said, too.
     let answer = run.out().split_off(before.min(run.out().len()));
-    let answer = match answer.rfind("HTTP/1.1 ") {
+    let answer = match answer.rfind("HTTP/") {
         Some(at) => answer[at..].to_owned(),
         None => answer,
     };
@@ -212,6 +212,18 @@ fn an_authorizer_by_http_decides() {
         ] {
             assert_eq!(header(&seen, name), value, "{name}: {seen}");
         }
+        let server = format!("{service}-v1");
+        assert_eq!(last(&mesh, &server)["body_bytes"], 10);
+        // What was not told is passed on all the same.
+        let long = mesh.file("long", &"x".repeat(300_000));
+        for more in ["", "-H transfer-encoding:chunked"] {
+            let long = long.display();
+            let words = format!("{more} --data-binary @{long} -H x-ext:allow");
+            let (status, answer) = call(&mesh, service, &words);
+            assert_eq!(status, "200", "{more}: {answer}");
+            assert_eq!(last(&mesh, "authz")["body"], "xxxxxxxx", "{more}");
+            assert_eq!(last(&mesh, &server)["body_bytes"], 300_000, "{more}");
+        }
     }
     let shown = mesh.ok(["describe", "authorizationpolicy", "asks-payment"]);
     assert!(!shown.contains("E334"), "{shown}");
@@ -268,6 +280,7 @@ fn an_authorizer_by_grpc_decides() {
         let server = format!("{service}-v1");
         let got = last(&mesh, &server);
         assert_eq!(header(&got, "x-secret"), None, "{got}");
+        assert_eq!(got["body_bytes"], 8);
         let seen = last(&mesh, "authz");
         assert_eq!(seen["method"], "POST");
         assert_eq!(seen["path"], format!("/{service}-path"));
