@@ -20,6 +20,7 @@ use naka_store::{Draft, Store};
 use naka_telemetry::Metrics;
 use naka_types::spiffe::SpiffeId;
 use serde_json::{Value, json};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -44,6 +45,8 @@ pub struct Caller {
     pub workload_id: String,
     /// Services its proof covers.
     pub services: Vec<String>,
+    /// Where it comes from.
+    pub remote: Option<IpAddr>,
 }
 
 /// Everything the services share.
@@ -126,6 +129,7 @@ impl Plane {
             spiffe: peer.spiffe.clone(),
             workload_id: peer.workload_id.to_string(),
             services: issued.map(|issued| issued.services).unwrap_or_default(),
+            remote: None,
         }
     }
 

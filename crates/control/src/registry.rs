@@ -59,6 +59,9 @@ pub struct Registration {
     /// How its program's calls are captured, for display.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub capture: String,
+    /// IP address that the control plane saw it come from, which it cannot choose.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub seen_at: String,
 }
 
 /// What a workload's proxy saw of its traffic since it started. For display only: never stored, and never a reason to

@@ -5,7 +5,7 @@
 //! acknowledges endpoints once all its workers have them; others count as done after 2 s. Whoever is silent for 5 s
 //! is named and no longer waited for.
 
-use crate::ca_service::peer;
+use crate::ca_service::{ConnIdentity, peer};
 use crate::outbox::{self, Responses};
 use crate::plane::{Caller, Plane};
 use crate::push::{Epoch, SubscriberId};
@@ -55,7 +55,9 @@ impl Workloads for WorkloadService {
         &self,
         request: Request<Streaming<RegisterRequest>>,
     ) -> Result<Response<Self::RegisterStream>, Status> {
-        let caller = self.plane.caller(&peer(&request)?);
+        let mut caller = self.plane.caller(&peer(&request)?);
+        let conn = request.extensions().get::<ConnIdentity>();
+        caller.remote = conn.map(|conn| conn.remote().ip().to_canonical());
         let (out, responses) = outbox::channel(8);
         let service = self.clone();
         let requests = request.into_inner();
@@ -284,6 +286,7 @@ fn registration(request: RegisterRequest, caller: &Caller) -> Result<Registratio
         ip: request.ip,
         gateway: request.gateway,
         capture: request.capture,
+        seen_at: caller.remote.map_or_else(String::new, |ip| ip.to_string()),
     })
 }
 

@@ -62,6 +62,7 @@ pub(crate) fn member(id: u16, service: &str, version: &str, health: Health) -> M
         ip: "127.0.0.1".to_owned(),
         gateway: false,
         capture: String::new(),
+        seen_at: String::new(),
     };
     Member {
         registration: Arc::new(registration),

@@ -24,6 +24,7 @@ fn workload(id: &str, service: &str, account: &str) -> Registration {
         ip: "127.0.0.1".to_owned(),
         gateway: false,
         capture: String::new(),
+        seen_at: String::new(),
     }
 }
 

@@ -14,6 +14,7 @@ use naka_types::name::ObjectRef;
 use naka_types::protocol::Protocol;
 use naka_types::workload::Ulid;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// Service port that leads to a workload's first port when no Service object says otherwise.
@@ -118,9 +119,11 @@ impl World {
         world.objects(&objects);
         world.read_labels(&objects);
         world.route_owners(inputs.snapshot);
+        let named = inputs.snapshot.objects.values();
+        let named: Vec<&Arc<Object>> = named.filter(|o| o.workload_entry().is_some()).collect();
         world.granted = members
             .iter()
-            .filter_map(|member| granted(inputs.snapshot, &member.registration))
+            .filter_map(|member| granted(inputs.snapshot, &named, &member.registration))
             .collect();
         world.workloads = members
             .into_iter()
@@ -390,17 +393,48 @@ fn first(registration: &Registration) -> Option<&ServedPort> {
         .or_else(|| ports.first())
 }
 
-/// The labels that the token a workload joined with vouched for; not those that it contradicts by now.
-fn granted(snapshot: &Snapshot, registration: &Registration) -> Option<(String, Labels)> {
+/// The labels that somebody else vouched for: the token that a workload joined with, and WorkloadEntries with its
+/// service account at the address that it was seen to come from, which whoever may write them knows better than the
+/// workload. Not those that the workload contradicts, nor those on which the words of others differ.
+fn granted(
+    snapshot: &Snapshot,
+    entries: &[&Arc<Object>],
+    registration: &Registration,
+) -> Option<(String, Labels)> {
     let id = &registration.workload_id;
-    let certificate = snapshot.record(CERTIFICATE, id)?;
-    let worn = &registration.labels;
-    let labels: Labels = certificate
-        .get("labels")?
-        .as_object()?
-        .iter()
-        .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
-        .filter(|(key, value)| worn.get(key).is_none_or(|worn| worn == value))
+    let certificate = snapshot.record(CERTIFICATE, id);
+    let token = certificate.and_then(|record| record.get("labels")?.as_object());
+    let token = token
+        .into_iter()
+        .flatten()
+        .filter_map(|(key, value)| Some((key.as_str(), value.as_str()?)));
+    let here: Option<IpAddr> = registration.seen_at.parse().ok();
+    let entries = entries.iter().filter(|object| {
+        let entry = object.workload_entry();
+        here.is_some()
+            && object.meta.namespace == registration.namespace
+            && entry.is_some_and(|entry| {
+                let account = entry.service_account.as_ref();
+                let address = entry.address.parse::<IpAddr>().ok();
+                account == Some(&registration.service_account)
+                    && address.map(|address| address.to_canonical()) == here
+            })
+    });
+    let entries = entries.filter_map(|object| object.workload_entry());
+    let entries = entries.flat_map(|entry| &entry.labels);
+    let entries = entries.map(|(key, value)| (key.as_str(), value.as_str()));
+    let worn = registration.labels.iter();
+    let worn: BTreeMap<&str, &str> = worn.map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    let mut said: BTreeMap<&str, Option<&str>> = BTreeMap::new();
+    for (key, value) in token.chain(entries) {
+        let same = worn.get(key).is_none_or(|worn| *worn == value);
+        said.entry(key)
+            .and_modify(|known| *known = known.filter(|known| *known == value))
+            .or_insert_with(|| same.then_some(value));
+    }
+    let labels: Labels = said
+        .into_iter()
+        .filter_map(|(key, value)| Some((key.to_owned(), value?.to_owned())))
         .collect();
     (!labels.is_empty()).then(|| (id.clone(), labels))
 }

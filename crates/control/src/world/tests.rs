@@ -145,3 +145,93 @@ fn of_a_callers_labels_only_those_count_that_a_rule_reads() {
     assert!(world.sidecar("shop", &labels).is_some());
     assert!(world.sidecar("shop", &Labels::new()).is_none());
 }
+
+/// What a WorkloadEntry says of a workload counts where account and address are the workload's, whatever that says of
+/// itself; it does not where others say something else.
+#[test]
+fn entries_vouch_for_labels_of_who_is_there() {
+    let entry = |name: &str, spec: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {{name: {name}, namespace: default}}\nspec: {{{spec}}}\n---\n"
+        )
+    };
+    let sound = "address: 10.0.0.5, serviceAccount: pay, labels: {tier: gold}";
+    for (entries, seen_at, granted) in [
+        (entry("a", sound), "10.0.0.5", true),
+        (entry("a", sound), "10.0.0.6", false),
+        (entry("a", sound), "", false),
+        (
+            entry(
+                "a",
+                "address: 10.0.0.5, serviceAccount: other, labels: {tier: gold}",
+            ),
+            "10.0.0.5",
+            false,
+        ),
+        (
+            entry("a", "address: 10.0.0.5, labels: {tier: gold}"),
+            "10.0.0.5",
+            false,
+        ),
+        (
+            entry(
+                "a",
+                "address: pay.example, serviceAccount: pay, labels: {tier: gold}",
+            ),
+            "10.0.0.5",
+            false,
+        ),
+        // What the workload wears contradicts it.
+        (
+            entry(
+                "a",
+                "address: 10.0.0.5, serviceAccount: pay, labels: {version: v2}",
+            ),
+            "10.0.0.5",
+            false,
+        ),
+        (
+            entry("a", sound)
+                + &entry(
+                    "b",
+                    "address: 10.0.0.5, serviceAccount: pay, labels: {tier: silver}",
+                ),
+            "10.0.0.5",
+            false,
+        ),
+        (
+            entry("a", sound)
+                + &entry(
+                    "b",
+                    "address: 10.0.0.7, serviceAccount: pay, labels: {tier: silver}",
+                ),
+            "10.0.0.5",
+            true,
+        ),
+        (
+            entry(
+                "a",
+                "address: 'fd00::5', serviceAccount: pay, labels: {tier: gold}",
+            ),
+            "fd00::5",
+            true,
+        ),
+        (
+            entry("a", sound).replace("namespace: default", "namespace: shop"),
+            "10.0.0.5",
+            false,
+        ),
+    ] {
+        let objects = snapshot(&entries);
+        let mut member = member(1, "pay", "v1", Health::Healthy);
+        let id = member.registration.workload_id.clone();
+        std::sync::Arc::make_mut(&mut member.registration).seen_at = seen_at.to_owned();
+        let world = world(&objects, vec![member]);
+        let tier = world.granted.get(&id).and_then(|labels| labels.get("tier"));
+        assert_eq!(
+            tier.map(String::as_str),
+            granted.then_some("gold"),
+            "{seen_at}: {entries}"
+        );
+    }
+}

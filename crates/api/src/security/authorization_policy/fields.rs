@@ -72,7 +72,7 @@ const RULE: &[Field] = &[
             yes(
                 "key",
                 Ty::Str,
-                "Attribute. `source.labels[KEY]` is a label of the caller's workload that its token granted.",
+                "Attribute. `source.labels[KEY]` is a label of the caller's workload that its token or a WorkloadEntry granted.",
             )
             .required(),
             yes("values", TEXTS, "Values it may have."),

@@ -434,3 +434,45 @@ fn a_label_counts_only_while_a_token_grants_it() {
     mesh.ok(["delete", "AuthorizationPolicy", "cleared"]);
     both("no policy again", ("200", "200"));
 }
+
+/// What a WorkloadEntry says of who has its service account at its address counts as granted, though no token says it.
+/// The twins: an entry of another address, one of another account, and none.
+#[test]
+fn a_workload_entry_grants_its_labels_to_who_is_there() {
+    let mesh = Mesh::up();
+    let _vault = mesh.serve("vault", "v1");
+    let script = "while :; do curl -s -m 5 -o /dev/null -w '%{http_code}\\n' http://vault/; sleep 0.05; done";
+    let of = ("default", "clerk", &[][..]);
+    let (_, clerk) = by_token(&mesh, "clerk", of, &[], &["sh", "-c", script]);
+    let becomes = |what: &str, wanted: &str| {
+        until(format_args!("{what}: {wanted}"), SOON, || {
+            let out = clerk.out();
+            (out.lines().last() == Some(wanted)).then_some(())
+        });
+    };
+    becomes("no policy", "200");
+    mesh.apply(
+        "cleared.yaml",
+        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: cleared, namespace: default}\nspec:\n  selector: {matchLabels: {app: vault}}\n  rules: [{when: [{key: 'source.labels[security-clearance]', values: [level-4]}]}]\n",
+    );
+    becomes("no entry", "403");
+    let entry = |address: &str, account: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {{name: desk, namespace: default}}\nspec: {{address: {address}, serviceAccount: {account}, labels: {{security-clearance: level-4}}}}\n"
+        )
+    };
+    for _ in 0..2 {
+        mesh.apply("desk.yaml", &entry("127.0.0.1", "clerk"));
+        becomes("an entry for its address", "200");
+        mesh.apply("desk.yaml", &entry("192.0.2.7", "clerk"));
+        becomes("an entry for another address", "403");
+        mesh.apply("desk.yaml", &entry("127.0.0.1", "clerk"));
+        becomes("an entry for its address again", "200");
+        mesh.apply("desk.yaml", &entry("127.0.0.1", "teller"));
+        becomes("an entry for another account", "403");
+    }
+    mesh.apply("desk.yaml", &entry("127.0.0.1", "clerk"));
+    becomes("an entry once more", "200");
+    mesh.ok(["delete", "WorkloadEntry", "desk"]);
+    becomes("the entry is gone", "403");
+}

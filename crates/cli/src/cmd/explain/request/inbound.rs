@@ -123,6 +123,7 @@ fn called(world: &World, sent: &Sent, ports: &Ports) -> Option<Registration> {
         ip: String::new(),
         gateway: false,
         capture: String::new(),
+        seen_at: String::new(),
     })
 }
 
