@@ -6,7 +6,7 @@
 
 mod owner;
 
-use crate::worker::{Accepted, Entrance, WorkerMsg, Workers};
+use crate::worker::{self, Accepted, Entrance, WorkerMsg, Workers};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -76,7 +76,7 @@ pub async fn accept(
                     continue;
                 }
                 let accepted = Accepted {
-                    stream,
+                    stream: worker::Socket::Tcp(stream),
                     peer,
                     entrance: Arc::clone(&entrance),
                 };

@@ -10,6 +10,7 @@ pub(crate) mod bind;
 mod driver;
 mod opened;
 mod tell;
+mod unix;
 
 use crate::admin::{self, Order};
 use crate::control_client::{self, Line};

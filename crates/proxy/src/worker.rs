@@ -7,6 +7,7 @@
 
 mod introduce;
 pub(crate) mod patience;
+pub(crate) mod socket;
 mod state;
 mod sweep;
 
@@ -23,13 +24,14 @@ use naka_types::protocol::Protocol;
 use naka_types::reason::Reason;
 use naka_types::workload::Ulid;
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use tokio::sync::{Notify, mpsc, oneshot};
 
+pub use socket::Socket;
 pub(crate) use state::{Conn, Peer, Phase, Worker};
 
 /// Where a connection came in.
@@ -104,8 +106,8 @@ impl Entrance {
 /// A connection before a byte of it is read.
 #[derive(Debug)]
 pub struct Accepted {
-    /// The socket, non-blocking.
-    pub stream: TcpStream,
+    /// The socket.
+    pub stream: Socket,
     /// The other end.
     pub peer: SocketAddr,
     /// Where it came in.

@@ -177,7 +177,8 @@ impl Sidecar {
         egress.is_none_or(|all| all.iter().any(|one| one.admits(namespace, host)))
     }
 
-    /// Whether a host of a namespace may be called at a port: where entries are for that port, they alone say so.
+    /// Whether a host of a namespace may be called at a port: where entries are for that port, they alone say so, with
+    /// those of Unix sockets, which have no port.
     #[must_use]
     pub fn admits_at(&self, namespace: &str, host: &Host, port: u16) -> bool {
         let Some(all) = &self.egress else {
@@ -187,7 +188,7 @@ impl Sidecar {
         let own = all.iter().any(|one| number(one) == Some(port));
         let wanted = own.then_some(port);
         all.iter()
-            .filter(|one| number(one) == wanted)
+            .filter(|one| number(one) == wanted || number(one) == Some(0))
             .any(|one| one.admits(namespace, host))
     }
 

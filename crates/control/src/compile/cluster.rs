@@ -470,17 +470,22 @@ pub(crate) fn tunnel(view: &View<'_>, name: &ClusterName, class: &Class) -> Opti
     Some((tunnel_target(&tunnel.host, tunnel.port), tunnel.post))
 }
 
+/// A Unix socket.
+pub(crate) fn pipe(path: &str) -> Address {
+    Address {
+        address: Some(address::Address::Pipe(Pipe {
+            path: path.to_owned(),
+            ..Pipe::default()
+        })),
+    }
+}
+
 /// `inbound|<port>||`: the workload's own program, as it is to be spoken to and within its limits.
 pub(crate) fn inbound(chain: &Chain, dialect: Dialect) -> Built {
     let name = ClusterName::Inbound { port: chain.port }.to_string();
     let address = match &chain.at {
         At::Ip(address) => socket_address(&address.ip().to_string(), address.port()),
-        At::Unix(path) => Address {
-            address: Some(address::Address::Pipe(Pipe {
-                path: path.clone(),
-                ..Pipe::default()
-            })),
-        },
+        At::Unix(path) => pipe(path),
     };
     let endpoint = Endpoint {
         address: Some(address),

@@ -5,7 +5,9 @@
 //! mean, and bytes go to the oldest service of those that can be meant, as in Istio, which the object is told. What an entry says with
 //! `captureMode: IPTABLES` is captured or not called at all: nothing is bound.
 //!
-//! Not here: Unix sockets, which no proxy of ours binds; which hosts may be called, which virtual hosts decide.
+//! A Unix socket has no port number: it leads to the only port of its service, or to 80.
+//!
+//! Not here: which hosts may be called, which virtual hosts decide.
 
 use super::{Built, Class, View};
 use crate::world::{Read, Service, World};
@@ -24,11 +26,48 @@ use std::sync::Arc;
 
 /// What names of these listeners start with.
 pub(crate) const EGRESS: &str = "egress_";
+/// The port that requests mean which name none.
+const HTTP: u16 = 80;
+
+/// Where a listener for calls is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// An address of the machine.
+    Ip(SocketAddr),
+    /// A Unix socket; with `@` an abstract one.
+    Unix(String),
+}
+
+impl Place {
+    /// The address; `None` for what an Envoy's agent does not bind.
+    pub(crate) fn ip(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Ip(address) => Some(*address),
+            Self::Unix(_) => None,
+        }
+    }
+
+    /// Port of the address, 0 for a socket that has none.
+    fn port(&self) -> u16 {
+        self.ip().map_or(0, |address| address.port())
+    }
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Ip(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix://{path}"),
+        }
+    }
+}
 
 /// A listener for calls.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Listen {
-    pub(crate) bind: SocketAddr,
+    pub(crate) bind: Place,
+    /// Port of the host that is called; of requests that say theirs, the one that is meant without one.
+    pub(crate) port: u16,
     /// What is spoken, if the entry says so.
     pub(crate) protocol: Protocol,
     /// Where it leads; `None`: requests say it.
@@ -38,10 +77,6 @@ pub(crate) struct Listen {
 impl Listen {
     pub(crate) fn name(&self) -> String {
         format!("{EGRESS}{}", self.bind)
-    }
-
-    pub(crate) fn port(&self) -> u16 {
-        self.bind.port()
     }
 }
 
@@ -75,22 +110,38 @@ fn listen(view: &View<'_>, entry: &Egress, class: &Class) -> Option<Listen> {
         }
         _ => None,
     };
+    let port = match (&bind, &host) {
+        (Place::Ip(address), _) => address.port(),
+        (Place::Unix(_), None) => HTTP,
+        (Place::Unix(_), Some(host)) => port_of(view.seen(host, class)?)?,
+    };
     Some(Listen {
         bind,
+        port,
         protocol,
         host,
     })
 }
 
+/// The port of a service that a socket without a number means: its only one, else that of HTTP.
+fn port_of(service: &Service) -> Option<u16> {
+    let mut ports = service.ports.keys();
+    match (ports.next(), ports.next()) {
+        (Some(only), None) => Some(*only),
+        _ => service.ports.contains_key(&HTTP).then_some(HTTP),
+    }
+}
+
 /// Where an entry listens, and what is spoken there.
-fn bind(entry: &Egress) -> Option<(SocketAddr, Protocol)> {
+fn bind(entry: &Egress) -> Option<(Place, Protocol)> {
     let port = entry.port.as_ref()?;
     let ip = match (&entry.bind, entry.capture) {
-        (_, Capture::Rules) | (Some(Bind::Unix(_)), _) | (None, Capture::Default) => return None,
+        (_, Capture::Rules) | (None, Capture::Default) => return None,
+        (Some(Bind::Unix(path)), _) => return Some((Place::Unix(path.clone()), port.protocol)),
         (Some(Bind::Ip(ip)), _) => *ip,
         (None, Capture::None) => IpAddr::V4(Ipv4Addr::LOCALHOST),
     };
-    Some((SocketAddr::new(ip, port.number), port.protocol))
+    Some((Place::Ip(SocketAddr::new(ip, port.number)), port.protocol))
 }
 
 fn is_bytes(protocol: Protocol) -> bool {
@@ -109,7 +160,11 @@ fn meant<'a>(
         .filter_map(seen)
         .map(AsRef::as_ref)
         .filter(|service| {
-            service.ports.contains_key(&port) && entry.admits(&service.namespace, &service.host)
+            let there = match port {
+                0 => port_of(service).is_some(),
+                port => service.ports.contains_key(&port),
+            };
+            there && entry.admits(&service.namespace, &service.host)
         })
         .collect();
     all.sort_by(|a, b| a.age().cmp(&b.age()));
@@ -160,17 +215,22 @@ pub(crate) fn listener(view: &View<'_>, name: &str, class: &Class) -> Option<Bui
         .into_iter()
         .find(|listen| listen.name() == name)?;
     let host = listen.host.as_ref().map_or("", Host::as_str);
-    let own = [("protocol", listen.protocol.as_str()), ("host", host)];
+    let port = listen.port.to_string();
+    let own = [
+        ("protocol", listen.protocol.as_str()),
+        ("host", host),
+        ("port", &port),
+    ];
     let message = Listener {
         name: name.to_owned(),
-        address: Some(super::cluster::socket_address(
-            &listen.bind.ip().to_string(),
-            listen.port(),
-        )),
+        address: Some(match &listen.bind {
+            Place::Ip(bind) => super::cluster::socket_address(&bind.ip().to_string(), bind.port()),
+            Place::Unix(path) => super::cluster::pipe(path),
+        }),
         metadata: Some(values::metadata([(NAKA, values::string_struct(own))])),
         filter_chains: vec![FilterChain {
             filters: vec![super::listener::tcp(
-                &ClusterName::outbound(listen.port(), "", host).to_string(),
+                &ClusterName::outbound(listen.port, "", host).to_string(),
                 &naka_api::networking::destination_rule::ConnectionPool::default(),
             )],
             ..FilterChain::default()

@@ -43,9 +43,9 @@ fn upstreams(view: &View<'_>, class: &Class) -> Vec<(Upstream, Protocol)> {
     let bound = egress::listens(view, class).into_iter();
     let bound = bound.filter_map(|listen| {
         let upstream = Upstream {
-            bind: listen.bind,
+            bind: listen.bind.ip()?,
             host: listen.host.as_ref()?.as_str().to_owned(),
-            port: listen.port(),
+            port: listen.port,
         };
         Some((upstream, listen.protocol))
     });
@@ -56,7 +56,7 @@ fn upstreams(view: &View<'_>, class: &Class) -> Vec<(Upstream, Protocol)> {
 fn saying(view: &View<'_>, name: &str, class: &Class) -> Option<std::net::SocketAddr> {
     let mut all = egress::listens(view, class).into_iter();
     let found = all.find(|listen| listen.host.is_none() && listen.name() == name);
-    found.map(|listen| listen.bind)
+    found.and_then(|listen| listen.bind.ip())
 }
 
 /// Listeners of an Envoy.
@@ -65,7 +65,8 @@ pub(crate) fn listeners(world: &World, class: &Class) -> BTreeSet<Key> {
     let upstreams = upstreams(&view, class).into_iter();
     let mut names: BTreeSet<String> = upstreams.map(|(one, _)| one.listener()).collect();
     let saying = egress::listens(&view, class).into_iter();
-    names.extend(saying.filter(|l| l.host.is_none()).map(|l| l.name()));
+    let saying = saying.filter(|l| l.host.is_none() && l.bind.ip().is_some());
+    names.extend(saying.map(|l| l.name()));
     if class.binds.http_proxy.is_some() {
         names.insert(HTTP_PROXY.to_owned());
     }
@@ -93,6 +94,13 @@ pub fn not_expressed(world: &World, class: &Class) -> Vec<String> {
         "paths: an Envoy keeps the digits of an escape as they were written (%2f), our own proxies write them large (%2F)".to_owned(),
     ];
     words.extend(conditions(world));
+    let sockets = egress::listens(&View::new(world), class).into_iter();
+    words.extend(sockets.filter(|l| l.bind.ip().is_none()).map(|l| {
+        format!(
+            "binds: beside an Envoy {} is not bound: bind an address of the machine",
+            l.bind
+        )
+    }));
     words.extend(cluster::balance::not_expressed(world));
     words.extend(limit::not_expressed(world));
     if class.role == Role::Gateway {

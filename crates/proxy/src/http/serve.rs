@@ -10,6 +10,7 @@ use crate::io::Io;
 use crate::limits;
 use crate::tls::{Agreed, agreed};
 use crate::upstream::pool::Local;
+use crate::worker::socket::Stream;
 use crate::worker::{Conn, Entrance, Peer, Phase};
 use bytes::Bytes;
 use http::{Request, Response};
@@ -41,15 +42,35 @@ pub(crate) struct Scope {
 }
 
 /// Serves a connection to its end.
-pub(crate) async fn connection(conn: Rc<Conn>, stream: TcpStream) {
+pub(crate) async fn connection(conn: Rc<Conn>, stream: Stream) {
     let entrance = Arc::clone(&conn.entrance);
+    let stream = match stream {
+        Stream::Tcp(stream) => stream,
+        Stream::Unix(io) => return called(conn, io).await,
+    };
     match &*entrance {
         Entrance::Outbound => outbound(conn, Io::plain(stream)).await,
         Entrance::Captured => crate::tcp::serve::redirected(conn, stream).await,
         Entrance::HostPort { port } => {
             crate::tcp::serve::host_port(conn, Io::plain(stream), *port).await;
         }
-        Entrance::Bind { .. } | Entrance::Egress { .. } if !conn.by_owner => refuse(
+        Entrance::Bind { .. } | Entrance::Egress { .. } => called(conn, Io::plain(stream)).await,
+        Entrance::Inbound { port } => inbound(conn, stream, *port).await,
+        Entrance::Publish { port } => {
+            let Some(inbound) = conn.worker.snapshot().inbound(*port).cloned() else {
+                return refuse(&conn, Reason::ConfigUnavailable, "the port is not declared");
+            };
+            by_protocol(conn, Io::plain(stream), &inbound, Agreed::Unknown, None).await;
+        }
+        Entrance::Gateway { port } => crate::edge::serve::connection(conn, stream, *port).await,
+    }
+}
+
+/// A call of the program at a bind of its own.
+async fn called(conn: Rc<Conn>, io: Io) {
+    let entrance = Arc::clone(&conn.entrance);
+    match &*entrance {
+        _ if !conn.by_owner => refuse(
             &conn,
             Reason::ProxyAuthRequired,
             "a bind is for the workload's own uid",
@@ -61,21 +82,14 @@ pub(crate) async fn connection(conn: Rc<Conn>, stream: TcpStream) {
             ..
         } => {
             let host = Arc::clone(host);
-            crate::tcp::serve::bound(conn, Io::plain(stream), host, *port, *protocol).await;
+            crate::tcp::serve::bound(conn, io, host, *port, *protocol).await;
         }
         Entrance::Egress { port, .. } => {
             let mut origin = Origin::outbound(*port);
             origin.address = Some(conn.remote.ip());
-            detected(conn, Io::plain(stream), origin, None).await;
+            detected(conn, io, origin, None).await;
         }
-        Entrance::Inbound { port } => inbound(conn, stream, *port).await,
-        Entrance::Publish { port } => {
-            let Some(inbound) = conn.worker.snapshot().inbound(*port).cloned() else {
-                return refuse(&conn, Reason::ConfigUnavailable, "the port is not declared");
-            };
-            by_protocol(conn, Io::plain(stream), &inbound, Agreed::Unknown, None).await;
-        }
-        Entrance::Gateway { port } => crate::edge::serve::connection(conn, stream, *port).await,
+        _ => refuse(&conn, Reason::Internal, "no bind of the program"),
     }
 }
 

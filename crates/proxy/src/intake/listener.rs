@@ -8,6 +8,7 @@ use naka_engine::model::{Access, MtlsMode, RateLimit, Security};
 use naka_types::name::ClusterName;
 use naka_types::node::{LIMIT, NAKA};
 use naka_types::protocol::Protocol;
+use naka_wire::envoy::config::core::v3::address;
 use naka_wire::envoy::config::listener::v3::{FilterChain, Listener, filter};
 use naka_wire::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager, HttpFilter, http_filter,
@@ -64,8 +65,10 @@ pub enum Part {
 /// A port of this machine for calls of the program.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Egress {
-    /// Where it listens; its port is the one that is called.
-    pub bind: SocketAddr,
+    /// Where it listens.
+    pub bind: At,
+    /// Port of the host that is called; of requests that say theirs, the one that is meant without one.
+    pub port: u16,
     /// What is spoken, if that is said.
     pub protocol: Protocol,
     /// Full host that it leads to; `None`: requests say theirs.
@@ -81,6 +84,24 @@ impl Part {
             Self::Inbound(ports) => ports.iter().any(|port| asks(&port.access)),
             Self::Gateway(port) => port.edge.chains().iter().any(|chain| asks(&chain.access)),
             Self::Egress(_) => false,
+        }
+    }
+}
+
+/// Where something listens on this machine.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum At {
+    /// At an address.
+    Ip(SocketAddr),
+    /// At a Unix socket; with `@` an abstract one.
+    Unix(Arc<str>),
+}
+
+impl std::fmt::Display for At {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Ip(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix://{path}"),
         }
     }
 }
@@ -119,12 +140,28 @@ pub fn listener(wire: &Listener, ids: route::Ids<'_>) -> Result<Taken<Part>, Err
 }
 
 fn egress(wire: &Listener) -> Result<Egress, Error> {
-    let address = wire.address.as_ref().and_then(super::socket_address);
-    let bind = address.ok_or_else(|| Error::at("address", "not an IP address with a port"))?;
+    let bind = match wire.address.as_ref().and_then(|one| one.address.as_ref()) {
+        Some(address::Address::Pipe(pipe)) if pipe.path.starts_with(['/', '@']) => {
+            Some(At::Unix(pipe.path.as_str().into()))
+        }
+        _ => wire
+            .address
+            .as_ref()
+            .and_then(super::socket_address)
+            .map(At::Ip),
+    };
+    let wrong = || Error::at("address", "neither an IP address with a port nor a path");
+    let bind = bind.ok_or_else(wrong)?;
     let own = values::of_metadata(wire.metadata.as_ref(), NAKA)
         .ok_or_else(|| Error::at("metadata", "it says not where calls go"))?;
     let text = |key: &str| values::get_str(own, key).filter(|text| !text.is_empty());
+    let port = text("port").and_then(|port| port.parse().ok());
+    let port = port.or(match &bind {
+        At::Ip(address) => Some(address.port()),
+        At::Unix(_) => None,
+    });
     Ok(Egress {
+        port: port.ok_or_else(|| Error::at("metadata", "it says no port"))?,
         bind,
         protocol: Protocol::declared(None, text("protocol")),
         host: text("host").map(Arc::from),

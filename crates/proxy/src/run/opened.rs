@@ -3,10 +3,11 @@
 //!
 //! A port that cannot be had (another program has it) is tried again until it is free or not wanted any more, and what
 //! was in its way is said once. Where the program has a network namespace of its own, calls are bound inside it, on a
-//! socket that the namespace's door made.
+//! socket that the namespace's door made; a Unix socket is a file, which is the same inside and outside.
 
+use super::unix::Place;
 use crate::door;
-use crate::intake::listener::Opening;
+use crate::intake::listener::{At, Opening};
 use crate::limits::BACKLOG;
 use crate::listen;
 use crate::settings::Capture;
@@ -26,8 +27,8 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// Keeps open what is wanted, until the process ends or, for callers, until no caller is to come any more.
 pub(super) async fn keep(shared: Arc<Shared>, callers: bool) {
     let mut wanted = shared.openings.subscribe();
-    let mut open: BTreeMap<SocketAddr, (Opening, JoinSet<()>)> = BTreeMap::new();
-    let mut told: BTreeMap<SocketAddr, String> = BTreeMap::new();
+    let mut open: BTreeMap<At, (Opening, JoinSet<()>)> = BTreeMap::new();
+    let mut told: BTreeMap<At, String> = BTreeMap::new();
     loop {
         let mut now = wanted.borrow_and_update().clone();
         now.retain(|_, opening| matches!(opening, Opening::Callers { .. }) == callers);
@@ -38,17 +39,17 @@ pub(super) async fn keep(shared: Arc<Shared>, callers: bool) {
             if open.contains_key(bind) {
                 continue;
             }
-            match serve(&shared, *bind, opening).await {
+            match serve(&shared, bind, opening).await {
                 Ok(serving) => {
                     told.remove(bind);
                     tracing::info!(%bind, "a port that a Sidecar asks for is open");
-                    open.insert(*bind, (opening.clone(), serving));
+                    open.insert(bind.clone(), (opening.clone(), serving));
                 }
                 Err(error) => {
                     let why = error.to_string();
                     if told.get(bind) != Some(&why) {
                         tracing::warn!(%bind, %error, "a port that a Sidecar asks for cannot be opened");
-                        told.insert(*bind, why);
+                        told.insert(bind.clone(), why);
                     }
                 }
             }
@@ -62,21 +63,25 @@ pub(super) async fn keep(shared: Arc<Shared>, callers: bool) {
 }
 
 /// Opens one and accepts at it for as long as the set is there.
-async fn serve(
-    shared: &Arc<Shared>,
-    bind: SocketAddr,
-    opening: &Opening,
-) -> io::Result<JoinSet<()>> {
+async fn serve(shared: &Arc<Shared>, bind: &At, opening: &Opening) -> io::Result<JoinSet<()>> {
     let door = shared.settings.capture.as_ref().and_then(Capture::door);
     let door = door.filter(|_| matches!(opening, Opening::Calls(_)));
     let inside = door.is_some();
+    let entrance = Arc::new(entrance(opening, inside));
+    let workers = Arc::clone(&shared.workers);
+    let mut serving = JoinSet::new();
+    let bind = match bind {
+        At::Ip(address) => *address,
+        At::Unix(path) => {
+            let place = Place::bind(path, inside)?;
+            serving.spawn(place.accept(entrance, workers));
+            return Ok(serving);
+        }
+    };
     let listener = match door.map(Path::to_owned) {
         Some(door) => handed(door, bind).await?,
         None => listen::bind(bind)?,
     };
-    let entrance = Arc::new(entrance(opening, inside));
-    let workers = Arc::clone(&shared.workers);
-    let mut serving = JoinSet::new();
     serving.spawn(async move {
         if let Err(error) = listen::accept(listener, entrance, workers).await {
             tracing::error!(%error, "a listener cannot be served");
@@ -91,12 +96,12 @@ fn entrance(opening: &Opening, inside: bool) -> Entrance {
         Opening::Calls(egress) => match &egress.host {
             Some(host) => Entrance::Bind {
                 host: Arc::clone(host),
-                port: egress.bind.port(),
+                port: egress.port,
                 inside,
                 protocol: egress.protocol,
             },
             None => Entrance::Egress {
-                port: egress.bind.port(),
+                port: egress.port,
                 inside,
             },
         },

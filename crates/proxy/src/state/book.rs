@@ -5,7 +5,7 @@
 //! request path is never disturbed for nothing.
 
 use crate::edge::spec::{Held, Spec, Table};
-use crate::intake::listener::Opening;
+use crate::intake::listener::{At, Opening};
 use crate::intake::outside::Shown;
 use crate::intake::{self, cluster, endpoint, listener, route};
 use crate::names::Filter;
@@ -23,7 +23,7 @@ use naka_wire::v1::{NameFilter, WorkloadRecord};
 use naka_wire::{type_url, unpack};
 use naka_xds::{Reject, Resource};
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 mod near;
@@ -381,17 +381,17 @@ impl Book {
 
     /// Ports that configuration asks for, by address; where several ask for one, the last.
     #[must_use]
-    pub fn openings(&self) -> BTreeMap<SocketAddr, Opening> {
+    pub fn openings(&self) -> BTreeMap<At, Opening> {
         let mut all = BTreeMap::new();
         for part in self.listeners.values() {
             match part {
                 listener::Part::Egress(own) => {
-                    all.insert(own.bind, Opening::Calls(own.clone()));
+                    all.insert(own.bind.clone(), Opening::Calls(own.clone()));
                 }
                 listener::Part::Inbound(ports) => {
                     all.extend(ports.iter().filter_map(|declared| {
                         let port = declared.port;
-                        Some((declared.listen?, Opening::Callers { port }))
+                        Some((At::Ip(declared.listen?), Opening::Callers { port }))
                     }));
                 }
                 listener::Part::Gateway(_) => {}

@@ -3,7 +3,7 @@
 use crate::admin::Order;
 use crate::control_client::Line;
 use crate::dns::forward::Host;
-use crate::intake::listener::Opening;
+use crate::intake::listener::{At, Opening};
 use crate::lease::Lease;
 use crate::names::Filter;
 use crate::rotation::Feed;
@@ -20,7 +20,6 @@ use naka_xds::Resource;
 use serde_json::Value as Json;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -66,7 +65,7 @@ pub struct Shared {
     /// The line to the control plane.
     pub line: Arc<watch::Sender<Line>>,
     /// Ports that configuration asks for.
-    pub(crate) openings: watch::Sender<BTreeMap<SocketAddr, Opening>>,
+    pub(crate) openings: watch::Sender<BTreeMap<At, Opening>>,
     /// All metrics.
     pub metrics: Metrics,
     /// The workers.

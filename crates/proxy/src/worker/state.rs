@@ -515,15 +515,15 @@ impl std::fmt::Debug for Conn {
 
 /// Takes over a connection from the main thread and serves it.
 pub(crate) fn accept(worker: &Rc<Worker>, accepted: Accepted) {
-    let local = accepted.stream.local_addr();
-    let stream = tokio::net::TcpStream::from_std(accepted.stream);
+    let (local, unix) = (accepted.stream.local(), accepted.stream.is_unix());
+    let stream = accepted.stream.on_runtime();
     let (Ok(local), Ok(stream)) = (local, stream) else {
         worker.load.fetch_sub(1, Relaxed);
         return;
     };
     let number = worker.next.get();
     worker.next.set(number + 1);
-    let ours = accepted.entrance.is_inside()
+    let ours = (unix || accepted.entrance.is_inside())
         || accepted.entrance.is_outbound()
             && worker.owners.of(accepted.peer, local) == Some(worker.own.uid);
     let phase = if worker.is_draining(&accepted.entrance) {

@@ -7,7 +7,9 @@ use crate::namespace::script;
 use naka_testkit::mesh::{Mesh, SOON};
 use naka_testkit::program::{Program, free_port};
 use naka_testkit::wait::until;
+use std::fs::Permissions;
 use std::net::Ipv4Addr;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::time::UNIX_EPOCH;
 
@@ -279,4 +281,78 @@ fn bytes_at_a_bind_of_two_services_go_to_the_older() {
     mesh.ok(["delete", "-f", older.to_str().expect("printable")]);
     answers("alpha");
     assert!(!told().contains("L354"), "{}", told());
+}
+
+/// A Unix socket leads to its host, for a program beside its sidecar and for a captured one; nobody else's uid is served,
+/// and the file goes with the object. Twin: bytes pass the route that requests do not pass.
+#[test]
+fn a_unix_socket_is_bound() {
+    let mesh = Mesh::up();
+    let _payment = mesh.serve("payment", "v1");
+    abort(&mesh);
+    // Where everybody may go, so that the sidecar alone says who is served.
+    let dir = tempfile::tempdir_in("/tmp").expect("a directory");
+    std::fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).expect("ours");
+    let path = dir.path().join("own.sock");
+    let socket = path.to_str().expect("printable");
+    let bind = |protocol: &str| {
+        entry(
+            &mesh,
+            &format!(
+                "{{port: {{number: 0, protocol: {protocol}, name: own}}, bind: 'unix://{socket}', hosts: [./payment]}}"
+            ),
+        );
+    };
+    let get = |path: &str| {
+        let options = "-s -m 10 -o /dev/null -w '%{http_code}' --unix-socket";
+        format!("curl {options} {socket} http://localhost{path}")
+    };
+    let sh = |line: &str| {
+        let output = Command::new("sh").args(["-c", line]).output().expect("sh");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    bind("HTTP");
+    let order = order(&mesh, "naka");
+    until("the socket", SOON, || path.exists().then_some(()));
+    assert_eq!(sh(&get("/")), "200");
+    assert_eq!(sh(&get("/abort")), "418");
+    let peer = mesh.logged("payment-v1");
+    let peer = peer.last().expect("the call")["peer"].clone();
+    assert_eq!(peer, "spiffe://cluster.local/ns/default/sa/order");
+    let stranger = get("/");
+    let stranger = format!("chmod 777 {socket}; setpriv --reuid=65534 {stranger}");
+    assert_eq!(sh(&stranger), "000", "another uid");
+    let home = mesh.home().display();
+    let told = format!("grep -rh --include=proxy.log 'own uid' {home}");
+    let told = until("the refusal is told", SOON, || {
+        let said = sh(&told);
+        (!said.is_empty()).then_some(said)
+    });
+    assert!(told.contains("65534"), "{told}");
+    bind("TCP");
+    until("bytes", SOON, || {
+        (sh(&get("/abort")) == "200").then_some(())
+    });
+    mesh.ok([
+        "delete",
+        "-f",
+        mesh.home()
+            .join("sidecar.yaml")
+            .to_str()
+            .expect("printable"),
+    ]);
+    until("no socket", SOON, || (!path.exists()).then_some(()));
+    drop(order);
+    bind("HTTP");
+    let wait = format!(
+        "until [ -S {socket} ]; do sleep 0.05; done; {}",
+        get("/abort")
+    );
+    let run = script(
+        &mesh,
+        "order",
+        &["--capture", "namespace", "-s", "order", "-p", "9"],
+        &wait,
+    );
+    assert_eq!(run.out(), "418", "{}", run.err());
 }

@@ -190,17 +190,6 @@ fn egress(report: &mut Report, node: &Node, index: usize, namespace: &str) -> Op
         report.invalid(&at, node, wrong.to_owned(), fix.to_owned());
         return None;
     }
-    if let Some(Some(Bind::Unix(_))) = &bind {
-        let what = "calls at a Unix socket are not taken yet";
-        let fix = "bind an address of the machine, for example 127.0.0.1, with a port number";
-        report.error(
-            codes::W900,
-            &format!("{at}.bind"),
-            node.place,
-            what.to_owned(),
-            fix.to_owned(),
-        );
-    }
     Some(Egress {
         index,
         port,

@@ -73,7 +73,7 @@ const EGRESS: &[Field] = &[
     yes(
         "bind",
         Ty::Str,
-        "Address to listen on for the program's calls; 127.0.0.1 with captureMode NONE. `unix:///PATH` with port 0 is not bound yet (W900).",
+        "Address to listen on for the program's calls; 127.0.0.1 with captureMode NONE. `unix:///PATH` with port 0 is a Unix socket.",
     ),
     yes(
         "captureMode",

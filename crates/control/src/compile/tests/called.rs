@@ -273,3 +273,61 @@ fn bytes_at_a_bind_belong_to_the_oldest_service_and_the_object_is_told() {
         }
     }
 }
+
+#[test]
+fn a_unix_socket_leads_to_the_only_port_of_its_host_or_to_80() {
+    let fixed = "  resolution: STATIC\n  endpoints: [{address: 192.0.2.7}]\n";
+    let one = entry("a.x", "{number: 5432, name: tcp, protocol: TCP}", fixed);
+    let two = entry(
+        "b.x",
+        "{number: 80, name: http, protocol: HTTP}, {number: 81, name: more, protocol: HTTP}",
+        fixed,
+    );
+    let other = entry(
+        "c.x",
+        "{number: 81, name: http, protocol: HTTP}, {number: 82, name: more, protocol: HTTP}",
+        fixed,
+    );
+    let all = one + &two + &other;
+    for (protocol, hosts, leads) in [
+        ("TCP", "./a.x", Some(("a.x", "5432"))),
+        ("HTTP", "./b.x", Some(("b.x", "80"))),
+        ("HTTP", "./c.x", None),
+        ("HTTP", "'./*'", Some(("", "80"))),
+        ("TCP", "'./*'", Some(("a.x", "5432"))),
+        ("TCP", "./nobody.x", None),
+    ] {
+        let sidecar = format!(
+            "---\napiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {{name: s, namespace: default}}\nspec: {{egress: [{{port: {{number: 0, protocol: {protocol}, name: own}}, bind: 'unix:///run/s', hosts: [{hosts}]}}]}}\n"
+        );
+        let world = world(&snapshot(&(all.clone() + &sidecar)), vec![]);
+        let key = Key::Listener("egress_unix:///run/s".to_owned());
+        let compiled = compile(&world, &key, &class());
+        let listener = compiled
+            .resource
+            .is_some()
+            .then(|| message::<Listener>(&compiled));
+        let got = listener.as_ref().map(|listener| {
+            let own = values::of_metadata(listener.metadata.as_ref(), NAKA).expect("ours");
+            let said = |name| values::get_str(own, name).unwrap_or_default();
+            (said("host"), said("port"))
+        });
+        assert_eq!(got, leads, "{protocol} {hosts}");
+        // What it leads to may be called, and by a sidecar of Naka's only it is bound.
+        if let Some((host, port)) = leads.filter(|(host, _)| !host.is_empty()) {
+            let name = VirtualHostName {
+                host: host.to_owned(),
+                port: port.parse().unwrap(),
+            };
+            let known = compile(&world, &Key::VirtualHost(name), &class());
+            assert!(known.resource.is_some(), "{host}");
+        }
+        let class = Class {
+            dialect: Dialect::Envoy,
+            ..class()
+        };
+        let words = crate::compile::envoy::not_expressed(&world, &class);
+        let told = words.iter().any(|word| word.contains("unix:///run/s"));
+        assert_eq!(told, leads.is_some(), "{protocol} {hosts}: {words:?}");
+    }
+}
