@@ -34,18 +34,19 @@ pub(super) fn reached<'a>(
             || network == class.network
             || !networks.gateways.contains_key(network)
     };
-    let of = |endpoint: &Endpoint| networks.of_labels(&endpoint.labels).to_owned();
-    if chosen.iter().all(|endpoint| direct(&of(endpoint))) {
+    let of = |endpoint: &'a Endpoint| networks.of_labels(&endpoint.labels);
+    let nearby = class.network.is_empty() || networks.gateways.is_empty();
+    if nearby || chosen.iter().all(|endpoint| direct(of(endpoint))) {
         return chosen.into_iter().map(Cow::Borrowed).collect();
     }
     let share = common_multiple(networks.gateways.values().map(BTreeSet::len));
     let mutual = led_on(policy) && class.dialect != Dialect::Grpc;
     let mut all = Vec::new();
-    let mut behind: BTreeMap<(String, Locality), Behind> = BTreeMap::new();
+    let mut behind: BTreeMap<(&str, Locality), Behind> = BTreeMap::new();
     for endpoint in chosen {
         let network = of(endpoint);
         let weight = endpoint.weight.saturating_mul(share);
-        if direct(&network) {
+        if direct(network) {
             let own = endpoint.clone();
             all.push(Cow::Owned(Endpoint { weight, ..own }));
         } else if endpoint.mtls && mutual {
@@ -56,19 +57,14 @@ pub(super) fn reached<'a>(
         }
     }
     for ((network, place), behind) in behind {
-        let gateways = networks.gateways.get(&network).into_iter().flatten();
+        let gateways = networks.gateways.get(network).into_iter().flatten();
         let count = u64::try_from(gateways.clone().count()).unwrap_or(u64::MAX);
         let Some((health, sum)) = behind.weights.first_key_value() else {
             continue;
         };
         let weight = u32::try_from(sum / count.max(1)).unwrap_or(u32::MAX);
         all.extend(gateways.map(|address| {
-            Cow::Owned(gateway(
-                *address,
-                &network,
-                &place,
-                (*health, weight.max(1)),
-            ))
+            Cow::Owned(gateway(*address, network, &place, (*health, weight.max(1))))
         }));
     }
     all

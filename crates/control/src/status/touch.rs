@@ -2,7 +2,7 @@
 
 use crate::compile::Key;
 use crate::compile::{envoy, gateway};
-use crate::world::World;
+use crate::world::{Networks, World};
 use naka_api::limits::local_rate_limit::{LocalRateLimit, Target};
 use naka_api::networking::virtual_service::GatewayRef;
 use naka_api::{Object, Spec};
@@ -107,6 +107,8 @@ pub(super) struct Touch {
     virtual_hosts: bool,
     clusters: bool,
     endpoints: bool,
+    /// Where any host is dialled: it is a gateway between networks, or says which network all are in.
+    dialled: bool,
     names: bool,
     listeners: Listeners,
     /// The one namespace whose proxies can have to do with it.
@@ -132,6 +134,7 @@ impl Touch {
             virtual_hosts: false,
             clusters: false,
             endpoints: false,
+            dialled: Networks::has(object),
             names: false,
             listeners: Listeners::None,
             within: None,
@@ -207,12 +210,14 @@ impl Touch {
             ClusterName::Outbound { host, .. } => self.hosts.contains(host),
             ClusterName::Inbound { .. } => false,
         };
+        let dialled =
+            |name: &ClusterName| self.dialled && matches!(name, ClusterName::Outbound { .. });
         let own = matches!(self.listeners, Listeners::Inbound);
         match key {
             Key::VirtualHost(name) => self.virtual_hosts && self.hosts.contains(&name.host),
             Key::Cluster(ClusterName::Inbound { .. }) => own,
-            Key::Cluster(name) => self.clusters && outbound(name),
-            Key::Endpoints(name) => self.endpoints && outbound(name),
+            Key::Cluster(name) => self.clusters && outbound(name) || dialled(name),
+            Key::Endpoints(name) => self.endpoints && outbound(name) || dialled(name),
             Key::Listener(name) => match &self.listeners {
                 Listeners::None => false,
                 Listeners::Inbound => calls_in(name),
@@ -299,7 +304,7 @@ mod tests {
     use super::{Key, Touch, called, envoy, gateway};
     use crate::compile::tests::{member, snapshot, world};
     use crate::registry::Health;
-    use naka_types::name::ObjectRef;
+    use naka_types::name::{ClusterName, ObjectRef};
 
     const MESH: &str = "
 apiVersion: networking.istio.io/v1
@@ -377,5 +382,31 @@ spec: {mtls: {mode: STRICT}}
             );
         }
         assert!(touch.concerns("shop") && !touch.concerns("default"));
+    }
+
+    #[test]
+    fn a_gateway_between_networks_goes_to_whoever_dials_anybody() {
+        let far = "outbound|80||far.example";
+        let keys = [
+            Key::Endpoints(ClusterName::parse(far).unwrap()),
+            Key::Cluster(ClusterName::parse(far).unwrap()),
+            Key::Cluster(ClusterName::Inbound { port: 80 }),
+        ];
+        for (labels, wanted) in [
+            ("{topology.istio.io/network: a}", [true, true, false]),
+            ("{}", [false; 3]),
+        ] {
+            let text = format!(
+                "{{apiVersion: v1, kind: Service, metadata: {{name: e, namespace: default, labels: {labels}}}, spec: {{ports: [{{port: 1}}], externalIPs: [192.0.2.1]}}}}"
+            );
+            let snapshot = snapshot(&text);
+            let world = world(&snapshot, Vec::new());
+            let touch = Touch::of(&world, snapshot.objects.values().next().unwrap());
+            assert_eq!(
+                keys.each_ref().map(|key| touch.wants(key)),
+                wanted,
+                "{labels}"
+            );
+        }
     }
 }

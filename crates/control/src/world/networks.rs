@@ -33,6 +33,16 @@ impl Networks {
     /// What objects say.
     #[must_use]
     pub fn of(objects: &[&Arc<Object>]) -> Self {
+        Self::read(objects.iter().map(|object| &***object))
+    }
+
+    /// Whether an object says something of them.
+    #[must_use]
+    pub fn has(object: &Object) -> bool {
+        Self::read(std::iter::once(object)) != Self::default()
+    }
+
+    fn read<'a>(objects: impl Iterator<Item = &'a Object>) -> Self {
         let mut networks = Self::default();
         for object in objects {
             let Some(network) = object.meta.labels.get(NETWORK).filter(|n| !n.is_empty()) else {
