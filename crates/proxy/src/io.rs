@@ -39,13 +39,31 @@ pub(crate) fn set_coarse_seconds(seconds: u32) {
 }
 
 /// Bytes and last movement of one connection.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Moved {
     read: AtomicU64,
     written: AtomicU64,
     last: AtomicU32,
     flooded: AtomicBool,
     unwelcome: AtomicBool,
+    /// Coarse time since when an HTTP/2 head is on its way; [`NO_HEAD`]: none is.
+    head_since: AtomicU32,
+}
+
+/// Later than any coarse time.
+const NO_HEAD: u32 = u32::MAX;
+
+impl Default for Moved {
+    fn default() -> Self {
+        Self {
+            read: AtomicU64::default(),
+            written: AtomicU64::default(),
+            last: AtomicU32::default(),
+            flooded: AtomicBool::default(),
+            unwelcome: AtomicBool::default(),
+            head_since: AtomicU32::new(NO_HEAD),
+        }
+    }
 }
 
 impl Moved {
@@ -83,6 +101,11 @@ impl Moved {
     /// The caller is told to calm down when its HTTP/2 connection is closed.
     pub(crate) fn unwelcome(&self) {
         self.unwelcome.store(true, Relaxed);
+    }
+
+    /// Coarse time since when an HTTP/2 head is on its way, if one is.
+    pub(crate) fn head_since(&self) -> Option<u32> {
+        Some(self.head_since.load(Relaxed)).filter(|since| *since != NO_HEAD)
     }
 
     /// Coarse time of the last byte in either direction.
@@ -260,13 +283,17 @@ impl AsyncRead for Io {
             this.first.advance(take);
         }
         this.moved.add_read(buf.filled().len() - before);
-        if let Some(guard) = &mut this.frames
-            && !guard.passes(
+        if let Some(guard) = &mut this.frames {
+            let passes = guard.passes(
                 &buf.filled()[before..],
                 this.moved.written(),
                 coarse_seconds(),
-            )
-        {
+            );
+            let since = guard.head_since().unwrap_or(NO_HEAD);
+            this.moved.head_since.store(since, Relaxed);
+            if passes {
+                return Poll::Ready(Ok(()));
+            }
             this.moved.flooded.store(true, Relaxed);
             this.moved.unwelcome();
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));

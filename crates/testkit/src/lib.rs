@@ -10,6 +10,7 @@ pub mod ear;
 pub mod http1;
 pub mod machines;
 pub mod mesh;
+pub mod nested;
 pub mod program;
 pub mod referee;
 pub mod relay;

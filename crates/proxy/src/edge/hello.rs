@@ -9,12 +9,23 @@ pub(crate) const LONGEST: usize = 16 * 1024;
 /// The answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Hello {
-    /// A client hello, with the server name if it has a sound one (lower case).
-    Said(Option<String>),
+    /// A client hello.
+    Said(Said),
     /// Not TLS, or beyond all measure.
     Malformed,
     /// Not enough bytes to tell.
     More,
+}
+
+/// What a client hello says.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Said {
+    /// The server name, lower case, if it is a sound one.
+    pub(crate) name: Option<String>,
+    /// There is a server name, and it is none that a certificate could have; or it cannot be known whether there is one.
+    pub(crate) unsound: bool,
+    /// There is a second hello inside, encrypted (ECH): the name that counts may be another one.
+    pub(crate) encrypted: bool,
 }
 
 /// Reads the first bytes of a connection that begins with a handshake record.
@@ -64,7 +75,7 @@ fn complete(message: &[u8]) -> Option<Hello> {
         return Some(Hello::Malformed);
     }
     let body = body.get(..length)?;
-    Some(server_name(body).map_or(Hello::Malformed, Hello::Said))
+    Some(said(body).map_or(Hello::Malformed, Hello::Said))
 }
 
 /// A reader of fields with lengths.
@@ -87,34 +98,37 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// The name of the server name extension; `None` when the hello cannot be read.
-#[expect(
-    clippy::option_option,
-    reason = "unreadable, and read but without a name, differ"
-)]
-fn server_name(body: &[u8]) -> Option<Option<String>> {
+/// Number of the server name extension.
+const SERVER_NAME: [u8; 2] = [0, 0];
+/// Number of the extension that holds an encrypted hello, or bytes that look like one.
+const ENCRYPTED: [u8; 2] = [0xfe, 0x0d];
+
+/// What the extensions say; `None` when the hello cannot be read.
+fn said(body: &[u8]) -> Option<Said> {
     let mut fields = Fields(body);
     // Version, random, session, suites, compression.
     fields.take(2 + 32)?;
     fields.field(1)?;
     fields.field(2)?;
     fields.field(1)?;
+    let mut said = Said::default();
     if fields.0.is_empty() {
-        return Some(None);
+        return Some(said);
     }
     let mut extensions = Fields(fields.field(2)?);
     while !extensions.0.is_empty() {
         let kind = extensions.take(2)?;
         let content = extensions.field(2)?;
-        if kind == [0, 0] {
+        if kind == SERVER_NAME {
             let mut names = Fields(Fields(content).field(2)?);
-            if names.take(1)? != [0] {
-                return Some(None);
-            }
-            return Some(sound(names.field(2)?));
+            let is_host = names.take(1)? == [0];
+            said.name = sound(names.field(2)?).filter(|_| is_host);
+            said.unsound = said.name.is_none();
+        } else if kind == ENCRYPTED {
+            said.encrypted = true;
         }
     }
-    Some(None)
+    Some(said)
 }
 
 /// A host name as certificates have them; anything else names nobody.
@@ -126,10 +140,15 @@ fn sound(name: &[u8]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Hello, LONGEST, read};
+    use super::{Hello, LONGEST, Said, read};
 
     /// A hello with this server name, its message cut into records of so many bytes.
     fn hello(name: Option<&[u8]>, record: usize) -> Vec<u8> {
+        hello_with(name, &[], record)
+    }
+
+    /// The same with more extensions behind the name.
+    fn hello_with(name: Option<&[u8]>, more: &[u8], record: usize) -> Vec<u8> {
         let mut body = vec![3, 3];
         body.extend([7; 32]);
         body.extend([0, 0, 2, 0x13, 1, 1, 0]);
@@ -143,6 +162,7 @@ mod tests {
             extensions.extend(length(name.len()));
             extensions.extend(name);
         }
+        extensions.extend(more);
         body.extend([(extensions.len() >> 8) as u8, extensions.len() as u8]);
         body.extend(extensions);
         let mut message = vec![1, 0, (body.len() >> 8) as u8, body.len() as u8];
@@ -157,7 +177,10 @@ mod tests {
 
     #[test]
     fn the_server_name_is_read_however_the_hello_is_cut() {
-        let said = Hello::Said(Some("shop.example.com".to_owned()));
+        let said = Hello::Said(Said {
+            name: Some("shop.example.com".to_owned()),
+            ..Said::default()
+        });
         for record in [1, 2, 3, 40, 10_000] {
             let bytes = hello(Some(b"Shop.Example.com"), record);
             assert_eq!(read(&bytes), said, "records of {record}");
@@ -171,15 +194,37 @@ mod tests {
             let with_more = [bytes, vec![20, 3, 3, 0, 1, 1]].concat();
             assert_eq!(read(&with_more), said);
         }
-        assert_eq!(read(&hello(None, 500)), Hello::Said(None));
+        assert_eq!(read(&hello(None, 500)), Hello::Said(Said::default()));
+    }
+
+    #[test]
+    fn a_hello_within_the_hello_is_noticed() {
+        for (more, expect) in [
+            (&[0xfe, 0x0d, 0, 2, 0, 1][..], true),
+            (&[0xfe, 0x0e, 0, 2, 0, 1], false),
+            (&[], false),
+        ] {
+            let said = read(&hello_with(Some(b"shop.example.com"), more, 500));
+            let Hello::Said(said) = said else {
+                panic!("{said:?}")
+            };
+            assert_eq!(said.name.as_deref(), Some("shop.example.com"));
+            assert_eq!((said.encrypted, said.unsound), (expect, false), "{more:?}");
+        }
+        let cut = hello_with(Some(b"shop.example.com"), &[0xfe, 0x0d, 0, 9, 0], 500);
+        assert_eq!(read(&cut), Hello::Malformed);
     }
 
     #[test]
     fn what_names_nobody_and_what_is_no_hello() {
         for name in [&b""[..], b"a b", b"*.example.com", b"\xff", &[b'a'; 10_240]] {
+            let nobody = Said {
+                unsound: true,
+                ..Said::default()
+            };
             assert_eq!(
                 read(&hello(Some(name), 4_000)),
-                Hello::Said(None),
+                Hello::Said(nobody),
                 "{}",
                 name.len()
             );

@@ -158,9 +158,9 @@ fn begins(first: &mut First) -> Result<Option<bool>, &'static str> {
         Some(_) => return Ok(Some(true)),
     }
     match hello::read(&first.bytes) {
-        Hello::Said(name) => {
+        Hello::Said(said) => {
             first.tls = true;
-            first.server_name = name;
+            first.server_name = said.name;
             Ok(Some(true))
         }
         Hello::Malformed => Err("the first bytes are no client hello"),

@@ -154,6 +154,7 @@ impl Run {
         } else {
             parts.version
         };
+        let http1 = parts.version <= Version::HTTP_11;
         let mut request = match Canonical::from_parts(parts, &scope.origin) {
             Ok(request) => request,
             Err(refused) => {
@@ -161,6 +162,11 @@ impl Run {
                 let mut local = LocalReply::new(refused.reason, refused.grpc);
                 if matches!(*scope.conn.entrance, Entrance::Gateway { .. }) {
                     local = local.at_gateway(None);
+                }
+                // Where this head ends others may see differently, and so the next one.
+                if http1 && refused.reason == Reason::BadRequest {
+                    let close = HeaderValue::from_static("close");
+                    local.headers.insert(CONNECTION, close);
                 }
                 return Err(Box::new(replied(finish, local)));
             }

@@ -5,6 +5,9 @@
 //! one unit of credit. Credit comes with what clients send them for: requests (priorities, resets), answers that they
 //! take in (window updates), and time (pings). What no client does runs out of it.
 //!
+//! The same look tells since when a head is on its way: HEADERS that are not all there, CONTINUATION that is awaited, a
+//! preface without the first frame. Whoever dawdles over one keeps a connection and asks for nothing.
+//!
 //! Not counted here: what the library bounds itself (CONTINUATION, resets, header lists, small DATA).
 
 /// Credit at first, and never more.
@@ -22,6 +25,7 @@ const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
 const GOAWAY: u8 = 7;
 /// The code ENHANCE_YOUR_CALM.
 const CALM: u8 = 11;
@@ -36,6 +40,11 @@ pub(super) struct Guard {
     credit: i64,
     written: u64,
     second: u32,
+    /// Since which second a head is on its way.
+    head_since: Option<u32>,
+    /// The present frame is the last one of a head.
+    head_ends: bool,
+    begun: bool,
     /// The highest stream that was asked for.
     last: u32,
     /// Whether all that was begun to be written is written: the peer waits for a new frame.
@@ -51,6 +60,9 @@ impl Default for Guard {
             credit: CREDIT,
             written: 0,
             second: 0,
+            head_since: None,
+            head_ends: false,
+            begun: false,
             last: 0,
             whole: true,
         }
@@ -64,6 +76,10 @@ impl Guard {
         self.written += kib * 1024;
         let seconds = i64::from(second.saturating_sub(self.second));
         self.second = second;
+        if !self.begun {
+            self.begun = true;
+            self.head_since = Some(second);
+        }
         let sent = i64::try_from(kib).map_or(CREDIT, |kib| kib.min(CREDIT));
         let earned = sent * OF_KIB + seconds.min(CREDIT) * OF_SECOND;
         self.credit = (self.credit + earned).min(CREDIT);
@@ -72,6 +88,7 @@ impl Guard {
                 let over = self.skip.min(bytes.len());
                 self.skip -= over;
                 bytes = &bytes[over..];
+                self.ended();
                 continue;
             }
             let take = (self.head.len() - self.filled).min(bytes.len());
@@ -84,6 +101,19 @@ impl Guard {
             }
         }
         self.credit >= 0
+    }
+
+    /// Since which second a head is on its way, if one is.
+    pub(super) fn head_since(&self) -> Option<u32> {
+        self.head_since
+    }
+
+    /// The last byte of a head may have come.
+    fn ended(&mut self) {
+        if self.skip == 0 && self.head_ends {
+            self.head_ends = false;
+            self.head_since = None;
+        }
     }
 
     /// Bytes are on their way to the caller.
@@ -107,6 +137,16 @@ impl Guard {
     fn frame(&mut self) {
         let [high, middle, low, kind, flags, stream @ ..] = self.head;
         self.skip = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
+        if matches!(kind, HEADERS | CONTINUATION) {
+            if kind == HEADERS {
+                self.head_since = Some(self.second);
+            }
+            self.head_ends = flags & END_HEADERS != 0;
+            self.ended();
+        } else {
+            // The first frame of all; between those of a head there is none, or the library ends the connection.
+            self.head_since = None;
+        }
         match kind {
             HEADERS => {
                 self.credit = (self.credit + OF_REQUEST).min(CREDIT);
@@ -176,6 +216,41 @@ mod tests {
             let frame = frame(kind, flags, length);
             assert_eq!(passing(&mut begun(), &frame, 10_000, 100), 10_000);
         }
+    }
+
+    #[test]
+    fn it_is_known_since_when_a_head_is_on_its_way() {
+        let mut guard = Guard::default();
+        assert!(guard.passes(&[0; 10], 0, 3));
+        assert_eq!(guard.head_since(), Some(3), "half a preface");
+        assert!(guard.passes(&[0; 14], 0, 4));
+        assert_eq!(guard.head_since(), Some(3), "a preface and no frame");
+        assert!(guard.passes(&frame(4, 0, 0), 0, 5));
+        assert_eq!(guard.head_since(), None, "settings");
+        let whole = frame(1, 5, 20);
+        for piece in [1, 8, 9, 10, 28] {
+            for (second, part) in (10..).zip(whole.chunks(piece)) {
+                assert!(guard.passes(part, 0, second));
+            }
+            assert_eq!(guard.head_since(), None, "whole, in pieces of {piece}");
+        }
+        assert!(guard.passes(&whole[..12], 0, 20));
+        assert_eq!(guard.head_since(), Some(20), "a part of its fields");
+        assert!(guard.passes(&whole[12..], 0, 29));
+        // Heads that follow each other are each as old as they are.
+        let more = [&whole[12..], &whole[..12]].concat();
+        assert!(guard.passes(&whole[..12], 0, 30));
+        assert!(guard.passes(&more, 0, 39));
+        assert_eq!(guard.head_since(), Some(39));
+        assert!(guard.passes(&whole[12..], 0, 40));
+        // Without the end, and the end at last, which has no bytes.
+        assert!(guard.passes(&frame(1, 1, 20), 0, 50));
+        assert!(guard.passes(&frame(9, 0, 5), 0, 55));
+        assert_eq!(guard.head_since(), Some(50));
+        assert!(guard.passes(&frame(9, 4, 0), 0, 59));
+        assert_eq!(guard.head_since(), None);
+        assert!(guard.passes(&frame(0, 0, 200)[..50], 0, 60));
+        assert_eq!(guard.head_since(), None, "bodies take their time");
     }
 
     #[test]

@@ -198,12 +198,15 @@ async fn by_server_name(
     origin: &mut Origin,
 ) -> Result<(), Option<Reason>> {
     let said = agree::said(conn, io).await?;
-    let (Some(name), Some((_, port))) = (said, &origin.destination) else {
+    let (Some(name), Some((_, port))) = (said.name, &origin.destination) else {
         return Ok(());
     };
     let Some(host) = dial::known(&conn.worker, &name) else {
         return Ok(());
     };
+    if said.encrypted && agree::is_strict(conn) {
+        return Err(Some(Reason::EgressDenied));
+    }
     // What cannot be had of a known name is refused, never passed on as if the name meant nothing.
     let vhost = dial::virtual_host(conn, &host, *port).await;
     if let Some(vhost) = vhost.map_err(Some)?
@@ -337,9 +340,9 @@ async fn either(conn: &Rc<Conn>, mut io: Io, origin: &Origin, names: bool) -> Fo
                 first.put_back(&mut io);
                 tls_found(conn, io, origin).await
             }
-            Some(Speaks::Tls | Speaks::Other | Speaks::More) => {
+            Some(spoken @ (Speaks::Tls | Speaks::Other | Speaks::More)) => {
                 first.put_back(&mut io);
-                bytes_found(conn, io, origin).await
+                bytes_found(conn, io, origin, spoken).await
             }
         };
     }
@@ -377,9 +380,12 @@ async fn either(conn: &Rc<Conn>, mut io: Io, origin: &Origin, names: bool) -> Fo
             first.put_back(&mut io);
             tls_found(conn, io, origin).await
         }
-        Speaks::Tls | Speaks::Other | Speaks::More => {
+        spoken @ (Speaks::Tls | Speaks::Other | Speaks::More) => {
             first.put_back(&mut io);
-            Found::Bytes(io, Box::new(dialled))
+            match agrees(conn, &mut io, origin, spoken).await {
+                true => Found::Bytes(io, Box::new(dialled)),
+                false => Found::Gone,
+            }
         }
     }
 }
@@ -400,9 +406,9 @@ async fn by_caller(
             first.put_back(&mut io);
             tls_found(conn, io, origin).await
         }
-        Some(Speaks::Tls | Speaks::Other | Speaks::More) => {
+        Some(spoken @ (Speaks::Tls | Speaks::Other | Speaks::More)) => {
             first.put_back(&mut io);
-            bytes_found(conn, io, origin).await
+            bytes_found(conn, io, origin, spoken).await
         }
     }
 }
@@ -415,7 +421,7 @@ fn http_found(first: First, mut io: Io, http2: bool) -> Found {
 async fn tls_found(conn: &Rc<Conn>, mut io: Io, origin: &Origin) -> Found {
     let mut origin = origin.clone();
     match by_server_name(conn, &mut io, &mut origin).await {
-        Ok(()) => bytes_found(conn, io, &origin).await,
+        Ok(()) => bytes_found(conn, io, &origin, Speaks::Tls).await,
         Err(Some(reason)) => {
             refuse(conn, reason, "the server name of a client hello");
             Found::Gone
@@ -424,7 +430,23 @@ async fn tls_found(conn: &Rc<Conn>, mut io: Io, origin: &Origin) -> Found {
     }
 }
 
-async fn bytes_found(conn: &Rc<Conn>, io: Io, origin: &Origin) -> Found {
+/// Whether TLS of the program's own goes with the host that is called; where it does not, that is told.
+async fn agrees(conn: &Conn, io: &mut Io, origin: &Origin, spoken: Speaks) -> bool {
+    let host = match &origin.destination {
+        Some((host, _)) if origin.agreeing && spoken == Speaks::Tls => host,
+        _ => return true,
+    };
+    let agreed = agree::hello(conn, io, host).await;
+    if let Err(Some(reason)) = agreed {
+        disagreed(conn, origin, reason, host);
+    }
+    agreed.is_ok()
+}
+
+async fn bytes_found(conn: &Rc<Conn>, mut io: Io, origin: &Origin, spoken: Speaks) -> Found {
+    if !agrees(conn, &mut io, origin, spoken).await {
+        return Found::Gone;
+    }
     match dial::dial(conn, origin).await {
         Ok(dialled) => Found::Bytes(io, Box::new(dialled)),
         Err(failed) => Found::Failed(Box::new(failed)),

@@ -663,6 +663,10 @@ impl Conn {
         if self.is_late() || self.patience.is_stalled(now) {
             return true;
         }
+        let head = moved.head_since().filter(|_| self.is_stranger());
+        if head.is_some_and(|since| is_slow(since, now)) {
+            return true;
+        }
         let idle = now.saturating_sub(moved.last());
         if self.busy.get() > 0 || !self.one_head_at_a_time.get() {
             return u64::from(idle) > limits::CONNECTION_IDLE.as_secs();
@@ -678,8 +682,13 @@ impl Conn {
         }
         let since = self.head_since.get().unwrap_or(now);
         self.head_since.set(Some(since));
-        u64::from(now.saturating_sub(since)) >= limits::HEADER_READ.as_secs()
+        is_slow(since, now)
     }
+}
+
+/// Whether a head that is on its way since then takes too long.
+fn is_slow(since: u32, now: u32) -> bool {
+    u64::from(now.saturating_sub(since)) >= limits::HEADER_READ.as_secs()
 }
 
 impl Drop for Conn {

@@ -7,15 +7,19 @@
 //! ```text
 //! naka-swarm crowd --token T --count N [--want HOST:PORT]   until stdin ends; prints when all are connected, and news
 //! naka-swarm CRIME --token T [--for SECONDS] [--node-version V]                CRIME: mute | silent | nonces | nacks | names | foreign
+//! naka-swarm nested --token T --of struct|list|groups|any --depth N --to xds|authority|workloads     what one message comes to
 //! ```
 #![expect(clippy::print_stdout, reason = "a command-line program")]
 
 use anyhow::{Context, Result, bail};
+use bytes::{Buf, BufMut, Bytes};
+use http::uri::PathAndQuery;
 use naka_identity::tls;
 use naka_proxy::control_client::{self, Link, News, Params};
 use naka_proxy::lease::Lease;
 use naka_proxy::rotation::Feed;
 use naka_proxy::settings::Settings;
+use naka_testkit::nested::{Nest, Request, behind};
 use naka_types::name::VirtualHostName;
 use naka_types::node::NODE_METADATA;
 use naka_types::token::Token;
@@ -25,6 +29,9 @@ use naka_wire::envoy::envoy::service::discovery::v3::{
     aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
 };
 use naka_wire::google::protobuf::value::Kind;
+use naka_wire::istio_ca::IstioCertificateRequest;
+use naka_wire::prost::Message;
+use naka_wire::v1::RegisterRequest;
 use naka_wire::{type_url, values};
 use naka_xds::delta::client::{Client, Subscription, Update};
 use serde_json::json;
@@ -35,7 +42,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::{Status, Streaming};
 
 type Options = HashMap<String, String>;
 
@@ -60,6 +68,7 @@ fn main() -> Result<()> {
     runtime.block_on(async {
         match command.as_str() {
             "crowd" => crowd(&options).await,
+            "nested" => nested(&options).await,
             crime => offend(crime, &options).await,
         }
     })
@@ -408,4 +417,148 @@ fn count(
     *got.entry(short.to_owned()).or_default() += response.resources.len() as u64;
     *got.entry(format!("no {short}")).or_default() += response.removed_resources.len() as u64;
     Ok((response.type_url, response.nonce))
+}
+
+/// Messages as the bytes they are.
+struct Raw;
+
+impl Codec for Raw {
+    type Encode = Bytes;
+    type Decode = Bytes;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Encoder for Raw {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn encode(&mut self, item: Bytes, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        to.put(item);
+        Ok(())
+    }
+}
+
+impl Decoder for Raw {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
+        Ok(Some(from.copy_to_bytes(from.remaining())))
+    }
+}
+
+/// Sends a sound message with so many levels behind it, and says whether it was answered.
+async fn nested(options: &Options) -> Result<()> {
+    let token = option(options, "token")?;
+    let depth: usize = option(options, "depth")?.parse()?;
+    let nest = Nest::named(option(options, "of")?).context("--of struct|list|groups|any")?;
+    let parsed = Token::parse(token).ok().context("--token is none")?;
+    let address = parsed
+        .addresses
+        .first()
+        .context("the token has no address")?;
+    let config = tls::token_client_config(&parsed.ca_sha256, &[b"h2"])?;
+    let settings = settings(token, 0);
+    let link: Link = control_client::dial(address, config).await?;
+    let (path, messages, bearer) = match option(options, "to")? {
+        "authority" => {
+            let key = naka_identity::KeyAndCsr::generate()?;
+            let sound = IstioCertificateRequest {
+                csr: key.csr_pem().to_owned(),
+                metadata: Some(values::fields([
+                    ("namespace", values::string(&settings.namespace)),
+                    ("service_account", values::string(&settings.service_account)),
+                ])),
+                ..IstioCertificateRequest::default()
+            };
+            let deep = behind(Request::Certificate, nest, depth);
+            let message = [sound.encode_to_vec(), deep].concat();
+            let path = "/istio.v1.auth.IstioCertificateService/CreateCertificate";
+            (path, vec![message], Some(parsed.reveal()))
+        }
+        "workloads" => {
+            let (svid, _) = control_client::issue(&link, &settings, Some(&parsed)).await?;
+            let sound = RegisterRequest {
+                workload_id: svid.workload_id.to_string(),
+                namespace: settings.namespace.clone(),
+                service_account: settings.service_account.clone(),
+                workload_name: settings.workload_name.clone(),
+                ip: settings.inbound_ip.to_string(),
+                ..RegisterRequest::default()
+            };
+            let deep = behind(Request::Discovery, nest, depth);
+            let message = [sound.encode_to_vec(), deep].concat();
+            ("/naka.wire.v1.Workloads/Register", vec![message], None)
+        }
+        _ => {
+            let (svid, _) = control_client::issue(&link, &settings, Some(&parsed)).await?;
+            let node = control_client::node(&settings, &svid.workload_id.to_string());
+            let first = DeltaDiscoveryRequest {
+                node: Some(node),
+                ..ask(type_url::CLUSTER, ["*".to_owned()])
+            };
+            let deep = behind(Request::Discovery, nest, depth);
+            let first = [first.encode_to_vec(), deep].concat();
+            let others = [
+                ask(type_url::ENDPOINT, []),
+                ask(type_url::LISTENER, ["*".to_owned()]),
+                ask(type_url::VIRTUAL_HOST, [WANTED.to_owned()]),
+            ];
+            let others = others.iter().map(Message::encode_to_vec);
+            let path =
+                "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
+            (path, std::iter::once(first).chain(others).collect(), None)
+        }
+    };
+    let answer = answered(link, path, messages, bearer);
+    let outcome = match tokio::time::timeout(Duration::from_secs(20), answer).await {
+        Ok(Ok(())) => "answered".to_owned(),
+        Ok(Err(status)) => format!("refused: {:?}: {}", status.code(), status.message()),
+        Err(_) => "nothing came".to_owned(),
+    };
+    println!("{}", json!({"crime": "nested", "outcome": outcome}));
+    Ok(())
+}
+
+/// Sends all of it on one stream, which stays open until the first answer.
+async fn answered(
+    link: Link,
+    path: &'static str,
+    messages: Vec<Vec<u8>>,
+    bearer: Option<String>,
+) -> Result<(), Status> {
+    let unary = bearer.is_some();
+    let (queue, queued) = mpsc::channel(messages.len());
+    for message in messages {
+        let _ = queue.send(Bytes::from(message)).await;
+    }
+    // Where one message is all there is, the end of the stream says so.
+    let _open = (!unary).then_some(queue);
+    let mut request = tonic::Request::new(ReceiverStream::new(queued));
+    if let Some(bearer) = bearer {
+        let value = format!("Bearer {bearer}");
+        let value = value
+            .parse()
+            .map_err(|_| Status::internal("the token is no header"))?;
+        request.metadata_mut().insert("authorization", value);
+    }
+    let mut client = tonic::client::Grpc::new(link);
+    let ready = client.ready().await;
+    ready.map_err(|error| Status::unavailable(error.to_string()))?;
+    let answer = client
+        .streaming(request, PathAndQuery::from_static(path), Raw)
+        .await?;
+    match answer.into_inner().message().await? {
+        Some(_) => Ok(()),
+        None => Err(Status::unavailable("the stream ended")),
+    }
 }

@@ -183,7 +183,7 @@ fn cancelled_work(ground: &Ground, side: Side) -> Outcome {
 }
 
 /// Requests that hang at the program a while after the attack.
-fn ended(ground: &Ground) -> usize {
+pub(crate) fn ended(ground: &Ground) -> usize {
     let end = Instant::now() + Duration::from_secs(5);
     loop {
         let working = ground
@@ -253,7 +253,7 @@ fn made_reset(ground: &Ground, side: Side, primitive: Primitive) -> Outcome {
 }
 
 /// Whether the other side has not closed a while after all was sent.
-fn is_open(h2: &H2) -> bool {
+pub(crate) fn is_open(h2: &H2) -> bool {
     let end = Instant::now() + Duration::from_millis(500);
     while Instant::now() < end {
         std::thread::park_timeout(Duration::from_millis(10));

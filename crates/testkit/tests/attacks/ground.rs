@@ -48,6 +48,8 @@ pub(crate) struct Ground {
     pub(crate) elsewhere: SocketAddr,
     /// Callers of the gateway's port with a limit of connections by address.
     pub(crate) capped: SocketAddr,
+    /// Callers of the gateway's port with TLS.
+    pub(crate) secure: SocketAddr,
     /// What became of copies of requests.
     pub(crate) copies: Arc<Copies>,
     /// The mesh's only name server.
@@ -91,6 +93,14 @@ spec:
   - {port: {number: 83, name: http, protocol: HTTP}, hosts: ['*']}
 ---
 apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: secure, namespace: istio-system}
+spec:
+  selector: {istio: ingressgateway}
+  servers:
+  - {port: {number: 84, name: https, protocol: HTTPS}, hosts: ['*'], tls: {mode: SIMPLE, credentialName: secure}}
+---
+apiVersion: networking.istio.io/v1
 kind: VirtualService
 metadata:
   name: edge
@@ -98,7 +108,7 @@ metadata:
   annotations: {naka.dev/match.rich: request.body.amount > 100}
 spec:
   hosts: ['*']
-  gateways: [istio-system/edge, istio-system/balanced, istio-system/elsewhere, istio-system/capped]
+  gateways: [istio-system/edge, istio-system/balanced, istio-system/elsewhere, istio-system/capped, istio-system/secure]
   http:
   - name: rich
     match: [{uri: {prefix: /judged}}]
@@ -133,6 +143,22 @@ spec:
   resolution: STATIC
   endpoints: [{address: 127.0.0.1, ports: {http: PORT}}]
 ";
+
+/// The certificate of the port with TLS.
+fn certificate() -> String {
+    let made = rcgen::generate_simple_self_signed(["secure.example".to_owned()]).expect("a key");
+    let base64 = |text: String| {
+        use base64::Engine as _;
+        base64::engine::general_purpose::STANDARD.encode(text)
+    };
+    let (certificate, key) = (
+        base64(made.cert.pem()),
+        base64(made.signing_key.serialize_pem()),
+    );
+    format!(
+        "---\napiVersion: v1\nkind: Secret\nmetadata: {{name: secure, namespace: istio-system}}\ndata: {{tls.crt: {certificate}, tls.key: {key}}}\n"
+    )
+}
 
 /// The program again, behind one connection.
 const QUEUED: &str = "---
@@ -189,10 +215,13 @@ impl Ground {
         let copied = crate::naive::listen(move |stream| heard.take(stream));
         let entry = COPIES.replace("PORT", &copied.port().to_string());
         let queued = QUEUED.replace("PORT", &own.to_string());
-        mesh.apply("edge.yaml", &[OBJECTS, &entry, &queued].concat());
+        mesh.apply(
+            "edge.yaml",
+            &[OBJECTS, &entry, &queued, &certificate()].concat(),
+        );
         mesh.apply("lies.yaml", &names.objects());
-        let others = [(); 3].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
-        let [balanced, elsewhere, capped] = others;
+        let others = [(); 4].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
+        let [balanced, elsewhere, capped, secure] = others;
         let mut arguments = vec![
             "proxy".to_owned(),
             "gateway".to_owned(),
@@ -237,6 +266,7 @@ impl Ground {
             balanced,
             elsewhere,
             capped,
+            secure,
             copies,
             names,
             mesh,
@@ -326,7 +356,17 @@ pub(crate) struct Bystander {
 pub(crate) struct Calls {
     answered: usize,
     pub(crate) failed: Vec<String>,
-    slowest: Duration,
+    took: Vec<Duration>,
+}
+
+impl Calls {
+    /// The time within which so many percent of the calls were answered.
+    fn within(&self, percent: usize) -> Duration {
+        let mut all = self.took.clone();
+        all.sort_unstable();
+        let at = (all.len() * percent).div_ceil(100).saturating_sub(1);
+        all.get(at).copied().unwrap_or_default()
+    }
 }
 
 impl std::fmt::Display for Calls {
@@ -334,9 +374,10 @@ impl std::fmt::Display for Calls {
         let all = self.answered + self.failed.len();
         write!(
             f,
-            "others answered {} of {all}, slowest {} ms",
+            "others answered {} of {all}, p99 {} ms, slowest {} ms",
             self.answered,
-            self.slowest.as_millis()
+            self.within(99).as_millis(),
+            self.within(100).as_millis()
         )?;
         match self.failed.first() {
             Some(first) => write!(f, ", first failure {first:?}"),
@@ -358,7 +399,7 @@ impl Bystander {
                 last = stopped.load(SeqCst);
                 let began = Instant::now();
                 let answer = get(edge, "/bystander").unwrap_or_default();
-                calls.slowest = calls.slowest.max(began.elapsed());
+                calls.took.push(began.elapsed());
                 if answer.starts_with("HTTP/1.1 200") {
                     calls.answered += 1;
                 } else {

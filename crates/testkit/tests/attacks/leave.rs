@@ -1,5 +1,5 @@
 //! Callers that leave at any moment (row 43): before, amid and after heads, bodies and answers. Landed when something
-//! goes on for them after they left: work at the program, or connections of the proxies.
+//! goes on for them after they left: work at the program, connections of the proxies, places in a queue.
 
 use crate::ground::{Ground, Side};
 use crate::wire::{H2, RST_STREAM, connect, frame, get};
@@ -32,7 +32,7 @@ const REQUESTS: [&str; 10] = [
 ];
 
 fn leave(ground: &Ground, side: Side) -> Outcome {
-    let before = ground.descriptors();
+    let (before, resident) = (ground.descriptors(), ground.resident());
     let ways: Vec<SocketAddr> = match side {
         Side::Naka => vec![ground.edge, ground.published],
         Side::Open => vec![ground.naive.http1],
@@ -62,9 +62,22 @@ fn leave(ground: &Ground, side: Side) -> Outcome {
             break;
         }
     }
-    let seen =
+    let mut seen =
         format!("of {count} callers, {working} left at work, {kept} more descriptors, seed {seed}");
-    outcome(working > 1 || side == Side::Naka && kept > 60, seen)
+    let mut landed = working > 1;
+    if side == Side::Naka {
+        // One connection serves the queue: were it or a place in the queue still counted for somebody who has left,
+        // nobody would be served there any more.
+        let served = (0..20).filter(|_| {
+            let answer = crate::ground::get(ground.edge, "/queued/fine");
+            answer.is_some_and(|answer| answer.starts_with("HTTP/1.1 200"))
+        });
+        let served = served.count();
+        let grown = ground.resident().saturating_sub(resident) >> 20;
+        landed |= kept > 60 || served != 20 || grown > 16;
+        seen += &format!(", {served} of 20 served behind one connection, {grown} MiB more");
+    }
+    outcome(landed, seen)
 }
 
 /// One caller, who leaves after a while of up to 8 ms.

@@ -20,13 +20,17 @@ mod framing;
 mod ground;
 mod labels;
 mod leave;
+mod listener;
 mod naive;
 mod names;
+mod nested;
 mod program;
 mod sizes;
 mod slow;
 mod smuggle;
+mod stall;
 mod storm;
+mod syntax;
 mod tokens;
 mod upstream;
 mod wire;
@@ -123,21 +127,27 @@ fn main() {
         .skip(1)
         .filter(|word| !word.starts_with('-') && word != "unstable-options")
         .collect();
-    if let Some(("naive-json", [])) = words.split_first().map(|(w, rest)| (w.as_str(), rest)) {
-        return bodies::naive_json();
+    match words.as_slice() {
+        [word] if word == "naive-json" => return bodies::naive_json(),
+        [word] if word == "naive-protobuf" => return nested::naive_protobuf(),
+        _ => {}
     }
     let attacks: Vec<Attack> = [
         flood::ATTACKS,
+        stall::ATTACKS,
         smuggle::ATTACKS,
+        syntax::ATTACKS,
         downgrade::ATTACKS,
         sizes::ATTACKS,
         slow::ATTACKS,
         upstream::ATTACKS,
         bodies::ATTACKS,
+        nested::ATTACKS,
         labels::ATTACKS,
         leave::ATTACKS,
         doors::ATTACKS,
         names::ATTACKS,
+        listener::ATTACKS,
         ejection::ATTACKS,
         storm::ATTACKS,
         tokens::ATTACKS,
@@ -152,6 +162,7 @@ fn main() {
         println!("test result: ok. 0 passed; 0 failed; 0 ignored");
         return;
     }
+    let _ = naka_proxy::limits::raise_open_files();
     let ground = Ground::up();
     let (mut withstood, mut lines) = (0, String::new());
     for attack in &chosen {

@@ -31,7 +31,7 @@ pub(crate) const ATTACKS: &[Attack] = &[
     lie("a compression pointer to itself", |g, s| {
         bounded(g, s, "pointer")
     }),
-    lie("three thousand addresses of one name", |g, s| {
+    lie("four thousand addresses of one name", |g, s| {
         bounded(g, s, "many")
     }),
     lie("an answer that may not be kept", |g, s| {
@@ -113,16 +113,29 @@ impl Hostile {
     pub(crate) fn objects(&self) -> String {
         let entry = |kind: &&str| {
             format!(
-                "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: lie-{kind}}}\nspec:\n  hosts: [{kind}.lies.example]\n  ports: [{{number: 80, name: http, protocol: HTTP, targetPort: {}}}]\n  resolution: DNS\n",
+                "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: lie-{kind}}}\nspec:\n  hosts: [{kind}.{LIES}]\n  ports: [{{number: 80, name: http, protocol: HTTP, targetPort: {}}}]\n  resolution: DNS\n",
                 self.port
             )
         };
         KINDS.iter().map(entry).collect()
     }
 
-    fn asked(&self, kind: &str) -> usize {
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Questions for a name, IPv4 only.
+    pub(crate) fn asked(&self, kind: &str) -> usize {
         let asked = self.asked.lock().expect("no panic");
         asked.get(kind).copied().unwrap_or(0)
+    }
+
+    /// Questions for all names that begin like this.
+    pub(crate) fn asked_like(&self, prefix: &str) -> usize {
+        let asked = self.asked.lock().expect("no panic");
+        let all = asked.iter().filter(|(kind, _)| kind.starts_with(prefix));
+        all.map(|(_, count)| count).sum()
     }
 }
 
@@ -166,6 +179,8 @@ const SAME: &[u8] = &[0xc0, 12];
 const A: u8 = 1;
 const CNAME: u8 = 5;
 const LIE: u32 = 3_600;
+/// Domain of the outside services whose names are lied about.
+const LIES: &str = "lies.example";
 
 /// Datagrams of the answer, those of somebody else marked.
 fn answers(id: &[u8], question: &[u8], kind: &str, four: bool) -> Vec<(bool, Vec<u8>)> {
@@ -194,7 +209,7 @@ fn answers(id: &[u8], question: &[u8], kind: &str, four: bool) -> Vec<(bool, Vec
             let lie = record(&other, A, LIE, &EVIL.octets());
             vec![(false, message(id, 0, question, &[to(GOOD, 5), lie]))]
         }
-        "circle" => {
+        "circle" | "ring" => {
             let (one, two) = (name("circle.lies.example"), name("round.lies.example"));
             let round = [record(&one, CNAME, 5, &two), record(&two, CNAME, 5, &one)];
             vec![(false, message(id, 0, question, &round))]
@@ -212,6 +227,7 @@ fn answers(id: &[u8], question: &[u8], kind: &str, four: bool) -> Vec<(bool, Vec
             said[3] |= 3;
             vec![(false, said)]
         }
+        "silent" => Vec::new(),
         "cut" => vec![(false, evil[..evil.len() - 3].to_vec())],
         "label" => {
             let label = [&[0x7f][..], &[b'a'; 0x7f], &[0]].concat();
@@ -264,7 +280,7 @@ fn over_tcp(mut stream: TcpStream, asked: &Mutex<BTreeMap<String, usize>>) -> st
 
 /// As many addresses as a message holds.
 fn addresses(four: bool) -> Vec<Vec<u8>> {
-    let count = if four { 3_000u32 } else { 0 };
+    let count = if four { 4_000u32 } else { 0 };
     let address = |n: u32| Ipv4Addr::from(u32::from(GOOD) + (n << 8));
     (0..count)
         .map(|n| record(SAME, A, 5, &address(n).octets()))
@@ -274,19 +290,19 @@ fn addresses(four: bool) -> Vec<Vec<u8>> {
 /// The program's call to a name.
 fn call(ground: &Ground, kind: &str) -> String {
     let mut stream = connect(ground.outbound, Duration::from_secs(30));
-    let host = format!("{kind}.lies.example");
+    let host = format!("{kind}.{LIES}");
     let text = format!("GET http://{host}/ HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
     let _ = stream.write_all(text.as_bytes());
     String::from_utf8_lossy(&read_all(&mut stream).0).into_owned()
 }
 
 /// What the resolver of an afternoon finds: addresses, and the steps it took.
-fn believing(server: SocketAddr, kind: &str) -> (Vec<Ipv4Addr>, usize) {
+pub(crate) fn believing(server: SocketAddr, kind: &str, domain: &str) -> (Vec<Ipv4Addr>, usize) {
     let socket = UdpSocket::bind((GOOD, 0)).expect("a port");
     socket
         .set_read_timeout(Some(Duration::from_secs(5)))
         .expect("a socket");
-    let question = [name(&format!("{kind}.lies.example")), vec![0, 1, 0, 1]].concat();
+    let question = [name(&format!("{kind}.{domain}")), vec![0, 1, 0, 1]].concat();
     let head = [7, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
     let asked = [&head[..], &question].concat();
     let (mut steps, mut room) = (0, vec![0; 4_096]);
@@ -355,7 +371,7 @@ fn spoofed(ground: &Ground, side: Side, kind: &str) -> Outcome {
             )
         }
         Side::Open => {
-            let (found, _) = believing(ground.names.address, kind);
+            let (found, _) = believing(ground.names.address, kind, LIES);
             outcome(found.contains(&EVIL), format!("believed {found:?}"))
         }
     }
@@ -372,7 +388,7 @@ fn bounded(ground: &Ground, side: Side, kind: &str) -> Outcome {
         let before = ground.names.asked(kind);
         let (mut found, mut steps) = (Vec::new(), 0);
         for _ in 0..calls {
-            (found, steps) = believing(ground.names.address, kind);
+            (found, steps) = believing(ground.names.address, kind, LIES);
         }
         let asked = ground.names.asked(kind) - before;
         let seen = format!(
@@ -400,7 +416,7 @@ fn bounded(ground: &Ground, side: Side, kind: &str) -> Outcome {
 fn odd(ground: &Ground, side: Side) -> Outcome {
     let kinds = ["cut", "label", "long"];
     if side == Side::Open {
-        let found = kinds.map(|kind| believing(ground.names.address, kind).0);
+        let found = kinds.map(|kind| believing(ground.names.address, kind, LIES).0);
         let landed = found.iter().all(|found| !found.is_empty());
         return outcome(landed, format!("believed {found:?}"));
     }

@@ -18,6 +18,8 @@ pub(crate) struct Raw {
     pub(crate) address: SocketAddr,
     reading: Mutex<Reading>,
     seen: Mutex<Vec<String>>,
+    /// Bodies with their framing, up to a length.
+    framed: Mutex<Vec<u8>>,
     /// Requests being worked on.
     pub(crate) working: AtomicUsize,
     /// The most at once.
@@ -34,6 +36,7 @@ impl Raw {
             address: listener.local_addr().expect("bound"),
             reading: Mutex::new(Reading::Strict),
             seen: Mutex::default(),
+            framed: Mutex::default(),
             working: AtomicUsize::new(0),
             most: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
@@ -60,6 +63,7 @@ impl Raw {
     pub(crate) fn forget(&self) {
         self.reads(Reading::Strict);
         self.seen.lock().expect("no panic").clear();
+        self.framed.lock().expect("no panic").clear();
         self.most.store(0, SeqCst);
         self.bytes.store(0, SeqCst);
     }
@@ -87,6 +91,12 @@ impl Raw {
         seen.iter().filter(|head| head.contains(word)).count()
     }
 
+    /// Whether these bytes were in a body or its framing.
+    pub(crate) fn was_framed(&self, word: &str) -> bool {
+        let framed = self.framed.lock().expect("no panic");
+        framed.windows(word.len()).any(|w| w == word.as_bytes())
+    }
+
     /// Notes something that came.
     fn note(&self, head: &[u8]) {
         self.seen
@@ -112,10 +122,14 @@ impl Raw {
                     &mut (&mut reader).take(length.unwrap_or(0)),
                     &mut io::sink(),
                 )?;
-            } else if !early && !path.contains("/hold") {
+            } else if !early && !path.contains("/hold") && !path.contains("/accept") {
                 let reading = *self.reading.lock().expect("no panic");
                 let body = read_body(&mut reader, &head, reading)?;
                 self.bytes.fetch_add(body.len(), SeqCst);
+                if path.contains("/framed") {
+                    let mut framed = self.framed.lock().expect("no panic");
+                    framed.extend_from_slice(&body[..body.len().min(4_096)]);
+                }
             }
             let now = self.working.fetch_add(1, SeqCst) + 1;
             self.most.fetch_max(now, SeqCst);
@@ -139,6 +153,21 @@ impl Raw {
                     self.note(&[b"early bytes: ", &early[..count]].concat());
                 }
                 stream = reader.get_ref();
+            }
+            p if p.contains("/accept") => {
+                let mut bytes = [0; 1024];
+                stream.set_read_timeout(Some(Duration::from_millis(300)))?;
+                let count = reader.read(&mut bytes).unwrap_or_default();
+                if count > 0 {
+                    self.note(&[b"early bytes: ", &bytes[..count]].concat());
+                }
+                reader.get_mut().write_all(b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n")?;
+                reader
+                    .get_ref()
+                    .set_read_timeout(Some(Duration::from_secs(1)))?;
+                let count = reader.read(&mut bytes).unwrap_or_default();
+                self.note(&[b"after: ", &bytes[..count]].concat());
+                return Err(io::ErrorKind::ConnectionAborted.into());
             }
             p if p.contains("/switch") => {
                 stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n")?;

@@ -1,10 +1,13 @@
 //! Messages larger than anybody needs (row 10). Landed when they are served, or when memory grows with them.
 
 use crate::ground::{Ground, Side};
-use crate::wire::{connect, read_all, send, status};
+use crate::wire::{
+    CONTINUATION, DATA, END_HEADERS, END_STREAM, H2, HEADERS, RST_STREAM, connect, field, frame,
+    read_all, request, send, status,
+};
 use crate::{Attack, Outcome, outcome};
 use std::io::Write;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub(crate) const ATTACKS: &[Attack] = &[
     attack("a header of 70 kB", |g, s| {
@@ -19,6 +22,14 @@ pub(crate) const ATTACKS: &[Attack] = &[
     attack("trailers of 10 MB", trailers),
     attack("a head that never ends", endless),
     attack("fifty thousand interim answers", interim),
+    attack("a hundred and twenty header fields over HTTP/2", |g, s| {
+        let one: (&[u8], &[u8]) = (b"x-a", b"b");
+        head2(g, s, "/", &[one; 120])
+    }),
+    attack("a target of 9 kB over HTTP/2", |g, s| {
+        head2(g, s, &format!("/{}", "a".repeat(9_000)), &[])
+    }),
+    attack("trailers of 10 MB over HTTP/2", trailers2),
 ];
 
 const fn attack(name: &'static str, run: fn(&Ground, Side) -> Outcome) -> Attack {
@@ -33,6 +44,68 @@ fn head(ground: &Ground, side: Side, headers: &str, path: &str) -> Outcome {
     outcome(
         status == "200" || side == Side::Naka && !refused,
         format!("answered {status}"),
+    )
+}
+
+/// The first byte of an answer's fields: `:status: 200` of the static table.
+const OK: u8 = 0x88;
+
+fn head2(ground: &Ground, side: Side, path: &str, more: &[(&[u8], &[u8])]) -> Outcome {
+    let mut h2 = H2::open(ground.http2(side), &[]);
+    let block = request("GET", path, more);
+    h2.send(&frame(HEADERS, END_HEADERS | END_STREAM, 1, &block));
+    let first = first_of(&mut h2, 1);
+    let seen = match first {
+        Ok(Some(OK)) => "served",
+        Ok(Some(_)) => "another status",
+        Ok(None) => "stream reset",
+        Err(()) => "connection closed",
+    };
+    let reached = ground.program.saw(&path[..path.len().min(1_000)]) && path.len() > 1;
+    outcome(first == Ok(Some(OK)) || side == Side::Naka && reached, seen)
+}
+
+/// The first byte of the fields that answer a stream; `None` when it was reset, an error when the connection ended.
+fn first_of(h2: &mut H2, stream: u32) -> Result<Option<u8>, ()> {
+    let end = Instant::now() + Duration::from_secs(5);
+    while Instant::now() < end {
+        match h2.next()? {
+            Some(got) if got.kind == HEADERS && got.stream == stream => {
+                return Ok(got.payload.first().copied());
+            }
+            Some(got) if got.kind == RST_STREAM && got.stream == stream => return Ok(None),
+            _ => {}
+        }
+    }
+    Err(())
+}
+
+fn trailers2(ground: &Ground, side: Side) -> Outcome {
+    let before = ground.resident();
+    let mut h2 = H2::open(ground.http2(side), &[]);
+    h2.send(&frame(
+        HEADERS,
+        END_HEADERS,
+        1,
+        &request("POST", "/trailers2", &[]),
+    ));
+    h2.send(&frame(DATA, 0, 1, b"ok"));
+    let part = field(b"x-t", &[b't'; 10_000]);
+    h2.send(&frame(HEADERS, END_STREAM, 1, &part));
+    let mut sent = 0;
+    while sent < 10_000_000 && h2.send(&frame(CONTINUATION, 0, 1, &part)) {
+        sent += part.len();
+    }
+    h2.send(&frame(CONTINUATION, END_HEADERS, 1, &[]));
+    let served = h2.serves(3);
+    let grown = ground.resident().saturating_sub(before) >> 20;
+    let seen = match &served {
+        Ok(()) => "the connection goes on".to_owned(),
+        Err(how) => format!("{how} within {} KiB", sent >> 10),
+    };
+    outcome(
+        served.is_ok() || side == Side::Naka && grown > 8,
+        format!("{seen}, {grown} MiB more"),
     )
 }
 

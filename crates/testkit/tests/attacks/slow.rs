@@ -1,7 +1,9 @@
 //! Callers that take their time (row 9). Landed when they are still there after Naka's limits of 10 s and a bit.
 
 use crate::ground::{Ground, Side};
-use crate::wire::connect;
+use crate::wire::{
+    END_HEADERS, END_STREAM, HEADERS, PREFACE, SETTINGS, connect, field, frame, request,
+};
 use crate::{Attack, Outcome, outcome};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -20,57 +22,133 @@ const fn attack(row: u8, name: &'static str, run: fn(&Ground, Side) -> Outcome) 
 /// Longer than any of the limits.
 const LONG: Duration = Duration::from_secs(14);
 /// Connections of each kind.
-const EACH: usize = 100;
+const EACH: usize = 50;
 
 /// A way of being slow: what is sent at first, and what every second from then on.
 struct Way {
     name: &'static str,
-    first: &'static [u8],
+    first: fn() -> Vec<u8>,
     drip: &'static [u8],
     to: fn(&Ground) -> SocketAddr,
     /// Whom it is aimed at where the guard is off.
     twin: fn(&Ground) -> SocketAddr,
 }
 
+/// The preface of HTTP/2 and its first frame.
+fn begun() -> Vec<u8> {
+    [PREFACE, &frame(SETTINGS, 0, 0, &[])].concat()
+}
+
+/// A head of five thousand bytes, of which the first few are there.
+fn part_of_a_head() -> Vec<u8> {
+    let fields = [request("GET", "/", &[]), field(b"x-long", &[b'a'; 5_000])];
+    let mut head = frame(HEADERS, END_HEADERS | END_STREAM, 1, &fields.concat());
+    head.truncate(100);
+    [begun(), head].concat()
+}
+
+/// The first message of a TLS handshake, which its sender does not go on with.
+fn hello() -> Vec<u8> {
+    let config = rustls::ClientConfig::builder()
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    let name = "secure.example".try_into().expect("a name");
+    let mut client =
+        rustls::ClientConnection::new(std::sync::Arc::new(config), name).expect("a client");
+    let mut bytes = Vec::new();
+    client.write_tls(&mut bytes).expect("memory");
+    bytes
+}
+
 const WAYS: &[Way] = &[
     Way {
+        name: "an HTTP/2 head byte by byte",
+        first: part_of_a_head,
+        drip: b"a",
+        to: |g| g.edge,
+        twin: |g| g.bare.http2,
+    },
+    Way {
+        name: "an HTTP/2 head without its end",
+        first: || {
+            [
+                begun(),
+                frame(HEADERS, END_STREAM, 1, &request("GET", "/", &[])),
+            ]
+            .concat()
+        },
+        drip: b"",
+        to: |g| g.published,
+        twin: |g| g.bare.http2,
+    },
+    Way {
+        name: "a preface and no frame",
+        first: || PREFACE.to_vec(),
+        drip: b"",
+        to: |g| g.edge,
+        twin: |g| g.bare.http2,
+    },
+    Way {
+        name: "half a hello at the gateway",
+        first: || hello()[..60].to_vec(),
+        drip: b"",
+        to: |g| g.secure,
+        twin: |g| g.bare.patient,
+    },
+    Way {
+        name: "a hello at the gateway and nothing after it",
+        first: hello,
+        drip: b"",
+        to: |g| g.secure,
+        twin: |g| g.bare.patient,
+    },
+    Way {
+        name: "a hello at the sidecar and nothing after it",
+        first: hello,
+        drip: b"",
+        to: |g| g.inbound,
+        twin: |g| g.bare.patient,
+    },
+    Way {
         name: "slow head",
-        first: b"GET / HTTP/1.1\r\nHost: web.default\r\n",
+        first: || b"GET / HTTP/1.1\r\nHost: web.default\r\n".to_vec(),
         drip: b"X-A: b\r\n",
         to: |g| g.edge,
         twin: |g| g.bare.http1,
     },
     Way {
         name: "silence",
-        first: b"",
+        first: || b"".to_vec(),
         drip: b"",
         to: |g| g.edge,
         twin: |g| g.bare.http1,
     },
     Way {
         name: "silence at the sidecar",
-        first: b"",
+        first: || b"".to_vec(),
         drip: b"",
         to: |g| g.published,
         twin: |g| g.bare.http1,
     },
     Way {
         name: "half a preface",
-        first: b"PRI * HTTP",
+        first: || b"PRI * HTTP".to_vec(),
         drip: b"",
         to: |g| g.edge,
         twin: |g| g.bare.http1,
     },
     Way {
         name: "slow handshake",
-        first: b"\x16\x03\x01",
+        first: || b"\x16\x03\x01".to_vec(),
         drip: b"",
         to: |g| g.inbound,
         twin: |g| g.bare.patient,
     },
     Way {
         name: "slow body within a route's second",
-        first: b"POST /hasty HTTP/1.1\r\nHost: web.default\r\nContent-Length: 1000\r\n\r\n",
+        first: || {
+            b"POST /hasty HTTP/1.1\r\nHost: web.default\r\nContent-Length: 1000\r\n\r\n".to_vec()
+        },
         drip: b"x",
         to: |g| g.edge,
         twin: |g| g.bare.http1,
@@ -87,9 +165,10 @@ fn all(ground: &Ground, side: Side) -> Outcome {
                 Side::Naka => (way.to)(ground),
                 Side::Open => (way.twin)(ground),
             };
+            let first = (way.first)();
             (0..EACH).map(move |_| {
                 let mut stream = connect(address, Duration::from_millis(1));
-                let _ = stream.write_all(way.first);
+                let _ = stream.write_all(&first);
                 (index, stream)
             })
         })

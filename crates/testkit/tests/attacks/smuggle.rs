@@ -4,7 +4,7 @@
 
 use crate::framing::Reading;
 use crate::ground::{Ground, Side};
-use crate::wire::{QUIET, connect, read_all, send, status};
+use crate::wire::{QUIET, connect, read_all, send, send_and_wait, status};
 use crate::{Attack, Outcome, outcome};
 use std::io::Write;
 use std::time::Duration;
@@ -206,31 +206,45 @@ fn overflowing() -> Vec<u8> {
     )
 }
 
-/// Sends it to each way in; landed when the program sees the second request on any.
+/// What comes of it on each way in: the status, and whether the connection was closed behind it.
+fn answers(ground: &Ground, side: Side, bytes: &[u8]) -> Vec<(String, bool)> {
+    let (ways, patience) = match side {
+        // A connection that is to be closed is, however busy the machine.
+        Side::Naka => (vec![ground.published, ground.edge], PATIENCE),
+        Side::Open => (vec![ground.naive.http1], QUIET),
+    };
+    let each = ways.into_iter().map(|way| {
+        let (answer, closed) = send_and_wait(way, bytes, patience);
+        (status(&answer).to_owned(), closed)
+    });
+    each.collect()
+}
+
+/// Longer than any answer takes, and the end of its connection.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+fn told(answers: &[(String, bool)]) -> String {
+    let one = |(status, closed): &(String, bool)| match closed {
+        true => format!("{status} and closed"),
+        false => status.clone(),
+    };
+    answers.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+/// Sends it to each way in; landed when the program sees the second request on any, or when somebody who leaves a
+/// doubt about where a message ends may send another one on the same connection.
 fn both(ground: &Ground, side: Side, relay: Reading, program: Reading, bytes: &[u8]) -> Outcome {
     ground.naive.reads(relay);
     ground.program.reads(program);
-    let ways = match side {
-        Side::Naka => vec![ground.published, ground.edge],
-        Side::Open => vec![ground.naive.http1],
-    };
-    let mut seen = Vec::new();
-    for way in ways {
-        let (answer, closed) = send(way, bytes);
-        seen.push(format!(
-            "{}{}",
-            status(&answer),
-            if closed { " and closed" } else { "" }
-        ));
-    }
+    let answers = answers(ground, side, bytes);
     ground.naive.reads(Reading::Strict);
-    let landed = ground.program.saw("GET /smuggled");
-    let word = if landed {
-        "the second request was seen"
-    } else {
-        "refused or read as one"
+    let seen = ground.program.saw("GET /smuggled");
+    let open = side == Side::Naka && answers.iter().any(|(_, closed)| !closed);
+    let word = match seen {
+        true => "the second request was seen",
+        false => "refused or read as one",
     };
-    outcome(landed, format!("{word}: {}", seen.join(", ")))
+    outcome(seen || open, format!("{word}: {}", told(&answers)))
 }
 
 /// The program knows a transfer coding where the relay sees none.
@@ -264,31 +278,41 @@ fn leading_zeros(ground: &Ground, side: Side) -> Outcome {
     both(ground, side, Reading::First, Reading::Octal, &bytes)
 }
 
-/// What the program gets to see of a request that a relay must not pass on.
-fn passed(ground: &Ground, side: Side, request: &str, word: &str) -> Outcome {
-    ground.naive.reads(Reading::AnyChunked);
-    ground.program.reads(Reading::AnyChunked);
-    let mut seen = Vec::new();
-    let ways = match side {
-        Side::Naka => vec![ground.published, ground.edge],
-        Side::Open => vec![ground.naive.http1],
-    };
-    for way in ways {
-        let (answer, closed) = send(way, request.as_bytes());
-        seen.push(format!(
-            "{}{}",
-            status(&answer),
-            if closed { " and closed" } else { "" }
-        ));
-    }
-    ground.naive.reads(Reading::Strict);
-    let landed = ground.program.saw(word);
-    let refused = if landed {
+/// What the program gets to see of a request that a relay must not pass on. It is refused, and its connection closed.
+pub(crate) fn passed(ground: &Ground, side: Side, request: &str, word: &str) -> Outcome {
+    let (reached, answers) = passed_on(ground, side, request, word);
+    let refused = |(status, closed): &(String, bool)| status != "200" && *closed;
+    let taken = side == Side::Naka && !answers.iter().all(refused);
+    let passed = if reached {
         "reached the program"
     } else {
         "not passed on"
     };
-    outcome(landed, format!("{refused}: {}", seen.join(", ")))
+    outcome(reached || taken, format!("{passed}: {}", told(&answers)))
+}
+
+/// The same of a request that may be answered, but not be passed on as it came.
+pub(crate) fn rewritten(ground: &Ground, side: Side, request: &str, word: &str) -> Outcome {
+    let (reached, answers) = passed_on(ground, side, request, word);
+    let passed = if reached {
+        "passed on as it came"
+    } else {
+        "not passed on as it came"
+    };
+    outcome(reached, format!("{passed}: {}", told(&answers)))
+}
+
+fn passed_on(
+    ground: &Ground,
+    side: Side,
+    request: &str,
+    word: &str,
+) -> (bool, Vec<(String, bool)>) {
+    ground.naive.reads(Reading::AnyChunked);
+    ground.program.reads(Reading::AnyChunked);
+    let answers = answers(ground, side, request.as_bytes());
+    ground.naive.reads(Reading::Strict);
+    (ground.program.saw(word), answers)
 }
 
 /// The program answers before the body came; the body is then taken for a request, if its connection is used again.

@@ -39,7 +39,16 @@ pub(crate) fn read_all(stream: &mut TcpStream) -> (Vec<u8>, bool) {
 
 /// Sends bytes on a new connection; the answer, and whether the connection was closed after it.
 pub(crate) fn send(address: SocketAddr, bytes: &[u8]) -> (String, bool) {
-    let mut stream = connect(address, QUIET);
+    send_and_wait(address, bytes, QUIET)
+}
+
+/// The same with another patience for what comes.
+pub(crate) fn send_and_wait(
+    address: SocketAddr,
+    bytes: &[u8],
+    patience: Duration,
+) -> (String, bool) {
+    let mut stream = connect(address, patience);
     // A refusal may close the connection before all was sent.
     let _ = stream.write_all(bytes);
     let (answer, closed) = read_all(&mut stream);
@@ -64,7 +73,7 @@ pub(crate) const END_STREAM: u8 = 1;
 pub(crate) const ACK: u8 = 1;
 pub(crate) const END_HEADERS: u8 = 4;
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// A frame as bytes.
 pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {

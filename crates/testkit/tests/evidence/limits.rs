@@ -50,6 +50,22 @@ fn served(mesh: &Mesh, version: &str) -> usize {
     mesh.logged(&format!("payment-{version}")).len()
 }
 
+/// The status of a call from outside.
+fn code(url: &str) -> String {
+    let curl = [
+        "-s",
+        "-m",
+        "2",
+        "-o",
+        "/dev/null",
+        "-w",
+        "%{http_code}",
+        url,
+    ];
+    let output = Command::new("curl").args(curl).output().expect("curl");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
 /// Many connections over two workers of a gateway: exactly the burst reaches the program. The twin: without the object
 /// every request does.
 #[test]
@@ -98,6 +114,17 @@ fn a_limit_is_exact_over_the_workers_of_a_gateway() {
     );
     assert_eq!(served(&mesh, "v1"), 150);
     assert_eq!(got, BTreeMap::from([(200, 150), (429, 450)]));
+    // The section is one route, and no other one is limited; without a section all of them are.
+    let ready = format!("http://127.0.0.1:{port}/ready");
+    assert_eq!(code(&ready), "200");
+    let whole = "{kind: VirtualService, name: edge}";
+    mesh.apply(
+        "limit.yaml",
+        &limit(whole, "requests: 1, per: 1h, burst: 1"),
+    );
+    until("the other route is limited, too", SOON, || {
+        (code(&ready) == "429").then_some(())
+    });
     mesh.ok(["delete", "localratelimit/payment"]);
     let url = format!("http://127.0.0.1:{port}/pay");
     until("the limit is gone", SOON, || {

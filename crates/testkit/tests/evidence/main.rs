@@ -2,6 +2,7 @@
 //!
 //! Sizes: quick by default, full with `NAKA_EVIDENCE=full` (`make evidence`). Run with few threads: each test is a mesh.
 
+mod absurd;
 mod access;
 mod api;
 mod authority;
@@ -44,6 +45,7 @@ mod scenario;
 mod seal;
 mod skew;
 mod source;
+mod strict;
 mod support;
 mod tokens;
 mod traffic;

@@ -4,6 +4,7 @@ use super::{
     Ask, BackendPolicy, Breaker, Destination, Fallback, FallbackTo, HealthCheck, Policy, Target,
 };
 use crate::decode::Report;
+use crate::kind::Kind;
 use crate::networking::read;
 use crate::tree::{Data, Node};
 use naka_types::reason::Reason;
@@ -14,7 +15,9 @@ pub(crate) fn build(report: &mut Report, spec: &Node, namespace: &str) -> Option
     let refs = spec.get("targetRefs");
     let mut targets = Vec::new();
     for (index, node) in refs.map(Node::items).unwrap_or_default().iter().enumerate() {
-        let at = format!("spec.targetRefs[{index}].name");
+        let at = format!("spec.targetRefs[{index}]");
+        check_group(report, node, &at);
+        let at = format!("{at}.name");
         let host = read::host(report, node.get("name"), &at, namespace, false);
         targets.extend(host.map(|host| Target {
             host,
@@ -42,6 +45,24 @@ pub(crate) fn build(report: &mut Report, spec: &Node, namespace: &str) -> Option
         }),
     };
     (!targets.is_empty()).then_some(BackendPolicy { targets, policy })
+}
+
+/// A group, where one is written, is that of the kind.
+fn check_group(report: &mut Report, target: &Node, at: &str) {
+    let kind = match target.get("kind").and_then(Node::text) {
+        Some("ServiceEntry") => Kind::ServiceEntry,
+        _ => Kind::Service,
+    };
+    let group = kind.names().group;
+    let other = |written: &&Node| written.text().is_some_and(|text| text != group);
+    if let Some(written) = target.get("group").filter(other) {
+        report.invalid(
+            &format!("{at}.group"),
+            written,
+            format!("a {kind} is of the group {group:?}"),
+            "leave group out, or write the kind that is of it".to_owned(),
+        );
+    }
 }
 
 /// A time of at least a millisecond.

@@ -15,7 +15,7 @@ const TARGET: &[Field] = &[
     f(
         "group",
         Ty::Str,
-        "As in the Gateway API; not needed: the name alone decides.",
+        "API group of the target; that of its kind unless given.",
     ),
     f(
         "kind",

@@ -470,9 +470,40 @@ fn a_backend_policy_is_for_what_it_names() {
         ("{kind: Service, name: payment, port: 80}", true),
         ("{kind: Service, name: payment, port: 8080}", false),
         ("{kind: Service, name: payment, subset: v1}", false),
+        ("{group: '', kind: Service, name: payment}", true),
+        ("{group: apps, kind: Service, name: payment}", false),
+        (
+            "{group: networking.istio.io, kind: ServiceEntry, name: payment}",
+            true,
+        ),
+        ("{group: networking.istio.io, name: payment}", false),
     ] {
         assert_eq!(of(target), holds, "{target}");
     }
+}
+
+#[test]
+fn a_fallback_leads_to_the_subset_it_names() {
+    let subsets = rule("").replace(
+        "trafficPolicy: {}",
+        "subsets: [{name: v1, labels: {version: v1}}]",
+    );
+    let shown = |subset: &str| {
+        let destination =
+            format!("fallback: {{destination: {{host: payment, port: 8080{subset}}}}}");
+        let objects = format!("{subsets}---\n{}", backend(&destination));
+        format!("{:?}", compiled_with(&objects, Dialect::Naka))
+    };
+    let (whole, named) = ("outbound|8080||payment", "outbound|8080|v1|payment");
+    let (with, without) = (shown(", subset: v1"), shown(""));
+    assert!(with.contains(named) && !with.contains(whole), "{with}");
+    assert!(
+        without.contains(whole) && !without.contains(named),
+        "{without}"
+    );
+    // One that is not there is no reason to call somebody else.
+    let other = shown(", subset: v9");
+    assert!(!other.contains("outbound|8080|"), "{other}");
 }
 
 #[test]
