@@ -24,12 +24,19 @@ impl Outside {
         let address = listener.local_addr().expect("bound");
         std::thread::spawn(move || {
             for mut stream in listener.incoming().flatten() {
-                let mut first = [0; 4096];
+                let mut first = Vec::new();
                 // A connection that says nothing holds nobody up.
                 let _ = stream.set_read_timeout(Some(Duration::from_secs(1)));
-                let count = stream.read(&mut first).unwrap_or(0);
+                let mut part = [0; 4096];
+                // As much as has a marker in it; a hello may come in pieces.
+                while first.len() < 80 {
+                    match stream.read(&mut part) {
+                        Ok(0) | Err(_) => break,
+                        Ok(count) => first.extend_from_slice(&part[..count]),
+                    }
+                }
                 let mut heard = noted.lock().unwrap_or_else(PoisonError::into_inner);
-                heard.extend_from_slice(&first[..count]);
+                heard.extend_from_slice(&first);
                 let _ = stream.write_all(b"HTTP/1.1 204 Reached\r\nconnection: close\r\n\r\n");
             }
         });
@@ -68,6 +75,9 @@ fn objects(server: SocketAddr, mode: &str) -> String {
     [
         sidecar,
         entry("bank", ports(&[(443, "TLS"), (80, "HTTP"), (8443, "")])),
+        format!(
+            "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: any}}\nspec:\n  hosts: [api.any.example]\n  ports: [{{number: {port}, name: tls, protocol: TLS}}]\n  resolution: NONE\n"
+        ),
         entry("open", ports(&[(443, "TCP"), (80, "TCP"), (8443, "TCP")])),
     ]
     .concat()
@@ -78,6 +88,7 @@ fn objects(server: SocketAddr, mode: &str) -> String {
 fn attempts(server: SocketAddr) -> Vec<(String, bool, bool)> {
     let (ip, port) = (server.ip(), server.port());
     let (bank, open, rogue) = ("api.bank.example", "api.open.example", "api.rogue.example");
+    let any = "api.any.example";
     let rows = [
         // What is allowed arrives, or the rest would show nothing.
         ("tls", bank, 443, bank, true, true),
@@ -108,13 +119,10 @@ fn attempts(server: SocketAddr) -> Vec<(String, bool, bool)> {
         ("tls", &*ip, port, bank, false, true),
         ("http", &*ip, port, bank, false, true),
         ("tls", &*ip, port, rogue, false, true),
-        // At a port of a declared host its name leads to that host's own endpoints, where nobody listens at the
-        // address; no other name leads anywhere.
-        ("tls", &*ip, 443, bank, true, true),
-        ("http", &*ip, 80, bank, true, true),
-        ("hidden", &*ip, 443, bank, false, true),
-        ("tls", &*ip, 443, rogue, false, false),
-        ("http", &*ip, 80, rogue, false, false),
+        // A host without endpoints or addresses of its own is at every address, for whoever says its name plainly.
+        ("tls", &*ip, port, any, true, true),
+        ("hidden", &*ip, port, any, false, true),
+        ("long", &*ip, port, any, false, true),
     ];
     let all = rows.into_iter().chain(bare).enumerate();
     all.map(|(number, (how, host, port, name, strict, lax))| {
