@@ -103,9 +103,11 @@ impl Moved {
         self.unwelcome.store(true, Relaxed);
     }
 
-    /// Coarse time since when an HTTP/2 head is on its way, if one is.
-    pub(crate) fn head_since(&self) -> Option<u32> {
-        Some(self.head_since.load(Relaxed)).filter(|since| *since != NO_HEAD)
+    /// Whether an HTTP/2 head is on its way for too long.
+    pub(crate) fn dawdles(&self, now: u32) -> bool {
+        let since = self.head_since.load(Relaxed);
+        since != NO_HEAD
+            && u64::from(now.saturating_sub(since)) >= crate::limits::HEADER_READ.as_secs()
     }
 
     /// Coarse time of the last byte in either direction.

@@ -660,11 +660,8 @@ impl Conn {
         let Some(moved) = self.moved.get() else {
             return false;
         };
-        if self.is_late() || self.patience.is_stalled(now) {
-            return true;
-        }
-        let head = moved.head_since().filter(|_| self.is_stranger());
-        if head.is_some_and(|since| is_slow(since, now)) {
+        let dawdles = self.is_stranger() && moved.dawdles(now);
+        if dawdles || self.is_late() || self.patience.is_stalled(now) {
             return true;
         }
         let idle = now.saturating_sub(moved.last());
@@ -682,13 +679,8 @@ impl Conn {
         }
         let since = self.head_since.get().unwrap_or(now);
         self.head_since.set(Some(since));
-        is_slow(since, now)
+        u64::from(now.saturating_sub(since)) >= limits::HEADER_READ.as_secs()
     }
-}
-
-/// Whether a head that is on its way since then takes too long.
-fn is_slow(since: u32, now: u32) -> bool {
-    u64::from(now.saturating_sub(since)) >= limits::HEADER_READ.as_secs()
 }
 
 impl Drop for Conn {
