@@ -42,6 +42,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 const LOOK_AT_LEAST: Duration = Duration::from_millis(250);
 /// A look for ports of the program may take one part in so many of the time: it reads every socket of the machine.
 const LOOK_SHARE: u32 = 20;
+/// But a program that listens is called no later than this.
+const LOOK_AT_LAST: Duration = Duration::from_secs(2);
 /// Pause before a sidecar that died is started again.
 const RESTART_AFTER: Duration = Duration::from_secs(1);
 
@@ -376,7 +378,7 @@ impl Pair {
     async fn supervise(mut self, signals: &mut Signals) -> Outcome<ExitStatus> {
         let mut restart: Option<Instant> = None;
         let watched = matches!(self.way, Way::Proxy(_));
-        let (mut watch, mut took) = (Instant::now(), Duration::ZERO);
+        let (mut watch, mut look) = (Instant::now(), Instant::now());
         if !self.serves {
             self.manager.ready("a client: its sidecar is ready");
         }
@@ -400,10 +402,12 @@ impl Pair {
                     restart = None;
                     self.restart().await?;
                 }
-                () = tokio::time::sleep(pace(self.began.elapsed()).max(took * LOOK_SHARE)), if looking => {
+                // By the clock: whatever else happens here must not put it off.
+                () = tokio::time::sleep_until(look), if looking => {
                     let began = Instant::now();
                     self.look().await?;
-                    took = began.elapsed();
+                    let pause = (began.elapsed() * LOOK_SHARE).min(LOOK_AT_LAST);
+                    look = Instant::now() + pace(self.began.elapsed()).max(pause);
                 }
                 // The sidecar looks for the program's own ports on both loopback addresses.
                 port = self.hints.next() => if self.announced.iter().all(|own| own.port != port) {
