@@ -79,6 +79,13 @@ fn a_slow_endpoint_loses_its_calls() {
         mesh.apply("rule.yaml", manifest);
         let got = load(&mesh, name, &calls("100", "400"), &VERSIONS);
         got.assert_clean();
+        let all: Vec<u64> = mesh
+            .logged(name)
+            .iter()
+            .filter_map(|line| line["latency_us"].as_u64())
+            .collect();
+        let mean = all.iter().sum::<u64>() / u64::try_from(all.len().max(1)).expect("a count");
+        println!("{name}: mean latency {mean} µs");
         got.share("a")
     };
     let turn = share("turn", &rule("{loadBalancer: {simple: ROUND_ROBIN}}"));
