@@ -171,7 +171,7 @@ codes! {
     W912: "The disk of the mesh directory is nearly full.",
         "less than 5 % and less than 1 GiB free", "Free space before the log can not be written.";
     W913: "A certificate of the control plane or its authority ends soon.",
-        "an intermediate with less than 30 days, a root with less than 90", "`naka ca intermediate request`, `sign` where the root's key is, `install`; with the root's key in the mesh it is renewed by itself. A root has to be replaced in time.";
+        "an intermediate with less than 30 days or a quarter of its life, a root with less than 90 days", "`naka ca intermediate request`, `sign` where the root's key is, `install`; with the root's key in the mesh it is renewed by itself. A root has to be replaced in time.";
     W917: "A proxy's certificate is in the last tenth of its life: its renewals fail.",
         "a proxy whose requests for a certificate are refused", "See the proxy's log (`proxy.log`) and `naka events`.";
     W918: "A proxy does not have the newest configuration yet.",

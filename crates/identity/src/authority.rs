@@ -308,6 +308,18 @@ impl Authority {
         self.signer().not_after
     }
 
+    /// First second of the root.
+    #[must_use]
+    pub fn root_not_before(&self) -> u64 {
+        chain::first_second(&self.root)
+    }
+
+    /// First second of the intermediate.
+    #[must_use]
+    pub fn intermediate_not_before(&self) -> u64 {
+        self.signer().chain.first().map_or(0, chain::first_second)
+    }
+
     /// Whether the root's key is here, so that intermediates are replaced without anybody's help.
     #[must_use]
     pub fn root_here(&self) -> bool {

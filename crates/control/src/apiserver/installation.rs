@@ -59,6 +59,11 @@ fn ground(state: &State) -> Value {
         "disk_free_bytes": disk.as_ref().and_then(|disk| bytes(disk.f_bavail)),
         "disk_total_bytes": disk.as_ref().and_then(|disk| bytes(disk.f_blocks)),
         "trust_domain": ground.authority.trust_domain(),
+        "begins_s": {
+            "root": ground.authority.root_not_before(),
+            "intermediate": ground.authority.intermediate_not_before(),
+            "control": ground.certificate.not_before(),
+        },
         "ends_s": {
             "root": ground.authority.root_not_after(),
             "intermediate": ground.authority.intermediate_not_after(),

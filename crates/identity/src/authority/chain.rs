@@ -146,6 +146,14 @@ pub(super) fn parse<'a>(der: &'a CertificateDer<'_>) -> Option<X509Certificate<'
     rest.is_empty().then_some(parsed)
 }
 
+/// 0 when it does not decode.
+pub(super) fn first_second(der: &CertificateDer<'_>) -> u64 {
+    let first = parse(der).map(|parsed| parsed.validity().not_before.timestamp());
+    first
+        .and_then(|first| u64::try_from(first).ok())
+        .unwrap_or(0)
+}
+
 pub(super) fn last_second(certificate: &X509Certificate<'_>) -> u64 {
     u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or(0)
 }

@@ -8,6 +8,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 const DAY_S: u64 = 24 * 3600;
+/// An authority that lives shortly by intent ends soon in the last quarter of its life only.
+const LAST_SHARE: u64 = 4;
 /// With less than this the next changes may not fit.
 const FULL: u64 = 4 << 20;
 /// Little is less than both of these.
@@ -92,7 +94,9 @@ pub(crate) fn lines(facts: &Value, own: &str) -> Vec<Line> {
     lines.push(disk(ground));
     for (what, soon) in [("root", 90), ("intermediate", 30), ("control", 0)] {
         let end = number(ground, &format!("/ends_s/{what}")).unwrap_or(0);
-        lines.push(authority(what, end, now, soon * DAY_S));
+        let begin = number(ground, &format!("/begins_s/{what}")).unwrap_or(0);
+        let soon = (soon * DAY_S).min(end.saturating_sub(begin) / LAST_SHARE);
+        lines.push(authority(what, end, now, soon));
     }
     lines.push(dns(ground));
     lines.extend(gateways(facts));
@@ -288,7 +292,8 @@ mod tests {
             "ground": {
                 "dir": "/m", "not_writing": null, "not_writable": null, "advertise": [], "unresolved": [],
                 "disk_free_bytes": 10_u64 << 30, "disk_total_bytes": 100_u64 << 30,
-                "ends_s": {"root": NOW + 3000 * DAY_S, "intermediate": NOW + 300 * DAY_S, "control": NOW + 3600},
+                "begins_s": {"root": NOW - 600 * DAY_S, "intermediate": NOW - 60 * DAY_S, "control": NOW - 60},
+                "ends_s": {"root": NOW + 3000 * DAY_S, "intermediate": NOW + 20 * DAY_S, "control": NOW + 3600},
             },
             "gateways": [{"gateway": "a/g", "proxies": 1}],
             "proxies": [{"name": "order.default", "state": "programmed", "version": "0.3.0", "dialect": "naka",
@@ -352,10 +357,13 @@ mod tests {
             ("/ground/unresolved", json!(["mesh.invalid"]), &["E914"]),
             ("/gateways/0/proxies", json!(0), &["E915"]),
         ];
-        for (end, codes) in [(-1, &["E913"][..]), (30, &[]), (29, &["W913"])] {
+        // One of 80 days has a quarter of them left; of a longer life 30 days are little.
+        for (end, codes) in [(-1, &["E913"][..]), (20, &[]), (19, &["W913"])] {
             let end = json!(NOW.saturating_add_signed(end * DAY_S.cast_signed()));
             facts.push(("/ground/ends_s/intermediate", end, codes));
         }
+        let long_ago = json!(NOW - 400 * DAY_S);
+        facts.push(("/ground/begins_s/intermediate", long_ago, &["W913"]));
         facts.extend::<Vec<(&str, Value, &[&str])>>(vec![
             ("/proxies/0/version", json!("0.2.9"), &["W911"]),
             ("/proxies/0/version", json!("0.1.0"), &["E916"]),
