@@ -13,6 +13,7 @@
 
 use super::{Hub, Inner, Refusal, Span, Subscriber, SubscriberId};
 use crate::compile::{Class, Compiled, Dialect, Key, roots};
+use crate::world::World;
 use naka_types::node::Role;
 use naka_wire::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
@@ -44,6 +45,8 @@ pub struct Session {
     sotw: Sotw,
     /// Requests since the last plan that changed what is wanted.
     asked: bool,
+    /// See [`Session::is_placed`].
+    placed: bool,
 }
 
 impl Drop for Session {
@@ -74,6 +77,7 @@ impl Session {
             ledger: Ledger::limited(names),
             sotw: Sotw::new(),
             asked: false,
+            placed: true,
         }
     }
 
@@ -151,8 +155,21 @@ impl Session {
         out
     }
 
+    /// Whether this world can say what the proxy gets: where rules tell callers apart by labels, not before it knows
+    /// the labels of this one. They come with the registration, on a stream of its own.
+    fn is_placed(&self, world: &World) -> bool {
+        let class = &self.class;
+        let by_labels = class.role == Role::Sidecar && class.dialect != Dialect::Grpc;
+        !by_labels
+            || world.workload(&class.workload_id).is_some()
+            || !world.tells_apart(&class.namespace)
+    }
+
     /// Whether every type of the closure is open. Others than Naka open them one after the other, as they need them.
     fn ready(&self) -> bool {
+        if !self.placed {
+            return false;
+        }
         if self.class.dialect != Dialect::Naka {
             return true;
         }
@@ -188,6 +205,7 @@ impl Session {
             // Rules may tell this caller apart from others now, or no longer.
             self.class = slot.who.class.settled(inner.cache.world());
         }
+        self.placed = self.is_placed(inner.cache.world());
         let walk =
             asked || roots.is_some() || marks.keys().any(|key| !matches!(key, Key::Endpoints(_)));
         let changes = if walk {

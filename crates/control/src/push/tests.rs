@@ -131,16 +131,22 @@ fn subscriber(name: &str) -> Subscriber {
     }
 }
 
+const CLOSURE: [&str; 4] = [CLUSTER, ENDPOINT, LISTENER, VIRTUAL_HOST];
+
+fn ask(session: &mut Session, type_url: &str) {
+    let wildcard = (type_url != ENDPOINT).then(|| "*".to_owned());
+    session.request(&DeltaDiscoveryRequest {
+        node: Some(Node::default()),
+        type_url: type_url.to_owned(),
+        resource_names_subscribe: wildcard.into_iter().collect(),
+        ..DeltaDiscoveryRequest::default()
+    });
+}
+
 fn open(hub: &Arc<Hub>, name: &str) -> Session {
     let mut session = Session::new(Arc::clone(hub), subscriber(name));
-    for type_url in [CLUSTER, ENDPOINT, LISTENER, VIRTUAL_HOST] {
-        let wildcard = (type_url != ENDPOINT).then(|| "*".to_owned());
-        session.request(&DeltaDiscoveryRequest {
-            node: Some(Node::default()),
-            type_url: type_url.to_owned(),
-            resource_names_subscribe: wildcard.into_iter().collect(),
-            ..DeltaDiscoveryRequest::default()
-        });
+    for type_url in CLOSURE {
+        ask(&mut session, type_url);
         let early = session.plan();
         assert_eq!(
             early.is_empty(),
@@ -213,6 +219,39 @@ fn a_slow_reader_delays_nobody_and_gets_the_latest_only() {
     assert_eq!(hub.progress(revision + 1).acked, Vec::<String>::new());
     drop(quick);
     assert_eq!(hub.connected(), 1);
+}
+
+/// Its routes may be others than those of somebody without labels. The twin is [`open`]: without such a rule it gets
+/// everything at once.
+#[test]
+fn where_labels_decide_nothing_goes_to_whom_the_world_does_not_know() {
+    let rule = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: a, namespace: default}\nspec:\n  hosts: [a]\n  http: [{match: [{sourceLabels: {app: b}}], route: [{destination: {host: a}}]}]\n";
+    let hub = Arc::new(Hub::new());
+    let a = || member(1, "a", "v1", Health::Healthy);
+    let late = member(2, "b", "v1", Health::Healthy);
+    hub.publish(world(&snapshot(rule), vec![a()]));
+    let id = late.registration.workload_id.clone();
+    let mut session = Session::new(Arc::clone(&hub), subscriber(&id));
+    for type_url in CLOSURE {
+        ask(&mut session, type_url);
+        assert!(session.plan().is_empty(), "{type_url}");
+    }
+    hub.publish(world(&snapshot(rule), vec![a(), late]));
+    let mut told = BTreeSet::new();
+    loop {
+        let responses = session.plan();
+        if responses.is_empty() {
+            break;
+        }
+        for response in responses {
+            ack(&mut session, &response.type_url, &response.nonce);
+            told.insert(response.type_url);
+        }
+    }
+    assert!(
+        told.contains(VIRTUAL_HOST) && told.contains(LISTENER),
+        "{told:?}"
+    );
 }
 
 #[test]

@@ -81,6 +81,15 @@ impl World {
             || self.sidecars.contains_key(ROOT_NAMESPACE)
     }
 
+    /// Whether rules tell callers of a namespace apart by their labels.
+    #[must_use]
+    pub fn tells_apart(&self, namespace: &str) -> bool {
+        [namespace, ROOT_NAMESPACE].into_iter().any(|of| {
+            let keys = self.caller_labels.get(of);
+            keys.is_some_and(|keys| !keys.is_empty())
+        })
+    }
+
     /// Notes which labels of callers rules read.
     pub(super) fn read_labels(&mut self, objects: &[&Arc<Object>]) {
         let mut read: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
