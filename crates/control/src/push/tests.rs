@@ -254,6 +254,50 @@ fn where_labels_decide_nothing_goes_to_whom_the_world_does_not_know() {
     );
 }
 
+/// A name that was asked for comes back by a pattern, too, without being asked for again.
+#[test]
+fn a_name_that_was_asked_for_is_followed_through_patterns() {
+    let entry = |host: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: bank, namespace: default}}\nspec: {{hosts: ['{host}'], ports: [{{number: 80, name: http, protocol: HTTP}}], resolution: STATIC, endpoints: [{{address: 192.0.2.1}}]}}\n---\n"
+        )
+    };
+    let rule = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: one, namespace: default}\nspec: {hosts: [api.bank.example], http: [{directResponse: {status: 418}}]}\n";
+    let name = "80/api.bank.example:80";
+    let hub = Arc::new(Hub::new());
+    hub.publish(world(&snapshot(&entry("api.bank.example")), Vec::new()));
+    let mut session = open(&hub, "caller");
+    session.request(&DeltaDiscoveryRequest {
+        type_url: VIRTUAL_HOST.to_owned(),
+        resource_names_subscribe: vec![name.to_owned()],
+        ..DeltaDiscoveryRequest::default()
+    });
+    let mut told = || {
+        let mut names = BTreeSet::new();
+        loop {
+            let responses = session.plan();
+            if responses.is_empty() {
+                return names;
+            }
+            for response in responses {
+                ack(&mut session, &response.type_url, &response.nonce);
+                let here = response.resources.iter().map(|one| one.name.clone());
+                names.extend(here);
+                let gone = response.removed_resources.iter();
+                names.extend(gone.map(|name| format!("-{name}")));
+            }
+        }
+    };
+    assert!(told().contains(name));
+    hub.publish(world(&snapshot(""), Vec::new()));
+    assert!(told().contains(&format!("-{name}")));
+    hub.publish(world(
+        &snapshot(&(entry("*.bank.example") + rule)),
+        Vec::new(),
+    ));
+    assert!(told().contains(name), "by the pattern");
+}
+
 #[test]
 fn what_is_gone_is_removed_after_what_refers_to_it() {
     let hub = Arc::new(Hub::new());

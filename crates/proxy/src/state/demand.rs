@@ -102,6 +102,9 @@ impl Demand {
                     self.evict(evicted);
                 }
                 if new {
+                    // What was said of it unasked (it was held as one of the own namespace) says nothing of now: it may
+                    // be one of a pattern's, and those come to who asks.
+                    self.absent.remove(&(type_url::VIRTUAL_HOST, name.clone()));
                     self.send(Command::Subscribe {
                         type_url: type_url::VIRTUAL_HOST.to_owned(),
                         names: vec![name.clone()],
@@ -355,6 +358,20 @@ mod tests {
         demand.arrived(type_url::VIRTUAL_HOST, NAME, true, 4);
         demand.passed(4, &book);
         assert_eq!(refused.await, Ok(Ok(())));
+    }
+
+    #[tokio::test]
+    async fn what_was_said_before_anybody_asked_is_no_answer() {
+        let (commands, mut sent) = mpsc::channel(8);
+        let mut demand = Demand::new("default", Called::restore(Vec::new()), commands);
+        let book = Book::new("default");
+        // A host that was held without being asked for is gone.
+        demand.arrived(type_url::VIRTUAL_HOST, NAME, false, 1);
+        let mut answer = ask(&mut demand, &book, 1);
+        assert!(sent.try_recv().is_ok() && answer.try_recv().is_err());
+        demand.arrived(type_url::VIRTUAL_HOST, NAME, true, 2);
+        demand.passed(2, &book);
+        assert_eq!(answer.await, Ok(Ok(())));
     }
 
     #[tokio::test]
