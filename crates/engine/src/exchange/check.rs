@@ -399,7 +399,7 @@ impl HttpCheck {
     /// What an answer says.
     #[must_use]
     pub fn answer(&self, mut head: response::Parts, body: Bytes) -> Checked {
-        if head.status.is_server_error() || head.status.is_informational() {
+        if head.status.is_informational() || head.status.as_u16() >= 500 {
             return Checked::Unanswered(format!("it answered {}", head.status).into());
         }
         if head.status == StatusCode::OK {

@@ -316,7 +316,7 @@ fn only_200_lets_a_request_pass_and_an_error_is_no_answer() {
         panic!("it refuses");
     };
     assert!(all.headers.contains_key("x-other") && !all.headers.contains_key("x-naka-reason"));
-    for status in [101, 500, 503] {
+    for status in [101, 500, 503, 999] {
         assert!(
             matches!(answer(&check, status), Checked::Unanswered(_)),
             "{status}"

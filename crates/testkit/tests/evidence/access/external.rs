@@ -299,3 +299,33 @@ fn an_authorizer_by_grpc_decides() {
         becomes(&mesh, service, "", "200");
     }
 }
+
+/// A policy that holds for its own provider too asks nobody without end: what it would be asked about its own questions
+/// is refused, whatever name it is called by. The twin: a policy that leaves the provider out lets the call pass.
+#[test]
+fn a_policy_that_holds_for_its_own_provider_ends() {
+    let mesh = Mesh::up();
+    let _payment = mesh.serve("payment", "v1");
+    let flask = [&*venv("python3"), &*program("flask_authz.py")];
+    let _authz = authorizer(&mesh, &flask, "http");
+    let alias = "---\napiVersion: v1\nkind: Service\nmetadata: {name: alias, namespace: default, annotations: {naka.dev/service-accounts: authz}}\nspec: {selector: {app: authz}, ports: [{port: 80, name: http}]}\n";
+    let everywhere = policy("payment").replace("  selector: {matchLabels: {app: payment}}\n", "");
+    for name in ["authz", "alias"] {
+        let host = format!("{name}.default.svc.cluster.local");
+        let config = config(HTTP, "").replace("authz.default.svc.cluster.local", &host);
+        mesh.apply("mesh.yaml", &(config + SERVICE + alias));
+        mesh.apply("policy.yaml", &policy("payment"));
+        becomes(&mesh, "payment", "-H x-ext:allow", "200");
+        let asked = mesh.logged("authz").len();
+        mesh.apply("policy.yaml", &everywhere);
+        becomes(&mesh, "payment", "-H x-ext:allow", "403");
+        for _ in 0..3 {
+            assert_eq!(call(&mesh, "payment", "-H x-ext:allow").0, "403", "{name}");
+        }
+        // Those that came before the policy did.
+        let more = mesh.logged("authz").len() - asked;
+        assert!(more < 3, "{name}: {more}");
+        mesh.apply("policy.yaml", &policy("payment"));
+        becomes(&mesh, "payment", "-H x-ext:allow", "200");
+    }
+}

@@ -258,11 +258,157 @@ fn denial(denied: DeniedHttpResponse) -> Denial {
         }
     }
     let code = denied.status.map_or(0, |status| status.code);
-    let status = u16::try_from(code).ok().filter(|code| *code >= 200);
+    let status = u16::try_from(code)
+        .ok()
+        .filter(|code| (200..600).contains(code));
     let status = status.and_then(|code| StatusCode::from_u16(code).ok());
     Denial {
         status: status.unwrap_or(StatusCode::FORBIDDEN),
         headers,
         body: denied.body.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::Response;
+    use naka_wire::envoy::config::core::v3::HeaderValue as Wire;
+    use naka_wire::envoy::r#type::v3::HttpStatus;
+    use naka_wire::google::protobuf::BoolValue;
+    use naka_wire::google::rpc::Status;
+
+    fn says(status: u16, grpc: Option<&str>, body: &[u8]) -> Result<Checked, String> {
+        let head = Response::builder().status(status).body(()).unwrap();
+        let head = head.into_parts().0;
+        let mut trailers = HeaderMap::new();
+        if let Some(grpc) = grpc {
+            trailers.insert(STATUS, grpc.parse().unwrap());
+        }
+        answer(&head, body, &trailers)
+    }
+
+    fn message(code: i32, more: Option<HttpResponse>) -> Bytes {
+        naka_wire::grpc::frame(&CheckResponse {
+            status: Some(Status {
+                code,
+                ..Status::default()
+            }),
+            http_response: more,
+            ..CheckResponse::default()
+        })
+    }
+
+    fn option(name: &str, value: &str, action: HeaderAppendAction) -> HeaderValueOption {
+        HeaderValueOption {
+            header: Some(Wire {
+                key: name.to_owned(),
+                value: value.to_owned(),
+                ..Wire::default()
+            }),
+            append_action: action as i32,
+            ..HeaderValueOption::default()
+        }
+    }
+
+    #[expect(deprecated, reason = "authorizers go on to say it so")]
+    fn appended(name: &str, value: &str) -> HeaderValueOption {
+        HeaderValueOption {
+            append: Some(BoolValue { value: true }),
+            ..option(name, value, HeaderAppendAction::default())
+        }
+    }
+
+    #[test]
+    fn what_is_no_answer_lets_nobody_in() {
+        let sound = message(0, None);
+        assert_eq!(
+            says(200, Some("0"), &sound),
+            Ok(Checked::Allowed(Box::default()))
+        );
+        let failed = message(
+            7,
+            Some(HttpResponse::ErrorResponse(DeniedHttpResponse::default())),
+        );
+        for (status, grpc, body) in [
+            (200, None, &sound[..]),
+            (200, Some("14"), &sound),
+            (200, Some("00"), &sound),
+            (403, Some("0"), &sound),
+            (503, None, &[]),
+            (200, Some("0"), &[]),
+            (200, Some("0"), &sound[..sound.len() - 1]),
+            (200, Some("0"), b"\0\0\0\0\x02\xff\xff"),
+            (200, Some("0"), &failed),
+        ] {
+            assert!(
+                says(status, grpc, body).is_err(),
+                "{status} {grpc:?} {body:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_one_whatever_it_says_and_403_unless_it_says_a_status() {
+        for (code, status) in [(0, 403), (401, 401), (600, 403), (100, 403)] {
+            let denied = DeniedHttpResponse {
+                status: Some(HttpStatus { code }),
+                headers: vec![
+                    option("x-why", "a", HeaderAppendAction::default()),
+                    appended("x-why", "b"),
+                    option("content-length", "9", HeaderAppendAction::default()),
+                    option("x-naka-reason", "forged", HeaderAppendAction::default()),
+                    option("x bad", "a", HeaderAppendAction::default()),
+                ],
+                body: "no".to_owned(),
+            };
+            let body = message(7, Some(HttpResponse::DeniedResponse(denied)));
+            let Ok(Checked::Denied(denial)) = says(200, Some("0"), &body) else {
+                panic!("{code} refuses");
+            };
+            assert_eq!(denial.status.as_u16(), status, "{code}");
+            let why: Vec<_> = denial.headers.get_all("x-why").iter().collect();
+            assert_eq!(why, ["a", "b"]);
+            assert_eq!(denial.headers.len(), 2);
+        }
+        // A code that refuses is one beside an answer that would let pass, or none.
+        for more in [
+            None,
+            Some(HttpResponse::OkResponse(OkHttpResponse::default())),
+        ] {
+            let said = says(200, Some("0"), &message(16, more));
+            assert!(matches!(said, Ok(Checked::Denied(_))), "{said:?}");
+        }
+    }
+
+    #[test]
+    fn changes_are_read_as_an_envoy_reads_them() {
+        let ok = OkHttpResponse {
+            headers: vec![
+                option("x-set", "a", HeaderAppendAction::default()),
+                appended("x-add", "b"),
+                option(":path", "/root", HeaderAppendAction::default()),
+                option("host", "b", HeaderAppendAction::default()),
+            ],
+            headers_to_remove: vec!["x-gone".to_owned(), "x bad".to_owned()],
+            response_headers_to_add: vec![
+                option("x-1", "a", HeaderAppendAction::AppendIfExistsOrAdd),
+                option("x-2", "a", HeaderAppendAction::AddIfAbsent),
+                option("x-3", "a", HeaderAppendAction::OverwriteIfExistsOrAdd),
+                option("x-4", "a", HeaderAppendAction::OverwriteIfExists),
+            ],
+            ..OkHttpResponse::default()
+        };
+        let body = message(0, Some(HttpResponse::OkResponse(ok)));
+        let Ok(Checked::Allowed(changes)) = says(200, Some("0"), &body) else {
+            panic!("it passes");
+        };
+        let hows = |all: &[Edit]| all.iter().map(|(_, _, how)| *how).collect::<Vec<_>>();
+        assert_eq!(hows(&changes.request), [How::Set, How::AddToOthers]);
+        assert_eq!(
+            hows(&changes.response),
+            [How::Add, How::IfAbsent, How::Set, How::Replace]
+        );
+        assert_eq!(changes.remove, ["x-gone"]);
     }
 }
