@@ -114,9 +114,9 @@ pub fn totals(kind: Kind, proofs: &Proofs) -> Totals {
     for row in counted(kind) {
         match (row.now, proofs.of(kind, &row.path)) {
             // That a field does nothing, as in Istio, and says so, is a promise like any other.
-            (Now::Yes | Now::Ignored(_) | Now::Label(_), Some(_)) => out.enforced += 1,
-            (Now::Yes | Now::Ignored(_) | Now::Label(_), None) => out.unproven += 1,
-            _ => out.not_yet += 1,
+            (Now::NotYet | Now::Default(_) | Now::Refused(_), _) => out.not_yet += 1,
+            (_, Some(_)) => out.enforced += 1,
+            (_, None) => out.unproven += 1,
         }
     }
     out
@@ -162,7 +162,7 @@ pub fn page(proofs: &Proofs) -> String {
     out
 }
 
-/// The test that shows what is claimed of a field without effect.
+/// The test that shows what is claimed of an old spelling, or of a field without effect.
 fn shown(proof: Option<&str>) -> String {
     proof.map_or_else(|| ", unproven".to_owned(), |proof| format!(": `{proof}`"))
 }
@@ -187,7 +187,7 @@ fn section(out: &mut String, kind: Kind, proofs: &Proofs) {
             (Now::NotYet, _) => "not yet".to_owned(),
             (Now::Default(only), _) => format!("not yet: only `{only}`"),
             (Now::Refused(_), _) => "not yet: refused (E901)".to_owned(),
-            (Now::Alias(code), _) => format!("old spelling ({code})"),
+            (Now::Alias(code), proof) => format!("old spelling ({code}){}", shown(proof)),
             (Now::Ignored(why), proof) => {
                 format!("no effect, as in Istio: {why} (W902){}", shown(proof))
             }
