@@ -104,7 +104,7 @@ fn trailers2(ground: &Ground, side: Side) -> Outcome {
         Err(how) => format!("{how} within {} KiB", sent >> 10),
     };
     outcome(
-        served.is_ok() || side == Side::Naka && grown > 8,
+        served.is_ok() || side == Side::Naka && grown > 24,
         format!("{seen}, {grown} MiB more"),
     )
 }

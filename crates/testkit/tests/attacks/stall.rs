@@ -127,7 +127,7 @@ fn nameless(ground: &Ground, side: Side) -> Outcome {
     let before = ground.resident();
     let mut result = fields(ground, side, "/nameless", &[none; 4_000], b"", "/nameless");
     let grown = ground.resident().saturating_sub(before) >> 20;
-    result.landed |= side == Side::Naka && grown > 8;
+    result.landed |= side == Side::Naka && grown > 24;
     result.seen += &format!(", {grown} MiB more");
     result
 }

@@ -184,7 +184,7 @@ fn bodied(ground: &Ground, side: Side, body: &str, word: &str, right: Option<&st
     };
     let passed = if landed { "passed on" } else { "not passed on" };
     outcome(
-        landed || side == Side::Naka && (wrong || grown > 8),
+        landed || side == Side::Naka && (wrong || grown > 24),
         format!("{passed}: {}, {grown} MiB more", seen.join(", ")),
     )
 }
