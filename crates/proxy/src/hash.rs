@@ -12,6 +12,13 @@ pub(crate) type QuickMap<K, V> = std::collections::HashMap<K, V, BuildHasherDefa
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Quick(u64);
 
+/// The hash of one value.
+pub(crate) fn of(value: &impl std::hash::Hash) -> u64 {
+    let mut hasher = Quick::default();
+    value.hash(&mut hasher);
+    hasher.finish()
+}
+
 const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
 
 impl Quick {

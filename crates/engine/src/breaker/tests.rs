@@ -245,3 +245,15 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_is_taken_to_be_open_is_open_until_then() {
+    let (circuit, breaker) = (circuit(), five());
+    circuit.opened(at(100_000));
+    assert!(circuit.is_open(at(99_999)) && !circuit.is_open(at(100_000)));
+    assert_eq!(
+        circuit.stands(&breaker),
+        Some((at(40_000), at(100_000))),
+        "as if it had just opened"
+    );
+}

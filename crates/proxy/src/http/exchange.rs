@@ -422,6 +422,11 @@ impl Run {
             Ok(secured) => secured.map_or((0, None), |(number, s)| (number, Some(s))),
             Err(_) => return Err(Outcome::TlsFailed),
         };
+        // Plain, so the number is free to say which socket it is: another one at the same port is another program.
+        let tls = match &to {
+            To::Socket(path) => crate::hash::of(path),
+            To::Program | To::Anyone => tls,
+        };
         // Programs close what rests, and what crosses on the way is lost: whatever is written, they get little rest.
         let keep = match (&to, secured.is_some(), spec.keeping.idle) {
             (To::Anyone, _, Some(wanted)) => wanted,
