@@ -278,6 +278,7 @@ pub(crate) fn fields_of(kind: Kind) -> &'static [Field] {
         Kind::BackendPolicy => own::backend_policy::fields::OBJECT,
         Kind::PeerAuthentication => security::peer_authentication::fields::OBJECT,
         Kind::LocalRateLimit => limits::local_rate_limit::fields::OBJECT,
+        Kind::Rollout => own::rollout::fields::OBJECT,
         Kind::ServiceEntry => networking::service_entry::fields::OBJECT,
         Kind::Sidecar => networking::sidecar::fields::OBJECT,
         Kind::WorkloadGroup => networking::workload_group::fields::OBJECT,
@@ -331,6 +332,7 @@ fn build(
         Kind::LocalRateLimit => {
             Spec::LocalRateLimit(limits::local_rate_limit::build(report, spec)?)
         }
+        Kind::Rollout => Spec::Rollout(own::rollout::build(report, spec, namespace)?),
         Kind::ServiceEntry => {
             Spec::ServiceEntry(networking::service_entry::build(report, spec, namespace)?)
         }

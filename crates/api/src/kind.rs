@@ -60,6 +60,8 @@ pub enum Kind {
     Trigger,
     /// naka.dev BackendPolicy.
     BackendPolicy,
+    /// naka.dev Rollout.
+    Rollout,
     /// serving.knative.dev Service; `Service` in manifests, where the apiVersion tells it from the core kind.
     KnativeService,
 }

@@ -12,7 +12,7 @@ use crate::networking::{
     destination_rule::DestinationRule, gateway::Gateway, service_entry::ServiceEntry,
     sidecar::Sidecar, virtual_service::VirtualService, workload_entry::WorkloadEntry,
 };
-use crate::own::backend_policy::BackendPolicy;
+use crate::own::{backend_policy::BackendPolicy, rollout::Rollout};
 use crate::security::authorization_policy::AuthorizationPolicy;
 use crate::security::peer_authentication::PeerAuthentication;
 use crate::security::request_authentication::RequestAuthentication;
@@ -69,6 +69,8 @@ pub enum Spec {
     RequestAuthentication(RequestAuthentication),
     /// LocalRateLimit.
     LocalRateLimit(LocalRateLimit),
+    /// Rollout.
+    Rollout(Rollout),
     /// ServiceEntry.
     ServiceEntry(ServiceEntry),
     /// Sidecar.
@@ -194,6 +196,16 @@ impl Object {
     #[must_use]
     pub fn local_rate_limit(&self) -> Option<&LocalRateLimit> {
         if let Spec::LocalRateLimit(spec) = &self.spec {
+            Some(spec)
+        } else {
+            None
+        }
+    }
+
+    /// The Rollout, if it is one.
+    #[must_use]
+    pub fn rollout(&self) -> Option<&Rollout> {
+        if let Spec::Rollout(spec) = &self.spec {
             Some(spec)
         } else {
             None

@@ -1,3 +1,4 @@
 //! Naka's own kinds, `naka.dev/v1alpha1`: for what neither Istio nor the Gateway API has a kind.
 
 pub mod backend_policy;
+pub mod rollout;

@@ -5,11 +5,13 @@
 mod ca;
 mod cert;
 mod operate;
+mod rollout;
 mod run;
 
 pub(crate) use ca::*;
 pub(crate) use cert::*;
 pub(crate) use operate::*;
+pub(crate) use rollout::*;
 pub(crate) use run::*;
 
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
@@ -84,8 +86,10 @@ pub(crate) enum Command {
     Token(Token),
     /// Take certificates of workloads back
     Cert(Cert),
-    /// The certificate authority: what signs, and a root whose key is kept elsewhere
+    /// The certificate authority: what signs, a root that is kept elsewhere, and another root
     Ca(Ca),
+    /// Changes in steps: where they are, why they wait, on or back
+    Rollout(Rollout),
     /// Write log, authority, keys and tokens of a mesh into one sealed file; the mesh may run
     Backup(Backup),
     /// Make a mesh from a backup, where none is

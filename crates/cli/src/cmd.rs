@@ -19,6 +19,7 @@ pub(crate) mod install;
 pub(crate) mod join;
 pub(crate) mod names;
 pub(crate) mod proxy;
+pub(crate) mod rollout;
 pub(crate) mod run;
 pub(crate) mod split;
 pub(crate) mod standing;

@@ -120,6 +120,7 @@ async fn with_runtime(command: Command, context: Option<&str>) -> Outcome {
         Command::Check(check) => cmd::check::run(&check, context).await,
         Command::Support(support) => cmd::support::run(&support, context).await,
         Command::Cert(cert) => cmd::cert::run(&cert, context).await,
+        Command::Rollout(rollout) => cmd::rollout::run(&rollout, context).await,
         Command::Ca(ca) => cmd::ca::run(&ca, context).await,
         Command::Store(store) => cmd::store::run(&store, context).await,
         Command::Token(token) => cmd::token::run(&token, context).await,

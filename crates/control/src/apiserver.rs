@@ -26,6 +26,7 @@ mod installation;
 pub mod live;
 mod objects;
 mod read;
+mod rollouts;
 mod route;
 mod seal;
 mod select;
@@ -56,12 +57,32 @@ pub struct Mesh {
     pub api: Vec<String>,
     /// `host:port` of xDS, CA and registration, at least one.
     pub xds: Vec<String>,
-    /// Root certificate.
+    /// Root certificate, where there is no ground.
     pub root_pem: String,
-    /// SHA-256 of the root's DER, lower-case hex.
+    /// SHA-256 of the root's DER, lower-case hex, where there is no ground.
     pub root_sha256: String,
     /// What it stands on; none in tests without a control plane.
     pub ground: Option<Ground>,
+}
+
+impl Mesh {
+    /// All roots that are trusted now, PEM.
+    pub(crate) fn roots(&self) -> String {
+        let ground = self.ground.as_ref();
+        ground.map_or_else(
+            || self.root_pem.clone(),
+            |ground| ground.authority.bundle().to_pem(),
+        )
+    }
+
+    /// SHA-256 of the root that the control plane shows now, lower-case hex.
+    pub(crate) fn shown(&self) -> String {
+        let ground = self.ground.as_ref();
+        ground.map_or_else(
+            || self.root_sha256.clone(),
+            |ground| ground.authority.root_sha256(),
+        )
+    }
 }
 
 /// Everything a handler needs.

@@ -18,6 +18,7 @@ pub mod push;
 pub mod readiness;
 mod refusal;
 pub mod registry;
+pub mod rollout;
 pub mod run;
 pub mod settings;
 pub mod source;

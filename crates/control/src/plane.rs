@@ -8,7 +8,7 @@
 //! Invariant: the registry decides in memory and never waits for the disk; losing the journal's tail to a crash
 //! costs a repeated join, because every proxy says everything again when it reconnects.
 
-use crate::ca_service::{PeerIdentity, certificate};
+use crate::ca_service::{Certificate, PeerIdentity, certificate};
 use crate::jwks;
 use crate::push::{Hub, Phases};
 use crate::registry::{Millis, Note, Outcome, Refused, Registration, Registry, State};
@@ -49,6 +49,23 @@ pub struct Caller {
     pub remote: Option<IpAddr>,
 }
 
+/// All certificates are to lead to this root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Order {
+    /// SHA-256 of the root.
+    pub root: String,
+    /// Renewals are spread over this time.
+    pub within: Duration,
+}
+
+impl Order {
+    /// Whether a workload that shows the certificate with this serial number (empty: not said) is meant.
+    #[must_use]
+    pub fn means(&self, issued: &Certificate, shown: &str) -> bool {
+        issued.root != self.root || !shown.is_empty() && shown != issued.serial
+    }
+}
+
 /// Everything the services share.
 #[derive(Debug)]
 pub struct Plane {
@@ -59,6 +76,8 @@ pub struct Plane {
     registry: Mutex<Registry>,
     trust_domain: Arc<str>,
     roots: Mutex<Arc<str>>,
+    /// Who is to renew its certificate before its time.
+    pub renewals: watch::Sender<Option<Order>>,
     /// Workloads whose certificates count no more.
     pub revoked: watch::Sender<Arc<Revoked>>,
     started: Instant,
@@ -91,6 +110,7 @@ impl Plane {
             hub: Arc::new(Hub::timed(Phases::of(metrics))),
             trust_domain: trust_domain.into(),
             roots: Mutex::new(roots.into()),
+            renewals: watch::Sender::default(),
             revoked: watch::Sender::default(),
             started: Instant::now(),
             poke: Notify::new(),
@@ -115,6 +135,12 @@ impl Plane {
     #[must_use]
     pub fn trust_domain(&self) -> &str {
         &self.trust_domain
+    }
+
+    /// Roots that proxies are to trust from the next world on, PEM.
+    pub fn trust(&self, roots: &str) {
+        *self.roots.lock().unwrap_or_else(PoisonError::into_inner) = roots.into();
+        self.poke.notify_one();
     }
 
     fn now(&self) -> Millis {

@@ -164,6 +164,17 @@ pub struct Progress {
     pub published: bool,
 }
 
+/// How far the connected proxies are.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Lacking {
+    /// Names of those that do not have it.
+    pub behind: BTreeSet<String>,
+    /// Workload ids of all.
+    pub present: BTreeSet<String>,
+    /// Whether some are none of ours: their agents acknowledge a moment before them.
+    pub foreign: bool,
+}
+
 /// A connected proxy, for display.
 #[derive(Debug, Clone)]
 pub struct Seen {
@@ -379,6 +390,30 @@ impl Hub {
                 Some((slot.who.clone(), id, slot.behind(epoch)))
             })
             .collect()
+    }
+
+    /// The first published world that has a store revision; `None` before it is published, or long after.
+    #[must_use]
+    pub fn epoch_of(&self, revision: u64) -> Option<Epoch> {
+        let inner = self.lock();
+        inner.revisions.range(revision..).next().map(|(_, e)| *e)
+    }
+
+    /// Who does not have everything of an epoch yet, or refuses this resource of it.
+    #[must_use]
+    pub fn lacking(&self, epoch: Epoch, resource: &str) -> Lacking {
+        let inner = self.lock();
+        let mut lacking = Lacking::default();
+        for slot in inner.slots.values() {
+            let refuses = || slot.refused.keys().any(|(_, name)| name == resource);
+            if slot.behind(epoch) || refuses() {
+                lacking.behind.insert(slot.who.name.clone());
+            }
+            let class = &slot.who.class;
+            lacking.present.insert(class.workload_id.clone());
+            lacking.foreign |= class.dialect != Dialect::Naka;
+        }
+        lacking
     }
 
     /// Connected proxies.

@@ -78,6 +78,10 @@ pub struct Seen {
     pub bypassed: u64,
     /// How often the capture rules of its machine were changed and put right.
     pub repaired: u64,
+    /// Connections and requests without mTLS at ports that take both.
+    pub plain: u64,
+    /// Connections and requests without mTLS at ports that take none.
+    pub plain_refused: u64,
 }
 
 /// What a workload's proxy found out by itself about those it calls. For display only, as [`Seen`].
@@ -234,6 +238,8 @@ struct Entry {
     ready: bool,
     lease: Lease,
     seen: Seen,
+    /// Serial number of the certificate it shows.
+    serial: String,
     verdicts: Vec<Verdict>,
     guarded: Option<Millis>,
     shown: Option<Health>,
@@ -269,6 +275,7 @@ impl Registry {
             ready,
             lease: Lease::Restored,
             seen: Seen::default(),
+            serial: String::new(),
             verdicts: Vec::new(),
             guarded: None,
             shown: ready.then_some(Health::Healthy),
@@ -349,6 +356,7 @@ impl Registry {
                     ready: ready_now,
                     lease: Lease::Live { stream },
                     seen: Seen::default(),
+                    serial: String::new(),
                     verdicts: Vec::new(),
                     guarded: None,
                     shown: None,
@@ -556,6 +564,20 @@ impl Registry {
         if let Some(entry) = self.entries.get_mut(workload) {
             entry.seen = seen;
         }
+    }
+
+    /// Serial number of the certificate that a workload shows.
+    pub fn shows(&mut self, workload: &str, serial: String) {
+        if let Some(entry) = self.entries.get_mut(workload) {
+            entry.serial = serial;
+        }
+    }
+
+    /// Serial number of the certificate that a workload shows, as far as it said.
+    #[must_use]
+    pub fn shown(&self, workload: &str) -> &str {
+        let entry = self.entries.get(workload);
+        entry.map_or("", |entry| &entry.serial)
     }
 
     /// What a workload's proxy saw as far as it said.

@@ -12,11 +12,12 @@ use crate::metrics;
 use crate::plane::Plane;
 use crate::readiness::Readiness;
 use crate::refusal;
+use crate::rollout::driver::Driver;
 use crate::settings::{Addresses, Ports, Remembered, Settings};
 use crate::source::Source;
 use crate::status::Status;
 use crate::workloads::WorkloadService;
-use naka_identity::tls::{api_server_tls, control_server_tls};
+use naka_identity::tls::api_server_tls;
 use naka_identity::{Authority, ServerCert};
 use naka_store::{Draft, Store};
 use naka_telemetry::{Metrics, name};
@@ -94,6 +95,7 @@ pub struct Bound {
     plane: Arc<Plane>,
     authority: Arc<Authority>,
     certificate: Arc<ServerCert>,
+    rollouts: Arc<Driver>,
     metrics: Metrics,
 }
 
@@ -154,6 +156,8 @@ pub async fn run(settings: Settings) -> Result<Bound, Error> {
     if let Some(source) = source {
         let _ = plane.source.set(source);
     }
+    let (shown, signs) = (Arc::clone(&certificate), Arc::clone(&authority));
+    let rollouts = Driver::new(Arc::clone(&plane), signs, shown)?;
     Ok(Bound {
         settings,
         addresses,
@@ -161,6 +165,7 @@ pub async fn run(settings: Settings) -> Result<Bound, Error> {
         plane,
         authority,
         certificate,
+        rollouts,
         metrics,
     })
 }
@@ -290,6 +295,7 @@ impl Bound {
                 dir: settings.dir.clone(),
                 authority: Arc::clone(&self.authority),
                 certificate: Arc::clone(&self.certificate),
+                rollouts: Arc::clone(&self.rollouts),
                 advertise: settings.advertise.clone(),
             }),
         };
@@ -358,10 +364,9 @@ impl Bound {
             self.settings.leaf_ttl,
             self.metrics.clone(),
         );
-        let bundle = self.authority.bundle();
-        let tls = control_server_tls(Arc::clone(&self.certificate), bundle, &[b"h2"])?;
         let revoked = self.plane.revoked.subscribe();
-        let incoming = TlsIncoming::start(self.listeners.xds, tls, revoked);
+        let incoming = TlsIncoming::start(self.listeners.xds, self.rollouts.tls(), revoked);
+        tasks.spawn(Arc::clone(&self.rollouts).run());
         let ads = Ads::new(Arc::clone(&self.plane), stopped.clone());
         let workloads = WorkloadService::new(Arc::clone(&self.plane), stopped.clone());
         let routes = Routes::new(ca.into_service())

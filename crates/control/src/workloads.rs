@@ -5,11 +5,12 @@
 //! acknowledges endpoints once all its workers have them; others count as done after 2 s. Whoever is silent for 5 s
 //! is named and no longer waited for.
 
-use crate::ca_service::{ConnIdentity, peer};
+use crate::ca_service::{ConnIdentity, certificate, peer};
 use crate::outbox::{self, Responses};
-use crate::plane::{Caller, Plane};
+use crate::plane::{Caller, Order, Plane};
 use crate::push::{Epoch, SubscriberId};
 use crate::registry::{Health, Registration, Seen, ServedPort, State, Verdict};
+use naka_types::workload::Ulid;
 use naka_wire::v1::verdict::Kind;
 use naka_wire::v1::workloads_server::Workloads;
 use naka_wire::v1::{self, DrainProgress, RegisterRequest, RegisterResponse, register_request};
@@ -86,7 +87,10 @@ impl WorkloadService {
     ) -> Result<(), Status> {
         let mut stop = self.stop.clone();
         let mut moves = self.plane.hub.moves();
+        let mut orders = self.plane.renewals.subscribe();
+        orders.mark_changed();
         let mut drain: Option<Drain> = None;
+        let mut known = false;
         loop {
             let wake = drain.as_ref().and_then(Drain::wake);
             tokio::select! {
@@ -97,6 +101,7 @@ impl WorkloadService {
                         let id = caller.workload_id.clone();
                         let response = self.take(stream, caller, request, state)?;
                         let registered = response.registered;
+                        known |= registered;
                         send(out, response).await?;
                         match state {
                             State::Draining if registered && drain.is_none() => {
@@ -108,6 +113,19 @@ impl WorkloadService {
                         }
                     }
                 },
+                // A workload that has said nothing yet cannot be asked anything.
+                Ok(()) = orders.changed(), if known => {
+                    let order = orders.borrow_and_update().clone();
+                    if let Some(within) = order.and_then(|order| self.asked(&order, caller)) {
+                        let response = RegisterResponse {
+                            revision: self.plane.store.snapshot().revision,
+                            registered: true,
+                            renew_within_ms: u64::try_from(within.as_millis()).unwrap_or(u64::MAX),
+                            ..RegisterResponse::default()
+                        };
+                        send(out, response).await?;
+                    }
+                }
                 changed = moves.changed(), if drain.as_ref().is_some_and(|d| !d.complete) => {
                     if changed.is_err() {
                         return Ok(());
@@ -132,6 +150,15 @@ impl WorkloadService {
         }
     }
 
+    /// How soon a workload is to renew its certificate, if an order means it.
+    fn asked(&self, order: &Order, caller: &Caller) -> Option<Duration> {
+        let id = Ulid::parse(&caller.workload_id)?;
+        let issued = certificate(&self.plane.store.snapshot(), id)?;
+        let registry = self.plane.registry();
+        let shown = registry.shown(&caller.workload_id);
+        order.means(&issued, shown).then_some(order.within)
+    }
+
     fn take(
         &self,
         stream: u64,
@@ -141,6 +168,8 @@ impl WorkloadService {
     ) -> Result<RegisterResponse, Status> {
         let revision = self.plane.store.snapshot().revision;
         let seen = request.seen.unwrap_or_default();
+        let serial = request.certificate_serial.clone();
+        let serial = Some(serial).filter(|serial| serial.len() <= LONGEST_NAME);
         let verdicts: Vec<Verdict> = {
             let told = request.verdicts.iter().take(MOST_VERDICTS);
             told.filter_map(verdict).collect()
@@ -153,6 +182,7 @@ impl WorkloadService {
             let done = self.plane.register(stream, registration, state);
             let mut registry = self.plane.registry();
             registry.found(&id, verdicts);
+            registry.shows(&id, serial.unwrap_or_default());
             registry.saw(
                 &id,
                 Seen {
@@ -161,6 +191,8 @@ impl WorkloadService {
                     opaque: seen.opaque,
                     bypassed: seen.bypassed,
                     repaired: seen.repaired,
+                    plain: seen.plain,
+                    plain_refused: seen.plain_refused,
                 },
             );
             done.err().map(|refused| refused.to_string())
@@ -174,7 +206,7 @@ impl WorkloadService {
             revision,
             registered: refused.is_none(),
             problems: refused.into_iter().collect(),
-            drain: None,
+            ..RegisterResponse::default()
         })
     }
 }

@@ -40,7 +40,7 @@ impl Plane {
         let (store, _) = Store::open(dir.path(), naka_store::Settings::default()).unwrap();
         let certificate =
             ServerCert::issue(&authority, &[], &[], Duration::from_secs(600), now_s()).unwrap();
-        let config = control_server_tls(certificate, authority.bundle(), &[b"h2"]).unwrap();
+        let config = control_server_tls(certificate, &authority.bundle(), &[b"h2"]).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let metrics = Metrics::new();
@@ -55,7 +55,7 @@ impl Plane {
                 .add_service(service.into_service())
                 .serve_with_incoming(TlsIncoming::start(
                     listener,
-                    config,
+                    tokio::sync::watch::channel(config).1,
                     tokio::sync::watch::channel(std::sync::Arc::default()).1,
                 )),
         );
@@ -212,7 +212,7 @@ async fn a_token_joins_once_and_the_use_and_the_certificate_are_stored() {
         svid.spiffe.to_string(),
         "spiffe://cluster.local/ns/shop/sa/payment"
     );
-    assert!(bundle.same_trust(plane.authority.bundle()));
+    assert!(bundle.same_trust(&plane.authority.bundle()));
     let left = svid.remaining(now_s()).as_secs();
     assert!((3_590..=3_600).contains(&left), "{left}");
 

@@ -7,13 +7,16 @@
 //! The root's key may be elsewhere ([`offline`]): then intermediates come from there, by [`Authority::request`] and
 //! [`Authority::install`]. Where it is here, an intermediate is replaced in time, while everything runs.
 //!
-//! Invariants: an issued certificate never outlives the intermediate; it is never an authority itself; the root is the
-//! same as long as the process lives.
-//! Not here: whether somebody may have a certificate (that is `naka-control`'s `ca_service`); a change of the root.
+//! The root is replaced in steps, with both roots trusted in between ([`rotate`]).
+//!
+//! Invariants: an issued certificate never outlives the intermediate; it is never an authority itself.
+//! Not here: whether somebody may have a certificate (that is `naka-control`'s `ca_service`); when the next step of a
+//! change of the root may be taken (its `rollout`).
 
 mod chain;
 mod files;
 pub mod offline;
+pub mod rotate;
 mod server;
 
 pub use server::ServerCert;
@@ -29,7 +32,7 @@ use rcgen::{
 use rustls_pki_types::CertificateDer;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::FromDer;
@@ -44,11 +47,34 @@ const LONGEST_CSR: usize = 16 * 1024;
 pub struct Authority {
     dir: PathBuf,
     trust_domain: String,
-    root: CertificateDer<'static>,
-    root_not_after: u64,
-    root_here: bool,
-    signer: RwLock<Arc<Signer>>,
+    held: RwLock<Arc<Held>>,
+    /// Held while files change.
+    writing: Mutex<()>,
+}
+
+/// Everything that changes together.
+struct Held {
+    signs: Pair,
+    /// Trusted, and signs as soon as everybody knows it.
+    prepared: Option<Pair>,
+    /// Trusted as long as certificates below it are in use; signs workloads no more.
+    retired: Option<Pair>,
+    crossed: Option<rotate::Crossed>,
     bundle: Bundle,
+}
+
+/// A root with what signs below it.
+#[derive(Clone)]
+struct Pair {
+    root: Arc<TrustedRoot>,
+    signer: Arc<Signer>,
+}
+
+/// A root as it is held in memory: its key, if it is here at all, stays in its file.
+struct TrustedRoot {
+    certificate: CertificateDer<'static>,
+    not_after: u64,
+    key_here: bool,
 }
 
 /// What signs at the moment.
@@ -64,7 +90,7 @@ impl std::fmt::Debug for Authority {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Authority")
             .field("trust_domain", &self.trust_domain)
-            .field("root_not_after", &self.root_not_after)
+            .field("root_not_after", &self.root_not_after())
             .field("intermediate_not_after", &self.intermediate_not_after())
             .finish_non_exhaustive()
     }
@@ -90,7 +116,7 @@ pub struct IssueRequest<'a> {
 /// An issued certificate.
 #[derive(Debug, Clone)]
 pub struct Issued {
-    /// Leaf, intermediates, root.
+    /// Leaf, intermediates, roots; the one it leads to is the last.
     pub chain: Vec<CertificateDer<'static>>,
     /// Serial number, hexadecimal.
     pub serial: String,
@@ -147,15 +173,13 @@ impl Authority {
         root: files::Root,
         signer: Signer,
     ) -> Result<Self, Error> {
-        let bundle = Bundle::new(trust_domain, vec![root.certificate.clone()])?;
+        let signs = Pair::new(root, signer);
+        let held = rotate::load(dir, trust_domain, signs)?;
         Ok(Self {
             dir: dir.to_owned(),
             trust_domain: trust_domain.to_owned(),
-            root: root.certificate,
-            root_not_after: root.not_after,
-            root_here: root.key.is_some(),
-            signer: RwLock::new(Arc::new(signer)),
-            bundle,
+            held: RwLock::new(Arc::new(held)),
+            writing: Mutex::new(()),
         })
     }
 
@@ -165,11 +189,12 @@ impl Authority {
     /// # Errors
     /// [`Error::File`] or [`Error::Damaged`] names the file; the old intermediate goes on signing.
     pub fn renew(&self, now: u64) -> Result<bool, Error> {
+        let _files = self.writing();
         let ends = self.intermediate_not_after();
-        if !self.root_here || !files::due(ends, self.root_not_after, now) {
+        if !self.root_here() || !files::due(ends, self.root_not_after(), now) {
             return Ok(false);
         }
-        self.put(files::successor(&self.dir, &self.trust_domain, now)?);
+        self.put(files::successor(&self.dir, &self.trust_domain, now)?)?;
         Ok(true)
     }
 
@@ -188,17 +213,39 @@ impl Authority {
     /// # Errors
     /// [`Error::Authority`] says why it may not sign for this mesh; the old one goes on.
     pub fn install(&self, chain_pem: &str, now: u64) -> Result<(), Error> {
-        let next = files::install(&self.dir, &self.trust_domain, &self.root, chain_pem, now)?;
-        self.put(next);
+        let _files = self.writing();
+        let root = Arc::clone(&self.held().signs.root);
+        let root = &root.certificate;
+        self.put(files::install(
+            &self.dir,
+            &self.trust_domain,
+            root,
+            chain_pem,
+            now,
+        )?)
+    }
+
+    /// Another intermediate below the same root.
+    fn put(&self, next: Signer) -> Result<(), Error> {
+        let held = self.held();
+        let signs = Pair {
+            root: Arc::clone(&held.signs.root),
+            signer: Arc::new(next),
+        };
+        self.hold(rotate::load(&self.dir, &self.trust_domain, signs)?);
         Ok(())
     }
 
-    fn put(&self, next: Signer) {
-        *self.signer.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
+    fn hold(&self, held: Held) {
+        *self.held.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(held);
     }
 
-    fn signer(&self) -> Arc<Signer> {
-        Arc::clone(&self.signer.read().unwrap_or_else(PoisonError::into_inner))
+    fn held(&self) -> Arc<Held> {
+        Arc::clone(&self.held.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn writing(&self) -> std::sync::MutexGuard<'_, ()> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Signs a workload certificate.
@@ -208,7 +255,8 @@ impl Authority {
     /// accepted.
     pub fn issue(&self, request: &IssueRequest<'_>) -> Result<Issued, Error> {
         let key = public_key(request.csr_pem)?;
-        let signer = self.signer();
+        let held = self.held();
+        let signer = &held.signs.signer;
         let mut params = signer.leaf(request.now, request.ttl);
         params
             .distinguished_name
@@ -225,7 +273,7 @@ impl Authority {
             ExtendedKeyUsagePurpose::ServerAuth,
             ExtendedKeyUsagePurpose::ClientAuth,
         ];
-        self.sign(&signer, &params, &key)
+        sign(signer, held.roots_along(), &params, &key)
     }
 
     /// Signs a certificate for the control plane itself, with a new key.
@@ -237,7 +285,8 @@ impl Authority {
         now: u64,
     ) -> Result<(Issued, KeyPair), Error> {
         let key = KeyPair::generate()?;
-        let signer = self.signer();
+        let held = self.held();
+        let (signer, above) = held.server();
         let mut params = signer.leaf(now, ttl);
         params
             .distinguished_name
@@ -251,37 +300,14 @@ impl Authority {
             .subject_alt_names
             .extend(addresses.iter().map(|ip| SanType::IpAddress(*ip)));
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        let issued = self.sign(&signer, &params, &key)?;
+        let issued = sign(signer, above, &params, &key)?;
         Ok((issued, key))
-    }
-
-    fn sign(
-        &self,
-        signer: &Signer,
-        params: &CertificateParams,
-        key: &impl rcgen::PublicKeyData,
-    ) -> Result<Issued, Error> {
-        let leaf = params.signed_by(key, &signer.issuer)?;
-        let second = |at: i64| u64::try_from(at).unwrap_or(0);
-        let mut chain = vec![leaf.der().clone()];
-        chain.extend(signer.chain.iter().cloned());
-        chain.push(self.root.clone());
-        Ok(Issued {
-            chain,
-            serial: params
-                .serial_number
-                .as_ref()
-                .map(|serial| hex(&serial.to_bytes()))
-                .unwrap_or_default(),
-            not_before: second(params.not_before.unix_timestamp()),
-            not_after: second(params.not_after.unix_timestamp()),
-        })
     }
 
     /// What the mesh trusts.
     #[must_use]
-    pub fn bundle(&self) -> &Bundle {
-        &self.bundle
+    pub fn bundle(&self) -> Bundle {
+        self.held().bundle.clone()
     }
 
     /// Trust domain of every identity issued here.
@@ -290,41 +316,69 @@ impl Authority {
         &self.trust_domain
     }
 
-    /// SHA-256 of the root, as tokens carry it.
+    /// SHA-256 of the root that the control plane's own certificate leads to, as tokens carry it.
     #[must_use]
     pub fn root_sha256(&self) -> String {
-        sha256_hex(&self.root)
+        sha256_hex(&self.held().shown().certificate)
     }
 
-    /// Last second of the root.
+    /// Last second of the root that signs.
     #[must_use]
     pub fn root_not_after(&self) -> u64 {
-        self.root_not_after
+        self.held().signs.root.not_after
     }
 
     /// Last second of the intermediate.
     #[must_use]
     pub fn intermediate_not_after(&self) -> u64 {
-        self.signer().not_after
+        self.held().signs.signer.not_after
     }
 
-    /// First second of the root.
+    /// First second of the root that signs.
     #[must_use]
     pub fn root_not_before(&self) -> u64 {
-        chain::first_second(&self.root)
+        chain::first_second(&self.held().signs.root.certificate)
     }
 
     /// First second of the intermediate.
     #[must_use]
     pub fn intermediate_not_before(&self) -> u64 {
-        self.signer().chain.first().map_or(0, chain::first_second)
+        let held = self.held();
+        held.signs
+            .signer
+            .chain
+            .first()
+            .map_or(0, chain::first_second)
     }
 
-    /// Whether the root's key is here, so that intermediates are replaced without anybody's help.
+    /// Whether the key of the root that signs is here, so that intermediates are replaced without anybody's help.
     #[must_use]
     pub fn root_here(&self) -> bool {
-        self.root_here
+        self.held().signs.root.key_here
     }
+}
+
+fn sign(
+    signer: &Signer,
+    above: Vec<CertificateDer<'static>>,
+    params: &CertificateParams,
+    key: &impl rcgen::PublicKeyData,
+) -> Result<Issued, Error> {
+    let leaf = params.signed_by(key, &signer.issuer)?;
+    let second = |at: i64| u64::try_from(at).unwrap_or(0);
+    let mut chain = vec![leaf.der().clone()];
+    chain.extend(signer.chain.iter().cloned());
+    chain.extend(above);
+    Ok(Issued {
+        chain,
+        serial: params
+            .serial_number
+            .as_ref()
+            .map(|serial| hex(&serial.to_bytes()))
+            .unwrap_or_default(),
+        not_before: second(params.not_before.unix_timestamp()),
+        not_after: second(params.not_after.unix_timestamp()),
+    })
 }
 
 impl Signer {

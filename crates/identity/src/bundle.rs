@@ -92,6 +92,29 @@ impl Bundle {
         &self.roots
     }
 
+    /// Whether every root of this one is one of another's.
+    #[must_use]
+    pub fn within(&self, other: &Self) -> bool {
+        self.roots.iter().all(|root| other.roots.contains(root))
+    }
+
+    /// Whether one of the roots signed a certificate, which is the last one that a peer showed.
+    #[must_use]
+    pub fn signed(&self, certificate: &CertificateDer<'_>) -> bool {
+        use x509_parser::prelude::{FromDer, X509Certificate};
+        let Ok((_, certificate)) = X509Certificate::from_der(certificate) else {
+            return false;
+        };
+        self.roots.iter().any(|root| {
+            X509Certificate::from_der(root).is_ok_and(|(_, root)| {
+                root.subject().as_raw() == certificate.issuer().as_raw()
+                    && certificate
+                        .verify_signature(Some(root.public_key()))
+                        .is_ok()
+            })
+        })
+    }
+
     /// Names the roots: equal for equal trust domain and roots, whatever their order.
     #[must_use]
     pub fn epoch(&self) -> &str {
@@ -124,6 +147,14 @@ pub(crate) fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, Er
     CertificateDer::pem_slice_iter(pem.as_bytes())
         .collect::<Result<_, _>>()
         .map_err(|_| Error::Malformed("PEM certificate"))
+}
+
+/// Whether one of these PEM texts has the certificate with this SHA-256.
+#[must_use]
+pub fn names_root(pems: &[String], sha256: &str) -> bool {
+    let all = pems.iter().filter_map(|pem| certificates(pem).ok());
+    all.flatten()
+        .any(|der| sha256_hex(&der).eq_ignore_ascii_case(sha256))
 }
 
 /// Certificates as PEM text.

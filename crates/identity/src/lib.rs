@@ -28,8 +28,8 @@ mod ticket;
 pub mod tls;
 pub mod verify;
 
-pub use authority::{Authority, IssueRequest, Issued, ServerCert, dns_sans, offline};
-pub use bundle::Bundle;
+pub use authority::{Authority, IssueRequest, Issued, ServerCert, dns_sans, offline, rotate};
+pub use bundle::{Bundle, names_root};
 pub use grant::{GrantKind, JoinParams, Refused, TokenGrant, Wanted, new_secret};
 pub use key::KeyAndCsr;
 pub use outside::{OutsidePems, outside_tls, system_roots};

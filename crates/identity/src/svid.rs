@@ -111,6 +111,15 @@ impl Svid {
         Ok((svid, bundle))
     }
 
+    /// Serial number of the leaf, hexadecimal, as its issuer names it.
+    #[must_use]
+    pub fn serial(&self) -> String {
+        use x509_parser::prelude::{FromDer, X509Certificate};
+        let leaf = self.chain.first();
+        let parsed = leaf.and_then(|leaf| X509Certificate::from_der(leaf).ok());
+        parsed.map_or_else(String::new, |(_, leaf)| crate::hex(leaf.raw_serial()))
+    }
+
     /// What is left of it.
     #[must_use]
     pub fn remaining(&self, now: u64) -> Duration {

@@ -55,12 +55,12 @@ impl Mesh {
         Svid::from_answer(&issued.pems(), key.key()).unwrap().0
     }
 
-    fn bundle(&self) -> &Bundle {
+    fn bundle(&self) -> Bundle {
         self.authority.bundle()
     }
 
     fn inbound(&self, svid: &Svid) -> Arc<ServerConfig> {
-        tls::inbound_tls(svid, self.bundle(), ALPN).unwrap()
+        tls::inbound_tls(svid, &self.bundle(), ALPN).unwrap()
     }
 
     fn outbound(&self, svid: &Svid, allowed: &[&str]) -> Arc<ClientConfig> {
@@ -68,7 +68,7 @@ impl Mesh {
             .iter()
             .map(|account| SpiffeId::new(self.authority.trust_domain(), "shop", account).unwrap())
             .collect();
-        tls::outbound_tls(svid, self.bundle(), allowed.into(), ALPN).unwrap()
+        tls::outbound_tls(svid, &self.bundle(), allowed.into(), ALPN).unwrap()
     }
 }
 
@@ -184,14 +184,14 @@ async fn strangers_are_refused_by_the_called_side() {
         let svid = stranger.svid("order");
         // The stranger trusts us, so that only our side can refuse.
         let allowed: Arc<[SpiffeId]> = [payment.spiffe.clone()].into();
-        let client = tls::outbound_tls(&svid, ours.bundle(), allowed, ALPN).unwrap();
+        let client = tls::outbound_tls(&svid, &ours.bundle(), allowed, ALPN).unwrap();
         let (server, client) = meet(ours.inbound(&payment), client).await;
         assert_eq!(reason(&server, Side::Server), Some(Reason::PeerUntrusted));
         assert!(client.is_err());
     }
     // And the other way round: their server, our caller.
     let order = ours.svid("order");
-    let server = tls::inbound_tls(&twin.svid("payment"), ours.bundle(), ALPN).unwrap();
+    let server = tls::inbound_tls(&twin.svid("payment"), &ours.bundle(), ALPN).unwrap();
     let (_, client) = meet(server, ours.outbound(&order, &["payment"])).await;
     assert_eq!(reason(&client, Side::Client), Some(Reason::TlsFailed));
 }
@@ -235,7 +235,7 @@ async fn an_expired_certificate_is_refused_by_either_side() {
 async fn no_certificate_plaintext_and_old_tls_are_refused() {
     let mesh = mesh("cluster.local");
     let server = mesh.inbound(&mesh.svid("payment"));
-    let no_certificate = tls::control_client_tls(None, mesh.bundle(), ALPN).unwrap();
+    let no_certificate = tls::control_client_tls(None, &mesh.bundle(), ALPN).unwrap();
     let name = ServerName::try_from("payment.shop").unwrap();
     let (seen, _) = meet_as(Arc::clone(&server), no_certificate, name.clone()).await;
     assert_eq!(reason(&seen, Side::Server), Some(Reason::PeerUntrusted));
@@ -310,7 +310,7 @@ async fn sessions_resume_across_rotation_but_not_across_bundles() {
     assert_eq!(kind(rotated).await, HandshakeKind::Resumed);
     // The same roots in a new bundle: a new epoch of trust, none of the old tickets counts.
     let anew = Bundle::from_pem("cluster.local", &mesh.bundle().to_pem()).unwrap();
-    assert!(anew.same_trust(mesh.bundle()));
+    assert!(anew.same_trust(&mesh.bundle()));
     let server = tls::inbound_tls(&mesh.svid("payment"), &anew, ALPN).unwrap();
     assert_eq!(kind(server).await, HandshakeKind::Full);
 }
@@ -327,7 +327,7 @@ async fn a_token_holder_accepts_the_root_of_the_token_and_no_other() {
     )
     .unwrap();
     let server =
-        tls::control_server_tls(Arc::clone(&certificate), mesh.bundle(), &[b"h2"]).unwrap();
+        tls::control_server_tls(Arc::clone(&certificate), &mesh.bundle(), &[b"h2"]).unwrap();
     let sha256 = mesh.authority.root_sha256();
     let by_token = |sha256: &str| tls::token_client_config(sha256, &[b"h2"]).unwrap();
     let (seen, client) = meet_as(Arc::clone(&server), by_token(&sha256), tls::control_name()).await;
@@ -364,7 +364,7 @@ async fn a_token_holder_accepts_the_root_of_the_token_and_no_other() {
 
     // With an identity, and after the control plane's own certificate was renewed.
     certificate.reissue(&mesh.authority, now_s()).unwrap();
-    let known = tls::control_client_tls(Some(&payment), mesh.bundle(), &[b"h2"]).unwrap();
+    let known = tls::control_client_tls(Some(&payment), &mesh.bundle(), &[b"h2"]).unwrap();
     let (seen, client) = meet_as(server, known, tls::control_name()).await;
     assert_eq!(seen.unwrap().peer.unwrap().spiffe, payment.spiffe);
     assert!(client.is_ok());

@@ -206,7 +206,7 @@ fn an_identity_is_saved_privately_and_loaded_whole() {
     let issued = issue(&authority, key.csr_pem(), now_s(), Duration::from_secs(600)).unwrap();
     let (svid, bundle) = Svid::from_answer(&issued.pems(), key.key()).unwrap();
     assert_eq!(svid.chain.len(), 2, "peers have the root");
-    assert!(bundle.same_trust(authority.bundle()));
+    assert!(bundle.same_trust(&authority.bundle()));
     let path = dir.path().join("identity.pem");
     assert!(Svid::load(&path).unwrap().is_none());
     svid.save(&path, &bundle).unwrap();

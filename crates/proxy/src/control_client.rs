@@ -39,6 +39,8 @@ const DIAL: Duration = Duration::from_secs(3);
 const CERTIFY: Duration = Duration::from_secs(10);
 /// The longest pause between two rounds over all addresses.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// The longest time over which renewals that the control plane asks for are spread.
+const LONGEST_HURRY: Duration = Duration::from_hours(1);
 /// How often the clock is looked at while a renewal is not due.
 const CLOCK_LOOK: Duration = Duration::from_secs(10);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -356,6 +358,7 @@ async fn connected(
         workload_id,
         &params.news,
         &params.line,
+        &params.feed,
     );
     let renewal = renewal(&link, &params.settings, &params.feed);
     let stream = driver::run(
@@ -399,9 +402,19 @@ async fn lease(
     workload_id: String,
     news: &mpsc::UnboundedSender<News>,
     line: &watch::Sender<Line>,
+    feed: &Arc<Feed>,
 ) -> Error {
-    let requests = WatchStream::new(registration).map(move |mut request| {
+    let changes = WatchStream::new(registration.clone()).map(|_| ());
+    let shown = WatchStream::from_changes(feed.watch()).map(|_| ());
+    let identity = feed.watch();
+    let requests = changes.merge(shown).map(move |()| {
+        let mut request = registration.borrow().clone();
         request.workload_id.clone_from(&workload_id);
+        // What the control plane issued last may not have come here.
+        let shown = identity.borrow();
+        request.certificate_serial = shown
+            .as_ref()
+            .map_or_else(String::new, |identity| identity.svid.serial());
         request
     });
     let mut stub = WorkloadsClient::new(link);
@@ -421,6 +434,10 @@ async fn lease(
                     }
                     line.registered = answer.registered;
                 });
+                if answer.renew_within_ms > 0 {
+                    let within = Duration::from_millis(answer.renew_within_ms);
+                    feed.hurry(within.min(LONGEST_HURRY));
+                }
                 if news.send(News::Lease(answer)).is_err() {
                     return Error::Stream(Ended::Stopped);
                 }
@@ -435,16 +452,24 @@ async fn lease(
 /// again, sooner the less is left.
 async fn renewal(link: &Link, settings: &Settings, feed: &Feed) {
     let mut attempt = 0;
+    let mut ordered = feed.ordered();
     loop {
         let wait = match (attempt, feed.now()) {
             (0, identity) => {
                 let due = until_renewal(identity.as_deref(), naka_identity::now_s());
-                if !due.is_zero() {
+                let at = *ordered.borrow_and_update();
+                let asked = at.is_some_and(|at| at <= tokio::time::Instant::now());
+                if !due.is_zero() && !asked {
                     // A timer does not see a clock that jumps or a machine that slept.
-                    tokio::time::sleep(due.min(CLOCK_LOOK)).await;
+                    let look = tokio::time::Instant::now() + due.min(CLOCK_LOOK);
+                    tokio::select! {
+                        () = tokio::time::sleep_until(at.map_or(look, |at| at.min(look))) => {}
+                        // The feed outlives the line.
+                        Ok(()) = ordered.changed() => {}
+                    }
                     continue;
                 }
-                due
+                Duration::ZERO
             }
             (_, identity) => {
                 let left = identity.map_or(Duration::ZERO, |identity| {
@@ -472,16 +497,6 @@ async fn renewal(link: &Link, settings: &Settings, feed: &Feed) {
 async fn certify(link: &Link, params: &Params, token: Option<&Token>) -> Result<(), Error> {
     let token = token.ok_or(Error::NoProof)?;
     let (svid, bundle) = issue(link, &params.settings, Some(token)).await?;
-    // The server's chain was verified by the token's hash; what it issues must lead to the same root.
-    if !bundle
-        .roots()
-        .iter()
-        .any(|root| naka_identity::sha256_hex(root).eq_ignore_ascii_case(&token.ca_sha256))
-    {
-        return Err(Error::Certify(
-            "its root is not the one the token names".to_owned(),
-        ));
-    }
     tracing::info!(identity = %svid.spiffe, workload = %svid.workload_id, "joined the mesh");
     params.feed.renewed(svid, bundle);
     Ok(())
@@ -523,10 +538,15 @@ pub async fn issue(
         .await
         .map_err(|_| Error::Certify("no answer in time".to_owned()))?
         .map_err(|status| Error::Certify(status.message().to_owned()))?;
-    Ok(Svid::from_answer(
-        &answer.into_inner().cert_chain,
-        key.key(),
-    )?)
+    let chain = answer.into_inner().cert_chain;
+    // The server's chain was verified by the token's hash. The root of what it issues may have followed that one, which
+    // then comes along.
+    if token.is_some_and(|token| !naka_identity::names_root(&chain, &token.ca_sha256)) {
+        return Err(Error::Certify(
+            "its root is not the one the token names".to_owned(),
+        ));
+    }
+    Ok(Svid::from_answer(&chain, key.key())?)
 }
 
 /// One HTTP/2 connection to the control plane, as tonic's clients want it.

@@ -41,6 +41,7 @@ impl Lease {
                 seen: None,
                 verdicts: Vec::new(),
                 verdicts_left_off: 0,
+                certificate_serial: String::new(),
             }),
         }
     }

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// What we show and whom we trust.
 #[derive(Debug)]
@@ -30,6 +31,8 @@ pub struct Feed {
     file: Option<PathBuf>,
     /// Goes into every bundle.
     revoked: Mutex<Arc<Revoked>>,
+    /// When to renew whatever the schedule says, because the control plane asked.
+    ordered: watch::Sender<Option<Instant>>,
 }
 
 impl Feed {
@@ -40,6 +43,7 @@ impl Feed {
             cell: watch::Sender::new(None),
             file: save_in.map(|dir| dir.join(saved::IDENTITY)),
             revoked: Mutex::default(),
+            ordered: watch::Sender::default(),
         }
     }
 
@@ -81,6 +85,7 @@ impl Feed {
             }
             _ => bundle,
         };
+        self.ordered.send_replace(None);
         self.put(svid, bundle);
         self.save();
     }
@@ -116,6 +121,18 @@ impl Feed {
             tracing::info!("the list of revoked workloads changed");
             self.put(old.svid.clone(), old.bundle.clone());
         }
+    }
+
+    /// The certificate is to be renewed within this time; when exactly is left to chance, because others are asked, too.
+    pub fn hurry(&self, within: Duration) {
+        let at = Instant::now() + within.mul_f64(fastrand::f64());
+        self.ordered.send_replace(Some(at));
+    }
+
+    /// When it was asked to be renewed, told of changes.
+    #[must_use]
+    pub fn ordered(&self) -> watch::Receiver<Option<Instant>> {
+        self.ordered.subscribe()
     }
 
     fn put(&self, svid: Svid, bundle: Bundle) {

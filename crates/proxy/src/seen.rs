@@ -3,6 +3,8 @@
 //! `naka status` shows it, so that nobody believes traffic to be in the mesh that is not. One set of counters per
 //! worker, which alone writes it; whoever reports adds them up.
 
+use crate::worker::{Conn, Entrance};
+use naka_engine::model::MtlsMode;
 use naka_wire::v1;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -20,11 +22,32 @@ pub struct Seen {
     pub bypassed: AtomicU64,
     /// How often the rules that capture this machine were changed by somebody and put right.
     pub repaired: AtomicU64,
+    /// Connections and requests without mTLS, at ports that take both.
+    pub plain: AtomicU64,
+    /// Connections and requests without mTLS, at ports that take none.
+    pub plain_refused: AtomicU64,
 }
 
 /// One more.
 pub(crate) fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Relaxed);
+}
+
+/// A connection, or a request on one, of a caller without mTLS: by how the port stands now, because connections live
+/// longer than modes. Anything else counts for nothing.
+pub(crate) fn plain(conn: &Conn) {
+    let Entrance::Inbound { port } = &*conn.entrance else {
+        return;
+    };
+    if conn.peer.get().is_some() {
+        return;
+    }
+    let mode = conn.worker.snapshot().inbound(*port).map(|port| port.mode);
+    match mode {
+        Some(MtlsMode::Permissive) => count(&conn.worker.seen.plain),
+        Some(MtlsMode::Strict) => count(&conn.worker.seen.plain_refused),
+        Some(MtlsMode::Disable) | None => {}
+    }
 }
 
 /// The sum of all counters.
@@ -37,5 +60,7 @@ pub fn total(all: &[Arc<Seen>]) -> v1::Seen {
         opaque: sum(|seen| &seen.opaque),
         bypassed: sum(|seen| &seen.bypassed),
         repaired: sum(|seen| &seen.repaired),
+        plain: sum(|seen| &seen.plain),
+        plain_refused: sum(|seen| &seen.plain_refused),
     }
 }

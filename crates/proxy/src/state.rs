@@ -110,6 +110,8 @@ impl Publisher {
             Ok(set) => {
                 let set = Arc::new(set);
                 tell(&self.shared.workers, || WorkerMsg::Tls(Arc::clone(&set))).await;
+                // Roots that are acknowledged are believed by every worker.
+                self.shared.workers.answer().await;
                 self.shared.metrics.certificate_expires(
                     "workload",
                     &identity.svid.spiffe.to_string(),

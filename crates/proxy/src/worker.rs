@@ -7,6 +7,7 @@
 
 mod introduce;
 pub(crate) mod patience;
+mod shown;
 pub(crate) mod socket;
 mod state;
 mod sweep;
@@ -31,8 +32,9 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use tokio::sync::{Notify, mpsc, oneshot};
 
+pub(crate) use shown::Peer;
 pub use socket::Socket;
-pub(crate) use state::{Conn, Peer, Phase, Worker};
+pub(crate) use state::{Conn, Phase, Worker};
 
 /// Where a connection came in.
 #[derive(Debug, Clone, PartialEq, Eq)]

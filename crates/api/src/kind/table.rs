@@ -194,6 +194,14 @@ pub const TABLE: &[Names] = &[
         &["lrl"],
     ),
     row(
+        Kind::Rollout,
+        (NAKA, &["v1alpha1"]),
+        "Rollout",
+        "rollouts",
+        "rollout",
+        &["ro"],
+    ),
+    row(
         Kind::Telemetry,
         ("telemetry.istio.io", &["v1alpha1", "v1"]),
         "Telemetry",

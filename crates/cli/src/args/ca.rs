@@ -2,6 +2,7 @@
 
 use clap::{Args as Group, Subcommand};
 use std::path::PathBuf;
+use std::time::Duration;
 
 #[derive(Debug, Group)]
 pub(crate) struct Ca {
@@ -14,6 +15,30 @@ pub(crate) struct Ca {
 pub(crate) enum CaCommand {
     /// What signs in the mesh, until when, and whether the root's key is there
     Status,
+    /// Let another root follow the present one while the mesh works (a rollout)
+    Rotate {
+        /// Directory with root-cert.pem, ca-cert.pem, ca-key.pem (and cert-chain.pem); else they are made in the mesh
+        #[arg(long, value_name = "DIR")]
+        from: Option<PathBuf>,
+        /// Each step waits for `naka rollout promote`
+        #[arg(long)]
+        manual: bool,
+        /// Wait so long for its end
+        #[arg(long, value_name = "TIME", value_parser = super::duration)]
+        wait: Option<Duration>,
+    },
+    /// Replace at once a root whose key others may have: who is not there in time is left behind
+    Replace {
+        /// Say that this is meant
+        #[arg(long, required = true)]
+        compromised: bool,
+        /// Directory with root-cert.pem, ca-cert.pem, ca-key.pem (and cert-chain.pem); else they are made in the mesh
+        #[arg(long, value_name = "DIR")]
+        from: Option<PathBuf>,
+        /// Time until the present root is believed by nobody, whoever still needs it
+        #[arg(long, value_name = "TIME", default_value = "30s", value_parser = super::duration)]
+        within: Duration,
+    },
     /// A root whose key is kept away from the mesh
     Root {
         #[command(subcommand)]

@@ -2,12 +2,13 @@
 //!
 //! `root create` and `intermediate sign` are for the machine of the root and need no mesh; `intermediate request` and
 //! `install` ask the running control plane, which makes the key and keeps it. Only a request and a certificate travel,
-//! so that both can be mailed.
+//! so that both can be mailed. `rotate` and `replace` let another root follow, as a rollout.
 
 use crate::args::{self, CaCommand, IntermediateCommand, RootCommand};
 use crate::client::Client;
 use crate::cmd::apply::text;
 use crate::cmd::history::now_ms;
+use crate::cmd::rollout;
 use crate::exit::{Exit, Outcome};
 use crate::out;
 use naka_identity::{now_s, offline};
@@ -16,6 +17,8 @@ use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
+/// After a compromised root was dropped: time for proxies to say that they have it.
+const AFTERWARDS: Duration = Duration::from_secs(15);
 const DAY: Duration = Duration::from_hours(24);
 /// Longer texts are no requests or chains.
 const LONGEST: u64 = 256 * 1024;
@@ -28,9 +31,50 @@ pub(crate) async fn run(args: &args::Ca, context: Option<&str>) -> Outcome {
             status(&client.get("/naka/v1/authority").await?);
             Ok(())
         }
+        CaCommand::Rotate { from, manual, wait } => {
+            let wanted = json!({"given": given(from.as_deref())?, "manual": manual});
+            let mut client = Client::open(context).await?;
+            let begun = client.post("/naka/v1/authority/rotate", &wanted).await?;
+            rollout::line(&begun);
+            match wait {
+                Some(time) => rollout::ended(&mut client, &text(&begun, "name"), *time).await,
+                None => Ok(()),
+            }
+        }
+        CaCommand::Replace { from, within, .. } => replace(from.as_deref(), *within, context).await,
         CaCommand::Root { command } => root(command),
         CaCommand::Intermediate { command } => intermediate(command, context).await,
     }
+}
+
+/// Another root at once. Those who do not follow are named, with what to do about them.
+async fn replace(from: Option<&Path>, within: Duration, context: Option<&str>) -> Outcome {
+    let wanted = json!({"given": given(from)?, "compromised_within_s": within.as_secs().max(1)});
+    let mut client = Client::open(context).await?;
+    let begun = client.post("/naka/v1/authority/rotate", &wanted).await?;
+    rollout::line(&begun);
+    let done = rollout::ended(&mut client, &text(&begun, "name"), within + AFTERWARDS).await;
+    out::note(
+        "tokens, kubeconfigs and contexts of other machines that were made before name the old root: make them anew (naka token create, naka join)",
+    );
+    done
+}
+
+/// The files of Istio's `cacerts`, as the API takes them.
+fn given(dir: Option<&Path>) -> Outcome<Value> {
+    let Some(dir) = dir else {
+        return Ok(Value::Null);
+    };
+    let mut chain = read(&dir.join("ca-cert.pem"))?;
+    let above = dir.join("cert-chain.pem");
+    if above.exists() {
+        chain.push_str(&read(&above)?);
+    }
+    Ok(json!({
+        "root_pem": read(&dir.join(offline::ROOT_CERT))?,
+        "chain_pem": chain,
+        "key_pem": read(&dir.join(offline::CA_KEY))?,
+    }))
 }
 
 fn root(command: &RootCommand) -> Outcome {
@@ -104,6 +148,15 @@ fn status(answer: &Value) {
         ends("root")
     ));
     out::line(format!("intermediate {}", ends("intermediate")));
+    for (what, words) in [
+        ("prepared", "is trusted and does not sign yet"),
+        ("retired", "is trusted and signs no more"),
+    ] {
+        let sha256 = text(answer, what);
+        if !sha256.is_empty() {
+            out::line(format!("root {sha256} {words} (naka rollout list)"));
+        }
+    }
 }
 
 fn read(path: &Path) -> Outcome<String> {

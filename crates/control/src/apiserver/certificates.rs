@@ -55,6 +55,7 @@ fn told(snapshot: &Snapshot, id: &str, certificate: &Certificate) -> Value {
         "workload_name": name_of(snapshot, id),
         "identity": certificate.spiffe,
         "serial": certificate.serial,
+        "root": certificate.root,
         "not_before": certificate.not_before,
         "not_after": certificate.not_after,
         "until": rfc3339(certificate.not_after.saturating_mul(1000)),

@@ -5,7 +5,7 @@ use super::auth::{Peer, Role, Subject, authenticate};
 use super::route::{self, Route};
 use super::{
     State, authority, body, certificates, change, confirm, discovery, installation, objects, read,
-    seal, tokens, watch,
+    rollouts, seal, tokens, watch,
 };
 use crate::refusal;
 use axum::body::Body;
@@ -195,6 +195,13 @@ async fn naka(call: Call, parts: &[String], body: &mut Option<Body>) -> Outcome 
         (&Method::POST, ["authority", "install"]) => {
             authority::install(&call, body::shaped(taken(body)).await?).await
         }
+        (&Method::POST, ["authority", "rotate"]) => {
+            authority::rotate(&call, body::shaped(taken(body)).await?).await
+        }
+        (&Method::GET, ["rollouts"]) => rollouts::list(&call),
+        (&Method::POST, ["rollouts", name, verb @ ("promote" | "abort")]) => {
+            rollouts::steer(&call, name, verb).await
+        }
         (&Method::GET, ["certificates"]) => certificates::list(&call),
         (&Method::POST, ["certificates", "revoke"]) => {
             certificates::revoke(&call, body::shaped(taken(body)).await?).await
@@ -236,6 +243,7 @@ const KNOWN: &[&str] = &[
     "history",
     "events",
     "rollout",
+    "rollouts",
     "status",
     "proxies",
     "workloads",

@@ -6,6 +6,7 @@ use super::State;
 use super::answer::{Outcome, ok};
 use super::auth::Role;
 use super::dispatch::Call;
+use crate::rollout::driver::Driver;
 use naka_identity::{Authority, ServerCert};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -20,6 +21,8 @@ pub struct Ground {
     pub authority: Arc<Authority>,
     /// The control plane's own certificate.
     pub certificate: Arc<ServerCert>,
+    /// Changes in steps.
+    pub rollouts: Arc<Driver>,
     /// Addresses for workloads elsewhere.
     pub advertise: Vec<String>,
 }

@@ -568,7 +568,7 @@ fn check_uid(call: &Call, item: &Item, value: &Value) -> Outcome<()> {
 
 /// Namespaces belong to the whole mesh, so only an admin makes or removes them.
 pub(crate) fn write_role(kind: Kind) -> Role {
-    if kind == Kind::Namespace {
+    if matches!(kind, Kind::Namespace | Kind::Rollout) {
         Role::Admin
     } else {
         Role::Operator

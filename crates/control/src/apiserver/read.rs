@@ -226,7 +226,7 @@ pub(crate) fn mesh(call: &Call) -> Outcome {
     let mesh = &call.state.mesh;
     Ok(ok(&json!({
         "name": mesh.name, "trust_domain": mesh.trust_domain, "api": mesh.api, "xds": mesh.xds,
-        "root_pem": mesh.root_pem, "root_sha256": mesh.root_sha256, "version": env!("CARGO_PKG_VERSION"),
+        "root_pem": mesh.roots(), "root_sha256": mesh.shown(), "version": env!("CARGO_PKG_VERSION"),
         "revision": call.state.store.snapshot().revision, "subject": call.subject.name,
     })))
 }

@@ -66,7 +66,7 @@ pub(crate) async fn create(call: &Call, request: Request) -> Outcome {
         } else {
             mesh.xds.clone()
         },
-        ca_sha256: mesh.root_sha256.clone(),
+        ca_sha256: mesh.shown(),
         id,
         secret,
     };

@@ -20,6 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 use tonic::{Request, Status};
@@ -177,16 +178,16 @@ pub struct TlsIncoming {
 }
 
 impl TlsIncoming {
-    /// Starts accepting on a bound listener, from everybody but those who are revoked.
+    /// Starts accepting on a bound listener, each connection by the configuration of that moment, from everybody but those
+    /// who are revoked.
     #[must_use]
     pub fn start(
         listener: TcpListener,
-        config: Arc<tokio_rustls::rustls::ServerConfig>,
+        config: watch::Receiver<Arc<ServerConfig>>,
         revoked: watch::Receiver<Arc<Revoked>>,
     ) -> Self {
         let (done, ready) = mpsc::channel(64);
-        let acceptor = TlsAcceptor::from(config);
-        tokio::spawn(accept(listener, Entry { acceptor, revoked }, done));
+        tokio::spawn(accept(listener, Entry { config, revoked }, done));
         Self { ready }
     }
 }
@@ -202,7 +203,8 @@ impl futures_util::Stream for TlsIncoming {
 /// How one gets in.
 #[derive(Clone)]
 struct Entry {
-    acceptor: TlsAcceptor,
+    /// The newest counts: it says which roots are trusted.
+    config: watch::Receiver<Arc<ServerConfig>>,
     revoked: watch::Receiver<Arc<Revoked>>,
 }
 
@@ -239,7 +241,8 @@ async fn accept(listener: TcpListener, entry: Entry, done: mpsc::Sender<MeshIo>)
 async fn shake(entry: Entry, stream: TcpStream, remote: SocketAddr) -> io::Result<MeshIo> {
     // Configuration goes out in small messages that somebody waits for.
     stream.set_nodelay(true)?;
-    let stream = entry.acceptor.accept(stream).await?;
+    let config = Arc::clone(&entry.config.borrow());
+    let stream = TlsAcceptor::from(config).accept(stream).await?;
     let identity = match stream.get_ref().1.peer_certificates() {
         None => None,
         Some(chain) => {

@@ -43,6 +43,9 @@ pub struct Certificate {
     /// Id of the token it joined with.
     #[serde(default)]
     pub token: String,
+    /// SHA-256 of the root it leads to; empty for one that an older control plane issued.
+    #[serde(default)]
+    pub root: String,
 }
 
 /// A workload whose certificates count no more. Fields are only added.
@@ -90,6 +93,8 @@ pub(super) fn issued(mut certificate: Certificate, issued: &Issued, who: &PeerId
     certificate.serial.clone_from(&issued.serial);
     certificate.not_before = issued.not_before;
     certificate.not_after = issued.not_after;
+    let root = issued.chain.last();
+    certificate.root = root.map_or_else(String::new, |root| naka_identity::sha256_hex(root));
     Draft::record(
         &format!("workload:{}", who.spiffe),
         "",

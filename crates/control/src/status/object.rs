@@ -5,6 +5,7 @@ use crate::apiserver::live::{Condition, Nack, ObjectStatus};
 use crate::compile::policy::authorizer;
 use crate::compile::{Class, Dialect, Key, View, compile, gateway};
 use crate::plane::Plane;
+use crate::rollout::ROLLOUT;
 use crate::world::World;
 use naka_api::networking::gateway::Gateway;
 use naka_api::networking::virtual_service::GatewayRef;
@@ -15,7 +16,9 @@ use naka_types::host::ROOT_NAMESPACE;
 use naka_types::labels::{Labels, selects};
 use naka_types::name::{ObjectRef, VirtualHostName};
 use naka_types::node::Role;
+use serde_json::Value;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// Status of an object; empty with state `unknown` when there is none of that name.
 pub(super) fn status(plane: &Plane, reference: &ObjectRef) -> ObjectStatus {
@@ -54,11 +57,33 @@ pub(super) fn status(plane: &Plane, reference: &ObjectRef) -> ObjectStatus {
         },
         programmed(&status),
     ];
+    if object.rollout().is_some() {
+        rolled(&mut status, snapshot.record(ROLLOUT, &object.meta.name));
+    }
     findings.extend(unresolved);
     findings.extend(conflicts);
     findings.extend(keys);
     status.findings = findings;
     status
+}
+
+/// How far a rollout is: that it is through is what its being programmed means.
+fn rolled(status: &mut ObjectStatus, record: Option<&Arc<Value>>) {
+    let text = |field: &str| record.and_then(|r| r[field].as_str()).unwrap_or_default();
+    let (phase, problem) = (text("phase"), text("problem"));
+    status.state = if phase.is_empty() { "pending" } else { phase }.to_owned();
+    let message = match (phase, problem) {
+        ("done", _) => "all steps are taken".to_owned(),
+        ("", _) => "it begins when the rollouts before it have ended".to_owned(),
+        (_, "") => {
+            let name = text("name");
+            format!("at step {phase}; \"naka rollout status {name}\" says what it waits for")
+        }
+        (_, problem) => problem.to_owned(),
+    };
+    status.conditions.retain(|one| one.kind != "Programmed");
+    let done = condition("Programmed", phase == "done", "Rollout", message);
+    status.conditions.push(done);
 }
 
 fn condition(kind: &str, holds: bool, reason: &str, message: impl Into<String>) -> Condition {

@@ -1,11 +1,12 @@
 //! How the authority is kept: `root.pem` (a format line, the certificate, and its key unless that is kept elsewhere),
 //! `intermediate.pem` (a format line, the certificate, those between it and the root, its key) and, between request and
-//! installation, `pending.pem` (a format line and the key).
+//! installation, `pending.pem` (a format line and the key). While the root changes there are others of the same form
+//! beside them, see [`super::rotate`].
 //!
 //! The root is written before the intermediate, so a start that was cut off is completed by the next one; an
 //! intermediate without its root is a loss that is reported, never papered over with a new root.
 
-use super::{Authority, INTERMEDIATE_TTL, ROOT_TTL, Signer, authority_params, chain};
+use super::{Authority, INTERMEDIATE_TTL, ROOT_TTL, Signer, authority_params, chain, rotate};
 use crate::bundle::{certificates, pem, to_pem};
 use crate::{Error, disk, hex, random_bytes};
 use rcgen::{CertificateParams, DistinguishedName, DnType, Issuer, KeyPair};
@@ -15,8 +16,8 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-const WORD: &str = "naka-authority";
-const FORMAT: u32 = 1;
+pub(super) const WORD: &str = "naka-authority";
+pub(super) const FORMAT: u32 = 1;
 
 /// The root.
 pub(super) struct Root {
@@ -30,7 +31,7 @@ pub(super) fn root_path(dir: &Path) -> PathBuf {
     dir.join("root.pem")
 }
 
-fn intermediate_path(dir: &Path) -> PathBuf {
+pub(super) fn intermediate_path(dir: &Path) -> PathBuf {
     dir.join("intermediate.pem")
 }
 
@@ -40,8 +41,9 @@ fn pending_path(dir: &Path) -> PathBuf {
 
 pub(super) fn open_or_create(dir: &Path, trust_domain: &str, now: u64) -> Result<Authority, Error> {
     disk::private_dir(dir)?;
-    let kept = load_intermediate(dir, trust_domain)?;
-    let root = match load_root(dir, trust_domain)? {
+    rotate::complete(dir)?;
+    let kept = load_intermediate(&intermediate_path(dir), trust_domain)?;
+    let root = match load_root(&root_path(dir), trust_domain)? {
         Some(root) => root,
         None if kept.is_some() => {
             return Err(damaged(
@@ -66,7 +68,7 @@ pub(super) fn due(not_after: u64, root_not_after: u64, now: u64) -> bool {
 
 /// The next intermediate, written.
 pub(super) fn successor(dir: &Path, trust_domain: &str, now: u64) -> Result<Signer, Error> {
-    let root = load_root(dir, trust_domain)?
+    let root = load_root(&root_path(dir), trust_domain)?
         .ok_or_else(|| damaged(&root_path(dir), "it is gone; restore it from a backup"))?;
     make_intermediate(dir, trust_domain, &root, now)
 }
@@ -138,13 +140,18 @@ pub(super) fn import(dir: &Path, from: &Path, trust_domain: &str, now: u64) -> R
         chain_pem.push_str(&above);
     }
     disk::private_dir(dir)?;
-    if load_root(dir, trust_domain)?.is_some_and(|kept| kept.certificate != root) {
+    if rotate::replaced(dir)?.contains(&root) {
+        // Imported at an earlier start, and another root has taken its place since.
+        return Ok(());
+    }
+    let kept = load_root(&root_path(dir), trust_domain)?;
+    if kept.is_some_and(|kept| kept.certificate != root) {
         return Err(Error::Authority(format!(
             "{} holds another root; a mesh that has an authority keeps it. Make a new mesh",
             dir.display()
         )));
     }
-    if load_intermediate(dir, trust_domain)?.is_some() {
+    if load_intermediate(&intermediate_path(dir), trust_domain)?.is_some() {
         // Imported at an earlier start.
         return Ok(());
     }
@@ -158,9 +165,8 @@ pub(super) fn import(dir: &Path, from: &Path, trust_domain: &str, now: u64) -> R
         now,
     )?;
     // Nothing is written before all of it is good; the root first, as always.
-    let text = format!("{WORD} {FORMAT}\n{}", pem("CERTIFICATE", &root));
-    disk::write_private(&root_path(dir), text.as_bytes())?;
-    write_intermediate(dir, &checked.chain, &key)
+    write_root(&root_path(dir), &root, None)?;
+    write_intermediate(&intermediate_path(dir), &checked.chain, &key)
 }
 
 /// Checks that a chain may sign below `root` with `key`, and writes it.
@@ -175,23 +181,33 @@ fn keep(
     let path = intermediate_path(dir);
     let pair = pair(&path, &key)?;
     let checked = chain::below(root, chain_pem, &pair, trust_domain, now)?;
-    write_intermediate(dir, &checked.chain, &key)?;
+    write_intermediate(&path, &checked.chain, &key)?;
     signer(checked, pair)
 }
 
 fn make_root(dir: &Path, trust_domain: &str, now: u64) -> Result<Root, Error> {
     let (certificate, key) = new_root(trust_domain, ROOT_TTL, now)?;
-    let text = format!(
-        "{WORD} {FORMAT}\n{}{}",
-        pem("CERTIFICATE", &certificate),
-        pem("PRIVATE KEY", &key.serialize_der())
-    );
-    disk::write_private(&root_path(dir), text.as_bytes())?;
+    write_root(&root_path(dir), &certificate, Some(&key))?;
     Ok(Root {
         certificate,
         not_after: now + ROOT_TTL.as_secs(),
         key: Some(key),
     })
+}
+
+/// Writes a root, with its key where that is here.
+pub(super) fn write_root(
+    path: &Path,
+    certificate: &CertificateDer<'_>,
+    key: Option<&KeyPair>,
+) -> Result<(), Error> {
+    let key = key.map(|key| pem("PRIVATE KEY", &key.serialize_der()));
+    let text = format!(
+        "{WORD} {FORMAT}\n{}{}",
+        pem("CERTIFICATE", certificate),
+        key.unwrap_or_default()
+    );
+    disk::write_private(path, text.as_bytes())
 }
 
 /// A self-signed root and its key.
@@ -201,7 +217,9 @@ pub(super) fn new_root(
     now: u64,
 ) -> Result<(CertificateDer<'static>, KeyPair), Error> {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-    let params = authority_params("Naka root", trust_domain, 1, now, ttl)?;
+    // Of two roots that are trusted at once each has a name of its own, so a chain has one candidate.
+    let name = format!("Naka root {}", hex(&random_bytes::<4>()));
+    let params = authority_params(&name, trust_domain, 1, now, ttl)?;
     Ok((params.self_signed(&key)?.der().clone(), key))
 }
 
@@ -224,7 +242,7 @@ fn make_intermediate(
     let certificate = new_intermediate(trust_domain, &issuer, &key, ttl, now)?;
     let chain = vec![certificate];
     let der = PrivateKeyDer::Pkcs8(key.serialize_der().into());
-    write_intermediate(dir, &chain, &der)?;
+    write_intermediate(&intermediate_path(dir), &chain, &der)?;
     let not_after = now + ttl.as_secs();
     signer(chain::Checked { chain, not_after }, key)
 }
@@ -237,14 +255,29 @@ pub(super) fn new_intermediate(
     ttl: Duration,
     now: u64,
 ) -> Result<CertificateDer<'static>, Error> {
-    // Successive intermediates have different names, so a chain never has two candidates with one name.
-    let name = format!("Naka intermediate {}", hex(&random_bytes::<4>()));
-    let params = authority_params(&name, trust_domain, 0, now, ttl)?;
+    named_intermediate(&intermediate_name(), trust_domain, issuer, key, ttl, now)
+}
+
+/// Successive intermediates have different names, so a chain never has two candidates with one name.
+pub(super) fn intermediate_name() -> String {
+    format!("Naka intermediate {}", hex(&random_bytes::<4>()))
+}
+
+/// As [`new_intermediate`], under this name.
+pub(super) fn named_intermediate(
+    name: &str,
+    trust_domain: &str,
+    issuer: &Issuer<'_, impl rcgen::SigningKey>,
+    key: &impl rcgen::PublicKeyData,
+    ttl: Duration,
+    now: u64,
+) -> Result<CertificateDer<'static>, Error> {
+    let params = authority_params(name, trust_domain, 0, now, ttl)?;
     Ok(params.signed_by(key, issuer)?.der().clone())
 }
 
-fn write_intermediate(
-    dir: &Path,
+pub(super) fn write_intermediate(
+    path: &Path,
     chain: &[CertificateDer<'_>],
     key: &PrivateKeyDer<'_>,
 ) -> Result<(), Error> {
@@ -253,10 +286,10 @@ fn write_intermediate(
         to_pem(chain),
         crate::key::to_pem(key)
     );
-    disk::write_private(&intermediate_path(dir), text.as_bytes())
+    disk::write_private(path, text.as_bytes())
 }
 
-fn signer(checked: chain::Checked, key: KeyPair) -> Result<Signer, Error> {
+pub(super) fn signer(checked: chain::Checked, key: KeyPair) -> Result<Signer, Error> {
     let own = checked
         .chain
         .first()
@@ -268,19 +301,18 @@ fn signer(checked: chain::Checked, key: KeyPair) -> Result<Signer, Error> {
     })
 }
 
-fn load_root(dir: &Path, trust_domain: &str) -> Result<Option<Root>, Error> {
-    let path = root_path(dir);
-    let Some(text) = disk::read(&path)? else {
+pub(super) fn load_root(path: &Path, trust_domain: &str) -> Result<Option<Root>, Error> {
+    let Some(text) = disk::read(path)? else {
         return Ok(None);
     };
-    let rest = disk::after_format_line(&path, &text, WORD, FORMAT)?;
-    let certificate = first_certificate(&path, rest)?;
+    let rest = disk::after_format_line(path, &text, WORD, FORMAT)?;
+    let certificate = first_certificate(path, rest)?;
     let key = if rest.contains("PRIVATE KEY") {
-        Some(pair(&path, &private_key(&path, rest)?)?)
+        Some(pair(path, &private_key(path, rest)?)?)
     } else {
         None
     };
-    let not_after = own(&path, &certificate, key.as_ref(), trust_domain)?;
+    let not_after = own(path, &certificate, key.as_ref(), trust_domain)?;
     Ok(Some(Root {
         certificate,
         not_after,
@@ -288,18 +320,17 @@ fn load_root(dir: &Path, trust_domain: &str) -> Result<Option<Root>, Error> {
     }))
 }
 
-fn load_intermediate(dir: &Path, trust_domain: &str) -> Result<Option<Signer>, Error> {
-    let path = intermediate_path(dir);
-    let Some(text) = disk::read(&path)? else {
+pub(super) fn load_intermediate(path: &Path, trust_domain: &str) -> Result<Option<Signer>, Error> {
+    let Some(text) = disk::read(path)? else {
         return Ok(None);
     };
-    let rest = disk::after_format_line(&path, &text, WORD, FORMAT)?;
-    let certificate = first_certificate(&path, rest)?;
-    let key = pair(&path, &private_key(&path, rest)?)?;
-    let mut not_after = own(&path, &certificate, Some(&key), trust_domain)?;
-    let chain = certificates(rest).map_err(|error| damaged(&path, &error.to_string()))?;
+    let rest = disk::after_format_line(path, &text, WORD, FORMAT)?;
+    let certificate = first_certificate(path, rest)?;
+    let key = pair(path, &private_key(path, rest)?)?;
+    let mut not_after = own(path, &certificate, Some(&key), trust_domain)?;
+    let chain = certificates(rest).map_err(|error| damaged(path, &error.to_string()))?;
     for above in chain.iter().skip(1) {
-        not_after = not_after.min(own(&path, above, None, trust_domain)?);
+        not_after = not_after.min(own(path, above, None, trust_domain)?);
     }
     signer(chain::Checked { chain, not_after }, key).map(Some)
 }
@@ -330,12 +361,12 @@ fn first_certificate(path: &Path, text: &str) -> Result<CertificateDer<'static>,
         .ok_or_else(|| damaged(path, "it holds no certificate"))
 }
 
-fn private_key(path: &Path, text: &str) -> Result<PrivateKeyDer<'static>, Error> {
+pub(super) fn private_key(path: &Path, text: &str) -> Result<PrivateKeyDer<'static>, Error> {
     PrivateKeyDer::from_pem_slice(text.as_bytes())
         .map_err(|_| damaged(path, "it holds no private key that is not encrypted"))
 }
 
-fn pair(path: &Path, key: &PrivateKeyDer<'_>) -> Result<KeyPair, Error> {
+pub(super) fn pair(path: &Path, key: &PrivateKeyDer<'_>) -> Result<KeyPair, Error> {
     KeyPair::try_from(key).map_err(|_| damaged(path, "its private key does not decode"))
 }
 

@@ -303,6 +303,7 @@ fn remember(conn: &Conn, stream: &TlsStream<TcpStream>) -> Result<(), (Reason, S
         text: peer.spiffe.to_string().into(),
         id: peer.workload_id,
         spiffe: peer.spiffe,
+        top: None,
     });
     Ok(())
 }

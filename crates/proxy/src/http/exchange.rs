@@ -95,6 +95,7 @@ fn start(scope: Rc<Scope>, mut request: Request<Incoming>) -> Start {
             return Start::Tunnel(Box::pin(proxy::connect(Rc::clone(&scope.conn), request)));
         }
     }
+    crate::seen::plain(&scope.conn);
     if matches!(*scope.conn.entrance, Entrance::Publish { .. }) {
         proxy::strip_internal(request.headers_mut());
     }

@@ -218,13 +218,19 @@ async fn inbound(conn: Rc<Conn>, stream: TcpStream, port: u16) {
         (false, MtlsMode::Disable) if inbound.tls.is_some() => {
             refuse(&conn, Reason::TlsFailed, "the port takes TLS only");
         }
-        (false, MtlsMode::Strict) => plaintext_refused(conn, Io::plain(stream), port).await,
+        (false, MtlsMode::Strict) => {
+            crate::seen::plain(&conn);
+            plaintext_refused(conn, Io::plain(stream), port).await;
+        }
         // TLS of the program's own passes as bytes.
         (true, MtlsMode::Disable) => {
             let origin = inbound_origin(&conn, port, false, None);
             crate::tcp::serve::to_program(conn, Io::plain(stream), &origin).await;
         }
-        (false, _) => by_protocol(conn, Io::plain(stream), &inbound, Agreed::Unknown, None).await,
+        (false, _) => {
+            crate::seen::plain(&conn);
+            by_protocol(conn, Io::plain(stream), &inbound, Agreed::Unknown, None).await;
+        }
     }
 }
 
@@ -266,6 +272,7 @@ async fn mutual(conn: Rc<Conn>, stream: TcpStream, inbound: &Inbound) {
         text,
         id: peer.workload_id,
         spiffe: peer.spiffe,
+        top: conn.worker.tops.of(certificates),
     });
     if let Some(id) = conn.peer.get().and_then(|peer| peer.id) {
         conn.worker.ask_for(id);

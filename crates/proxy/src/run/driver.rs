@@ -14,6 +14,7 @@ use crate::standing::{self, Began};
 use crate::state::Shared;
 use crate::vip::Vips;
 use crate::worker::{Entrance, WorkerMsg};
+use naka_wire::v1;
 use naka_wire::v1::RegisterResponse;
 use naka_wire::v1::register_request::State;
 use serde_json::json;
@@ -379,8 +380,8 @@ impl Driver {
     }
 }
 
-/// Puts what was seen into the registration, at most every few seconds and only when it changed; and what was found out
-/// about those that are called, which somebody may be asking for right now, within a second.
+/// Puts what was seen into the registration, at most every few seconds and only when it changed; and plain calls and what
+/// was found out about those that are called, which somebody may be asking for right now, within a second.
 async fn report_seen(shared: Arc<Shared>) {
     let mut began = Began::now();
     let mut seen: Option<Instant> = None;
@@ -391,8 +392,12 @@ async fn report_seen(shared: Arc<Shared>) {
         began.check();
         let (verdicts, left_off) = standing::told(shared.snapshot().clusters(), began);
         shared.lease.found(verdicts, left_off);
-        if seen.is_none_or(|at| at.elapsed() >= SEEN_EVERY) {
-            shared.lease.seen(shared.seen());
+        let now = shared.seen();
+        // Whether plain calls still come is what a change to STRICT waits for.
+        let plain = |seen: &v1::Seen| (seen.plain, seen.plain_refused);
+        let told = shared.lease.now().seen.unwrap_or_default();
+        if seen.is_none_or(|at| at.elapsed() >= SEEN_EVERY) || plain(&now) != plain(&told) {
+            shared.lease.seen(now);
             seen = Some(Instant::now());
         }
     }

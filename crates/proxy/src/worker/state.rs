@@ -18,6 +18,7 @@ use crate::upstream::connect::{Secured, Sockets};
 use crate::upstream::foreign::Foreign;
 use crate::upstream::pool::Pools;
 use crate::vip::Vips;
+use crate::worker::shown::{Peer, Tops};
 use naka_engine::exchange::{Around, Need};
 use naka_engine::model::{Cluster, ClusterId, Endpoint, PeerTls, Snapshot};
 use naka_engine::pick::Cursors;
@@ -62,6 +63,7 @@ pub(crate) struct Worker {
     /// Told whenever there is a newer one.
     renewed: Notify,
     tls: RefCell<Option<Arc<TlsSet>>>,
+    pub(crate) tops: Tops,
     edge: RefCell<Arc<Table>>,
     names: RefCell<Arc<Filter>>,
     wants: mpsc::Sender<Want>,
@@ -137,6 +139,7 @@ impl Worker {
             snapshot: RefCell::new(params.snapshot),
             renewed: Notify::new(),
             tls: RefCell::default(),
+            tops: Tops::default(),
             edge: RefCell::default(),
             names: RefCell::new(params.names),
             wants: params.wants,
@@ -230,7 +233,11 @@ impl Worker {
             self.handles.forget();
         }
         let revoked = Arc::clone(set.bundle().revoked());
-        *self.tls.borrow_mut() = Some(set);
+        let bundle = set.bundle().clone();
+        let before = self.tls.borrow_mut().replace(set);
+        if before.is_some_and(|before| !before.bundle().within(&bundle)) {
+            super::sweep::outgrown(self, &bundle);
+        }
         if !revoked.is_empty() {
             super::sweep::cut(self, &revoked);
         }
@@ -465,14 +472,6 @@ pub(crate) enum Phase {
     Finishing,
     /// No longer.
     Closing,
-}
-
-/// A verified caller.
-#[derive(Debug, Clone)]
-pub(crate) struct Peer {
-    pub(crate) spiffe: SpiffeId,
-    pub(crate) text: Arc<str>,
-    pub(crate) id: Option<Ulid>,
 }
 
 /// One accepted connection.

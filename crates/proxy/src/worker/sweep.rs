@@ -7,7 +7,7 @@
 use super::Phase;
 use super::state::Worker;
 use crate::io::{coarse_seconds, process_start, set_coarse_seconds};
-use naka_identity::Revoked;
+use naka_identity::{Bundle, Revoked};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -20,6 +20,16 @@ pub(crate) fn cut(worker: &Worker, revoked: &Revoked) {
             Some(id) if revoked.cuts(id) => conn.set_phase(Phase::Closing),
             Some(id) if revoked.contains(id) => conn.set_phase(Phase::Finishing),
             _ => {}
+        }
+    }
+}
+
+/// Connections of callers whose root is not trusted any more take no request more.
+pub(crate) fn outgrown(worker: &Worker, bundle: &Bundle) {
+    for conn in worker.open() {
+        let top = conn.peer.get().and_then(|peer| peer.top.as_deref());
+        if top.is_some_and(|top| !bundle.signed(top)) {
+            conn.set_phase(Phase::Finishing);
         }
     }
 }

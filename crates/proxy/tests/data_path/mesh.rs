@@ -173,7 +173,7 @@ impl Mesh {
             })
             .unwrap();
         let svid = Svid::new(issued.chain, key.key()).unwrap();
-        Arc::new(TlsSet::new(svid, self.authority.bundle().clone()).unwrap())
+        Arc::new(TlsSet::new(svid, self.authority.bundle()).unwrap())
     }
 
     /// A proxy with an identity; `known` are the names its filter holds.

@@ -41,6 +41,8 @@ mod ready;
 mod refused;
 mod restart;
 mod revoked;
+mod rollout;
+mod rotation;
 mod scenario;
 mod seal;
 mod skew;

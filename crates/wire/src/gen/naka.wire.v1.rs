@@ -38,6 +38,9 @@ pub struct RegisterRequest {
     /// How many more there were.
     #[prost(uint32, tag = "14")]
     pub verdicts_left_off: u32,
+    /// Serial number of the certificate that it shows, hexadecimal. Empty: not said.
+    #[prost(string, tag = "15")]
+    pub certificate_serial: ::prost::alloc::string::String,
 }
 /// Nested message and enum types in `RegisterRequest`.
 pub mod register_request {
@@ -191,6 +194,12 @@ pub struct Seen {
     /// How often the rules that capture its machine were changed by somebody and put right.
     #[prost(uint64, tag = "5")]
     pub repaired: u64,
+    /// Connections and requests without mTLS at ports that take both.
+    #[prost(uint64, tag = "6")]
+    pub plain: u64,
+    /// Connections and requests without mTLS at ports that take none.
+    #[prost(uint64, tag = "7")]
+    pub plain_refused: u64,
 }
 impl ::prost::Name for Seen {
     const NAME: &'static str = "Seen";
@@ -242,6 +251,9 @@ pub struct RegisterResponse {
     pub registered: bool,
     #[prost(message, optional, tag = "4")]
     pub drain: ::core::option::Option<DrainProgress>,
+    /// Not 0: the certificate is to be renewed within this time, whatever is left of it.
+    #[prost(uint64, tag = "5")]
+    pub renew_within_ms: u64,
 }
 impl ::prost::Name for RegisterResponse {
     const NAME: &'static str = "RegisterResponse";
