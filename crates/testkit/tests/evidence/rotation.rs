@@ -1,6 +1,7 @@
 //! Another root in a mesh that works: every certificate and the root change under load, nothing is lost, and a root that
 //! somebody needs is not dropped. What is served is read from the wire by openssl, what arrived by the called programs.
 
+use crate::envoy;
 use crate::traffic::{finish, joined};
 use naka_testkit::mesh::{Mesh, SOON};
 use naka_testkit::program::Program;
@@ -317,4 +318,24 @@ fn a_compromised_root_is_replaced_at_once_by_one_command() {
 /// Whether the mesh signs with this root.
 fn after_is(mesh: &Mesh, sha256: &str) -> bool {
     !sha256.is_empty() && mesh.ok(["ca", "status"]).contains(sha256)
+}
+
+/// A stock Envoy follows, too: it shows the next root and is called throughout.
+#[test]
+fn a_stock_envoy_follows_another_root() {
+    let mesh = Mesh::up();
+    let _server = envoy::serve(&mesh, "payment", "v1");
+    let mut calls = load(&mesh);
+    let before = roots_of(&mesh, "payment");
+    assert!(before.len() == 1 && !before[0].is_empty(), "{before:?}");
+    let name = name_in(&mesh.ok(["ca", "rotate"]));
+    mesh.ok(["rollout", "status", &name, "--wait", "30s"]);
+    until("the Envoy to show the next root", SOON, || {
+        let now = roots_of(&mesh, "payment");
+        (now.len() == 1 && now != before).then_some(())
+    });
+    until_calls(&mesh, 50);
+    calls.signal(Signal::TERM);
+    let _ = calls.wait(SOON);
+    joined(&mesh, "load", &["payment-v1"]).assert_clean();
 }
