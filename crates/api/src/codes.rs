@@ -129,6 +129,8 @@ codes! {
         "`VirtualService default/a` in a.yaml and in b.yaml", "Keep one of the two.";
     E962: "What the watched directory holds could not be stored. It is tried again.",
         "the disk of the store is full", "Look at the reason named.";
+    E970: "An item that a profile (`naka check --profile`) demands is not fulfilled.",
+        "a workload in a mesh whose PeerAuthentication is PERMISSIVE, under `--profile zero-trust`", "Do what the finding says.";
     W101: "`trafficPolicy.circuitBreaker` is no field of today's API; read as `outlierDetection`.",
         "`circuitBreaker: {consecutiveErrors: 5}`", "Rename it to `outlierDetection`.";
     W102: "`consecutiveGatewayFailureThreshold` is no field of `connectionPool.http`; read as `outlierDetection.consecutiveGatewayErrors`.",
@@ -206,6 +208,8 @@ codes! {
         "the directory is empty because a volume is not mounted", "Bring the files back, or release it with the `naka confirm` command named.";
     W962: "Objects are gone from the watched directory, but a file of it cannot be read and may hold them. They stay until it can.",
         "a file with a syntax error", "Correct the file named.";
+    W970: "An item that a profile (`naka check --profile`) asks for is not fulfilled.",
+        "a service that one instance serves, under `--profile production`", "Do what the finding says.";
     L301: "A subset's or a port's block replaces the parent's block of the same name as a whole: settings of the parent are lost.",
         "`connectionPool` in a subset without the parent's `connectTimeout`", "Repeat the settings named in the subset.";
     L301B = "L301b": "Port-level settings replace everything, blocks they do not mention too.",

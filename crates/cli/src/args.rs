@@ -435,6 +435,9 @@ pub(crate) struct Check {
     /// Every alias and deprecated spelling is an error
     #[arg(long)]
     pub(crate) strict: bool,
+    /// A checklist with a score: zero-trust, production, or a file
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["files", "names", "strict"])]
+    pub(crate) profile: Option<String>,
     /// Namespace of objects that name none
     #[arg(short, long, value_name = "NS", default_value = "default")]
     pub(crate) namespace: String,

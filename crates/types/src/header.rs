@@ -43,8 +43,50 @@ pub const FROM_OWN_PROGRAM: [&str; 6] = [
     MAX_RETRIES,
 ];
 
-/// Whether a header is the mesh's own, and so stripped from every peer that is not a verified mesh proxy.
+/// Whether a header is the mesh's own, and so stripped from every peer that is not a verified mesh proxy. Underscores
+/// count as dashes: programs that get headers as variables (CGI, WSGI, PHP) cannot tell the two apart.
 #[must_use]
 pub fn is_internal(name: &str) -> bool {
-    name.starts_with("x-naka-") || name.starts_with("x-envoy-") || name == XFCC
+    let begins = |with: &str| {
+        name.len() >= with.len()
+            && std::iter::zip(name.bytes(), with.bytes())
+                .all(|(is, wanted)| is == wanted || is == b'_' && wanted == b'-')
+    };
+    begins("x-naka-") || begins("x-envoy-") || name.len() == XFCC.len() && begins(XFCC)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_internal;
+
+    #[test]
+    fn names_of_the_mesh_are_known_however_their_words_are_joined() {
+        for name in [
+            "x-naka-keep",
+            "x-envoy-retry-on",
+            "x-forwarded-client-cert",
+            "x_naka_keep",
+            "x-naka_keep",
+            "x_envoy-retry_on",
+            "x_forwarded_client_cert",
+            "x-forwarded_client-cert",
+        ] {
+            assert!(is_internal(name), "{name}");
+        }
+        for name in [
+            "",
+            "x",
+            "x-nak",
+            "x-naka",
+            "x-nakas-keep",
+            "xx-naka-keep",
+            "x.naka.keep",
+            "x-forwarded-client-certs",
+            "x-forwarded-for",
+            "traceparent",
+            "x-request-id",
+        ] {
+            assert!(!is_internal(name), "{name}");
+        }
+    }
 }

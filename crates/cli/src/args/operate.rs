@@ -321,6 +321,9 @@ pub(crate) struct DemoProgram {
     /// Services to call for each order, one after the other
     #[arg(long)]
     pub(crate) call: Vec<String>,
+    /// Ask what this file (JSON) says instead of serving, and end
+    #[arg(long)]
+    pub(crate) ask: Option<PathBuf>,
 }
 
 #[derive(Debug, Group)]

@@ -1,9 +1,12 @@
 //! `naka check`: files with `-f`, else this installation, or one proxy of it by name.
 
+mod measure;
+mod profile;
 mod verdict;
 
 use crate::args::{self, Output};
 use crate::client::Client;
+use crate::cmd::history::items;
 use crate::contexts::Contexts;
 use crate::exit::{BAD, Exit, Outcome};
 use crate::home::Home;
@@ -21,6 +24,9 @@ pub(crate) async fn run(args: &args::Check, context: Option<&str>) -> Outcome {
     let (proxies, more): (Vec<&PathBuf>, Vec<&PathBuf>) =
         args.names.iter().partition(|name| is_proxy(name));
     let files: Vec<PathBuf> = args.files.iter().chain(more).cloned().collect();
+    if let Some(name) = &args.profile {
+        return profiled(name, args.output, context).await;
+    }
     if files.is_empty() {
         let proxy = proxies.first().and_then(|name| name.to_str());
         return installation(proxy, args.output, context).await;
@@ -146,6 +152,45 @@ fn of_proxy(lines: Vec<Line>, name: &str) -> Outcome<Vec<Line>> {
     let wanted =
         |line: &Line| line.check == "control plane" || line.check == "proxy" && is_it(&line.of);
     Ok(lines.into_iter().filter(wanted).collect())
+}
+
+/// A checklist held against everything that the control plane knows.
+async fn profiled(name: &str, output: Option<Output>, context: Option<&str>) -> Outcome {
+    let profile = profile::named(name)?;
+    let (lines, live) = looked_at(context).await?;
+    let mut checks: Vec<(String, String, String)> = lines
+        .iter()
+        .map(|line| {
+            (
+                line.check.to_owned(),
+                line.of.clone(),
+                line.state.to_owned(),
+            )
+        })
+        .collect();
+    checks.extend(live.iter().map(|one| {
+        let state = if one.is_error() { "error" } else { "warning" };
+        ("finding".to_owned(), one.code.clone(), state.to_owned())
+    }));
+    let mut client = Client::open(context).await?;
+    let world = client.get("/naka/v1/world").await?;
+    let inventory = measure::Inventory {
+        objects: world["objects"].as_array().cloned().unwrap_or_default(),
+        workloads: items(&client.get("/naka/v1/workloads").await?).to_vec(),
+        certificates: items(&client.get("/naka/v1/certificates").await?).to_vec(),
+        tokens: items(&client.get("/naka/v1/tokens").await?).to_vec(),
+        seal: client.get("/naka/v1/seal").await?,
+        checks,
+    };
+    let lines = profile::held(&profile, &inventory);
+    profile::show(name, &profile, &lines, output)
+}
+
+/// What is wrong with the installation of a control plane that answers.
+pub(crate) async fn faults(client: &mut Client) -> Outcome<Vec<Finding>> {
+    let facts = client.get("/naka/v1/installation").await?;
+    let lines = verdict::lines(&facts, env!("CARGO_PKG_VERSION"));
+    Ok(lines.into_iter().filter_map(|line| line.finding).collect())
 }
 
 /// Every line, and the findings on the live configuration.

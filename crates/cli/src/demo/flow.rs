@@ -202,14 +202,19 @@ impl Running {
     pub(crate) fn sidecar(&mut self) -> Option<u32> {
         let alive = |pid: u32| Path::new(&format!("/proc/{pid}/exe")).exists();
         if !self.sidecar.is_some_and(alive) {
-            self.sidecar = listening::tree(self.child.id()).into_iter().find(|pid| {
-                let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-                command
-                    .split(|byte| *byte == 0)
-                    .any(|word| word == b"sidecar")
-            });
+            self.sidecar = self.find_sidecar();
         }
         self.sidecar
+    }
+
+    /// The same, looked for.
+    pub(crate) fn find_sidecar(&self) -> Option<u32> {
+        listening::tree(self.child.id()).into_iter().find(|pid| {
+            let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            command
+                .split(|byte| *byte == 0)
+                .any(|word| word == b"sidecar")
+        })
     }
 }
 
@@ -235,7 +240,7 @@ pub(crate) struct Flow {
 impl Flow {
     /// Starts everything; returns when an order can be placed. Whatever was started ends when it fails.
     pub(crate) async fn start(home: Home, tapped: bool) -> Outcome<Self> {
-        let mut flow = Self::empty(home).await?;
+        let mut flow = Self::empty(home, false).await?;
         std::fs::write(flow.file("canary.yaml"), canary_yaml(90, 10))?;
         std::fs::write(flow.file("ingress.yaml"), INGRESS_YAML)?;
         match flow.assemble(tapped).await {
@@ -247,15 +252,19 @@ impl Flow {
         }
     }
 
-    /// A control plane and nothing else.
-    async fn empty(home: Home) -> Outcome<Self> {
+    /// A control plane and nothing else; with its root's key apart from it, or not.
+    async fn empty(home: Home, root_elsewhere: bool) -> Outcome<Self> {
         if up::answers(&home.control_sock(MESH)).await {
             return Err(Exit::failed("a demo is running already"));
         }
         remove(&home);
         make_dir(&home.dir().join("demo"))?;
         let before = Contexts::open(&home)?.current().to_owned();
-        let control = up::start(&home, MESH, &control_options()).await?;
+        let mut options = control_options().to_vec();
+        if root_elsewhere {
+            options.extend(scenario::prepare_authority(&home)?);
+        }
+        let control = up::start(&home, MESH, &options).await?;
         Ok(Self {
             context: Context::default(),
             control,

@@ -10,7 +10,9 @@
 //! ```
 
 use crate::args;
+use crate::demo::scenario::stage::{Ask, Asked};
 use crate::exit::Outcome;
+use crate::out;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -58,7 +60,40 @@ pub(crate) fn run(args: &args::DemoProgram) -> Outcome {
         caller: Caller::from_env(),
     });
     let local = tokio::task::LocalSet::new();
-    local.block_on(&runtime, serve(program))
+    match &args.ask {
+        Some(file) => local.block_on(&runtime, ask_all(program, file)),
+        None => local.block_on(&runtime, serve(program)),
+    }
+}
+
+/// Asks what the file says and prints what came of each.
+async fn ask_all(program: Rc<Program>, file: &Path) -> Outcome {
+    let asks: Vec<Ask> =
+        serde_json::from_slice(&std::fs::read(file)?).map_err(std::io::Error::from)?;
+    for ask in asks {
+        let mut request = Request::builder()
+            .method(ask.method.as_str())
+            .header(header::HOST, &ask.host)
+            .header(ORDER, &ask.id);
+        for (name, value) in &ask.headers {
+            request = request.header(name, value);
+        }
+        let request = match &program.caller.proxy {
+            Some(proxy) => proxy.absolute(request, &ask.host, &ask.path),
+            None => request.uri(&ask.path),
+        };
+        let status = match request.body(Full::new(Bytes::new())) {
+            Ok(request) => {
+                let answer = program.caller.send(&ask.host, request);
+                tokio::time::timeout(CALL_TIMEOUT, answer)
+                    .await
+                    .unwrap_or(0)
+            }
+            Err(_) => 0,
+        };
+        out::line(json!(Asked { id: ask.id, status }).to_string());
+    }
+    Ok(())
 }
 
 struct Program {
@@ -142,7 +177,7 @@ impl Program {
             .header(ORDER, id)
             .header(header::CONTENT_TYPE, "application/json");
         let request = match &self.caller.proxy {
-            Some(proxy) => proxy.absolute(request, service),
+            Some(proxy) => proxy.absolute(request, service, &format!("/{service}")),
             None => request.uri(format!("/{service}")),
         };
         let body = json!({"order": id, "card": CARD}).to_string();
@@ -201,8 +236,8 @@ impl Proxy {
     }
 
     /// The request as a proxy takes it.
-    fn absolute(&self, request: Builder, service: &str) -> Builder {
-        let request = request.uri(format!("http://{service}/{service}"));
+    fn absolute(&self, request: Builder, service: &str, path: &str) -> Builder {
+        let request = request.uri(format!("http://{service}{path}"));
         match &self.credential {
             Some(credential) => request.header(header::PROXY_AUTHORIZATION, credential),
             None => request,

@@ -4,7 +4,9 @@
 //! the called programs logged. `--without KIND/NAME` leaves an object out; the claims that rest on it then fail, which
 //! shows that they could. The mesh's own word is never asked.
 
-mod stage;
+mod delivery;
+mod expired;
+pub(crate) mod stage;
 mod stories;
 
 use crate::args;
@@ -47,6 +49,8 @@ pub(crate) struct Story {
     pub(crate) parts: &'static [stage::Program],
     /// Its objects, beside the ingress's Gateway.
     pub(crate) manifests: &'static str,
+    /// Whether the root's key is kept apart from the mesh.
+    pub(crate) root_elsewhere: bool,
     /// Asks and counts.
     pub(crate) prove: for<'a> fn(&'a Stage) -> Proof<'a>,
 }

@@ -3,6 +3,7 @@
 
 use crate::bare::Bare;
 use crate::bodies::Copies;
+use crate::forge::Forge;
 use crate::naive::Naive;
 use crate::names::Hostile;
 use crate::program::Raw;
@@ -54,6 +55,8 @@ pub(crate) struct Ground {
     pub(crate) copies: Arc<Copies>,
     /// The mesh's only name server.
     pub(crate) names: Hostile,
+    /// What signs for the mesh.
+    pub(crate) forge: Forge,
     pub(crate) mesh: Mesh,
     pub(crate) gateway: Program,
     _run: Program,
@@ -183,7 +186,9 @@ impl Ground {
     /// Starts it and waits until a request comes through both ways in.
     pub(crate) fn up() -> Self {
         let names = Hostile::start();
-        let mut mesh = Mesh::down_with(&[]);
+        let forge = Forge::new();
+        let authority = forge.dir().to_str().expect("printable");
+        let mut mesh = Mesh::down_with(&["--ca", authority, "--jwks-hosts", "localhost"]);
         let conf = mesh.file("resolv.conf", &names.line());
         mesh.set("NAKA_RESOLV_CONF", conf.as_os_str());
         mesh.start_control();
@@ -269,6 +274,7 @@ impl Ground {
             secure,
             copies,
             names,
+            forge,
             mesh,
             gateway,
             _run: run,

@@ -12,10 +12,14 @@
 mod asked;
 mod bare;
 mod bodies;
+mod days;
+mod disguise;
 mod doors;
 mod downgrade;
 mod ejection;
 mod flood;
+mod forge;
+mod forged;
 mod framing;
 mod ground;
 mod labels;
@@ -24,7 +28,9 @@ mod listener;
 mod naive;
 mod names;
 mod nested;
+mod owners;
 mod program;
+mod proof;
 mod sizes;
 mod slow;
 mod smuggle;
@@ -152,6 +158,11 @@ fn main() {
         storm::ATTACKS,
         tokens::ATTACKS,
         asked::ATTACKS,
+        forged::ATTACKS,
+        disguise::ATTACKS,
+        proof::ATTACKS,
+        owners::ATTACKS,
+        days::ATTACKS,
     ]
     .concat();
     let chosen: Vec<Attack> = attacks

@@ -3,6 +3,7 @@
 mod external;
 mod seeds;
 mod told;
+mod tricks;
 
 use crate::envoy;
 use naka_testkit::mesh::{Mesh, SOON};

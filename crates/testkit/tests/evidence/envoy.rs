@@ -168,7 +168,7 @@ pub(crate) fn kill(pid: u32) {
     rustix::process::kill_process(pid, Signal::KILL).expect("kill it");
 }
 
-fn inbound(mesh: &Mesh, service: &str) -> SocketAddr {
+pub(crate) fn inbound(mesh: &Mesh, service: &str) -> SocketAddr {
     let all = mesh.workloads();
     let served = all.iter().find(|w| w["service"] == service);
     let address = served.expect("a workload")["ports"][0]["inbound_address"].clone();

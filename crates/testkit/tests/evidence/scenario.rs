@@ -163,3 +163,28 @@ fn booking() {
         ],
     );
 }
+
+#[test]
+fn delivery() {
+    proves(
+        "delivery",
+        &[
+            ("VirtualService/delivery", &["from outside"]),
+            ("AuthorizationPolicy/swiggy-delivery-authorization", ALL),
+        ],
+    );
+}
+
+/// What the story says of certificates is seen before, at and after the end in one run; its payments rest on a route.
+#[test]
+fn expired_cert() {
+    for (without, right) in [("", true), ("VirtualService/payments", false)] {
+        let (code, proved) = play("expired-cert", without);
+        assert!(proved.len() >= 6, "{proved:?}");
+        for (claim, ok) in &proved {
+            let rests = claim.contains("payment fails") || claim.contains("payment sidecar");
+            assert_eq!(*ok, right || !rests, "without {without:?}: {claim}");
+        }
+        assert_eq!(code, Some(i32::from(!right)));
+    }
+}

@@ -1,10 +1,14 @@
 //! The mesh of a scenario, requests into it, and what its programs logged.
 
 use super::Story;
-use crate::demo::flow::{Cast, Flow, Part};
+use crate::cmd::check;
+use crate::demo::flow::{Cast, Flow, Part, Running};
 use crate::exit::{Exit, Outcome};
 use crate::home::Home;
+use crate::launch;
 use naka_api::{Kind, Mode, Object};
+use naka_types::finding::Finding;
+use rustix::process::Signal;
 use serde_json::Value;
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -30,6 +34,43 @@ pub(crate) struct Program {
     pub(crate) delay_ms: u64,
     /// Region it runs in; empty: not said.
     pub(crate) region: &'static str,
+    /// Namespace; empty: `default`.
+    pub(crate) namespace: &'static str,
+}
+
+/// A workload that only calls.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Caller {
+    /// Namespace.
+    pub(crate) namespace: &'static str,
+    /// Service account.
+    pub(crate) account: &'static str,
+    /// A label, `key=value`; empty: none.
+    pub(crate) label: &'static str,
+}
+
+/// What a caller is to ask.
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Ask {
+    /// By which the called program's log knows it.
+    pub(crate) id: String,
+    /// Service.
+    pub(crate) host: String,
+    /// Method.
+    pub(crate) method: String,
+    /// Target.
+    pub(crate) path: String,
+    /// Headers.
+    pub(crate) headers: Vec<(String, String)>,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Asked {
+    /// Of the question.
+    pub(crate) id: String,
+    /// 0: none.
+    pub(crate) status: u16,
 }
 
 /// An answer.
@@ -84,9 +125,10 @@ impl Stage {
                 status: program.status,
                 delay_ms: program.delay_ms,
                 region: program.region,
+                namespace: program.namespace,
             }
         });
-        let flow = Flow::start_scenario(home, parts.collect(), story.region, &objects).await?;
+        let flow = Flow::start_scenario(home, parts.collect(), story, &objects).await?;
         let stage = Self {
             flow,
             programs: story.parts,
@@ -161,6 +203,58 @@ impl Stage {
         lanes.into_iter().flatten().collect()
     }
 
+    /// Has a workload of its own ask all of it, one after the other; the status of each by its id.
+    pub(crate) async fn ask_as(&self, who: Caller, asks: &[Ask]) -> Outcome<BTreeMap<String, u16>> {
+        let lines = self.flow.run_caller(who, asks).await?;
+        let asked = lines
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Asked>(line).ok());
+        Ok(asked.map(|one| (one.id, one.status)).collect())
+    }
+
+    /// Another intermediate, of this life, by the root that is kept elsewhere.
+    pub(crate) async fn sign_again(&self, life: Duration) -> Outcome {
+        self.flow.sign_again(life).await
+    }
+
+    /// What `naka check` finds.
+    pub(crate) async fn faults(&self) -> Outcome<Vec<Finding>> {
+        check::faults(&mut self.flow.client().await?).await
+    }
+
+    /// A handshake with the control plane by somebody who verifies it; the words of a refusal.
+    pub(crate) async fn handshake(&self) -> Result<(), String> {
+        self.flow.handshake().await.map_err(|exit| exit.message)
+    }
+
+    /// Kills the sidecar of a program; whether another one came.
+    pub(crate) async fn restart_sidecar(&self, stem: &str) -> bool {
+        let run = self.flow.runs.iter().find(|run| run.part.stem() == stem);
+        let sidecar = || run.and_then(Running::find_sidecar);
+        let Some(pid) = sidecar() else {
+            return false;
+        };
+        launch::signal(pid, Signal::KILL);
+        let end = Instant::now() + READY;
+        while Instant::now() < end {
+            if sidecar().is_some_and(|new| new != pid) {
+                return true;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        false
+    }
+
+    /// Id and verified caller of each request that a program served.
+    pub(crate) fn seen(&self, stem: &str) -> Vec<(String, String)> {
+        let word = |line: &Value, name: &str| line[name].as_str().unwrap_or_default().to_owned();
+        let lines = self.lines(stem);
+        lines
+            .iter()
+            .map(|line| (word(line, "served"), word(line, "peer")))
+            .collect()
+    }
+
     /// Requests each program says it served, by `service-version`; the probe of readiness reaches none.
     pub(crate) fn served(&self) -> BTreeMap<String, u64> {
         let mut all = BTreeMap::new();
@@ -203,7 +297,7 @@ impl Stage {
 
 /// Objects of a story, with the ingress's Gateway.
 pub(super) fn decode(manifests: &str) -> Outcome<Vec<Object>> {
-    let decoded = naka_api::decode_yaml("scenario.yaml", manifests.as_bytes(), Mode::Strict);
+    let decoded = naka_api::decode_yaml("scenario.yaml", manifests.as_bytes(), Mode::Compat);
     match decoded.findings.iter().find(|finding| finding.is_error()) {
         Some(error) => Err(Exit::failed(error.to_string())),
         None => Ok(decoded.objects),

@@ -3,7 +3,7 @@
 //! Claims count what programs logged; bounds of chance are wide enough that a right share fails once in ten thousand.
 
 use super::stage::{Answer, Program, Stage};
-use super::{Claim, Proof, Story};
+use super::{Claim, Proof, Story, delivery, expired};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ const fn program(
         status,
         delay_ms,
         region: "",
+        namespace: "",
     }
 }
 
@@ -48,6 +49,7 @@ pub(crate) const STORIES: &[Story] = &[
             program("slow", "v1", 200, 2000),
         ],
         manifests: UPI,
+        root_elsewhere: false,
         prove: upi,
     },
     Story {
@@ -58,6 +60,7 @@ pub(crate) const STORIES: &[Story] = &[
             program("payment-service-standard", "v1", 200, 0),
         ],
         manifests: TIERS,
+        root_elsewhere: false,
         prove: tiers,
     },
     Story {
@@ -70,6 +73,7 @@ pub(crate) const STORIES: &[Story] = &[
             program("counter", "slow", 200, 100),
         ],
         manifests: ZONES,
+        root_elsewhere: false,
         prove: zones,
     },
     Story {
@@ -81,6 +85,7 @@ pub(crate) const STORIES: &[Story] = &[
             program("payment-processor", "c", 200, 0),
         ],
         manifests: MERCHANTS,
+        root_elsewhere: false,
         prove: merchants,
     },
     Story {
@@ -92,6 +97,7 @@ pub(crate) const STORIES: &[Story] = &[
             program("bank", "icici", 200, 0),
         ],
         manifests: BANKS,
+        root_elsewhere: false,
         prove: banks,
     },
     Story {
@@ -107,7 +113,27 @@ pub(crate) const STORIES: &[Story] = &[
             there("delhi", "profile", "shared", 200),
         ],
         manifests: BOOKING,
+        root_elsewhere: false,
         prove: booking,
+    },
+    Story {
+        name: "delivery",
+        region: "",
+        parts: &[Program {
+            namespace: "food-delivery",
+            ..program("delivery-service", "v1", 200, 0)
+        }],
+        manifests: delivery::MANIFESTS,
+        root_elsewhere: false,
+        prove: delivery::prove,
+    },
+    Story {
+        name: "expired-cert",
+        region: "",
+        parts: &[program("payment", "v1", 200, 0)],
+        manifests: expired::MANIFESTS,
+        root_elsewhere: true,
+        prove: expired::prove,
     },
 ];
 
@@ -543,8 +569,8 @@ mod tests {
         for story in STORIES {
             let objects =
                 decode(story.manifests).unwrap_or_else(|e| panic!("{}: {}", story.name, e.message));
-            assert!(objects.len() >= 2, "{}", story.name);
-            assert!(story.parts.len() >= 2);
+            assert!(!objects.is_empty(), "{}", story.name);
+            assert!(!story.parts.is_empty());
         }
     }
 }

@@ -78,6 +78,8 @@ pub(super) fn filter(
             .collect(),
         normalize_path: flag(true),
         merge_slashes: false,
+        // `shop.example.` is `shop.example`, to policies and routes, as at our own proxies.
+        strip_trailing_host_dot: true,
         path_with_escaped_slashes_action: PathWithEscapedSlashesAction::KeepUnchanged as i32,
         max_request_headers_kb: number(HEADER_KB),
         common_http_protocol_options: Some(Common {

@@ -345,7 +345,8 @@ fn header(question: &Question) -> HeaderMatcher {
 
 /// A host in any case, with or without a port that the rule leaves open.
 fn host(text: &Text) -> StringMatcher {
-    const PORT: &str = "(:[0-9]+)?";
+    // `host:` is a host with no port, too.
+    const PORT: &str = "(:[0-9]*)?";
     let has_port = |text: &str| {
         text.rsplit_once(':')
             .is_some_and(|(_, port)| !port.contains(']'))
