@@ -134,8 +134,11 @@ fn a_thousand_proxies_come_back_at_once() {
         start.elapsed().as_millis(),
         resident(mesh.control_pid())
     );
-    let held = resident(mesh.control_pid());
-    assert!(held <= LARGEST, "{held} KiB with {clients} clients");
+    // What their coming needed is given back a moment later; what is left is what they cost.
+    let held = wait::until("its memory settles within bounds", SOON, || {
+        Some(resident(mesh.control_pid())).filter(|held| *held <= LARGEST)
+    });
+    println!("{clients} clients: settled at {held} KiB");
     answered(&mesh, "load", 50);
     end(load);
     let names: Vec<String> = (1..=servers.len())
