@@ -348,6 +348,18 @@ fn a_share_of_failures_ejects_at_the_end_of_the_interval() {
         ("no share", |p| p.share = None, [(10, 10); 3], &[]),
         ("the limit holds", |p| p.percent = 34, [(10, 10); 3], &[0]),
         ("nobody was called", |_| (), [(0, 0); 3], &[]),
+        (
+            "who was not called has failed at nothing",
+            |p| {
+                p.share = Some(Share {
+                    percent: 30,
+                    hosts: 1,
+                    volume: 0,
+                });
+            },
+            [(10, 10), (10, 0), (0, 0)],
+            &[0],
+        ),
     ];
     for (what, edit, calls, want) in courses {
         let registry = Registry::default();
@@ -400,6 +412,11 @@ fn an_interval_is_judged_by_its_own_calls() {
     calls(500, S * 11);
     sweep(&all, S * 20);
     assert_eq!(out(&cluster), 3);
+    // A call at the end of an interval is the first of the next one.
+    let other = Registry::default();
+    let cluster = self::cluster(&other, 3, Some(by_share(60)));
+    let _ = super::observe(&cluster, &cluster.endpoints[0], Seen::Status(200), S * 10);
+    assert_eq!(sweep(&[cluster], S * 10), Some(S * 20));
 }
 
 #[test]

@@ -285,7 +285,8 @@ fn handed(rules: &str) -> Vec<Handed> {
         "ip link set lo up",
         "ip addr add 192.0.2.1/32 dev lo",
         "ip route add local default dev lo src 192.0.2.1",
-        "ip -6 addr add 2001:db8::1/128 dev lo",
+        // Else its own duplicate is looked for, and until then it cannot be a source.
+        "ip -6 addr add 2001:db8::1/128 dev lo nodad",
         "ip -6 route add local default dev lo src 2001:db8::1",
     ] {
         let mut words = command.split(' ');
