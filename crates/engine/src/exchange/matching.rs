@@ -98,7 +98,8 @@ fn explained(
     truth
 }
 
-fn holds(conditions: &Match, request: &Canonical, origin: &Origin) -> bool {
+/// Whether all conditions of a match hold.
+pub(super) fn holds(conditions: &Match, request: &Canonical, origin: &Origin) -> bool {
     conditions
         .path
         .holds(request.path(), conditions.ignore_case)

@@ -2,6 +2,7 @@
 
 use super::{World, refused, tried};
 use crate::canonical::{Caller, Canonical, Origin};
+use crate::exchange::matching::holds;
 use crate::exchange::{Effect, first_failing};
 use crate::model::{
     Access, AccessFilter, AccessRule, ClaimCondition, Claims, Issuer, Match, MtlsMode, Test,
@@ -477,6 +478,7 @@ fn routes_ask_for_claims() {
         };
         let failing = first_failing(&wanted, &request, &world.origin);
         assert_eq!(failing.is_none(), matches, "{failing:?}");
+        assert_eq!(holds(&wanted, &request, &world.origin), matches);
         assert!(!wanted.is_catch_all());
     }
 }
