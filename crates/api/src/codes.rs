@@ -210,6 +210,10 @@ codes! {
         "a file with a syntax error", "Correct the file named.";
     W970: "An item that a profile (`naka check --profile`) asks for is not fulfilled.",
         "a service that one instance serves, under `--profile production`", "Do what the finding says.";
+    W975: "A Mode is on: objects are in force in another form than they are stored. It ends by itself; `naka mode off NAME` ends it now.",
+        "`naka mode on break-glass --incident INC-4711 --why …`, confirmed by a second person", "Nothing, if it is meant; end it as soon as it is not needed any more.";
+    W976: "A Mode that is on cannot patch one of its targets: the object is gone, or would not be sound. It stays in force as it is stored.",
+        "the AuthorizationPolicy that break-glass opens was deleted meanwhile", "Make the object again, or take the patch out of the Mode.";
     L301: "A subset's or a port's block replaces the parent's block of the same name as a whole: settings of the parent are lost.",
         "`connectionPool` in a subset without the parent's `connectTimeout`", "Repeat the settings named in the subset.";
     L301B = "L301b": "Port-level settings replace everything, blocks they do not mention too.",

@@ -276,6 +276,8 @@ pub(crate) fn fields_of(kind: Kind) -> &'static [Field] {
         Kind::DestinationRule => networking::destination_rule::fields::OBJECT,
         Kind::Gateway => networking::gateway::fields::OBJECT,
         Kind::BackendPolicy => own::backend_policy::fields::OBJECT,
+        Kind::TrustModel => own::trust_model::fields::OBJECT,
+        Kind::Mode => own::mode::fields::OBJECT,
         Kind::PeerAuthentication => security::peer_authentication::fields::OBJECT,
         Kind::LocalRateLimit => limits::local_rate_limit::fields::OBJECT,
         Kind::Rollout => own::rollout::fields::OBJECT,
@@ -322,6 +324,10 @@ fn build(
         Kind::BackendPolicy => Spec::BackendPolicy(Box::new(own::backend_policy::build(
             report, spec, namespace,
         )?)),
+        Kind::Mode => Spec::Mode(Box::new(own::mode::build(report, spec, namespace))),
+        Kind::TrustModel => {
+            Spec::TrustModel(Box::new(own::trust_model::build(report, spec, namespace)))
+        }
         Kind::Gateway => Spec::Gateway(networking::gateway::build(report, spec, namespace)),
         Kind::PeerAuthentication => {
             Spec::PeerAuthentication(security::peer_authentication::build(report, spec))

@@ -62,6 +62,10 @@ pub enum Kind {
     BackendPolicy,
     /// naka.dev Rollout.
     Rollout,
+    /// naka.dev TrustModel.
+    TrustModel,
+    /// naka.dev Mode.
+    Mode,
     /// serving.knative.dev Service; `Service` in manifests, where the apiVersion tells it from the core kind.
     KnativeService,
 }

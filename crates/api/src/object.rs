@@ -12,7 +12,9 @@ use crate::networking::{
     destination_rule::DestinationRule, gateway::Gateway, service_entry::ServiceEntry,
     sidecar::Sidecar, virtual_service::VirtualService, workload_entry::WorkloadEntry,
 };
-use crate::own::{backend_policy::BackendPolicy, rollout::Rollout};
+use crate::own::{
+    backend_policy::BackendPolicy, mode::Mode, rollout::Rollout, trust_model::TrustModel,
+};
 use crate::security::authorization_policy::AuthorizationPolicy;
 use crate::security::peer_authentication::PeerAuthentication;
 use crate::security::request_authentication::RequestAuthentication;
@@ -71,6 +73,10 @@ pub enum Spec {
     LocalRateLimit(LocalRateLimit),
     /// Rollout.
     Rollout(Rollout),
+    /// TrustModel.
+    TrustModel(Box<TrustModel>),
+    /// Mode.
+    Mode(Box<Mode>),
     /// ServiceEntry.
     ServiceEntry(ServiceEntry),
     /// Sidecar.
@@ -186,6 +192,26 @@ impl Object {
     #[must_use]
     pub fn request_authentication(&self) -> Option<&RequestAuthentication> {
         if let Spec::RequestAuthentication(spec) = &self.spec {
+            Some(spec)
+        } else {
+            None
+        }
+    }
+
+    /// The Mode, if it is one.
+    #[must_use]
+    pub fn mode(&self) -> Option<&Mode> {
+        if let Spec::Mode(spec) = &self.spec {
+            Some(spec)
+        } else {
+            None
+        }
+    }
+
+    /// The TrustModel, if it is one.
+    #[must_use]
+    pub fn trust_model(&self) -> Option<&TrustModel> {
+        if let Spec::TrustModel(spec) = &self.spec {
             Some(spec)
         } else {
             None

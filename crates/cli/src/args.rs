@@ -4,12 +4,14 @@
 
 mod ca;
 mod cert;
+mod mode;
 mod operate;
 mod rollout;
 mod run;
 
 pub(crate) use ca::*;
 pub(crate) use cert::*;
+pub(crate) use mode::*;
 pub(crate) use operate::*;
 pub(crate) use rollout::*;
 pub(crate) use run::*;
@@ -68,6 +70,8 @@ pub(crate) enum Command {
     History(History),
     /// Take a change back
     Undo(Undo),
+    /// Modes: prepared changes that are in force for a time (break-glass)
+    Mode(Mode),
     /// What has reached whom
     #[command(alias = "proxy-status")]
     Status(Status),
@@ -152,7 +156,7 @@ pub(crate) struct Demo {
     /// Form of the report at the end
     #[arg(long, value_name = "FORM")]
     pub(crate) report: Option<Report>,
-    /// A story with claims that are proved: upi, tiers, zones, merchants, bank-failover, booking
+    /// A story with claims that are proved: upi, tiers, zones, merchants, bank-failover, booking, zero-trust
     #[arg(long, value_name = "NAME", conflicts_with_all = ["tour", "length"])]
     pub(crate) scenario: Option<String>,
     /// Leave an object of the scenario out, KIND/NAME: the claims that rest on it must fail

@@ -17,6 +17,7 @@ pub(crate) mod get;
 pub(crate) mod history;
 pub(crate) mod install;
 pub(crate) mod join;
+pub(crate) mod mode;
 pub(crate) mod names;
 pub(crate) mod proxy;
 pub(crate) mod rollout;

@@ -112,6 +112,7 @@ async fn with_runtime(command: Command, context: Option<&str>) -> Outcome {
         Command::Split(split) => cmd::split::run(&split, context).await,
         Command::History(history) => cmd::history::history(&history, context).await,
         Command::Undo(undo) => cmd::history::undo(&undo, context).await,
+        Command::Mode(mode) => cmd::mode::run(&mode, context).await,
         Command::Status(status) => cmd::status::run(&status, context).await,
         Command::Why(why) => cmd::why::run(&why, context).await,
         Command::Get(get) => cmd::get::run(&get, context).await,

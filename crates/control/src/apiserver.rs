@@ -24,6 +24,7 @@ mod discovery;
 mod dispatch;
 mod installation;
 pub mod live;
+mod modes;
 mod objects;
 mod read;
 mod rollouts;
@@ -94,6 +95,8 @@ pub struct State {
     /// Owner of the mesh: connections of this uid on the control socket are admin.
     pub(crate) owner: u32,
     pub(crate) pending: Mutex<confirm::Pending>,
+    /// Held while a mode is switched: what is looked at is still so when it is written.
+    pub(crate) switching: tokio::sync::Mutex<()>,
 }
 
 impl State {
@@ -106,6 +109,7 @@ impl State {
             mesh,
             owner: rustix::process::geteuid().as_raw(),
             pending: Mutex::default(),
+            switching: tokio::sync::Mutex::default(),
         })
     }
 }

@@ -12,6 +12,7 @@ pub mod ca_service;
 pub mod compile;
 pub mod jwks;
 pub mod metrics;
+pub mod modes;
 mod outbox;
 pub mod plane;
 pub mod push;

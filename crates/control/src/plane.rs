@@ -10,6 +10,7 @@
 
 use crate::ca_service::{Certificate, PeerIdentity, certificate};
 use crate::jwks;
+use crate::modes;
 use crate::push::{Hub, Phases};
 use crate::registry::{Millis, Note, Outcome, Refused, Registration, Registry, State};
 use crate::settings::Leases;
@@ -207,9 +208,11 @@ impl Plane {
         }
     }
 
-    /// The world of this moment, on top of any snapshot.
+    /// The world of this moment, on top of any snapshot, with what modes that are on lay over it.
     #[must_use]
     pub fn world_of(&self, snapshot: &naka_store::Snapshot) -> World {
+        let laid = modes::overlay(snapshot, modes::now_ms());
+        let snapshot = laid.as_ref().unwrap_or(snapshot);
         let registry = self.registry();
         let roots = self.roots.lock().unwrap_or_else(PoisonError::into_inner);
         World::build(Inputs {
@@ -254,6 +257,25 @@ impl Plane {
             revisions.mark_unchanged();
             self.hub.phases.debounce.record(changed.elapsed());
             self.publish();
+        }
+    }
+
+    /// Ends modes. Runs until it is dropped. A world is made without a mode whose time has come even where the log takes
+    /// no event any more.
+    pub async fn modes(&self) {
+        let mut watch = modes::Watch::default();
+        loop {
+            let snapshot = self.store.snapshot();
+            let ended = watch.ended(&snapshot, modes::now_ms(), self.now());
+            if !ended.is_empty() {
+                if let Err(error) = self.store.commit(ended).await {
+                    tracing::error!(%error, "a mode has ended, and that could not be remembered");
+                }
+                self.urgent.store(true, Ordering::Release);
+                self.hurry.notify_one();
+                self.poke.notify_one();
+            }
+            tokio::time::sleep(modes::TICK).await;
         }
     }
 

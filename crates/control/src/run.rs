@@ -323,6 +323,8 @@ impl Bound {
         let plane = Arc::clone(&self.plane);
         tasks.spawn(async move { plane.lease().await });
         let plane = Arc::clone(&self.plane);
+        tasks.spawn(async move { plane.modes().await });
+        let plane = Arc::clone(&self.plane);
         tasks.spawn(async move { plane.remember().await });
         let store = Arc::clone(&self.plane.store);
         let keys = jwks::Fetcher::new(store, self.settings.jwks.clone());

@@ -6,6 +6,7 @@
 use crate::apiserver::live::{Answer, Effect, Live, Nack, ObjectStatus, Observed, Rollout};
 use crate::ca_service::certificate;
 use crate::compile::{Dialect, envoy, grpc};
+use crate::modes;
 use crate::plane::Plane;
 use naka_api::Object;
 use naka_store::Snapshot;
@@ -248,6 +249,7 @@ impl Status {
                 .flat_map(|object| keys.findings(object, &snapshot));
             findings.extend(failing);
         }
+        findings.extend(modes::findings(&snapshot, modes::now_ms()));
         let kept = self.plane.registry().guarded();
         if !kept.is_empty() {
             let message = format!(
@@ -278,7 +280,10 @@ impl Status {
 
     fn world(&self) -> Value {
         let world = self.plane.hub.world();
-        let snapshot = self.plane.store.snapshot();
+        // As in force: with what modes lay over them.
+        let stored = self.plane.store.snapshot();
+        let laid = modes::overlay(&stored, modes::now_ms());
+        let snapshot = laid.as_ref().unwrap_or(&*stored);
         let objects: Vec<Value> = snapshot
             .objects
             .values()

@@ -36,6 +36,7 @@ mod redirect;
 mod retry;
 mod rewrite;
 mod token;
+mod trust;
 
 pub use access::{By, Judged, NO_RULE, Noticed};
 pub use attributes::Around;
@@ -618,6 +619,9 @@ impl Exchange {
         self.retry_slot = None;
         cx.explain(|| Why::new(Stage::Reply, reason.code(), reason.meaning()));
         let mut reply = LocalReply::new(reason, request.is_grpc()).challenging(request.host());
+        if let Some(text) = self.judged.as_ref().and_then(|judged| judged.text.as_ref()) {
+            reply = reply.saying(text);
+        }
         if self.origin.is_some() {
             self.let_page_read(&mut reply.headers);
         }

@@ -24,4 +24,5 @@ pub mod pick;
 pub mod reply;
 pub mod runtime;
 pub mod standing;
+pub mod trust;
 pub mod why;

@@ -24,6 +24,7 @@ mod retry;
 mod route;
 mod snapshot;
 mod token;
+mod trust;
 
 pub use access::{Access, AccessFilter, AccessRule, ClaimCondition, Test, Verdict};
 pub use backend::{Ask, Backend, Fallback, FallbackTo, HealthCheck};
@@ -49,6 +50,7 @@ pub use route::{
 };
 pub use snapshot::{Inbound, MtlsMode, Snapshot, SnapshotBuilder};
 pub use token::{ClaimPath, Claims, Issuer, TokenPlace, Tokens, claim_at};
+pub use trust::{Crossing, Hours, Operation, TrustModel, Zones};
 
 /// Why a value of the model cannot be made; the caller adds where.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

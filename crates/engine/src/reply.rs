@@ -2,7 +2,8 @@
 //!
 //! Every one carries its reason in `x-naka-reason` (a gateway removes it towards outside). gRPC callers get HTTP 200
 //! with a gRPC status, because their libraries do not look at HTTP statuses of a peer that speaks gRPC. Texts come
-//! from the closed table of reasons: nothing of the configuration or of another party's bytes leaks into a reply.
+//! from the closed table of reasons: nothing of the configuration or of another party's bytes leaks into a reply, but
+//! for what a trust model says of a call, which its callers are to read.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -76,6 +77,20 @@ impl LocalReply {
             if let Ok(value) = HeaderValue::try_from(text) {
                 self.headers.insert(header::WWW_AUTHENTICATE, value);
             }
+        }
+        self
+    }
+
+    /// With a text of its own instead of what the reason means.
+    #[must_use]
+    pub(crate) fn saying(mut self, text: &str) -> Self {
+        let code = self.reason.code();
+        if self.body.is_empty() {
+            if let Ok(value) = HeaderValue::try_from(format!("{code}: {text}")) {
+                self.headers.insert("grpc-message", value);
+            }
+        } else {
+            self.body = Bytes::from(format!("naka: {code}: {text}\n"));
         }
         self
     }

@@ -21,6 +21,7 @@ pub mod listener;
 pub mod outside;
 pub mod route;
 pub mod token;
+mod trust;
 
 use naka_wire::envoy::config::core::v3::{Address, address, socket_address::PortSpecifier};
 use std::fmt;

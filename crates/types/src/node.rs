@@ -25,6 +25,9 @@ pub const MADE_TO: &str = "envoy.filters.listener.original_dst.local_ip";
 /// Key of our own rate limits: a filter of a port, and in a route's `typed_per_filter_config`.
 pub const LIMIT: &str = "naka.dev/limit";
 
+/// Name of our filter of trust models before a port. A proxy that does not know it does not serve the port.
+pub const TRUST: &str = "naka.dev/trust";
+
 /// Kind of proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Role {

@@ -69,6 +69,12 @@ reasons! {
     MtlsRequired "mtls-required" 403 7 "UAEX" "This workload takes calls from mesh identities only (PeerAuthentication STRICT); call through a sidecar.";
     PeerUntrusted "peer-untrusted" 0 7 "UAEX" "The caller's certificate is not from this mesh's authority, has expired or was revoked, or carries no identity; the handshake ends.";
     PermissionDenied "permission-denied" 403 7 "UAEX" "Policy does not allow this caller.";
+    TrustClearance "trust-clearance" 403 7 "UAEX" "A TrustModel asks for a higher clearance than the caller's workload was granted; the text says which.";
+    TrustZone "trust-zone" 403 7 "UAEX" "A TrustModel does not let the caller's trust zone call into that of the called workload.";
+    TrustHours "trust-hours" 403 7 "UAEX" "A TrustModel lets the operation be called at other hours only.";
+    TrustApproval "trust-approval" 403 7 "UAEX" "A TrustModel wants two others to have approved, and the token of the request does not say so.";
+    TrustLocation "trust-location" 403 7 "UAEX" "A TrustModel lets the operation be called from other networks only.";
+    TrustSession "trust-session" 403 7 "UAEX" "A TrustModel wants the caller to have logged in more recently, or the request has no token that says when it did.";
     ExternalDenied "external-denied" 403 7 "UAEX" "Whom a CUSTOM policy asks refused the request; status and text are theirs.";
     ExternalUnavailable "external-unavailable" 403 7 "UAEX" "Whom a CUSTOM policy asks gave no answer, or an error; look at the provider's service, or its timeout.";
     BodyTooLarge "body-too-large" 413 2 "-" "The body is longer than what a CUSTOM policy's provider is to be told of (maxRequestBytes); send less, or set allowPartialMessage.";

@@ -202,6 +202,22 @@ pub const TABLE: &[Names] = &[
         &["ro"],
     ),
     row(
+        Kind::TrustModel,
+        (NAKA, &["v1alpha1"]),
+        "TrustModel",
+        "trustmodels",
+        "trustmodel",
+        &["tm"],
+    ),
+    row(
+        Kind::Mode,
+        (NAKA, &["v1alpha1"]),
+        "Mode",
+        "modes",
+        "mode",
+        &[],
+    ),
+    row(
         Kind::Telemetry,
         ("telemetry.istio.io", &["v1alpha1", "v1"]),
         "Telemetry",

@@ -15,7 +15,7 @@ use naka_types::labels::{Labels, selects};
 mod build;
 pub(crate) mod fields;
 
-pub(crate) use build::build;
+pub(crate) use build::{asked, build};
 
 /// The sound part of an AuthorizationPolicy.
 #[derive(Debug, Clone, PartialEq, Eq)]

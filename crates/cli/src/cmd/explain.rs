@@ -130,7 +130,7 @@ impl Explained {
             "request": self.request, "verdict": self.verdict, "trail": trail, "sent": sent, "got": got, "closed": self.closed,
             "copies": self.copies.iter().map(|(cluster, host)| json!({"cluster": cluster, "authority": host})).collect::<Vec<_>>(),
             "delay": naka_types::duration::Show(self.delay).to_string(),
-            "findings": self.findings, "notes": notes,
+            "trust": self.trust, "findings": self.findings, "notes": notes,
         })
     }
 

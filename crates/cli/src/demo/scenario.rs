@@ -8,6 +8,7 @@ mod delivery;
 mod expired;
 pub(crate) mod stage;
 mod stories;
+mod zero_trust;
 
 use crate::args;
 use crate::exit::{BAD, Exit, Outcome};

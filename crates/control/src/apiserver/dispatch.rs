@@ -4,8 +4,8 @@ use super::answer::{Outcome, Problem, ok};
 use super::auth::{Peer, Role, Subject, authenticate};
 use super::route::{self, Route};
 use super::{
-    State, authority, body, certificates, change, confirm, discovery, installation, objects, read,
-    rollouts, seal, tokens, watch,
+    State, authority, body, certificates, change, confirm, discovery, installation, modes, objects,
+    read, rollouts, seal, tokens, watch,
 };
 use crate::refusal;
 use axum::body::Body;
@@ -206,6 +206,18 @@ async fn naka(call: Call, parts: &[String], body: &mut Option<Body>) -> Outcome 
         (&Method::POST, ["certificates", "revoke"]) => {
             certificates::revoke(&call, body::shaped(taken(body)).await?).await
         }
+        (&Method::GET, ["modes"]) => modes::list(&call),
+        (&Method::POST, ["modes", namespace, name, "on"]) => {
+            let wanted = body::shaped(taken(body)).await?;
+            modes::on(&call, namespace, name, wanted).await
+        }
+        (&Method::POST, ["modes", namespace, name, "approve"]) => {
+            modes::approve(&call, namespace, name).await
+        }
+        (&Method::POST, ["modes", namespace, name, "off"]) => {
+            let wanted = body::shaped(taken(body)).await?;
+            modes::off(&call, namespace, name, wanted).await
+        }
         (&Method::GET, ["history"]) => read::history(&call),
         (&Method::GET, ["events"]) => read::events(&call),
         (&Method::GET, ["rollout"]) => read::rollout(&call).await,
@@ -240,6 +252,7 @@ const KNOWN: &[&str] = &[
     "seal",
     "authority",
     "certificates",
+    "modes",
     "history",
     "events",
     "rollout",

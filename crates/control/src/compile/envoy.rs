@@ -122,6 +122,13 @@ pub fn not_expressed(world: &World, class: &Class) -> Vec<String> {
         ));
     }
     words.push("tunnels: a destination with a tunnel is reached through an upstream port only; CONNECT to it through the proxy port gets 503".to_owned());
+    let all = world.policies.values().flat_map(|all| all.iter());
+    for object in all.filter(|object| object.trust_model().is_some()) {
+        words.push(format!(
+            "trust: an Envoy knows no labels of its callers; where {} holds for it, it refuses what takes a zone, more than the lowest clearance, hours, approvals or a session, without a text",
+            object.reference()
+        ));
+    }
     for (host, objects) in &world.backends {
         for object in objects.iter() {
             let parts = object

@@ -94,11 +94,18 @@ pub(crate) fn chains(view: &View<'_>, registration: &Registration) -> Vec<Chain>
     let service = (!registration.service.is_empty()).then(|| host.as_str().to_owned());
     let declared = view.service(&host);
     let sidecar = sidecar(view, registration);
+    let id = &registration.workload_id;
+    let called = policy::trust::Called {
+        host: &host,
+        namespace: &registration.namespace,
+        account: &registration.service_account,
+        granted: view.read(Read::Workload(id.clone())).granted.get(id),
+    };
     let policies = policy::of(
         view,
         &registration.namespace,
         &registration.labels,
-        Some(&host),
+        Some(called),
     );
     // What the workload leaves open, its service may declare under the same number.
     let spoken = |own: Protocol, port: u16| match own {

@@ -10,6 +10,7 @@
 pub(crate) mod authorizer;
 pub(crate) mod message;
 mod token;
+pub(crate) mod trust;
 
 pub(crate) use authorizer::Authorizer;
 pub(crate) use token::claim;
@@ -22,7 +23,7 @@ use naka_api::security::authorization_policy::{
 };
 use naka_api::security::request_authentication::{JwtRule, Keys};
 use naka_types::cidr::Cidr;
-use naka_types::host::{Host, ROOT_NAMESPACE};
+use naka_types::host::ROOT_NAMESPACE;
 use naka_types::labels::Labels;
 use naka_types::name::ClusterName;
 use std::sync::Arc;
@@ -42,6 +43,8 @@ pub(crate) struct Policies {
     /// On trial: what these would do is told of.
     trial_deny: Vec<Held>,
     trial_allow: Vec<Held>,
+    /// Trust models, which judge before anybody is asked.
+    trust: Vec<trust::Held>,
     /// Issuers whose tokens are read before.
     tokens: Vec<Issuer>,
     trust_domain: Arc<str>,
@@ -75,12 +78,13 @@ pub(crate) struct At {
     pub(crate) tokens: bool,
 }
 
-/// Policies that hold for a workload; `own` is its service.
+/// Policies that hold for a workload; `own` is what trust models want to know of it. They do not hold at gateways, whose
+/// callers are of no zone: there it is `None`.
 pub(crate) fn of(
     view: &View<'_>,
     namespace: &str,
     labels: &Labels,
-    own: Option<&Host>,
+    own: Option<trust::Called<'_>>,
 ) -> Policies {
     let mut found = Policies::default();
     let mut spaces = vec![namespace];
@@ -101,6 +105,13 @@ pub(crate) fn of(
                     rule: rule.clone(),
                     keys: keys(view, rule),
                 }));
+            }
+            if let (Some(model), Some(own)) = (object.trust_model(), &own)
+                && model.holds_for(labels)
+            {
+                let name = format!("{space}/{}", object.meta.name);
+                let held = trust::Held::new(view, name, model, own);
+                found.trust.push(held);
             }
             let Some(policy) = object.authorization_policy() else {
                 continue;
@@ -130,7 +141,8 @@ pub(crate) fn of(
         .tokens
         .sort_by(|a, b| a.rule.issuer.cmp(&b.rule.issuer));
     found.tokens.dedup();
-    found.authorizer = authorizer::of(view, &found.custom, namespace, own);
+    let host = own.map(|own| own.host);
+    found.authorizer = authorizer::of(view, &found.custom, namespace, host);
     if !found.is_empty() {
         let world = view.read(Read::Trust);
         found.trust_domain = Arc::clone(&world.trust_domain);
@@ -164,7 +176,7 @@ impl Policies {
             &self.trial_deny,
             &self.trial_allow,
         ];
-        lists.into_iter().all(Vec::is_empty)
+        self.trust.is_empty() && lists.into_iter().all(Vec::is_empty)
     }
 }
 

@@ -9,6 +9,7 @@ use crate::rollout::ROLLOUT;
 use crate::world::World;
 use naka_api::networking::gateway::Gateway;
 use naka_api::networking::virtual_service::GatewayRef;
+use naka_api::own::trust_model::TrustModel;
 use naka_api::security::authorization_policy::{Action, Attribute, Condition as Demand, Rule};
 use naka_api::{Mode, Object};
 use naka_types::finding::{Finding, Severity};
@@ -109,6 +110,9 @@ fn accepted(unsound: &[String]) -> Condition {
 /// Envoys that a policy with conditions on labels of callers holds for: they know none, so such a rule never allows and
 /// always denies there.
 fn labels_at_envoys(plane: &Plane, world: &World, object: &Object) -> Option<String> {
+    if let Some(model) = object.trust_model() {
+        return trust_at_envoys(plane, world, (object, model));
+    }
     let policy = object.authorization_policy()?;
     let asks = policy.rules.iter().position(asks_label)?;
     let namespace = &object.meta.namespace;
@@ -134,6 +138,35 @@ fn labels_at_envoys(plane: &Plane, world: &World, object: &Object) -> Option<Str
     (!names.is_empty()).then(|| {
         format!(
             "spec.rules[{asks}] asks for labels of callers, which an Envoy does not know; there it {effect}: {}",
+            names.join(", ")
+        )
+    })
+}
+
+/// The same of a trust model.
+fn trust_at_envoys(
+    plane: &Plane,
+    world: &World,
+    (object, model): (&Object, &TrustModel),
+) -> Option<String> {
+    let namespace = &object.meta.namespace;
+    let everywhere = namespace.as_str() == ROOT_NAMESPACE;
+    let proxies = plane.hub.seen().into_iter().filter(|proxy| {
+        let class = &proxy.who.class;
+        let member = world.workload(&class.workload_id);
+        class.dialect == Dialect::Envoy
+            && class.role == Role::Sidecar
+            && (everywhere || class.namespace == *namespace)
+            && member.is_some_and(|member| model.holds_for(&member.registration.labels))
+    });
+    let names: Vec<String> = proxies.map(|proxy| proxy.who.name).collect();
+    let refused = match &model.zones {
+        Some(_) => "every call",
+        None => "what takes more than the lowest clearance, hours, approvals or a session",
+    };
+    (!names.is_empty()).then(|| {
+        format!(
+            "an Envoy knows no labels of its callers; there {refused} is refused, without a text: {}",
             names.join(", ")
         )
     })

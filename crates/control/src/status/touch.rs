@@ -191,6 +191,11 @@ impl Touch {
                 let namespace = &object.meta.namespace;
                 touch.within = (namespace != ROOT_NAMESPACE).then(|| namespace.clone());
             }
+            Spec::TrustModel(_) => {
+                touch.listeners = Listeners::Inbound;
+                let namespace = &object.meta.namespace;
+                touch.within = (namespace != ROOT_NAMESPACE).then(|| namespace.clone());
+            }
             // Whoever is asked: policies of any namespace may name them.
             Spec::MeshConfig(_) => touch.listeners = Listeners::All,
             Spec::LocalRateLimit(limit) => touch.listeners = limited(world, object, limit),

@@ -272,7 +272,9 @@ impl World {
                         .or_default();
                     Arc::make_mut(all).push(Arc::clone(object));
                 }
-                Spec::AuthorizationPolicy(_) | Spec::RequestAuthentication(_) => {
+                Spec::AuthorizationPolicy(_)
+                | Spec::RequestAuthentication(_)
+                | Spec::TrustModel(_) => {
                     let all = self.policies.entry(namespace.clone()).or_default();
                     Arc::make_mut(all).push(Arc::clone(object));
                 }

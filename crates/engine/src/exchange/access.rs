@@ -6,7 +6,7 @@
 //! rule.
 
 use super::matching::value_of;
-use super::{Cx, Effect, Exchange, Need, token};
+use super::{Cx, Effect, Exchange, Need, token, trust};
 use crate::canonical::{Canonical, Direction, Origin};
 use crate::model::{
     Access, AccessFilter, Check, HeaderCondition, HeaderRule, Subject, Test, Verdict,
@@ -47,7 +47,8 @@ impl Exchange {
         self.admitted_by_others(request, cx)
     }
 
-    /// What comes before the filters: tokens are read, then it is seen whether somebody else is to be asked.
+    /// What comes before the filters: tokens are read, trust models judge, then it is seen whether somebody else is to be
+    /// asked.
     pub(super) fn asked_first(
         &mut self,
         access: &Access,
@@ -57,6 +58,7 @@ impl Exchange {
         if let Some(tokens) = &access.tokens {
             token::authenticate(tokens, request, cx)?;
         }
+        trust::admit(access, Some(request), &mut self.judged, cx)?;
         self.asks(access, request, cx)
     }
 
@@ -98,8 +100,12 @@ pub struct Judged {
     pub refused_by: Option<Arc<str>>,
     /// Who refused it by that rule.
     pub by: By,
+    /// What the caller is told instead of what the reason means.
+    pub text: Option<Box<str>>,
     /// What was noticed by policies that decide nothing.
     pub noticed: Vec<Noticed>,
+    /// All that trust models said, as JSON; only where the decision is to be explained.
+    pub trust: Vec<serde_json::Value>,
 }
 
 /// Who refused a call.
@@ -112,6 +118,8 @@ pub enum By {
     Authorizer,
     /// Nobody answered.
     Silence,
+    /// A trust model; the rule is its name and what it says.
+    Trust,
 }
 
 /// What a policy that decides nothing noticed.
@@ -143,6 +151,7 @@ pub(super) fn admit_bytes(
     judged: &mut Option<Box<Judged>>,
     cx: &mut Cx<'_>,
 ) -> Result<(), Reason> {
+    trust::admit(access, None, judged, cx)?;
     if let Some(check) = &access.check
         && let Some(rule) = asked_about(check, None, cx)
     {
@@ -238,14 +247,14 @@ fn why(filter: &AccessFilter, found: Option<&str>, allowed: bool) -> Why {
 }
 
 /// What is known of a call.
-struct About<'a> {
-    request: Option<&'a Canonical>,
-    origin: &'a Origin,
-    granted: Option<&'a Labels>,
+pub(super) struct About<'a> {
+    pub(super) request: Option<&'a Canonical>,
+    pub(super) origin: &'a Origin,
+    pub(super) granted: Option<&'a Labels>,
 }
 
 /// The labels that the caller's workload was granted.
-fn granted<'a>(cx: &Cx<'a>) -> Option<&'a Labels> {
+pub(super) fn granted<'a>(cx: &Cx<'a>) -> Option<&'a Labels> {
     cx.snapshot.granted(cx.origin.source.as_ref()?.id?)
 }
 
@@ -260,7 +269,7 @@ fn matching<'a>(filter: &'a AccessFilter, asked: &About<'_>) -> Option<&'a Arc<s
 }
 
 /// Whether a condition holds; `None`: not known.
-fn truth(test: &Test, asked: &About<'_>) -> Option<bool> {
+pub(super) fn truth(test: &Test, asked: &About<'_>) -> Option<bool> {
     match test {
         Test::Always => Some(true),
         Test::All(tests) => all(tests, false, asked),

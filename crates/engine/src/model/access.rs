@@ -4,7 +4,7 @@
 //! denies refuses when it matches; a filter that allows refuses when none of its rules matches. Filters on trial, and
 //! those that audit, decide nothing and are told of.
 
-use super::{Check, ClaimPath, HeaderCondition, TextCondition, Tokens};
+use super::{Check, ClaimPath, HeaderCondition, TextCondition, Tokens, TrustModel};
 use naka_types::cidr::Cidr;
 use serde_json::Value;
 use std::sync::Arc;
@@ -14,6 +14,8 @@ use std::sync::Arc;
 pub struct Access {
     /// The tokens that are read before the filters are asked; `None`: none are.
     pub tokens: Option<Tokens>,
+    /// Trust models, each of which must let a call pass, before anybody is asked.
+    pub trust: Box<[TrustModel]>,
     /// Requests that somebody else is asked about, before the filters are.
     pub check: Option<Check>,
     /// In the order in which they are asked.
@@ -30,10 +32,19 @@ impl Access {
         let labels = rules.any(|rule| rule.test.asks_label());
         Self {
             tokens: None,
+            trust: Box::default(),
             check: None,
             filters,
             labels,
         }
+    }
+
+    /// With trust models, which ask for labels of the caller.
+    #[must_use]
+    pub fn trusting(mut self, trust: Box<[TrustModel]>) -> Self {
+        self.labels |= !trust.is_empty();
+        self.trust = trust;
+        self
     }
 
     /// With requests that somebody else is asked about.

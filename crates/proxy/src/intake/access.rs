@@ -3,10 +3,10 @@
 //! A filter, a principal or a permission that is not known here is an error of the chain that holds it, which is then
 //! not served: without it more would get through.
 
-use super::{Error, check, condition, route, token};
+use super::{Error, check, condition, route, token, trust};
 use naka_engine::model::{
     Access, AccessFilter, AccessRule, Check, Pattern, Test, TextCondition, TextRule, Tokens,
-    Verdict,
+    TrustModel, Verdict,
 };
 use naka_types::cidr::Cidr;
 use naka_types::node::PEER_LABELS;
@@ -50,7 +50,7 @@ pub fn of_requests(
     });
     let tokens = token::of_requests(filters)?;
     let check = check::of_requests(filters, ids)?;
-    together(read, tokens, check)
+    together(read, tokens, check, trust::of_requests(filters)?)
 }
 
 /// A filter of rules of requests.
@@ -83,7 +83,7 @@ pub fn of_bytes(filters: &[Filter]) -> Result<Option<Arc<Access>>, Error> {
         }
         both(wire.shadow_rules.as_ref(), wire.rules.as_ref())
     });
-    together(read, None, None)
+    together(read, None, None, trust::of_bytes(filters)?)
 }
 
 /// A filter's rules on trial, then those in force.
@@ -97,15 +97,16 @@ fn together(
     read: impl Iterator<Item = Result<Vec<AccessFilter>, Error>>,
     tokens: Option<Tokens>,
     check: Option<Check>,
+    trust: Box<[TrustModel]>,
 ) -> Result<Option<Arc<Access>>, Error> {
     let all: Vec<Vec<AccessFilter>> = read
         .collect::<Result<_, _>>()
         .map_err(|error| error.within("rbac"))?;
     let filters: Box<[AccessFilter]> = all.into_iter().flatten().collect();
-    let any = !filters.is_empty() || tokens.is_some() || check.is_some();
+    let any = !filters.is_empty() || tokens.is_some() || check.is_some() || !trust.is_empty();
     let access = Access {
         tokens,
-        ..Access::new(filters).checked(check)
+        ..Access::new(filters).checked(check).trusting(trust)
     };
     Ok(any.then(|| Arc::new(access)))
 }
@@ -206,7 +207,7 @@ fn label(wire: &SourcedMetadata) -> Result<Test, Error> {
     }
 }
 
-fn permission(wire: &Permission) -> Result<Test, Error> {
+pub(super) fn permission(wire: &Permission) -> Result<Test, Error> {
     let missing = || Error::at("rule", "it is missing");
     Ok(match wire.rule.as_ref().ok_or_else(missing)? {
         Rule::AndRules(set) => Test::All(each(&set.rules, permission)?),

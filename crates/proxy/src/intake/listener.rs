@@ -6,7 +6,7 @@ use super::{Error, Taken, access, check, edge, extras, route, token};
 use crate::edge::spec::Spec;
 use naka_engine::model::{Access, MtlsMode, RateLimit, Security};
 use naka_types::name::ClusterName;
-use naka_types::node::{LIMIT, NAKA};
+use naka_types::node::{LIMIT, NAKA, TRUST};
 use naka_types::protocol::Protocol;
 use naka_wire::envoy::config::core::v3::address;
 use naka_wire::envoy::config::listener::v3::{FilterChain, Listener, filter};
@@ -308,8 +308,12 @@ fn program(chain: &FilterChain, ids: route::Ids<'_>) -> Result<Program, Error> {
     let [first @ .., last] = chain.filters.as_slice() else {
         return Err(Error::at("filters", "there must be one"));
     };
-    if first.iter().any(|one| one.name != access::BYTES) {
-        return Err(Error::at("filters", "only RBAC may stand before the last"));
+    let known = [access::BYTES, TRUST];
+    if first.iter().any(|one| !known.contains(&one.name.as_str())) {
+        return Err(Error::at(
+            "filters",
+            "only RBAC and trust models may stand before the last",
+        ));
     }
     let Some(filter::ConfigType::TypedConfig(any)) = &last.config_type else {
         return Err(Error::at("filters", "the last has no configuration"));
@@ -359,6 +363,7 @@ pub(super) fn manager(
     let known = [
         ROUTER,
         LIMIT,
+        TRUST,
         GRPC_WEB,
         access::HTTP,
         check::NAME,

@@ -1,7 +1,7 @@
 //! AuthorizationPolicy: who may call what, at a Naka sidecar and at an Envoy, counted by the called programs.
 
 mod external;
-mod seeds;
+pub(crate) mod seeds;
 mod told;
 mod tricks;
 

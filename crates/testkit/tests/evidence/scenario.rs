@@ -188,3 +188,15 @@ fn expired_cert() {
         assert_eq!(code, Some(i32::from(!right)));
     }
 }
+
+#[test]
+fn zero_trust() {
+    proves(
+        "zero-trust",
+        &[
+            ("TrustModel/bank", &["from the DMZ", "too little clearance"]),
+            ("AuthorizationPolicy/ledger", &["not named"]),
+            ("VirtualService/bank", ALL),
+        ],
+    );
+}

@@ -447,6 +447,146 @@ impl ::prost::Name for RateLimitRule {
         "type.googleapis.com/naka.wire.v1.RateLimitRule".into()
     }
 }
+/// What is asked of callers of a port, as a filter before requests or bytes: each model must let a call pass.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Trust {
+    #[prost(message, repeated, tag = "1")]
+    pub models: ::prost::alloc::vec::Vec<TrustModel>,
+}
+impl ::prost::Name for Trust {
+    const NAME: &'static str = "Trust";
+    const PACKAGE: &'static str = "naka.wire.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "naka.wire.v1.Trust".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/naka.wire.v1.Trust".into()
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TrustModel {
+    /// Namespace and name of the object.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// Labels of the caller's workload, as far as they were granted.
+    #[prost(string, tag = "2")]
+    pub clearance_label: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub zone_label: ::prost::alloc::string::String,
+    #[prost(btree_map = "string, uint32", tag = "4")]
+    pub levels: ::prost::alloc::collections::BTreeMap<::prost::alloc::string::String, u32>,
+    /// Whether zones are asked.
+    #[prost(bool, tag = "5")]
+    pub zoned: bool,
+    /// The called workload's zone; empty: none, and nobody may cross.
+    #[prost(string, tag = "6")]
+    pub zone: ::prost::alloc::string::String,
+    /// Who may cross into it.
+    #[prost(message, repeated, tag = "7")]
+    pub crossings: ::prost::alloc::vec::Vec<TrustCrossing>,
+    #[prost(message, repeated, tag = "8")]
+    pub operations: ::prost::alloc::vec::Vec<TrustOperation>,
+    /// Claim that lists who approved.
+    #[prost(string, tag = "9")]
+    pub approval_claim: ::prost::alloc::string::String,
+}
+impl ::prost::Name for TrustModel {
+    const NAME: &'static str = "TrustModel";
+    const PACKAGE: &'static str = "naka.wire.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "naka.wire.v1.TrustModel".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/naka.wire.v1.TrustModel".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TrustCrossing {
+    #[prost(string, tag = "1")]
+    pub from: ::prost::alloc::string::String,
+    /// Names of operations; none: every call.
+    #[prost(string, repeated, tag = "2")]
+    pub operations: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+impl ::prost::Name for TrustCrossing {
+    const NAME: &'static str = "TrustCrossing";
+    const PACKAGE: &'static str = "naka.wire.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "naka.wire.v1.TrustCrossing".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/naka.wire.v1.TrustCrossing".into()
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TrustOperation {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// What is called: an envoy.config.rbac.v3.Permission, encoded.
+    #[prost(bytes = "vec", tag = "2")]
+    pub permission: ::prost::alloc::vec::Vec<u8>,
+    #[prost(uint32, tag = "3")]
+    pub clearance: u32,
+    /// Each must be open.
+    #[prost(message, repeated, tag = "4")]
+    pub hours: ::prost::alloc::vec::Vec<TrustHours>,
+    /// The caller's address must be in each.
+    #[prost(message, repeated, tag = "5")]
+    pub networks: ::prost::alloc::vec::Vec<TrustNetworks>,
+    /// Two others must have approved.
+    #[prost(bool, tag = "6")]
+    pub dual: bool,
+    /// Longest time since the login; 0: not asked.
+    #[prost(uint64, tag = "7")]
+    pub session_ns: u64,
+    /// Calls that pass are told of.
+    #[prost(bool, tag = "8")]
+    pub audit: bool,
+}
+impl ::prost::Name for TrustOperation {
+    const NAME: &'static str = "TrustOperation";
+    const PACKAGE: &'static str = "naka.wire.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "naka.wire.v1.TrustOperation".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/naka.wire.v1.TrustOperation".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TrustHours {
+    /// Expressions; one that holds is enough.
+    #[prost(string, repeated, tag = "1")]
+    pub when: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// As a person reads it.
+    #[prost(string, tag = "2")]
+    pub shown: ::prost::alloc::string::String,
+}
+impl ::prost::Name for TrustHours {
+    const NAME: &'static str = "TrustHours";
+    const PACKAGE: &'static str = "naka.wire.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "naka.wire.v1.TrustHours".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/naka.wire.v1.TrustHours".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TrustNetworks {
+    #[prost(string, repeated, tag = "1")]
+    pub ranges: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+impl ::prost::Name for TrustNetworks {
+    const NAME: &'static str = "TrustNetworks";
+    const PACKAGE: &'static str = "naka.wire.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "naka.wire.v1.TrustNetworks".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/naka.wire.v1.TrustNetworks".into()
+    }
+}
 /// Generated client implementations.
 pub mod workloads_client {
     #![allow(

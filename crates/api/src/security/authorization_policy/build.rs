@@ -88,6 +88,22 @@ pub(crate) fn build(
     }
 }
 
+/// What operations of other kinds of objects ask, in the same words: ports, methods and paths.
+pub(crate) fn asked(report: &mut Report, node: &Node, at: &str, namespace: &str) -> Vec<Condition> {
+    let mut reading = Reading {
+        report,
+        namespace,
+        allows: true,
+    };
+    let fields = OPERATION.iter().filter(|(field, ..)| *field != "hosts");
+    let written = fields.filter(|(field, ..)| node.get(field).is_some());
+    written
+        .filter_map(|(field, _, attribute)| {
+            reading.condition(node, at, field, attribute.clone(), false)
+        })
+        .collect()
+}
+
 fn action(spec: &Node) -> Action {
     match spec.get("action").and_then(Node::text) {
         Some("DENY") => Action::Deny,

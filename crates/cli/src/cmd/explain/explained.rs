@@ -56,6 +56,8 @@ pub(crate) struct Explained {
     pub(crate) copies: Vec<(String, String)>,
     /// Time that the route injects.
     pub(crate) delay: Duration,
+    /// What trust models say, each with all of its output fields.
+    pub(crate) trust: Vec<serde_json::Value>,
     /// The answer; none when the request leaves the mesh.
     pub(crate) got: Option<Got>,
     /// The connection is closed before a request.

@@ -238,6 +238,7 @@ pub(crate) fn explain(world: &World, asked: &Asked, seen: &[Told]) -> Explained 
         sent: Vec::new(),
         copies: Vec::new(),
         delay: Duration::ZERO,
+        trust: Vec::new(),
         got: None,
         closed: false,
     };

@@ -46,6 +46,8 @@ spec:
 #[derive(Debug)]
 pub(crate) struct Cast {
     pub(crate) part: Part,
+    /// Further labels, `key=value`.
+    pub(crate) labels: &'static [&'static str],
     /// Of its answers.
     pub(crate) status: u16,
     /// How long it takes over one.
@@ -143,7 +145,9 @@ impl Flow {
             let place = (!one.region.is_empty()).then(|| format!("--locality={}", one.region));
             let namespace =
                 (!one.namespace.is_empty()).then(|| format!("--namespace={}", one.namespace));
-            let options: Vec<String> = place.into_iter().chain(namespace).collect();
+            let labels = one.labels.iter().map(|label| format!("--label={label}"));
+            let options = place.into_iter().chain(namespace).chain(labels);
+            let options: Vec<String> = options.collect();
             let run = self.spawn_as(one.part, &options, &behaviour)?;
             self.runs.push(run);
         }

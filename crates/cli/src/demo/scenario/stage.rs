@@ -36,6 +36,10 @@ pub(crate) struct Program {
     pub(crate) region: &'static str,
     /// Namespace; empty: `default`.
     pub(crate) namespace: &'static str,
+    /// Services it calls for each request; it answers 502 unless all of them answer 200.
+    pub(crate) calls: &'static [&'static str],
+    /// Further labels, `key=value`.
+    pub(crate) labels: &'static [&'static str],
 }
 
 /// A workload that only calls.
@@ -118,10 +122,11 @@ impl Stage {
             let part = Part {
                 service: program.service,
                 version: program.version,
-                calls: &[],
+                calls: program.calls,
             };
             Cast {
                 part,
+                labels: program.labels,
                 status: program.status,
                 delay_ms: program.delay_ms,
                 region: program.region,

@@ -3,11 +3,11 @@
 //! Claims count what programs logged; bounds of chance are wide enough that a right share fails once in ten thousand.
 
 use super::stage::{Answer, Program, Stage};
-use super::{Claim, Proof, Story, delivery, expired};
+use super::{Claim, Proof, Story, delivery, expired, zero_trust};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-const fn program(
+pub(super) const fn program(
     service: &'static str,
     version: &'static str,
     status: u16,
@@ -20,6 +20,8 @@ const fn program(
         delay_ms,
         region: "",
         namespace: "",
+        calls: &[],
+        labels: &[],
     }
 }
 
@@ -134,6 +136,14 @@ pub(crate) const STORIES: &[Story] = &[
         manifests: expired::MANIFESTS,
         root_elsewhere: true,
         prove: expired::prove,
+    },
+    Story {
+        name: "zero-trust",
+        region: "",
+        parts: zero_trust::PARTS,
+        manifests: zero_trust::MANIFESTS,
+        root_elsewhere: false,
+        prove: zero_trust::prove,
     },
 ];
 
@@ -300,24 +310,24 @@ spec:
     outlierDetection: {consecutive5xxErrors: 3, interval: 10s, baseEjectionTime: 30s, maxEjectionPercent: 50}
 ";
 
-fn good(answers: &[Answer]) -> usize {
+pub(super) fn good(answers: &[Answer]) -> usize {
     answers.iter().filter(|answer| answer.status == 200).count()
 }
 
 /// What each program served while something was asked.
-struct Counted {
+pub(super) struct Counted {
     before: BTreeMap<String, u64>,
     after: BTreeMap<String, u64>,
 }
 
 impl Counted {
-    fn of(&self, name: &str) -> u64 {
+    pub(super) fn of(&self, name: &str) -> u64 {
         let at = |counts: &BTreeMap<String, u64>| counts.get(name).copied().unwrap_or(0);
         at(&self.after) - at(&self.before)
     }
 }
 
-async fn during<T>(stage: &Stage, asked: impl Future<Output = T>) -> (T, Counted) {
+pub(super) async fn during<T>(stage: &Stage, asked: impl Future<Output = T>) -> (T, Counted) {
     let before = stage.served();
     let answer = asked.await;
     let after = stage.served();

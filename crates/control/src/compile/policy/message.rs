@@ -1,9 +1,10 @@
 //! Policies as Envoy's RBAC filters, for our own proxies and for Envoys alike.
 //!
 //! A filter for CUSTOM that only notes which rule matched, with one that asks behind it, then one filter for AUDIT, one for DENY and one for ALLOW, as Istio writes them; an ALLOW filter without rules lets nobody
-//! pass. Policies on trial are shadow rules of the filter of their action.
+//! pass. Policies on trial are shadow rules of the filter of their action. Trust models are a filter of our own behind the
+//! one that reads tokens; where labels of callers are not known they are rules that deny.
 
-use super::{At, Compiled, Held, Policies, Question, Tree, authorizer, compiled, escaped};
+use super::{At, Compiled, Held, Policies, Question, Tree, authorizer, compiled, escaped, trust};
 use naka_api::security::authorization_policy::Text;
 use naka_types::cidr::Cidr;
 use naka_types::node::PEER_LABELS;
@@ -40,8 +41,11 @@ const TEMPLATE: &str = "envoy.path.match.uri_template.uri_template_matcher";
 /// Filters before the requests of a port, for a proxy that knows labels of callers or does not.
 pub(crate) fn http(policies: &Policies, port: u16, labels: bool) -> Vec<HttpFilter> {
     let rules = rules_of_requests(policies, port, labels);
+    let at = at_requests(policies, port, labels);
+    let trust = labels.then(|| trust::of_requests(&policies.trust, at));
     super::token::filter(&policies.tokens, super::token::NONE)
         .into_iter()
+        .chain(trust.flatten())
         .chain(asked_about(policies, port, labels))
         .chain(asker(policies))
         .chain(rules.into_iter().flatten())
@@ -138,7 +142,18 @@ pub(crate) fn rules_of_requests(
 /// Filters before the bytes of a port.
 pub(crate) fn bytes(policies: &Policies, port: u16, labels: bool) -> Vec<Filter> {
     let rules = rules_of_bytes(policies, port, labels);
-    rules.into_iter().flatten().collect()
+    let trust = labels.then(|| trust::of_bytes(&policies.trust, at_bytes(port, labels)));
+    let trust = trust.flatten().into_iter();
+    trust.chain(rules.into_iter().flatten()).collect()
+}
+
+fn at_bytes(port: u16, labels: bool) -> At {
+    At {
+        port,
+        http: false,
+        labels,
+        tokens: false,
+    }
 }
 
 /// The same by action, see [`rbac`].
@@ -147,12 +162,7 @@ pub(crate) fn rules_of_bytes(
     port: u16,
     labels: bool,
 ) -> [Option<Filter>; ACTIONS] {
-    let at = At {
-        port,
-        http: false,
-        labels,
-        tokens: false,
-    };
+    let at = at_bytes(port, labels);
     // Nobody is asked about bytes: those that somebody would be asked about are refused.
     let refused = policies
         .authorizer
@@ -198,10 +208,13 @@ struct Both {
 /// In Istio's order: audits tell also of what is refused afterwards, and what a DENY rule refuses no ALLOW rule lets in.
 fn rbac(policies: &Policies, at: At) -> [Option<Both>; ACTIONS] {
     let domain = &policies.trust_domain;
-    let one = |action: Action, held: &[Held]| {
-        let rules = compiled(held, domain, at);
+    // Where no filter of ours judges by trust models.
+    let models: &[trust::Held] = if at.labels { &[] } else { &policies.trust };
+    let one = |action: Action, held: &[Held], models: &[trust::Held]| {
+        let mut rules = compiled(held, domain, at);
+        rules.extend(trust::denied(models, at));
         // An ALLOW filter without rules lets nobody in; the others would do nothing.
-        let idle = held.is_empty() || action != Action::Allow && rules.is_empty();
+        let idle = rules.is_empty() && (action != Action::Allow || held.is_empty());
         (!idle).then(|| Rbac {
             action: action as i32,
             policies: rules.into_iter().map(policy).collect(),
@@ -210,18 +223,18 @@ fn rbac(policies: &Policies, at: At) -> [Option<Both>; ACTIONS] {
     };
     let all = [
         Both {
-            rules: one(Action::Log, &policies.audit),
+            rules: one(Action::Log, &policies.audit, &[]),
             trial: None,
             prefix: "",
         },
         Both {
-            rules: one(Action::Deny, &policies.deny),
-            trial: one(Action::Deny, &policies.trial_deny),
+            rules: one(Action::Deny, &policies.deny, models),
+            trial: one(Action::Deny, &policies.trial_deny, &[]),
             prefix: "istio_dry_run_deny_",
         },
         Both {
-            rules: one(Action::Allow, &policies.allow),
-            trial: one(Action::Allow, &policies.trial_allow),
+            rules: one(Action::Allow, &policies.allow, &[]),
+            trial: one(Action::Allow, &policies.trial_allow, &[]),
             prefix: "istio_dry_run_allow_",
         },
     ];
@@ -238,7 +251,7 @@ fn policy(rule: Compiled) -> (String, Policy) {
     (rule.name, policy)
 }
 
-fn permission(tree: &Tree) -> Permission {
+pub(super) fn permission(tree: &Tree) -> Permission {
     let set = |trees: &[Tree]| Rules {
         rules: trees.iter().map(permission).collect(),
     };

@@ -219,7 +219,7 @@ fn serve(mesh: &Mesh, namespace: &str, service: &str, app: &str, proxy: &str) ->
 }
 
 /// `naka run` by somebody who has nothing but a token with these labels; more options say what it wears besides.
-fn by_token(
+pub(crate) fn by_token(
     mesh: &Mesh,
     name: &str,
     (namespace, account, granted): (&str, &str, &[&str]),

@@ -1,7 +1,7 @@
 //! The other end: what the called workload's own proxy decides, by its mTLS mode and the policies that hold for it.
 //!
 //! The workload is the one whose endpoint was picked, with its labels; of a mesh made of files one that wears the labels
-//! a workload has unless told otherwise. The caller is who was named, and its labels count as granted.
+//! a workload has unless told otherwise. The caller is who was named; labels of both count as granted.
 
 use super::{Asked, MAX_STEPS, Walk};
 use crate::cmd::explain::explained::{Explained, Sent};
@@ -55,6 +55,8 @@ pub(crate) fn decide(world: &mut World, asked: &Asked, ports: &Ports, explained:
         peer_labels: true,
         ..Class::default()
     };
+    let granted = registration.labels.clone();
+    world.granted.insert(CALLED.to_string(), granted);
     world.workloads.insert(
         CALLED.to_string(),
         Arc::new(Member {
@@ -204,7 +206,9 @@ impl Walk<'_> {
                 Effect::Need(Need::Check) => Input::Checked(assumed(&mut explained.trail)),
                 Effect::Need(_) => Input::Answer(Answered::Ready),
                 Effect::Reply(reply) => {
-                    let by = exchange.judged().and_then(|judged| judged.refused_by);
+                    let judged = exchange.judged().unwrap_or_default();
+                    explained.trust = judged.trust;
+                    let by = judged.refused_by;
                     let sent = std::mem::take(&mut explained.verdict);
                     explained.replied(reply);
                     let rule = by.map_or_else(String::new, |rule| format!(" (rule: {rule})"));
@@ -212,7 +216,11 @@ impl Walk<'_> {
                     return;
                 }
                 // It reaches the program: what was said of its way there stands.
-                _ => return,
+                _ => {
+                    let judged = exchange.judged().unwrap_or_default();
+                    explained.trust = judged.trust;
+                    return;
+                }
             };
         }
     }

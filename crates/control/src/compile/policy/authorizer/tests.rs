@@ -2,6 +2,7 @@
 
 use super::super::{message, of};
 use super::*;
+use crate::compile::policy::trust::Called;
 use crate::compile::tests::{snapshot, world};
 use crate::world::World;
 use naka_types::labels::Labels;
@@ -9,6 +10,16 @@ use naka_wire::envoy::extensions::filters::http::rbac::v3::Rbac as HttpRbac;
 use naka_wire::envoy::extensions::filters::network::rbac::v3::Rbac as BytesRbac;
 
 const SERVICE: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: authz, namespace: tools}\nspec: {ports: [{port: 80, name: http}]}\n---\n";
+
+/// A workload of that host.
+fn called(host: &Host) -> Called<'_> {
+    Called {
+        host,
+        namespace: "shop",
+        account: "",
+        granted: None,
+    }
+}
 
 fn config(fields: &str) -> String {
     format!(
@@ -31,7 +42,7 @@ const SOUND: &str = "service: authz.tools.svc.cluster.local, port: 80";
 /// The filters of a workload of `shop`, and the rules of the first.
 fn filters(world: &World, own: Option<&Host>) -> (Vec<HttpFilter>, HttpRbac) {
     let view = View::new(world);
-    let policies = of(&view, "shop", &Labels::new(), own);
+    let policies = of(&view, "shop", &Labels::new(), own.map(called));
     let all = message::http(&policies, 8080, true);
     let Some(http_filter::ConfigType::TypedConfig(any)) = &all[0].config_type else {
         panic!("{all:?}");
@@ -119,7 +130,7 @@ fn where_nobody_can_be_asked_the_same_requests_are_refused_and_why_is_told() {
         assert_eq!(refused.action, 1, "DENY");
         assert!(refused.policies.keys().all(|name| name.ends_with(BAD)));
         let view = View::new(&world);
-        let policies = of(&view, "shop", &Labels::new(), own);
+        let policies = of(&view, "shop", &Labels::new(), own.map(called));
         assert!(policies.asked().is_none());
         let said = policies.authorizer.unwrap().found.unwrap_err();
         assert!(said.contains(why), "{said}");
