@@ -44,19 +44,6 @@ const fn banking(
     }
 }
 
-/// A program in a region.
-const fn there(
-    region: &'static str,
-    service: &'static str,
-    version: &'static str,
-    status: u16,
-) -> Program {
-    Program {
-        region,
-        ..program(service, version, status, 0)
-    }
-}
-
 /// Its routes and policies.
 pub(super) const MANIFESTS: &str = "apiVersion: networking.istio.io/v1
 kind: VirtualService
