@@ -174,7 +174,7 @@ codes! {
         "less than 5 % and less than 1 GiB free", "Free space before the log can not be written.";
     W913: "A certificate of the control plane or its authority ends soon.",
         "an intermediate with less than 30 days or a quarter of its life, a root with less than 90 days", "`naka ca intermediate request`, `sign` where the root's key is, `install`; with the root's key in the mesh it is renewed by itself. A root has to be replaced in time.";
-    W917: "A proxy's certificate is in the last tenth of its life: its renewals fail.",
+    W917: "A proxy's certificate is in the last tenth of its life, or half of the time has passed between the renewal that its CertificatePolicy wants and its end: its renewals fail, or nobody approves them.",
         "a proxy whose requests for a certificate are refused", "See the proxy's log (`proxy.log`) and `naka events`.";
     W918: "A proxy does not have the newest configuration yet.",
         "a frozen proxy, or a change of this moment", "Ask again; if it stays so, look at the proxy's machine.";
@@ -196,6 +196,12 @@ codes! {
         "an endpoint that answered five calls in a row with 503", "Look at what the endpoint answers; it is called again when its time is over or its checks succeed.";
     W927: "A breaker of a BackendPolicy that is not closed in a proxy: open, it answers calls without making them; half open (a note), it lets a few through and closes when they succeed.",
         "five calls in a row that failed", "Mend the destination; the breaker closes by itself after trials that succeed.";
+    W380: "A CertificatePolicy asks for Ed25519 while a proxy is known that takes no such keys (an Envoy, a program of gRPC's): workloads get ECDSA on P-256 meanwhile.",
+        "`privateKey: {algorithm: Ed25519}` beside `naka run --proxy envoy`", "Write ECDSA, or use Naka's proxies only.";
+    W381: "A workload runs whose program is not what a CertificatePolicy demands, or of which nothing is known (it joined before the policy, or by a token from elsewhere): it gets no further certificate.",
+        "`attestation: {executables: [\"sha256:…\"]}` for a service account that runs another build", "Start the right program anew by `naka run` on the control plane's machine, or add its hash.";
+    W382: "Certificates wait until somebody approves them, as their CertificatePolicy has it: new workloads do not start, and those that run keep theirs until it ends.",
+        "`approval: Manual` and a workload that starts", "Look at `naka get certs`, and `naka cert approve` what is right.";
     W950: "Many workloads vanished at once, too many to be believed: none of them is removed until the control plane is sure. Their endpoints are still in use.",
         "the control plane restarts while half of the workloads cannot reach it", "Wait for them to return, or look for what cuts them off; those that really ended leave after their lease.";
     W951: "The packet rules that capture a whole machine (`--capture host`) were changed by somebody. They are put right within seconds; in between calls went around the mesh.",
@@ -298,6 +304,14 @@ codes! {
         "`keys: [\"request.headers['x-merchant']\"]`", "Add a rule without keys as a bound for all, or use `source.principal`.";
     L371: "A limit's target is not there: nothing is limited by it.",
         "`targetRefs: [{kind: Gateway, name: edg}]`", "Correct the name, or apply the object it means.";
+    L380: "Two CertificatePolicies hold for a workload just as much (priority, what they name, namespace): the older one decides.",
+        "two objects for the whole namespace without `priority`", "Give the one that is meant a larger `priority`.";
+    L381: "Somebody has to approve certificates faster than people do: manual approval contradicts rotation within hours. A certificate that nobody approved in time ends, and calls fail.",
+        "`duration: 24h` with `approval: Manual`", "Write `approval: Automatic`, or a longer `duration` with a `renewBefore` of `24h` or more.";
+    L382: "A policy whose certificates somebody has to approve chooses workloads by labels, which they say of themselves.",
+        "`approval: Manual` with `selector`", "Name `serviceAccounts` instead.";
+    L383: "A trust domain alias that adds nothing: it is the mesh's own trust domain, or is written twice.",
+        "`trustDomainAliases: [cluster.local]` in the mesh `cluster.local`", "Remove it.";
 }
 
 impl Code {

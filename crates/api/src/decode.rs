@@ -278,6 +278,7 @@ pub(crate) fn fields_of(kind: Kind) -> &'static [Field] {
         Kind::BackendPolicy => own::backend_policy::fields::OBJECT,
         Kind::TrustModel => own::trust_model::fields::OBJECT,
         Kind::Mode => own::mode::fields::OBJECT,
+        Kind::CertificatePolicy => own::certificate_policy::fields::OBJECT,
         Kind::PeerAuthentication => security::peer_authentication::fields::OBJECT,
         Kind::LocalRateLimit => limits::local_rate_limit::fields::OBJECT,
         Kind::Rollout => own::rollout::fields::OBJECT,
@@ -327,6 +328,9 @@ fn build(
         Kind::Mode => Spec::Mode(Box::new(own::mode::build(report, spec, namespace))),
         Kind::TrustModel => {
             Spec::TrustModel(Box::new(own::trust_model::build(report, spec, namespace)))
+        }
+        Kind::CertificatePolicy => {
+            Spec::CertificatePolicy(Box::new(own::certificate_policy::build(report, spec)))
         }
         Kind::Gateway => Spec::Gateway(networking::gateway::build(report, spec, namespace)),
         Kind::PeerAuthentication => {

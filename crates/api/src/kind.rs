@@ -66,6 +66,8 @@ pub enum Kind {
     TrustModel,
     /// naka.dev Mode.
     Mode,
+    /// naka.dev CertificatePolicy.
+    CertificatePolicy,
     /// serving.knative.dev Service; `Service` in manifests, where the apiVersion tells it from the core kind.
     KnativeService,
 }

@@ -5,6 +5,7 @@
 
 mod access;
 mod balance;
+mod certificates;
 mod deadlines;
 mod gateways;
 pub mod hosts;
@@ -37,6 +38,9 @@ pub fn cross_check(objects: &[&Object]) -> Vec<Finding> {
             balance::check_routes(&mut out, object, service, objects);
             claims.check(&mut out, object, service);
             uses.check_routes(&mut out, object, service);
+        }
+        if let Some(policy) = object.certificate_policy() {
+            certificates::check(&mut out, object, policy);
         }
         if let Some(limit) = object.local_rate_limit() {
             limits::check(&mut out, object, limit, objects);

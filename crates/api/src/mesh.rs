@@ -1,4 +1,5 @@
-//! What is read of Istio's MeshConfig: the `extensionProviders` whom policies with `action: CUSTOM` ask.
+//! What is read of Istio's MeshConfig: the `extensionProviders` whom policies with `action: CUSTOM` ask, and the
+//! `trustDomainAliases`.
 //!
 //! An Istio user has them in the ConfigMap `istio` of `istio-system`, under `data.mesh` as YAML, so they are read from
 //! exactly there. A provider with an error is left out alone; a policy that names it refuses what it would have asked
@@ -28,6 +29,8 @@ pub const TIMEOUT: Duration = Duration::from_secs(600);
 pub struct MeshConfig {
     /// Who can be asked about requests, by name.
     pub providers: BTreeMap<String, Provider>,
+    /// Trust domains whose identities count as the mesh's own, each once, as written.
+    pub trust_domain_aliases: Vec<String>,
 }
 
 /// Somebody who is asked whether a request may pass.

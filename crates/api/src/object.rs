@@ -13,7 +13,8 @@ use crate::networking::{
     sidecar::Sidecar, virtual_service::VirtualService, workload_entry::WorkloadEntry,
 };
 use crate::own::{
-    backend_policy::BackendPolicy, mode::Mode, rollout::Rollout, trust_model::TrustModel,
+    backend_policy::BackendPolicy, certificate_policy::CertificatePolicy, mode::Mode,
+    rollout::Rollout, trust_model::TrustModel,
 };
 use crate::security::authorization_policy::AuthorizationPolicy;
 use crate::security::peer_authentication::PeerAuthentication;
@@ -63,6 +64,8 @@ pub enum Spec {
     Gateway(Gateway),
     /// BackendPolicy.
     BackendPolicy(Box<BackendPolicy>),
+    /// CertificatePolicy.
+    CertificatePolicy(Box<CertificatePolicy>),
     /// PeerAuthentication.
     PeerAuthentication(PeerAuthentication),
     /// AuthorizationPolicy.
@@ -142,6 +145,16 @@ impl Object {
     #[must_use]
     pub fn backend_policy(&self) -> Option<&BackendPolicy> {
         if let Spec::BackendPolicy(spec) = &self.spec {
+            Some(spec)
+        } else {
+            None
+        }
+    }
+
+    /// The CertificatePolicy, if it is one.
+    #[must_use]
+    pub fn certificate_policy(&self) -> Option<&CertificatePolicy> {
+        if let Spec::CertificatePolicy(spec) = &self.spec {
             Some(spec)
         } else {
             None

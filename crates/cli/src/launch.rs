@@ -21,6 +21,7 @@ use crate::credential;
 use crate::exit::{Exit, Outcome};
 use crate::home::{Home, write_secret};
 use crate::namespace;
+use crate::out;
 use http::Method;
 use instance::Instance;
 use naka_proxy::settings::{Capture, Settings};
@@ -61,6 +62,8 @@ pub(crate) struct Who {
     pub(crate) account: String,
     /// Labels.
     pub(crate) labels: Map<String, Value>,
+    /// The program's file, where it is found.
+    pub(crate) program: Option<PathBuf>,
 }
 
 impl Who {
@@ -160,7 +163,7 @@ pub(crate) async fn admit(
 async fn one_use_token(who: &Who, context: &Context) -> Outcome<(String, Vec<String>)> {
     let mut client = Client::connect(context.clone()).await?;
     let services: Vec<String> = who.service.iter().cloned().collect();
-    let body = token::join(
+    let mut body = token::join(
         &who.namespace,
         &who.account,
         &services,
@@ -168,6 +171,10 @@ async fn one_use_token(who: &Who, context: &Context) -> Outcome<(String, Vec<Str
         1,
         3600,
     );
+    // A control plane on this machine may ask what is run; one elsewhere cannot look.
+    if let (Some(program), Some(_)) = (&who.program, &context.socket) {
+        body["program"] = json!(program);
+    }
     let answer = client.post("/naka/v1/tokens", &body).await?;
     let token = answer
         .get("token")
@@ -234,7 +241,7 @@ impl Proxy {
     /// Waits until its admin socket says that it is ready. Without an identity, and with a control plane that refuses
     /// or does not answer, it gives up soon and says what the control plane said.
     pub(crate) async fn ready(&mut self) -> Outcome {
-        let began = Instant::now();
+        let (mut began, mut told) = (Instant::now(), false);
         let mut missing = String::from("its admin socket does not answer");
         let mut problem = String::new();
         while began.elapsed() < READY_WITHIN
@@ -254,11 +261,19 @@ impl Proxy {
                 }
                 Ok(answer) => {
                     missing = lacks(&answer.body);
-                    problem = if missing.contains("certificate") {
+                    let held;
+                    (problem, held) = if missing.contains("certificate") {
                         self.problem().await
                     } else {
-                        String::new()
+                        (String::new(), false)
                     };
+                    if held {
+                        // However long somebody takes.
+                        began = Instant::now();
+                        if !std::mem::replace(&mut told, true) {
+                            out::note(format!("waiting: {problem}"));
+                        }
+                    }
                 }
                 Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,
             }
@@ -292,18 +307,15 @@ impl Proxy {
         Ok(())
     }
 
-    /// What stands between it and the control plane, in its own words.
-    async fn problem(&self) -> String {
-        let answer = self.ask(Method::GET, "/server_info", None).await;
-        answer
-            .ok()
-            .and_then(|answer| {
-                answer
-                    .body
-                    .pointer("/control/problem")
-                    .map(crate::cmd::apply::show)
-            })
-            .unwrap_or_default()
+    /// What stands between it and the control plane, in its own words, and whether that is somebody's approval.
+    async fn problem(&self) -> (String, bool) {
+        let Ok(answer) = self.ask(Method::GET, "/server_info", None).await else {
+            return (String::new(), false);
+        };
+        let control = |field: &str| answer.body.pointer(&format!("/control/{field}"));
+        let problem = control("problem").map(crate::cmd::apply::show);
+        let held = control("held").and_then(Value::as_bool);
+        (problem.unwrap_or_default(), held.unwrap_or(false))
     }
 
     /// Keeps the time from exec to ready, seen from outside, for reports. Losing it loses nothing else.

@@ -14,6 +14,7 @@ use naka_store::Store;
 use std::sync::{Arc, Mutex};
 
 mod answer;
+mod attest;
 mod auth;
 mod authority;
 mod body;

@@ -1,12 +1,16 @@
 //! The certificate service: who proves what gets a certificate for exactly that.
 //!
-//! Two proofs. A **join token** (`authorization: Bearer naka1.join.…` on a connection without a client certificate)
-//! makes a new workload with a new workload id; its use is on disk before the certificate leaves, so a crash costs a
-//! use, never gives one. An **identity** (client certificate, or a token earlier on this connection) renews itself:
-//! the same SPIFFE id, workload id, services and labels, whatever the request says.
+//! A **proof** ([`Proof`]) says whom a request is for. Two are built in: a join token (`authorization: Bearer
+//! naka1.join.…` on a connection without a client certificate) makes a new workload with a new workload id; an identity
+//! (client certificate, or a token earlier on this connection) renews itself: the same SPIFFE id, workload id, services
+//! and labels, whatever the request says. A token's use is on disk before the certificate leaves, so a crash costs a
+//! use, never gives one.
 //!
 //! After a token the connection itself is bound to the new identity ([`conn`]), so configuration and registration
 //! follow on it without a second handshake.
+//!
+//! What the certificate is like is ruled by CertificatePolicies ([`crate::certificates`]). Every answer, a refusal too,
+//! carries what the workload has to know of that for its next request.
 //!
 //! Every certificate is a record `("certificate", workload id)` of the store, without keys: it is what renewal, the
 //! registry and `naka get certs` go by.
@@ -14,32 +18,45 @@
 //! Invariants: a signing request gives nothing but its public key; services and labels of a workload are those its
 //! token vouched for; refusals say which rule, and never whether a token id exists.
 
+pub mod approval;
 pub mod conn;
+mod denied;
+mod proof;
 mod records;
 
 pub use conn::{ConnIdentity, MeshIo, PeerIdentity, TlsIncoming, peer};
+pub use proof::{Asked, Proof, Proved};
 pub use records::{
     CERTIFICATE, Certificate, REVOKED, Revocation, TOKEN, certificate, grant, revoked,
 };
 
-use naka_identity::{Authority, IssueRequest, Issued, Refused, TokenGrant, Wanted, dns_sans};
+use crate::certificates::{self, Ruling, TERMS};
+use approval::{CertificateRequest, Standing};
+use denied::Denied;
+use naka_api::own::certificate_policy::Workload;
+use naka_identity::{
+    Authority, IssueRequest, Issued, Refused, RequestedKey, TokenGrant, Wanted, dns_sans,
+};
 use naka_store::{Draft, Store};
 use naka_telemetry::{Metrics, name};
 use naka_types::host::check_label;
-use naka_types::spiffe::SpiffeId;
-use naka_types::token::{Token, TokenKind};
-use naka_types::workload::Ulid;
 use naka_wire::istio_ca::istio_certificate_service_server::{
     IstioCertificateService, IstioCertificateServiceServer,
 };
 use naka_wire::istio_ca::{IstioCertificateRequest, IstioCertificateResponse};
+use naka_wire::v1::CertificateTerms;
 use naka_wire::values;
+use proof::{OfConnection, OfToken};
+use prost::Message as _;
 use std::sync::Arc;
 use std::time::Duration;
+use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Request, Response, Status};
 
 /// Response metadata that carries the short word of a refusal.
 pub const REFUSED: &str = "x-naka-refused";
+/// The word of a request that waits for somebody.
+const APPROVAL: &str = "approval";
 /// More services or labels than any honest request has.
 const MOST_WANTED: usize = 64;
 
@@ -50,60 +67,21 @@ pub struct CaService {
     store: Arc<Store>,
     longest: Duration,
     metrics: Metrics,
+    /// Asked in this order; the first that finds something of its kind answers.
+    proofs: Vec<Box<dyn Proof>>,
     /// Held from looking at a token's uses to having stored one less.
     tokens: tokio::sync::Mutex<()>,
 }
 
-/// A refusal on its way to becoming a status.
-struct Denied {
-    code: Code,
-    word: &'static str,
-    text: String,
-}
-
-impl Denied {
-    fn new(code: Code, word: &'static str, text: impl Into<String>) -> Self {
-        Self {
-            code,
-            word,
-            text: text.into(),
-        }
-    }
-}
-
-impl From<Refused> for Denied {
-    fn from(refused: Refused) -> Self {
-        let code = match refused {
-            Refused::NotCovered { .. } => Code::PermissionDenied,
-            _ => Code::Unauthenticated,
-        };
-        Self::new(code, refused.code(), refused.to_string())
-    }
-}
-
-impl From<naka_store::Error> for Denied {
-    fn from(error: naka_store::Error) -> Self {
-        Self::new(
-            Code::Unavailable,
-            "store",
-            format!("nothing can be stored: {error}"),
-        )
-    }
-}
-
-impl From<naka_identity::Error> for Denied {
-    fn from(error: naka_identity::Error) -> Self {
-        match error {
-            naka_identity::Error::Request(_) => {
-                Self::new(Code::InvalidArgument, "signing-request", error.to_string())
-            }
-            _ => Self::new(Code::Internal, "internal", error.to_string()),
-        }
-    }
+/// What is answered to a request that is granted.
+struct Granted {
+    issued: Issued,
+    identity: PeerIdentity,
+    terms: CertificateTerms,
 }
 
 impl CaService {
-    /// The service with its longest (and default) certificate lifetime.
+    /// The service with its usual certificate lifetime.
     #[must_use]
     pub fn new(
         authority: Arc<Authority>,
@@ -111,11 +89,13 @@ impl CaService {
         longest: Duration,
         metrics: Metrics,
     ) -> Self {
+        let domain = authority.trust_domain().to_owned();
         Self {
             authority,
             store,
             longest,
             metrics,
+            proofs: vec![Box::new(OfConnection), Box::new(OfToken { domain })],
             tokens: tokio::sync::Mutex::new(()),
         }
     }
@@ -126,83 +106,160 @@ impl CaService {
         IstioCertificateServiceServer::new(self)
     }
 
-    async fn create(
-        &self,
-        request: Request<IstioCertificateRequest>,
-    ) -> Result<(Issued, PeerIdentity), Denied> {
+    async fn create(&self, request: Request<IstioCertificateRequest>) -> Result<Granted, Denied> {
         let connection = request.extensions().get::<ConnIdentity>().cloned();
-        let bearer = request
-            .metadata()
-            .get("authorization")
-            .and_then(|value| value.to_str().ok())
-            .and_then(|value| value.strip_prefix("Bearer "))
-            .map(Token::parse);
-        let asked = request.into_inner();
-        let wanted = wanted(&asked)?;
+        let bearer = request.metadata().get("authorization");
+        let bearer = bearer.and_then(|value| value.to_str().ok());
+        let bearer = bearer.and_then(|value| value.strip_prefix("Bearer "));
+        let bearer = bearer.map(str::to_owned);
+        let request = request.into_inner();
+        let wanted = wanted(&request)?;
         let known = connection.as_ref().and_then(ConnIdentity::get).cloned();
-        match (known, bearer) {
-            (Some(identity), _) => self.renew(&asked, wanted, identity).await,
-            (None, Some(Ok(token))) => {
-                let (issued, identity) = self.join(&asked, wanted, &token).await?;
-                if let Some(connection) = &connection {
-                    connection.bind(identity.clone()).map_err(|_| {
-                        Denied::new(
-                            Code::Aborted,
-                            "bound",
-                            "another request has bound this connection",
-                        )
-                    })?;
-                }
-                Ok((issued, identity))
-            }
-            (None, Some(Err(invalid))) => Err(Denied::new(
-                Code::Unauthenticated,
-                "malformed-token",
-                invalid.to_string(),
-            )),
-            (None, None) => Err(Denied::new(
-                Code::Unauthenticated,
-                "no-proof",
-                "a certificate needs a proof: a join token as bearer, or a connection with a certificate of this mesh",
-            )),
+        let _turn = match known {
+            None => Some(self.tokens.lock().await),
+            Some(_) => None,
+        };
+        let snapshot = self.store.snapshot();
+        let asked = Asked {
+            snapshot: &snapshot,
+            wanted: &wanted,
+            peer: known.as_ref(),
+            bearer: bearer.as_deref(),
+            now: naka_identity::now_s(),
+        };
+        let proved = self.prove(&asked).await?;
+        let granted = self.grant(&request, &asked, proved).await?;
+        if let (Some(connection), None) = (&connection, &known) {
+            connection.bind(granted.identity.clone()).map_err(|_| {
+                Denied::new(
+                    Code::Aborted,
+                    "bound",
+                    "another request has bound this connection",
+                )
+            })?;
         }
+        Ok(granted)
     }
 
-    /// A new workload, by token.
-    async fn join(
+    async fn prove(&self, asked: &Asked<'_>) -> Result<Proved, Denied> {
+        for proof in &self.proofs {
+            if let Some(answer) = proof.prove(asked).await {
+                return answer;
+            }
+        }
+        Err(Denied::new(
+            Code::Unauthenticated,
+            "no-proof",
+            "a certificate needs a proof: a join token as bearer, or a connection with a certificate of this mesh",
+        ))
+    }
+
+    /// Issues what was proved, as the policies have it.
+    async fn grant(
         &self,
-        asked: &IstioCertificateRequest,
-        wanted: Wanted,
-        token: &Token,
-    ) -> Result<(Issued, PeerIdentity), Denied> {
-        if token.kind != TokenKind::Join {
-            return Err(Refused::WrongKind.into());
-        }
-        let now = naka_identity::now_s();
-        let _turn = self.tokens.lock().await;
-        let snapshot = self.store.snapshot();
-        let grant = grant(&snapshot, &token.id).ok_or(Refused::WrongSecret)?;
-        grant.check(&wanted, &token.secret, now)?;
-        let identity = PeerIdentity {
-            spiffe: self.spiffe(&wanted)?,
-            workload_id: new_ulid(now),
+        request: &IstioCertificateRequest,
+        asked: &Asked<'_>,
+        proved: Proved,
+    ) -> Result<Granted, Denied> {
+        let (snapshot, now) = (asked.snapshot, asked.now);
+        let key = naka_identity::requested(&request.csr)?;
+        // What somebody vouched for wins over what the workload says of itself.
+        let mut labels = asked.wanted.labels.clone();
+        labels.extend(proved.record.labels.clone());
+        let workload = Workload {
+            namespace: proved.identity.spiffe.namespace(),
+            account: proved.identity.spiffe.service_account(),
+            labels: &labels,
         };
-        let certificate = Certificate {
-            spiffe: identity.spiffe.to_string(),
-            workload_id: identity.workload_id.to_string(),
-            services: wanted.services,
-            labels: grant.labels.clone(),
-            token: grant.id.clone(),
-            ..Certificate::default()
-        };
-        let issued = self.issue(asked, &identity, &certificate, now)?;
-        let mut drafts = records::prune(&snapshot, now);
-        drafts.push(records::issued(certificate, &issued, &identity));
-        if grant.uses_left.is_some() {
-            drafts.push(records::used(&grant));
+        let foreign = certificates::is_foreign(&said(request, "beside"));
+        let ruling = certificates::ruling(snapshot, workload, self.longest, foreign);
+        let held = certificate(snapshot, proved.identity.workload_id);
+        let told = |denied: Denied| denied.with(ruling.terms(held.as_ref(), now));
+        if let Some(lacks) =
+            certificates::lacking(snapshot, workload, proved.record.attested.as_ref())
+        {
+            return Err(told(Denied::new(
+                Code::PermissionDenied,
+                "attestation",
+                lacks,
+            )));
         }
-        self.store_use(drafts, &grant).await?;
-        Ok((issued, identity))
+        fits(&ruling, &key).map_err(told)?;
+        let approved = match ruling.is_manual() {
+            true => Some(
+                self.approved(request, asked, &proved, (&ruling, &key))
+                    .await
+                    .map_err(told)?,
+            ),
+            false => None,
+        };
+        let record = Certificate {
+            key_type: key.kind.map(|kind| kind.to_string()).unwrap_or_default(),
+            policy: ruling.name(),
+            ..proved.record
+        };
+        let issued = self.issue(request, &proved.identity, &record, &ruling, now)?;
+        let record = records::dated(record, &issued);
+        let terms = ruling.terms(Some(&record), now);
+        let mut drafts = records::prune(snapshot, now);
+        drafts.push(records::issued(&record, &proved.identity));
+        drafts.extend(approved);
+        match &proved.token {
+            None => drop(self.store.commit(drafts).await?),
+            Some(grant) => {
+                if grant.uses_left.is_some() {
+                    drafts.push(records::used(grant));
+                }
+                self.store_use(drafts, grant).await?;
+            }
+        }
+        Ok(Granted {
+            issued,
+            identity: proved.identity,
+            terms,
+        })
+    }
+
+    /// Whether somebody approved the request; what takes the approval away. Else it is noted, so that somebody can.
+    async fn approved(
+        &self,
+        request: &IstioCertificateRequest,
+        asked: &Asked<'_>,
+        proved: &Proved,
+        (ruling, key): (&Ruling, &RequestedKey),
+    ) -> Result<Draft, Denied> {
+        let workload = said(request, "workload_name");
+        let wanted = CertificateRequest {
+            key_type: key.words.clone(),
+            key_sha256: key.sha256.clone(),
+            policy: ruling.name(),
+            asked_at: asked.now,
+            ..approval::asked(&proved.identity, proved.token.is_some(), &workload)
+        };
+        match approval::standing(asked.snapshot, &wanted) {
+            Standing::Approved(taken) => return Ok(taken),
+            Standing::New(noted) => drop(self.store.commit(vec![noted]).await?),
+            Standing::Known => {}
+            Standing::TooMany => {
+                return Err(Denied::new(
+                    Code::ResourceExhausted,
+                    "approvals",
+                    format!(
+                        "too many requests of {} wait for approval; `naka get certs` lists them",
+                        wanted.spiffe
+                    ),
+                ));
+            }
+        }
+        Err(Denied::new(
+            Code::FailedPrecondition,
+            APPROVAL,
+            format!(
+                "the CertificatePolicy {} wants somebody to approve the certificate: naka cert approve {}",
+                wanted.policy,
+                approval::id_of(&wanted.key_sha256)
+            ),
+        ))
     }
 
     /// Stores a use. A token that somebody revoked in this very moment stays revoked.
@@ -220,67 +277,17 @@ impl CaService {
         Ok(())
     }
 
-    /// The same workload again.
-    async fn renew(
-        &self,
-        asked: &IstioCertificateRequest,
-        wanted: Wanted,
-        identity: PeerIdentity,
-    ) -> Result<(Issued, PeerIdentity), Denied> {
-        let own = &identity.spiffe;
-        let differs = |want: &str, have: &str| !want.is_empty() && want != have;
-        if differs(&wanted.namespace, own.namespace())
-            || differs(&wanted.service_account, own.service_account())
-        {
-            return Err(Denied::new(
-                Code::PermissionDenied,
-                "other-identity",
-                format!("this connection is {own}; it can renew that identity and no other"),
-            ));
-        }
-        let snapshot = self.store.snapshot();
-        if revoked(&snapshot).contains(identity.workload_id) {
-            return Err(Denied::new(
-                Code::PermissionDenied,
-                "revoked",
-                format!("the certificates of {own} are revoked; join again with a token"),
-            ));
-        }
-        let before = certificate(&snapshot, identity.workload_id).unwrap_or_default();
-        if let Some(service) = wanted
-            .services
-            .iter()
-            .find(|s| !before.services.contains(s))
-        {
-            return Err(Denied::new(
-                Code::PermissionDenied,
-                "not-covered",
-                format!("{own} joined without the right to serve {service:?}"),
-            ));
-        }
-        let now = naka_identity::now_s();
-        let certificate = Certificate {
-            spiffe: own.to_string(),
-            workload_id: identity.workload_id.to_string(),
-            ..before
-        };
-        let issued = self.issue(asked, &identity, &certificate, now)?;
-        let mut drafts = records::prune(&snapshot, now);
-        drafts.push(records::issued(certificate, &issued, &identity));
-        self.store.commit(drafts).await?;
-        Ok((issued, identity))
-    }
-
     fn issue(
         &self,
         asked: &IstioCertificateRequest,
         identity: &PeerIdentity,
         certificate: &Certificate,
+        ruling: &Ruling,
         now: u64,
     ) -> Result<Issued, Denied> {
         let ttl = match u64::try_from(asked.validity_duration) {
-            Ok(0) | Err(_) => self.longest,
-            Ok(seconds) => Duration::from_secs(seconds).min(self.longest),
+            Ok(0) | Err(_) => ruling.lifetime,
+            Ok(seconds) => Duration::from_secs(seconds).min(ruling.lifetime),
         };
         Ok(self.authority.issue(&IssueRequest {
             csr_pem: &asked.csr,
@@ -291,14 +298,28 @@ impl CaService {
             now,
         })?)
     }
+}
 
-    fn spiffe(&self, wanted: &Wanted) -> Result<SpiffeId, Denied> {
-        SpiffeId::new(
-            self.authority.trust_domain(),
-            &wanted.namespace,
-            &wanted.service_account,
-        )
-        .map_err(|invalid| Denied::new(Code::InvalidArgument, "identity", invalid.to_string()))
+/// What the workload says of itself in a field.
+fn said(request: &IstioCertificateRequest, field: &str) -> String {
+    let metadata = request.metadata.as_ref();
+    let said = metadata.and_then(|metadata| values::get_str(metadata, field));
+    said.unwrap_or_default().to_owned()
+}
+
+/// Refuses a key that the policy does not want.
+fn fits(ruling: &Ruling, key: &RequestedKey) -> Result<(), Denied> {
+    match ruling.key {
+        Some(wanted) if key.kind != Some(wanted) => Err(Denied::new(
+            Code::FailedPrecondition,
+            "key-type",
+            format!(
+                "the CertificatePolicy {} wants a key of type {wanted}, the signing request has {}: make a key of that type and ask again",
+                ruling.name(),
+                key.words
+            ),
+        )),
+        _ => Ok(()),
     }
 }
 
@@ -309,7 +330,11 @@ impl IstioCertificateService for CaService {
         request: Request<IstioCertificateRequest>,
     ) -> Result<Response<IstioCertificateResponse>, Status> {
         match self.create(request).await {
-            Ok((issued, identity)) => {
+            Ok(Granted {
+                issued,
+                identity,
+                terms,
+            }) => {
                 self.metrics.number(name::CERTIFICATES_ISSUED, &[]).add(1);
                 tracing::info!(
                     spiffe = %identity.spiffe,
@@ -317,9 +342,11 @@ impl IstioCertificateService for CaService {
                     not_after = issued.not_after,
                     "certificate issued"
                 );
-                Ok(Response::new(IstioCertificateResponse {
+                let mut response = Response::new(IstioCertificateResponse {
                     cert_chain: issued.pems(),
-                }))
+                });
+                tell(response.metadata_mut(), &terms);
+                Ok(response)
             }
             Err(denied) => {
                 self.metrics
@@ -330,10 +357,18 @@ impl IstioCertificateService for CaService {
                 if let Ok(word) = denied.word.parse() {
                     status.metadata_mut().insert(REFUSED, word);
                 }
+                if let Some(terms) = &denied.terms {
+                    tell(status.metadata_mut(), terms);
+                }
                 Err(status)
             }
         }
     }
+}
+
+fn tell(metadata: &mut MetadataMap, terms: &CertificateTerms) {
+    let bytes = terms.encode_to_vec();
+    metadata.insert_bin(TERMS, MetadataValue::from_bytes(&bytes));
 }
 
 /// What the request says it wants, checked for shape.
@@ -364,9 +399,4 @@ fn wanted(asked: &IstioCertificateRequest) -> Result<Wanted, Denied> {
         check_label(service).map_err(|invalid| malformed(invalid.to_string()))?;
     }
     Ok(wanted)
-}
-
-fn new_ulid(now_s: u64) -> Ulid {
-    let random = u128::from_be_bytes(naka_identity::random_bytes::<16>());
-    Ulid::new(now_s * 1_000, random)
 }

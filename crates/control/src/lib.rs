@@ -9,6 +9,7 @@
 pub mod ads;
 pub mod apiserver;
 pub mod ca_service;
+pub mod certificates;
 pub mod compile;
 pub mod jwks;
 pub mod metrics;

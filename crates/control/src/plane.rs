@@ -9,6 +9,7 @@
 //! costs a repeated join, because every proxy says everything again when it reconnects.
 
 use crate::ca_service::{Certificate, PeerIdentity, certificate};
+use crate::certificates::Rules;
 use crate::jwks;
 use crate::modes;
 use crate::push::{Hub, Phases};
@@ -81,6 +82,8 @@ pub struct Plane {
     pub renewals: watch::Sender<Option<Order>>,
     /// Workloads whose certificates count no more.
     pub revoked: watch::Sender<Arc<Revoked>>,
+    /// What decides about certificates: registrations tell workloads anew when it differs.
+    pub rules: watch::Sender<Rules>,
     started: Instant,
     poke: Notify,
     hurry: Notify,
@@ -113,6 +116,7 @@ impl Plane {
             roots: Mutex::new(roots.into()),
             renewals: watch::Sender::default(),
             revoked: watch::Sender::default(),
+            rules: watch::Sender::default(),
             started: Instant::now(),
             poke: Notify::new(),
             hurry: Notify::new(),
@@ -227,7 +231,14 @@ impl Plane {
 
     fn publish(&self) {
         let began = Instant::now();
-        let world = self.world_of(&self.store.snapshot());
+        let snapshot = self.store.snapshot();
+        let world = self.world_of(&snapshot);
+        let rules = Rules::of(&snapshot);
+        self.rules.send_if_modified(|held| {
+            let differs = *held != rules;
+            *held = rules;
+            differs
+        });
         // Those who are on the list hear nothing of this world any more.
         self.revoked.send_if_modified(|held| {
             let differs = *held != world.revoked;

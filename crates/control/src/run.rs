@@ -370,7 +370,11 @@ impl Bound {
         let incoming = TlsIncoming::start(self.listeners.xds, self.rollouts.tls(), revoked);
         tasks.spawn(Arc::clone(&self.rollouts).run());
         let ads = Ads::new(Arc::clone(&self.plane), stopped.clone());
-        let workloads = WorkloadService::new(Arc::clone(&self.plane), stopped.clone());
+        let workloads = WorkloadService::new(
+            Arc::clone(&self.plane),
+            stopped.clone(),
+            self.settings.leaf_ttl,
+        );
         let routes = Routes::new(ca.into_service())
             .add_service(AdsServer::new(ads))
             .add_service(WorkloadsServer::new(workloads))

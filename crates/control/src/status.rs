@@ -5,6 +5,7 @@
 
 use crate::apiserver::live::{Answer, Effect, Live, Nack, ObjectStatus, Observed, Rollout};
 use crate::ca_service::certificate;
+use crate::certificates;
 use crate::compile::{Dialect, envoy, grpc};
 use crate::modes;
 use crate::plane::Plane;
@@ -147,6 +148,7 @@ impl Status {
                 "certificate": {
                     "not_before": issued.map(|issued| issued.not_before),
                     "not_after": issued.map(|issued| issued.not_after),
+                    "due": registration.zip(issued).and_then(|(one, held)| certificates::due(&snapshot, one, held)),
                 },
                 "identity": registration.map(|r| identity(domain, r)).unwrap_or_default(),
                 "connected_s": proxy.connected_s,
@@ -239,6 +241,7 @@ impl Status {
                     findings.push(finding);
                 }
             }
+            findings.extend(certificates::findings(&snapshot, object));
         }
         if let Some(source) = self.plane.source.get() {
             findings.extend(source.findings());

@@ -6,14 +6,19 @@
 //! is named and no longer waited for.
 
 use crate::ca_service::{ConnIdentity, certificate, peer};
+use crate::certificates;
 use crate::outbox::{self, Responses};
 use crate::plane::{Caller, Order, Plane};
 use crate::push::{Epoch, SubscriberId};
 use crate::registry::{Health, Registration, Seen, ServedPort, State, Verdict};
+use naka_api::own::certificate_policy::Workload;
+use naka_types::labels::Labels;
 use naka_types::workload::Ulid;
 use naka_wire::v1::verdict::Kind;
 use naka_wire::v1::workloads_server::Workloads;
-use naka_wire::v1::{self, DrainProgress, RegisterRequest, RegisterResponse, register_request};
+use naka_wire::v1::{
+    self, CertificateTerms, DrainProgress, RegisterRequest, RegisterResponse, register_request,
+};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +31,9 @@ const SILENT: Duration = Duration::from_secs(5);
 /// A subscriber that cannot acknowledge draining counts as done after this.
 const WITHOUT_ACK: Duration = Duration::from_secs(2);
 
+/// So long after the last second of a renewal it is looked at again.
+const LATE: Duration = Duration::from_mins(1);
+
 /// Verdicts of one proxy that are kept; ours tell no more.
 const MOST_VERDICTS: usize = 64;
 /// Longest name of a cluster that is kept.
@@ -36,13 +44,20 @@ const LONGEST_NAME: usize = 512;
 pub struct WorkloadService {
     plane: Arc<Plane>,
     stop: watch::Receiver<bool>,
+    /// Lifetime of certificates where no policy has one.
+    lifetime: Duration,
 }
 
 impl WorkloadService {
-    /// A service on a plane; streams end when `stop` becomes true.
+    /// A service on a plane; streams end when `stop` becomes true. `lifetime` is that of certificates where no policy
+    /// has one.
     #[must_use]
-    pub fn new(plane: Arc<Plane>, stop: watch::Receiver<bool>) -> Self {
-        Self { plane, stop }
+    pub fn new(plane: Arc<Plane>, stop: watch::Receiver<bool>, lifetime: Duration) -> Self {
+        Self {
+            plane,
+            stop,
+            lifetime,
+        }
     }
 }
 
@@ -89,19 +104,29 @@ impl WorkloadService {
         let mut moves = self.plane.hub.moves();
         let mut orders = self.plane.renewals.subscribe();
         orders.mark_changed();
+        let mut rules = self.plane.rules.subscribe();
         let mut drain: Option<Drain> = None;
         let mut known = false;
+        let mut told: Option<Told> = None;
         loop {
             let wake = drain.as_ref().and_then(Drain::wake);
+            let late = told.as_ref().and_then(Told::late);
             tokio::select! {
                 request = requests.message() => match request? {
                     None => return Ok(()),
                     Some(request) => {
                         let state = state(&request);
                         let id = caller.workload_id.clone();
+                        let (labels, capture) = (request.labels.clone(), request.capture.clone());
                         let response = self.take(stream, caller, request, state)?;
                         let registered = response.registered;
                         known |= registered;
+                        told = Some(Told {
+                            terms: response.certificate.clone().unwrap_or_default(),
+                            labels,
+                            capture,
+                            response: response.clone(),
+                        });
                         send(out, response).await?;
                         match state {
                             State::Draining if registered && drain.is_none() => {
@@ -131,10 +156,27 @@ impl WorkloadService {
                         return Ok(());
                     }
                 }
+                changed = rules.changed() => {
+                    if changed.is_err() {
+                        return Ok(());
+                    }
+                }
                 () = sleep_until(wake) => {}
+                () = sleep_until(late) => {}
                 () = stopped(&mut stop) => {
                     return Err(Status::unavailable("the control plane is stopping"));
                 }
+            }
+            if let Some(told) = &mut told
+                && let terms = self.terms(caller, &told.labels, &told.capture)
+                && terms != told.terms
+            {
+                told.terms = terms.clone();
+                let response = RegisterResponse {
+                    certificate: Some(terms),
+                    ..told.response.clone()
+                };
+                send(out, response).await?;
             }
             if let Some(drain) = &mut drain
                 && let Some(progress) = drain.step(&self.plane)
@@ -159,6 +201,23 @@ impl WorkloadService {
         order.means(&issued, shown).then_some(order.within)
     }
 
+    /// What the policies of this moment say of the caller's certificate.
+    fn terms(&self, caller: &Caller, labels: &Labels, capture: &str) -> CertificateTerms {
+        let snapshot = self.plane.store.snapshot();
+        let id = Ulid::parse(&caller.workload_id);
+        let held = id.and_then(|id| certificate(&snapshot, id));
+        let mut labels = labels.clone();
+        labels.extend(held.iter().flat_map(|held| held.labels.clone()));
+        let workload = Workload {
+            namespace: caller.spiffe.namespace(),
+            account: caller.spiffe.service_account(),
+            labels: &labels,
+        };
+        let foreign = certificates::is_foreign(capture);
+        let ruling = certificates::ruling(&snapshot, workload, self.lifetime, foreign);
+        ruling.terms(held.as_ref(), naka_identity::now_s())
+    }
+
     fn take(
         &self,
         stream: u64,
@@ -174,6 +233,7 @@ impl WorkloadService {
             let told = request.verdicts.iter().take(MOST_VERDICTS);
             told.filter_map(verdict).collect()
         };
+        let terms = self.terms(caller, &request.labels, &request.capture);
         let registration = registration(request, caller)?;
         let id = registration.workload_id.clone();
         let service = &registration.service;
@@ -206,6 +266,7 @@ impl WorkloadService {
             revision,
             registered: refused.is_none(),
             problems: refused.into_iter().collect(),
+            certificate: Some(terms),
             ..RegisterResponse::default()
         })
     }
@@ -227,6 +288,28 @@ fn verdict(told: &v1::Verdict) -> Option<Verdict> {
         since_ms: told.since_ms,
         until_ms: told.until_ms,
     })
+}
+
+/// What a workload was told last.
+struct Told {
+    response: RegisterResponse,
+    terms: CertificateTerms,
+    labels: Labels,
+    capture: String,
+}
+
+impl Told {
+    /// When to look again whether the renewal has come: a window that was missed gives way to the next one.
+    fn late(&self) -> Option<Instant> {
+        if self.terms.renew_until == 0 {
+            return None;
+        }
+        let left = self
+            .terms
+            .renew_until
+            .saturating_sub(naka_identity::now_s());
+        Some(Instant::now() + Duration::from_secs(left) + LATE)
+    }
 }
 
 /// Resolves when the control plane stops (or its handle is gone).

@@ -46,6 +46,8 @@ pub struct World {
     pub revision: u64,
     /// Trust domain of the mesh.
     pub trust_domain: Arc<str>,
+    /// The trust domain, then its aliases: identities of each count as the same.
+    pub domains: Domains,
     /// All roots a proxy should trust, PEM.
     pub roots: Arc<str>,
     /// Workloads whose certificates count no more; they are no members.
@@ -98,6 +100,36 @@ pub struct World {
     pub private: bool,
     /// Keys of callers' labels that rules read, by the namespace of the callers; [`ROOT_NAMESPACE`]'s are for all.
     pub caller_labels: BTreeMap<String, BTreeSet<String>>,
+}
+
+/// A trust domain and its aliases.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Domains(Arc<[Arc<str>]>);
+
+impl Domains {
+    /// A trust domain with its aliases, each once.
+    #[must_use]
+    pub fn new(own: &Arc<str>, aliases: &[String]) -> Self {
+        let others = aliases.iter().filter(|alias| alias.as_str() != &**own);
+        let others = others.map(|alias| Arc::from(alias.as_str()));
+        Self(std::iter::once(Arc::clone(own)).chain(others).collect())
+    }
+
+    /// All of them, the mesh's own first.
+    pub fn all(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(AsRef::as_ref)
+    }
+
+    /// The aliases.
+    pub fn aliases(&self) -> impl Iterator<Item = &str> {
+        self.all().skip(1)
+    }
+
+    /// Whether it is one of them.
+    #[must_use]
+    pub fn has(&self, domain: &str) -> bool {
+        self.all().any(|known| known == domain)
+    }
 }
 
 /// Hosts that an entry does not get: place in its list, host, why.

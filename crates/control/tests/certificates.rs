@@ -2,19 +2,24 @@
 #![expect(clippy::unwrap_used, reason = "a test says by panicking")]
 
 use naka_control::ca_service::{
-    CERTIFICATE, CaService, REFUSED, TOKEN, TlsIncoming, certificate, grant,
+    CERTIFICATE, CaService, REFUSED, TOKEN, TlsIncoming, approval, certificate, grant,
 };
+use naka_control::certificates::TERMS;
 use naka_identity::tls::{
     control_client_tls, control_name, control_server_tls, token_client_config,
 };
 use naka_identity::{
-    Authority, Bundle, JoinParams, KeyAndCsr, ServerCert, Svid, TokenGrant, new_secret, now_s,
+    Attested, Authority, Bundle, JoinParams, KeyAndCsr, ServerCert, Svid, TokenGrant, new_secret,
+    now_s,
 };
 use naka_store::{Draft, Filter, Store};
 use naka_telemetry::Metrics;
+use naka_types::key::KeyType;
 use naka_wire::istio_ca::IstioCertificateRequest;
 use naka_wire::istio_ca::istio_certificate_service_client::IstioCertificateServiceClient;
+use naka_wire::v1::CertificateTerms;
 use naka_wire::values;
+use prost::Message as _;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -82,6 +87,7 @@ impl Plane {
                 uses,
                 expires,
                 created_by: "asha".into(),
+                attested: None,
             },
         );
         let value = serde_json::to_value(grant).unwrap();
@@ -168,7 +174,10 @@ const PAYMENT: Wish<'static> = Wish {
 };
 
 async fn ask(link: &Link, wish: &Wish<'_>) -> Result<(Svid, Bundle), Status> {
-    let key = KeyAndCsr::generate().unwrap();
+    ask_with(link, wish, &KeyAndCsr::generate().unwrap()).await
+}
+
+async fn ask_with(link: &Link, wish: &Wish<'_>, key: &KeyAndCsr) -> Result<(Svid, Bundle), Status> {
     let mut request = tonic::Request::new(IstioCertificateRequest {
         csr: key.csr_pem().to_owned(),
         validity_duration: wish.ttl,
@@ -384,5 +393,176 @@ async fn a_token_of_five_uses_joins_five_of_twenty_at_once() {
     assert_eq!(
         grant(&plane.store.snapshot(), "01A").unwrap().uses_left,
         Some(0)
+    );
+}
+
+/// Stores a CertificatePolicy of `shop`.
+async fn rule(plane: &Plane, spec: &str) {
+    let text = format!(
+        "apiVersion: naka.dev/v1alpha1\nkind: CertificatePolicy\nmetadata: {{name: p, namespace: shop}}\nspec: {spec}\n"
+    );
+    let decoded = naka_api::decode_yaml("p.yaml", text.as_bytes(), naka_api::Mode::Strict);
+    assert!(decoded.findings.is_empty(), "{:?}", decoded.findings);
+    let object = decoded.objects.into_iter().next().unwrap();
+    let draft = Draft::put("user:asha", "", object.reference(), object.raw);
+    plane.store.commit(vec![draft]).await.unwrap();
+}
+
+fn terms(status: &Status) -> CertificateTerms {
+    let held = status.metadata().get_bin(TERMS).expect("terms");
+    CertificateTerms::decode(held.to_bytes().unwrap()).unwrap()
+}
+
+#[tokio::test]
+async fn a_key_that_the_policy_does_not_want_is_refused_with_what_to_do() {
+    let plane = Plane::start().await;
+    rule(&plane, "{duration: 48h, privateKey: {size: 384}}").await;
+    let token = plane.token("01A", Some(1), now_s() + 60).await;
+    let wish = Wish {
+        token: Some(&token),
+        ..PAYMENT
+    };
+    let link = plane.newcomer().await;
+    let status = ask(&link, &wish).await.expect_err("another key");
+    assert_eq!(status.code(), Code::FailedPrecondition);
+    assert_eq!(status.metadata().get(REFUSED).unwrap(), "key-type");
+    let words = status.message();
+    assert!(
+        words.contains("wants a key of type ECDSA-P384, the signing request has ECDSA-P256"),
+        "{words}"
+    );
+    assert_eq!(terms(&status).key_type, "ECDSA-P384");
+    // The token is not used up, and the right key gets what the policy gives.
+    let key = KeyAndCsr::generate_for(KeyType::EcdsaP384).unwrap();
+    let (svid, _) = ask_with(&link, &wish, &key).await.unwrap();
+    let left = svid.remaining(now_s()).as_secs();
+    assert!((172_790..=172_800).contains(&left), "{left}");
+    let kept = certificate(&plane.store.snapshot(), svid.workload_id).unwrap();
+    assert_eq!(
+        (kept.key_type.as_str(), kept.policy.as_str()),
+        ("ECDSA-P384", "shop/p")
+    );
+}
+
+#[tokio::test]
+async fn an_approval_is_for_one_key_of_one_workload() {
+    let plane = Plane::start().await;
+    rule(
+        &plane,
+        "{serviceAccounts: [payment], duration: 168h, renewBefore: 72h, approval: Manual}",
+    )
+    .await;
+    let token = plane.token("01A", None, now_s() + 60).await;
+    let wish = Wish {
+        token: Some(&token),
+        ..PAYMENT
+    };
+    let link = plane.newcomer().await;
+    let (own, thief) = (
+        KeyAndCsr::generate().unwrap(),
+        KeyAndCsr::generate().unwrap(),
+    );
+    for key in [&own, &own, &thief] {
+        let status = ask_with(&link, &wish, key)
+            .await
+            .expect_err("nobody approved it");
+        assert_eq!(status.metadata().get(REFUSED).unwrap(), "approval");
+    }
+    let waiting = |plane: &Plane| -> Vec<String> {
+        let snapshot = plane.store.snapshot();
+        approval::all(&snapshot)
+            .map(|(id, _)| id.to_owned())
+            .collect()
+    };
+    assert_eq!(waiting(&plane).len(), 2, "each key once");
+    let approve = async |key: &KeyAndCsr| {
+        let read = naka_identity::requested(key.csr_pem()).unwrap();
+        let id = approval::id_of(&read.sha256).to_owned();
+        let mut request = approval::read(&plane.store.snapshot(), &id).unwrap();
+        request.approved_by = "user:asha".to_owned();
+        let value = serde_json::to_value(request).ok();
+        let draft = Draft::record(
+            "user:asha",
+            "",
+            "certificate.approve",
+            approval::REQUEST,
+            &id,
+            value,
+        );
+        plane.store.commit(vec![draft]).await.unwrap();
+    };
+    approve(&own).await;
+    let status = ask_with(&link, &wish, &thief)
+        .await
+        .expect_err("another key");
+    assert_eq!(status.metadata().get(REFUSED).unwrap(), "approval");
+    let (svid, bundle) = ask_with(&link, &wish, &own).await.unwrap();
+    // Used up: the next one waits again, and that of a workload that runs is not for a new one.
+    let member = plane.member(&svid, &bundle).await;
+    let status = ask_with(&member, &PAYMENT, &own)
+        .await
+        .expect_err("the next one");
+    assert_eq!(status.metadata().get(REFUSED).unwrap(), "approval");
+    approve(&own).await;
+    let newcomer = plane.newcomer().await;
+    assert!(
+        ask_with(&newcomer, &wish, &own).await.is_err(),
+        "as another workload"
+    );
+    approve(&own).await;
+    let (again, _) = ask_with(&newcomer, &wish, &own).await.unwrap();
+    assert_ne!(again.workload_id, svid.workload_id);
+}
+
+#[tokio::test]
+async fn a_token_without_a_program_that_was_seen_makes_nobody_who_is_attested() {
+    let plane = Plane::start().await;
+    let sha = "a".repeat(64);
+    rule(
+        &plane,
+        &format!("{{serviceAccounts: [payment], attestation: {{executables: ['sha256:{sha}']}}}}"),
+    )
+    .await;
+    let token = plane.token("01A", None, now_s() + 60).await;
+    let wish = Wish {
+        token: Some(&token),
+        ..PAYMENT
+    };
+    let link = plane.newcomer().await;
+    assert_eq!(
+        refused(&link, &wish).await,
+        (Code::PermissionDenied, "attestation".into())
+    );
+    let saw = async |executable: &str| {
+        let mut seen = grant(&plane.store.snapshot(), "01A").unwrap();
+        seen.attested = Some(Attested {
+            uid: Some(0),
+            executable: Some(executable.to_owned()),
+        });
+        let value = serde_json::to_value(seen).ok();
+        let draft = Draft::record("user:asha", "", "token.create", TOKEN, "01A", value);
+        plane.store.commit(vec![draft]).await.unwrap();
+    };
+    saw(&"b".repeat(64)).await;
+    assert_eq!(
+        refused(&link, &wish).await,
+        (Code::PermissionDenied, "attestation".into())
+    );
+    saw(&sha).await;
+    let (svid, bundle) = ask(&link, &wish).await.unwrap();
+    let member = plane.member(&svid, &bundle).await;
+    assert!(
+        ask(&member, &PAYMENT).await.is_ok(),
+        "renewed: the record knows it"
+    );
+    // A policy that comes later holds at the next renewal.
+    rule(
+        &plane,
+        "{serviceAccounts: [payment], attestation: {uid: 7}}",
+    )
+    .await;
+    assert_eq!(
+        refused(&member, &PAYMENT).await,
+        (Code::PermissionDenied, "attestation".into())
     );
 }

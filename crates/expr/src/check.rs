@@ -187,6 +187,7 @@ impl Expression {
     }
 }
 
+pub use names::zone;
 use names::{
     chain, comparable, header, is_number, literal, mismatch, split, unknown, unknown_name, written,
     zone_of,

@@ -27,6 +27,6 @@ mod token;
 
 pub use attribute::{Attribute, Phase, Sensitivity, TABLE, Text, Trust, Type, is_secret_header};
 pub use body::{Field, Step};
-pub use check::{Expression, Place, Use};
+pub use check::{Expression, Place, Use, zone};
 pub use error::Error;
 pub use eval::{Body, Missing, Value, Values};

@@ -34,14 +34,10 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
-use x509_parser::certification_request::X509CertificationRequest;
-use x509_parser::prelude::FromDer;
 
 const DAY_S: u64 = 24 * 3600;
 const ROOT_TTL: Duration = Duration::from_secs(3650 * DAY_S);
 const INTERMEDIATE_TTL: Duration = Duration::from_secs(365 * DAY_S);
-/// Longer requests are no honest ones.
-const LONGEST_CSR: usize = 16 * 1024;
 
 /// The authority of one mesh. It is the only owner of the signing keys.
 pub struct Authority {
@@ -400,24 +396,10 @@ impl Signer {
 
 /// The public key of a signing request whose signature is its own. Everything else in it is ignored.
 fn public_key(csr_pem: &str) -> Result<SubjectPublicKeyInfo, Error> {
-    use rustls_pki_types::CertificateSigningRequestDer;
-    use rustls_pki_types::pem::PemObject;
-    let refuse = |what: &str| Error::Request(what.to_owned());
-    if csr_pem.len() > LONGEST_CSR {
-        return Err(refuse("it is longer than 16 KiB"));
-    }
-    let der = CertificateSigningRequestDer::from_pem_slice(csr_pem.as_bytes())
-        .map_err(|_| refuse("it is not PEM"))?;
-    let (rest, request) =
-        X509CertificationRequest::from_der(&der).map_err(|_| refuse("it does not decode"))?;
-    if !rest.is_empty() {
-        return Err(refuse("bytes follow it"));
-    }
-    request
-        .verify_signature()
-        .map_err(|_| refuse("its signature is wrong"))?;
-    SubjectPublicKeyInfo::from_der(request.certification_request_info.subject_pki.raw)
-        .map_err(|_| refuse("its key is of a kind that is not accepted"))
+    crate::key::with_request(csr_pem, |request| {
+        SubjectPublicKeyInfo::from_der(request.certification_request_info.subject_pki.raw)
+            .map_err(|_| Error::Request("its key is of a kind that is not accepted".to_owned()))
+    })
 }
 
 /// Empty parameters with a random serial number and these dates.

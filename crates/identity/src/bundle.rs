@@ -13,6 +13,8 @@ use std::sync::Arc;
 #[derive(Debug, Clone)]
 pub struct Bundle {
     trust_domain: Arc<str>,
+    /// Sorted.
+    aliases: Arc<[String]>,
     roots: Arc<[CertificateDer<'static>]>,
     anchors: Arc<[TrustAnchor<'static>]>,
     epoch: Arc<str>,
@@ -39,6 +41,7 @@ impl Bundle {
         let epoch = sha256_hex(format!("{trust_domain} {}", hashes.join(" ")).as_bytes());
         Ok(Self {
             trust_domain: trust_domain.into(),
+            aliases: Arc::default(),
             roots: roots.into(),
             anchors: anchors.into(),
             epoch: epoch.into(),
@@ -58,6 +61,36 @@ impl Bundle {
             tickets: Arc::new(TicketKeys::new()),
             ..self.clone()
         }
+    }
+
+    /// The same roots, which vouch for identities of these trust domains too. Sessions do not resume across it, unless
+    /// nothing changes.
+    #[must_use]
+    pub fn also(&self, aliases: &[String]) -> Self {
+        let mut aliases = aliases.to_vec();
+        aliases.sort();
+        aliases.dedup();
+        aliases.retain(|alias| *alias != *self.trust_domain);
+        if *self.aliases == *aliases {
+            return self.clone();
+        }
+        Self {
+            aliases: aliases.into(),
+            tickets: Arc::new(TicketKeys::new()),
+            ..self.clone()
+        }
+    }
+
+    /// Trust domains whose identities count beside the bundle's own.
+    #[must_use]
+    pub fn aliases(&self) -> &[String] {
+        &self.aliases
+    }
+
+    /// Whether identities of a trust domain count.
+    #[must_use]
+    pub fn takes(&self, trust_domain: &str) -> bool {
+        trust_domain == self.trust_domain() || self.aliases.iter().any(|own| own == trust_domain)
     }
 
     /// Workloads that are not believed any more.
@@ -121,10 +154,10 @@ impl Bundle {
         &self.epoch
     }
 
-    /// Whether both have the same roots. Keep the old one then, and its sessions with it.
+    /// Whether both have the same roots and aliases. Keep the old one then, and its sessions with it.
     #[must_use]
     pub fn same_trust(&self, other: &Self) -> bool {
-        self.epoch == other.epoch
+        self.epoch == other.epoch && self.aliases == other.aliases
     }
 
     pub(crate) fn anchors(&self) -> &[TrustAnchor<'static>] {

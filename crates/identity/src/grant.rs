@@ -50,6 +50,20 @@ pub struct TokenGrant {
     /// Who made it.
     #[serde(default)]
     pub created_by: String,
+    /// The program it was asked for, where the control plane looked at it (join).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attested: Option<Attested>,
+}
+
+/// What the control plane saw of a program itself, on its own machine. Fields are only added.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Attested {
+    /// User that runs it, from the kernel.
+    #[serde(default)]
+    pub uid: Option<u32>,
+    /// SHA-256 of its file, lower-case hexadecimal; `None`: not known.
+    #[serde(default)]
+    pub executable: Option<String>,
 }
 
 /// What a join token is made from.
@@ -69,6 +83,8 @@ pub struct JoinParams {
     pub expires: u64,
     /// Who made it.
     pub created_by: String,
+    /// The program it was asked for, where the control plane looked at it.
+    pub attested: Option<Attested>,
 }
 
 /// What a newcomer wants to be.
@@ -148,6 +164,7 @@ impl TokenGrant {
             uses_left: params.uses,
             expires: params.expires,
             created_by: params.created_by,
+            attested: params.attested,
         }
     }
 
@@ -287,6 +304,7 @@ mod tests {
                 uses: Some(1),
                 expires: 1_000,
                 created_by: "asha".into(),
+                attested: None,
             },
         )
     }

@@ -30,8 +30,8 @@ pub mod verify;
 
 pub use authority::{Authority, IssueRequest, Issued, ServerCert, dns_sans, offline, rotate};
 pub use bundle::{Bundle, names_root};
-pub use grant::{GrantKind, JoinParams, Refused, TokenGrant, Wanted, new_secret};
-pub use key::KeyAndCsr;
+pub use grant::{Attested, GrantKind, JoinParams, Refused, TokenGrant, Wanted, new_secret};
+pub use key::{KeyAndCsr, RequestedKey, requested};
 pub use outside::{OutsidePems, outside_tls, system_roots};
 pub use peer::{Peer, peer_at, peer_of};
 pub use revoked::Revoked;
@@ -108,6 +108,21 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 #[must_use]
 pub fn sha256_hex(bytes: &[u8]) -> String {
     hex(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes).as_ref())
+}
+
+/// SHA-256 of all that a reader gives, in lower-case hexadecimal.
+///
+/// # Errors
+/// As the reader's.
+pub fn sha256_of(mut reader: impl std::io::Read) -> std::io::Result<String> {
+    let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+    let mut chunk = vec![0; 64 * 1024];
+    loop {
+        match reader.read(&mut chunk)? {
+            0 => return Ok(hex(context.finish().as_ref())),
+            read => context.update(&chunk[..read]),
+        }
+    }
 }
 
 /// SHA-1, for the handshake of WebSocket alone: nothing is secured by it.

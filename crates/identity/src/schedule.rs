@@ -3,13 +3,76 @@
 use crate::BACKDATE;
 use std::time::Duration;
 
-/// The second at which to renew: at 50–80 % of the lifetime, spread by `chance` (0 = earliest, `u32::MAX` = latest),
-/// so that a thousand proxies started together do not renew together. The backdated part does not count.
+/// When a certificate is to be renewed: in some second from `from` to `until`, both since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    /// The earliest.
+    pub from: u64,
+    /// The latest.
+    pub until: u64,
+}
+
+impl Span {
+    /// Of a certificate with these first and last seconds: the last `before` of it, a quarter of that long; without
+    /// `before` at 50–80 % of the lifetime. The backdated part does not count.
+    #[must_use]
+    pub fn of(not_before: u64, not_after: u64, before: Option<Duration>) -> Self {
+        let start = start(not_before, not_after);
+        let lifetime = not_after - start;
+        let (from, length) = match before {
+            None => (start + lifetime / 2, lifetime * 3 / 10),
+            Some(before) => {
+                let before = before.as_secs().min(lifetime);
+                (not_after - before, before / 4)
+            }
+        };
+        Self {
+            from,
+            until: from + length,
+        }
+    }
+
+    /// The same within the first window that `next` (of a second: the window open then, or the next one) finds from
+    /// then on and from now on. Where none opens before the last twentieth of the lifetime, the window is passed over:
+    /// a certificate that ends is worse than one that is renewed by day.
+    #[must_use]
+    pub fn within(
+        self,
+        not_before: u64,
+        not_after: u64,
+        now: u64,
+        next: impl Fn(u64) -> Option<(u64, u64)>,
+    ) -> Self {
+        let lifetime = not_after - start(not_before, not_after);
+        let last = not_after - lifetime / 20;
+        match next(self.from.max(now)) {
+            Some((opens, closes)) if opens < last && now < last => {
+                let from = opens.max(self.from);
+                Self {
+                    from,
+                    until: closes.min(last).max(from),
+                }
+            }
+            _ => self,
+        }
+    }
+
+    /// One second of it, spread by `chance` (0 = earliest, `u32::MAX` = latest), so that a thousand proxies started
+    /// together do not renew together.
+    #[must_use]
+    pub fn pick(self, chance: u32) -> u64 {
+        self.from + share(self.until.saturating_sub(self.from), chance)
+    }
+}
+
+fn start(not_before: u64, not_after: u64) -> u64 {
+    (not_before + BACKDATE.as_secs()).min(not_after)
+}
+
+/// The second at which to renew where nobody says otherwise: at 50–80 % of the lifetime, see [`Span`].
 #[must_use]
 pub fn renew_at(not_before: u64, not_after: u64, chance: u32) -> u64 {
-    let start = (not_before + BACKDATE.as_secs()).min(not_after);
-    let lifetime = not_after - start;
-    start + lifetime / 2 + share(lifetime * 3 / 10, chance)
+    Span::of(not_before, not_after, None).pick(chance)
 }
 
 /// How long to wait before try number `attempt` (from 0) after a failure: doubling from 250 ms to 30 s, never longer
@@ -33,7 +96,7 @@ fn share(whole: u64, chance: u32) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{renew_at, retry_in};
+    use super::{Span, renew_at, retry_in};
     use std::time::Duration;
 
     #[test]
@@ -66,5 +129,35 @@ mod tests {
             Duration::from_secs(30),
             "expired: no hurry left"
         );
+    }
+
+    #[test]
+    fn the_next_window_is_waited_for_unless_the_certificate_would_end() {
+        const HOUR: u64 = 3600;
+        // A day from noon on; nights are open from two to four.
+        let (before, after) = (36 * HOUR - 60, 60 * HOUR);
+        let night = |second: u64| {
+            let day = second / (24 * HOUR);
+            let (opens, closes) = (day * 24 + 2, day * 24 + 4);
+            let next = u64::from(second >= closes * HOUR) * 24;
+            Some(((opens + next) * HOUR, (closes + next) * HOUR))
+        };
+        let usual = Span::of(before, after, None);
+        let at = |from: u64, until: u64| Span { from, until };
+        assert_eq!(usual, at(48 * HOUR, 48 * HOUR + 25_920));
+        let within = |span: Span, now| span.within(before, after, now, night);
+        assert_eq!(within(usual, 40 * HOUR), at(50 * HOUR, 52 * HOUR));
+        assert_eq!(
+            within(usual, 51 * HOUR),
+            at(50 * HOUR, 52 * HOUR),
+            "open now"
+        );
+        // The night was missed, and the next one comes when the certificate has ended.
+        assert_eq!(within(usual, 53 * HOUR), usual);
+        let late = Span::of(before, after, Some(Duration::from_secs(4 * HOUR)));
+        assert_eq!(late, at(56 * HOUR, 57 * HOUR));
+        assert_eq!(within(late, 40 * HOUR), late, "no night between");
+        let never = usual.within(before, after, 40 * HOUR, |_| None);
+        assert_eq!(never, usual);
     }
 }

@@ -1,4 +1,5 @@
-//! Who may be at the other end: chain to the bundle, time, exactly one SPIFFE id of the trust domain, not revoked, and,
+//! Who may be at the other end: chain to the bundle, time, exactly one SPIFFE id of the trust domain (or one of its
+//! aliases), not revoked, and,
 //! for a server, whether that identity may serve what was called.
 //!
 //! Invariant: every refusal has one [`Error`] and one [`Reason`]; a certificate that cannot be read is refused.
@@ -169,7 +170,7 @@ fn member(
         usage,
     )?;
     let peer = named_by(leaf)?;
-    if peer.spiffe.trust_domain() != bundle.trust_domain() {
+    if !bundle.takes(peer.spiffe.trust_domain()) {
         return Err(Error::OtherTrustDomain(peer.spiffe));
     }
     match peer.workload_id {

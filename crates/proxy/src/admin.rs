@@ -361,6 +361,7 @@ pub(crate) fn control(line: &Line) -> Json {
         "connections": line.connections,
         "registered": line.registered,
         "problems": line.problems,
+        "held": line.held,
     })
 }
 
@@ -385,7 +386,7 @@ pub(crate) fn certs(feed: &Feed) -> Json {
         "workload_id": svid.workload_id.to_string(),
         "not_before": svid.not_before,
         "not_after": svid.not_after,
-        "renew_at": identity.renew_at,
+        "renew_at": feed.renew_at(),
         "days_until_expiration": svid.remaining(naka_identity::now_s()).as_secs() / 86_400,
         "sha256": svid.chain.first().map(|leaf| naka_identity::sha256_hex(leaf)),
         "chain_length": svid.chain.len(),

@@ -8,17 +8,15 @@
 //! Invariants: a token is shown only to a server whose root has the hash in the token; the private key never leaves
 //! this process. Decides nothing about configuration: updates go to [`crate::state`].
 
+use crate::certify::{self, Asker};
 use crate::outward;
-use crate::rotation::{Feed, until_renewal};
+use crate::rotation::{Feed, Terms};
 use crate::settings::{Beside, Role, Settings};
-use naka_identity::{KeyAndCsr, Svid, schedule, tls};
+use naka_identity::tls;
 use naka_types::node::{self, NodeId};
 use naka_types::token::Token;
 use naka_wire::envoy::envoy::config::core::v3::Node;
 use naka_wire::google::protobuf::Value;
-use naka_wire::istio_ca::{
-    IstioCertificateRequest, istio_certificate_service_client::IstioCertificateServiceClient,
-};
 use naka_wire::v1::workloads_client::WorkloadsClient;
 use naka_wire::v1::{RegisterRequest, RegisterResponse};
 use naka_wire::values;
@@ -35,14 +33,10 @@ use tokio_stream::wrappers::WatchStream;
 
 /// Time to reach and greet one address.
 const DIAL: Duration = Duration::from_secs(3);
-/// Time for the certificate service to answer.
-const CERTIFY: Duration = Duration::from_secs(10);
 /// The longest pause between two rounds over all addresses.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// The longest time over which renewals that the control plane asks for are spread.
 const LONGEST_HURRY: Duration = Duration::from_hours(1);
-/// How often the clock is looked at while a renewal is not due.
-const CLOCK_LOOK: Duration = Duration::from_secs(10);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const ALPN: &[&[u8]] = &[b"h2"];
 
@@ -69,6 +63,12 @@ pub enum Error {
     /// No certificate was issued.
     #[error("no certificate was issued: {0}")]
     Certify(String),
+    /// No certificate was issued, and another proof would change nothing.
+    #[error("no certificate was issued: {0}")]
+    Ruled(String),
+    /// A certificate waits until somebody approves it.
+    #[error("{0}")]
+    Held(String),
     /// The lease's stream ended.
     #[error("the registration ended: {0}")]
     Register(String),
@@ -95,6 +95,8 @@ pub struct Line {
     pub problems: Vec<String>,
     /// Whether the registration counts.
     pub registered: bool,
+    /// Whether somebody has to approve the first certificate.
+    pub held: bool,
 }
 
 /// News from the line.
@@ -240,18 +242,25 @@ pub async fn run(mut params: Params) {
     let mut pause = FIRST_PAUSE;
     // An identity that the control plane does not know any more (its mesh was made anew) gives way to the token.
     let mut by_token = false;
+    let mut asker = Asker::new(Arc::clone(&params.settings));
+    // One new proof between two pauses: it may be refused as well.
+    let mut anew = true;
     loop {
         let opened_before = params.line.borrow().connections;
         let address = addresses.get(turn % addresses.len().max(1)).cloned();
         let ended = match address {
             None => Error::NoAddress,
-            Some(address) => session(&mut params, &address, token.as_ref(), by_token).await,
+            Some(address) => {
+                let proof = (token.as_ref(), by_token);
+                session(&mut params, &mut asker, &address, proof).await
+            }
         };
         if matches!(ended, Error::Stream(Ended::Stopped)) {
             return;
         }
         let was_open = params.line.borrow().connections > opened_before;
         if outcast(&ended)
+            && std::mem::take(&mut anew)
             && let Some(socket) = &params.settings.control.socket
         {
             match crate::readmit::token(socket, &params.settings).await {
@@ -267,6 +276,7 @@ pub async fn run(mut params: Params) {
         }
         params.line.send_modify(|line| {
             line.connected = false;
+            line.held = matches!(ended, Error::Held(_));
             line.problem = ended.to_string();
         });
         if was_open {
@@ -283,6 +293,7 @@ pub async fn run(mut params: Params) {
             let half = pause / 2;
             let wait = half + half.mul_f64(fastrand::f64());
             pause = (pause * 2).min(LONGEST_PAUSE);
+            anew = true;
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 () = closed(&params.commands) => return,
@@ -311,20 +322,20 @@ async fn closed(commands: &mpsc::Receiver<Command>) {
 /// One connection, from dialling to its end.
 async fn session(
     params: &mut Params,
+    asker: &mut Asker,
     address: &str,
-    token: Option<&Token>,
-    by_token: bool,
+    proof: (Option<&Token>, bool),
 ) -> Error {
-    match connected(params, address, token, by_token).await {
+    match connected(params, asker, address, proof).await {
         Ok(ended) | Err(ended) => ended,
     }
 }
 
 async fn connected(
     params: &mut Params,
+    asker: &mut Asker,
     address: &str,
-    token: Option<&Token>,
-    by_token: bool,
+    (token, by_token): (Option<&Token>, bool),
 ) -> Result<Error, Error> {
     let identity = params
         .feed
@@ -340,7 +351,7 @@ async fn connected(
     };
     let link = dial(address, config).await?;
     if identity.is_none() {
-        certify(&link, params, token).await?;
+        certify::first(asker, &link, &params.feed, token).await?;
     }
     let current = params.feed.now().ok_or(Error::NoProof)?;
     let workload_id = current.svid.workload_id.to_string();
@@ -360,7 +371,7 @@ async fn connected(
         &params.line,
         &params.feed,
     );
-    let renewal = renewal(&link, &params.settings, &params.feed);
+    let renewal = certify::renewal(asker, &link, &params.feed);
     let stream = driver::run(
         link.clone(),
         &mut params.client,
@@ -384,6 +395,7 @@ impl driver::Handler for Handler {
         self.line.send_modify(|line| {
             line.connected = true;
             line.connections += 1;
+            line.held = false;
             line.problem.clear();
         });
         // A closed receiver means that the process is ending.
@@ -425,6 +437,9 @@ async fn lease(
     loop {
         match answers.message().await {
             Ok(Some(answer)) => {
+                if let Some(terms) = &answer.certificate {
+                    feed.told(Terms::from(terms));
+                }
                 line.send_modify(|line| {
                     if line.problems != answer.problems {
                         for problem in &answer.problems {
@@ -446,107 +461,6 @@ async fn lease(
             Err(status) => return Error::Register(status.message().to_owned()),
         }
     }
-}
-
-/// Renews the certificate whenever its time comes, on this connection. Never ends: a renewal that fails is tried
-/// again, sooner the less is left.
-async fn renewal(link: &Link, settings: &Settings, feed: &Feed) {
-    let mut attempt = 0;
-    let mut ordered = feed.ordered();
-    loop {
-        let wait = match (attempt, feed.now()) {
-            (0, identity) => {
-                let due = until_renewal(identity.as_deref(), naka_identity::now_s());
-                let at = *ordered.borrow_and_update();
-                let asked = at.is_some_and(|at| at <= tokio::time::Instant::now());
-                if !due.is_zero() && !asked {
-                    // A timer does not see a clock that jumps or a machine that slept.
-                    let look = tokio::time::Instant::now() + due.min(CLOCK_LOOK);
-                    tokio::select! {
-                        () = tokio::time::sleep_until(at.map_or(look, |at| at.min(look))) => {}
-                        // The feed outlives the line.
-                        Ok(()) = ordered.changed() => {}
-                    }
-                    continue;
-                }
-                Duration::ZERO
-            }
-            (_, identity) => {
-                let left = identity.map_or(Duration::ZERO, |identity| {
-                    identity.svid.remaining(naka_identity::now_s())
-                });
-                schedule::retry_in(attempt - 1, left, fastrand::u32(..))
-            }
-        };
-        tokio::time::sleep(wait).await;
-        match issue(link, settings, None).await {
-            Ok((svid, bundle)) => {
-                tracing::info!(identity = %svid.spiffe, not_after = svid.not_after, "the certificate was renewed");
-                feed.renewed(svid, bundle);
-                attempt = 0;
-            }
-            Err(error) => {
-                tracing::warn!(%error, attempt, "the certificate could not be renewed yet");
-                attempt += 1;
-            }
-        }
-    }
-}
-
-/// The first certificate, by token.
-async fn certify(link: &Link, params: &Params, token: Option<&Token>) -> Result<(), Error> {
-    let token = token.ok_or(Error::NoProof)?;
-    let (svid, bundle) = issue(link, &params.settings, Some(token)).await?;
-    tracing::info!(identity = %svid.spiffe, workload = %svid.workload_id, "joined the mesh");
-    params.feed.renewed(svid, bundle);
-    Ok(())
-}
-
-/// Asks for a certificate; with a token on a connection that has no identity yet.
-///
-/// # Errors
-/// When none was issued, with the control plane's words.
-pub async fn issue(
-    link: &Link,
-    settings: &Settings,
-    token: Option<&Token>,
-) -> Result<(Svid, naka_identity::Bundle), Error> {
-    let key = KeyAndCsr::generate()?;
-    let metadata = values::fields([
-        ("namespace", values::string(&settings.namespace)),
-        ("service_account", values::string(&settings.service_account)),
-        ("services", values::strings(settings.service.clone())),
-        (
-            "labels",
-            values::nested(values::string_struct(settings.labels.clone())),
-        ),
-    ]);
-    let mut request = tonic::Request::new(IstioCertificateRequest {
-        csr: key.csr_pem().to_owned(),
-        validity_duration: 0,
-        metadata: Some(metadata),
-    });
-    if let Some(token) = token {
-        let value = format!("Bearer {}", token.reveal());
-        let mut value =
-            tonic::metadata::MetadataValue::try_from(value).map_err(|_| Error::Token)?;
-        value.set_sensitive(true);
-        request.metadata_mut().insert("authorization", value);
-    }
-    let mut stub = IstioCertificateServiceClient::new(link.clone());
-    let answer = tokio::time::timeout(CERTIFY, stub.create_certificate(request))
-        .await
-        .map_err(|_| Error::Certify("no answer in time".to_owned()))?
-        .map_err(|status| Error::Certify(status.message().to_owned()))?;
-    let chain = answer.into_inner().cert_chain;
-    // The server's chain was verified by the token's hash. The root of what it issues may have followed that one, which
-    // then comes along.
-    if token.is_some_and(|token| !naka_identity::names_root(&chain, &token.ca_sha256)) {
-        return Err(Error::Certify(
-            "its root is not the one the token names".to_owned(),
-        ));
-    }
-    Ok(Svid::from_answer(&chain, key.key())?)
 }
 
 /// One HTTP/2 connection to the control plane, as tonic's clients want it.

@@ -116,7 +116,7 @@ impl Lease {
 /// How the program's calls get here, as status shows it.
 fn capture_of(settings: &Settings) -> &'static str {
     match settings.beside {
-        _ if settings.role == Role::Gateway => return "",
+        Beside::Naka if settings.role == Role::Gateway => return "",
         Beside::Naka => {}
         Beside::Envoy => return "envoy",
         Beside::Grpc => return "grpc",

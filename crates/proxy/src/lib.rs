@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod agent;
+pub mod certify;
 pub mod control_client;
 mod detect;
 mod dns;

@@ -5,8 +5,11 @@
 //! write its identity serves all the same and says so.
 
 use crate::saved;
-use naka_identity::{Bundle, Revoked, Svid, schedule};
+use naka_identity::schedule::Span;
+use naka_identity::{Bundle, Revoked, Svid};
+use naka_types::key::KeyType;
 use naka_types::spiffe::SpiffeId;
+use naka_wire::v1::CertificateTerms;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -20,8 +23,36 @@ pub struct Identity {
     pub svid: Svid,
     /// Roots of the mesh.
     pub bundle: Bundle,
-    /// The second at which to renew, spread per certificate.
-    pub renew_at: u64,
+}
+
+/// What the control plane said of the next certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Terms {
+    /// What its key must be; `None`: anything.
+    pub key: Option<KeyType>,
+    /// When to renew the one that is held; `None`: as usual.
+    pub span: Option<Span>,
+}
+
+impl From<&CertificateTerms> for Terms {
+    fn from(said: &CertificateTerms) -> Self {
+        let span = Span {
+            from: said.renew_from,
+            until: said.renew_until,
+        };
+        Self {
+            key: KeyType::parse(&said.key_type),
+            span: (span.until > 0).then_some(span),
+        }
+    }
+}
+
+/// When the certificate is to be renewed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Due {
+    terms: Option<Terms>,
+    /// The second, picked by chance: once for a certificate and what is said of it.
+    at: u64,
 }
 
 /// The cell: the current identity, once there is one.
@@ -33,6 +64,7 @@ pub struct Feed {
     revoked: Mutex<Arc<Revoked>>,
     /// When to renew whatever the schedule says, because the control plane asked.
     ordered: watch::Sender<Option<Instant>>,
+    due: watch::Sender<Due>,
 }
 
 impl Feed {
@@ -44,6 +76,7 @@ impl Feed {
             file: save_in.map(|dir| dir.join(saved::IDENTITY)),
             revoked: Mutex::default(),
             ordered: watch::Sender::default(),
+            due: watch::Sender::default(),
         }
     }
 
@@ -65,6 +98,7 @@ impl Feed {
                     tracing::warn!(identity = %svid.spiffe, "the saved identity has expired, or is from the future");
                     return false;
                 }
+                self.schedule(&svid, None);
                 self.put(svid, bundle);
                 true
             }
@@ -76,9 +110,9 @@ impl Feed {
         }
     }
 
-    /// A new certificate, with the roots that came along; known roots with the same trust are kept, and sessions
-    /// with them.
-    pub fn renewed(&self, svid: Svid, bundle: Bundle) {
+    /// A new certificate, with the roots that came along and what was said of the next one; known roots with the same
+    /// trust are kept, and sessions with them.
+    pub fn renewed(&self, svid: Svid, bundle: Bundle, terms: Option<Terms>) {
         let bundle = match self.now() {
             Some(old) if old.svid.spiffe.trust_domain() == svid.spiffe.trust_domain() => {
                 merged(&old.bundle, bundle)
@@ -86,18 +120,57 @@ impl Feed {
             _ => bundle,
         };
         self.ordered.send_replace(None);
+        self.schedule(&svid, terms);
         self.put(svid, bundle);
         self.save();
     }
 
-    /// The roots as the control plane publishes them. Returns false when they are no bundle.
-    pub fn trust(&self, pem: &str) -> bool {
+    /// What the control plane says of the next certificate, at any time.
+    pub fn told(&self, terms: Terms) {
+        if let Some(identity) = self.now()
+            && self.due.borrow().terms != Some(terms)
+        {
+            self.schedule(&identity.svid, Some(terms));
+        }
+    }
+
+    fn schedule(&self, svid: &Svid, terms: Option<Terms>) {
+        let span = terms.and_then(|terms| terms.span);
+        let span = span.unwrap_or_else(|| Span::of(svid.not_before, svid.not_after, None));
+        let at = span.pick(fastrand::u32(..));
+        self.due.send_replace(Due { terms, at });
+    }
+
+    /// The second at which the certificate is to be renewed.
+    #[must_use]
+    pub fn renew_at(&self) -> u64 {
+        self.due.borrow().at
+    }
+
+    /// What the control plane said of the next certificate; `None`: nothing yet.
+    #[must_use]
+    pub fn terms(&self) -> Option<Terms> {
+        self.due.borrow().terms
+    }
+
+    /// Resolves when another time was set for the renewal.
+    pub async fn rescheduled(&self) {
+        let mut due = self.due.subscribe();
+        if due.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// The roots as the control plane publishes them, and the trust domains that count beside our own. Returns false
+    /// when they are no bundle.
+    pub fn trust(&self, pem: &str, aliases: &[String]) -> bool {
         let Some(old) = self.now() else {
             // Without an identity there is nobody to trust anything; the bundle comes again with the certificate.
             return true;
         };
         match Bundle::from_pem(old.bundle.trust_domain(), pem) {
             Ok(new) => {
+                let new = new.also(aliases);
                 if !new.same_trust(&old.bundle) {
                     tracing::info!(roots = new.roots().len(), "the trust bundle changed");
                     self.put(old.svid.clone(), new);
@@ -139,12 +212,8 @@ impl Feed {
         let revoked = self.revoked.lock().unwrap_or_else(PoisonError::into_inner);
         let bundle = bundle.revoking(Arc::clone(&revoked));
         drop(revoked);
-        let renew_at = schedule::renew_at(svid.not_before, svid.not_after, fastrand::u32(..));
-        self.cell.send_replace(Some(Arc::new(Identity {
-            svid,
-            bundle,
-            renew_at,
-        })));
+        self.cell
+            .send_replace(Some(Arc::new(Identity { svid, bundle })));
     }
 
     fn save(&self) {
@@ -193,19 +262,23 @@ fn merged(old: &Bundle, new: Bundle) -> Bundle {
             roots.push(root.clone());
         }
     }
-    Bundle::new(new.trust_domain(), roots).unwrap_or(new)
+    let aliases = old.aliases();
+    Bundle::new(new.trust_domain(), roots).map_or(new, |all| all.also(aliases))
 }
 
-/// How long until the current certificate should be renewed; forever when there is none. At once when it is from the
-/// future: the clock was set back, and nobody else believes it either.
-#[must_use]
-pub fn until_renewal(identity: Option<&Identity>, now: u64) -> Duration {
-    identity.map_or(Duration::from_secs(86_400 * 365), |identity| {
-        if now < identity.svid.not_before {
-            return Duration::ZERO;
-        }
-        Duration::from_secs(identity.renew_at.saturating_sub(now))
-    })
+impl Feed {
+    /// How long until the current certificate should be renewed; forever when there is none. At once when it is from
+    /// the future: the clock was set back, and nobody else believes it either.
+    #[must_use]
+    pub fn until_renewal(&self, now: u64) -> Duration {
+        self.now()
+            .map_or(Duration::from_secs(86_400 * 365), |identity| {
+                if now < identity.svid.not_before {
+                    return Duration::ZERO;
+                }
+                Duration::from_secs(self.renew_at().saturating_sub(now))
+            })
+    }
 }
 
 #[cfg(test)]
@@ -238,7 +311,7 @@ mod tests {
         let (svid, bundle) = issue(&authority, "pay", Duration::from_secs(3600));
         let first = Feed::new(Some(dir.path()));
         assert!(!first.restore("default", "pay"));
-        first.renewed(svid, bundle);
+        first.renewed(svid, bundle, None);
         for (account, expect) in [("pay", true), ("order", false)] {
             let next = Feed::new(Some(dir.path()));
             assert_eq!(next.restore("default", account), expect, "{account}");
@@ -256,24 +329,37 @@ mod tests {
             Authority::open_or_create(&dir.path().join("2"), "cluster.local", now_s()).unwrap();
         let feed = Feed::new(None);
         let (svid, bundle) = issue(&one, "pay", Duration::from_secs(3600));
-        feed.renewed(svid, bundle);
+        feed.renewed(svid, bundle, None);
         let both = format!("{}{}", one.bundle().to_pem(), two.bundle().to_pem());
-        assert!(feed.trust(&both));
-        assert!(!feed.trust("no pem"));
+        assert!(feed.trust(&both, &[]));
+        assert!(!feed.trust("no pem", &[]));
         let epoch = feed.now().unwrap().bundle.epoch().to_owned();
         let (svid, bundle) = issue(&two, "pay", Duration::from_secs(7200));
-        feed.renewed(svid, bundle);
+        feed.renewed(svid, bundle, None);
         let now = feed.now().unwrap();
         assert_eq!(now.bundle.epoch(), epoch);
         assert_eq!(now.bundle.roots().len(), 2);
         assert!(
-            until_renewal(Some(&now), now.svid.not_before - 1).is_zero(),
+            feed.until_renewal(now.svid.not_before - 1).is_zero(),
             "from the future"
         );
-        let wait = until_renewal(Some(&now), now_s());
-        assert!(
-            wait > Duration::from_secs(3000) && wait < Duration::from_secs(6000),
-            "{wait:?}"
-        );
+        let wait = || feed.until_renewal(now_s()).as_secs();
+        assert!((3_001..6_000).contains(&wait()), "{}", wait());
+        // The control plane says when; the same again changes nothing.
+        let soon = now_s() + 500;
+        let terms = Terms {
+            key: None,
+            span: Some(Span {
+                from: soon,
+                until: soon + 100_000,
+            }),
+        };
+        feed.told(terms);
+        let at = feed.renew_at();
+        assert!(at >= soon);
+        feed.told(terms);
+        assert_eq!(feed.renew_at(), at);
+        feed.told(Terms::default());
+        assert!((3_001..6_000).contains(&wait()), "{}", wait());
     }
 }

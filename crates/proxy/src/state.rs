@@ -304,8 +304,8 @@ impl Main {
                 differs
             });
         }
-        if let Some(pem) = roots {
-            self.shared.feed.trust(&pem);
+        if let Some(roots) = roots {
+            self.shared.feed.trust(&roots.pem, &roots.aliases);
         }
         if let Some(revoked) = revoked {
             self.shared.feed.revoke(revoked);

@@ -11,6 +11,7 @@ pub mod finding;
 pub mod header;
 pub mod host;
 pub mod jwk;
+pub mod key;
 pub mod labels;
 pub mod locality;
 pub mod name;

@@ -20,6 +20,7 @@ const PARTS: &[(Kind, &str)] = &[
     (Kind::LocalRateLimit, "spec.rules["),
     (Kind::ServiceEntry, "spec.endpoints["),
     (Kind::ConfigMap, "data.mesh.extensionProviders["),
+    (Kind::ConfigMap, "data.mesh.trustDomainAliases["),
 ];
 
 /// Collects findings.

@@ -162,6 +162,14 @@ pub const TABLE: &[Names] = &[
         &["bp"],
     ),
     row(
+        Kind::CertificatePolicy,
+        (NAKA, &["v1alpha1"]),
+        "CertificatePolicy",
+        "certificatepolicies",
+        "certificatepolicy",
+        &["cp"],
+    ),
+    row(
         Kind::PeerAuthentication,
         (SECURITY, SECURED),
         "PeerAuthentication",

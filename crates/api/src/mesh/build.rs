@@ -5,12 +5,17 @@ use super::{BodyInCheck, HttpCheck, KEY, MeshConfig, Provider, Speaks, TIMEOUT};
 use crate::codes;
 use crate::decode::{Mode, Report};
 use crate::networking::read::{duration, is_header_name};
-use crate::schema::walk;
+use crate::schema::{TEXTS, walk};
 use crate::security::authorization_policy::Text;
 use crate::tree::{self, Data, Node, Place, Problem, join};
 use naka_types::host::Host;
+use naka_types::spiffe::SpiffeId;
 use std::collections::{BTreeMap, BTreeSet};
 
+/// Options that are read.
+const READ: [&str; 2] = ["extensionProviders", "trustDomainAliases"];
+/// Path of the aliases in the ConfigMap.
+const ALIASES: &str = "data.mesh.trustDomainAliases";
 /// Path of the providers in the ConfigMap.
 const PROVIDERS: &str = "data.mesh.extensionProviders";
 /// Status of an answer where a provider does not say.
@@ -26,11 +31,12 @@ pub(crate) fn build(report: &mut Report, config_map: &Node) -> MeshConfig {
         return out;
     };
     for entry in root.entries() {
-        if entry.key != "extensionProviders" {
+        if !READ.contains(&entry.key.as_str()) {
             let at = join("data.mesh", &entry.key);
             unread(report, &at, entry.place, "this option of the MeshConfig");
         }
     }
+    out.trust_domain_aliases = aliases(report, &root);
     let all = root.get("extensionProviders");
     if let Some(node) = all.filter(|node| !matches!(node.data, Data::List(_) | Data::Null)) {
         let (what, fix) = (node.what(), "write a list of providers".to_owned());
@@ -51,6 +57,41 @@ pub(crate) fn build(report: &mut Report, config_map: &Node) -> MeshConfig {
             report.invalid(&join(&at, "name"), node, message, fix);
         } else if report.sound(&at) {
             out.providers.insert(name, provider);
+        }
+    }
+    out
+}
+
+/// Other names of the trust domain. One that is none, or is written twice, is left out alone.
+fn aliases(report: &mut Report, root: &Node) -> Vec<String> {
+    let mut out: Vec<String> = Vec::new();
+    let Some(all) = root.get("trustDomainAliases") else {
+        return out;
+    };
+    walk::value(report, all, TEXTS, ALIASES);
+    for (index, item) in all.items().iter().enumerate() {
+        let at = format!("{ALIASES}[{index}]");
+        let Some(text) = item.text() else {
+            continue;
+        };
+        if SpiffeId::new(text, "default", "default").is_err() {
+            report.invalid(
+                &at,
+                item,
+                format!("{text:?} is no trust domain"),
+                "write a name in small letters, such as old.example.com".to_owned(),
+            );
+        } else if out.iter().any(|known| known == text) {
+            let message = format!("{text:?} is written twice: once is enough");
+            report.error(
+                codes::L383,
+                &at,
+                item.place,
+                message,
+                "remove one of them".to_owned(),
+            );
+        } else {
+            out.push(text.to_owned());
         }
     }
     out

@@ -23,6 +23,11 @@ pub(crate) enum CertCommand {
         #[arg(long, value_name = "TIME", default_value = "10s", value_parser = super::duration)]
         timeout: Duration,
     },
+    /// Let a workload have the certificate that a CertificatePolicy with `approval: Manual` holds back
+    Approve {
+        /// Id of the request, workload id, or NAME.NAMESPACE of the workload; `naka get certs` lists those that wait
+        workload: String,
+    },
 }
 
 /// Why a certificate is taken back (RFC 5280 5.3.1).

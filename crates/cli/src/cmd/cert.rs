@@ -1,4 +1,4 @@
-//! `naka cert`: takes back the certificates of a workload.
+//! `naka cert`: approves certificates of workloads, and takes them back.
 
 use crate::args::{self, CertCommand};
 use crate::client::Client;
@@ -7,19 +7,46 @@ use crate::exit::Outcome;
 use crate::out;
 use clap::ValueEnum;
 use serde_json::json;
+use std::time::Duration;
 
 /// Runs `naka cert`.
 pub(crate) async fn run(args: &args::Cert, context: Option<&str>) -> Outcome {
-    let CertCommand::Revoke {
-        workload,
-        reason,
-        timeout,
-    } = &args.command;
+    let mut client = Client::open(context).await?;
+    match &args.command {
+        CertCommand::Revoke {
+            workload,
+            reason,
+            timeout,
+        } => revoke(&mut client, workload, *reason, *timeout).await,
+        CertCommand::Approve { workload } => approve(&mut client, workload).await,
+    }
+}
+
+async fn approve(client: &mut Client, workload: &str) -> Outcome {
+    let wanted = json!({ "workload": workload });
+    let answer = client
+        .post("/naka/v1/certificates/approve", &wanted)
+        .await?;
+    out::line(format!(
+        "approved: {} ({}), {} key {}",
+        text(&answer, "workload"),
+        text(&answer, "identity"),
+        text(&answer, "key_type"),
+        text(&answer, "request")
+    ));
+    Ok(())
+}
+
+async fn revoke(
+    client: &mut Client,
+    workload: &str,
+    reason: args::Reason,
+    timeout: Duration,
+) -> Outcome {
     let reason = reason.to_possible_value();
     let reason = reason
         .as_ref()
         .map_or("unspecified", |value| value.get_name());
-    let mut client = Client::open(context).await?;
     let wanted = json!({"workload": workload, "reason": reason});
     let answer = client.post("/naka/v1/certificates/revoke", &wanted).await?;
     out::line(format!(
@@ -40,5 +67,5 @@ pub(crate) async fn run(args: &args::Cert, context: Option<&str>) -> Outcome {
         ));
     }
     let revision = answer["revision"].as_u64().unwrap_or_default();
-    wait(&mut client, revision, *timeout, false).await
+    wait(client, revision, timeout, false).await
 }

@@ -45,6 +45,8 @@ const LIVE: &[Live] = &[
             ("ID", "workload_id"),
             ("IDENTITY", "identity"),
             ("STATE", "state"),
+            ("KEY", "key_type"),
+            ("POLICY", "policy"),
             ("UNTIL", "until"),
         ],
     },

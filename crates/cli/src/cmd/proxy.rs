@@ -78,6 +78,7 @@ pub(crate) fn gateway(args: &args::GatewayRun, context: Option<&str>) -> Outcome
         service: Some(args.service.clone()),
         account: args.service.clone(),
         labels,
+        program: None,
     };
     let instance = launch::take_instance(&home, &context.mesh, &who, args.instance)?;
     let workload = format!("{}-{}", args.service, instance.number);

@@ -28,9 +28,12 @@ use naka_types::protocol::Protocol;
 use rustix::process::Signal;
 use serde_json::json;
 use std::collections::BTreeSet;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
@@ -44,6 +47,8 @@ const LOOK_AT_LEAST: Duration = Duration::from_millis(250);
 const LOOK_SHARE: u32 = 20;
 /// But a program that listens is called no later than this.
 const LOOK_AT_LAST: Duration = Duration::from_secs(2);
+/// Exit code of a start that a signal ended, as shells say it.
+const INTERRUPTED: u8 = 130;
 /// Pause before a sidecar that died is started again.
 const RESTART_AFTER: Duration = Duration::from_secs(1);
 
@@ -79,7 +84,12 @@ pub(crate) async fn run(args: &args::Run, context: Option<&str>) -> Outcome {
     let manager = Manager::from_env();
     let mut signals = Signals::new()?;
     let mut sidecar = Proxy::start(beside::role(args.proxy), &settings, instance)?;
-    let program = match begin(&mut sidecar, &way, &who, &args.command).await {
+    let begun = tokio::select! {
+        begun = begin(&mut sidecar, &way, &who, &args.command) => begun,
+        // It may be waiting for somebody's approval.
+        () = signals.end() => Err(Exit::silent(INTERRUPTED)),
+    };
+    let program = match begun {
         Ok(program) => program,
         Err(error) => {
             sidecar.stop().await;
@@ -132,8 +142,9 @@ async fn begin(sidecar: &mut Proxy, way: &Way, who: &Who, command: &[OsString]) 
     let Some((program, arguments)) = command.split_first() else {
         return Err(Exit::usage("nothing to run: add -- COMMAND"));
     };
-    let mut run = Command::new(program);
-    run.args(arguments);
+    // The very file that the control plane was told of; a program that is not found the system speaks of.
+    let mut run = Command::new(who.program.as_deref().unwrap_or(Path::new(program)));
+    run.arg0(program).args(arguments);
     // The service manager's socket and credentials are ours.
     for name in notify::VARIABLES.iter().chain([&credential::DIRECTORY]) {
         run.env_remove(name);
@@ -211,7 +222,25 @@ fn who(args: &args::Run) -> Outcome<Who> {
         service: args.service.clone(),
         account,
         labels,
+        program: args.command.first().and_then(|word| found(word)),
     })
+}
+
+/// The file that a word of a command stands for, as the system finds programs: as a path where it has a slash, else in
+/// the directories of `PATH`.
+fn found(word: &OsStr) -> Option<PathBuf> {
+    if word.as_bytes().contains(&b'/') {
+        return std::path::absolute(word).ok();
+    }
+    let path = std::env::var_os("PATH")?;
+    let runs = |file: &PathBuf| {
+        let about = std::fs::metadata(file);
+        about.is_ok_and(|about| about.is_file() && about.permissions().mode() & 0o111 != 0)
+    };
+    let file = std::env::split_paths(&path)
+        .map(|dir| dir.join(word))
+        .find(runs)?;
+    std::path::absolute(file).ok()
 }
 
 /// Login name in the letters a service account may have.

@@ -422,6 +422,7 @@ impl Flow {
                 .chain((!region.is_empty()).then_some((naka_types::locality::LABEL, region)))
                 .map(|(key, value)| (key.to_owned(), json!(value)))
                 .collect(),
+            program: None,
         };
         let instance = launch::take_instance(&self.home, MESH, &who, None)?;
         let mut settings = Settings::new(

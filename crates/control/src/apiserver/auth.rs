@@ -14,10 +14,12 @@ use naka_types::token::{Token, TokenKind};
 /// The other end of a connection, set by [`super::serve`] as a request extension.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Peer {
-    /// The control socket; the uid comes from the kernel.
+    /// The control socket; who it is comes from the kernel.
     Unix {
-        /// Of the process at the other end.
+        /// User of the process at the other end.
         uid: u32,
+        /// The process, where the kernel says it.
+        pid: Option<i32>,
     },
     /// TLS: proves nothing about the client.
     Tls,
@@ -114,12 +116,12 @@ pub(crate) fn authenticate(
         return bearer(state, value.to_str().unwrap_or_default());
     }
     match peer {
-        Some(Peer::Unix { uid }) if uid == state.owner => Ok(Subject {
+        Some(Peer::Unix { uid, .. }) if uid == state.owner => Ok(Subject {
             name: format!("user:{}", login(uid)),
             role: Role::Admin,
             namespaces: Vec::new(),
         }),
-        Some(Peer::Unix { uid }) => Err(Problem::unauthorized(format!(
+        Some(Peer::Unix { uid, .. }) => Err(Problem::unauthorized(format!(
             "this mesh belongs to uid {}, not to uid {uid}: give an API token",
             state.owner
         ))),

@@ -22,6 +22,7 @@ use std::sync::Arc;
 pub(crate) struct Call {
     pub(crate) state: Arc<State>,
     pub(crate) subject: Subject,
+    pub(crate) peer: Option<Peer>,
     pub(crate) method: Method,
     pub(crate) path: String,
     pub(crate) query: BTreeMap<String, String>,
@@ -97,6 +98,7 @@ async fn answer(state: Arc<State>, parts: Parts, body: &mut Option<Body>) -> Out
     let call = Call {
         state,
         subject,
+        peer,
         method: parts.method,
         path,
         query: route::query(parts.uri.query()),
@@ -217,6 +219,9 @@ async fn naka(call: Call, parts: &[String], body: &mut Option<Body>) -> Outcome 
         (&Method::POST, ["modes", namespace, name, "off"]) => {
             let wanted = body::shaped(taken(body)).await?;
             modes::off(&call, namespace, name, wanted).await
+        }
+        (&Method::POST, ["certificates", "approve"]) => {
+            certificates::approve(&call, body::shaped(taken(body)).await?).await
         }
         (&Method::GET, ["history"]) => read::history(&call),
         (&Method::GET, ["events"]) => read::events(&call),

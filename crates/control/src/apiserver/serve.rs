@@ -108,13 +108,13 @@ async fn unix(app: Router, listener: UnixListener, room: Arc<Semaphore>) {
                 continue;
             }
         };
-        let Some(uid) = peer_uid(&stream) else {
+        let Some(peer) = peer_of(&stream) else {
             continue;
         };
         let app = app.clone();
         connections.spawn(async move {
             let _permit = permit;
-            connection(app, stream, Peer::Unix { uid }, false).await;
+            connection(app, stream, peer, false).await;
         });
         while connections.try_join_next().is_some() {}
     }
@@ -142,8 +142,12 @@ pub(crate) async fn plain(app: Router, listener: TcpListener) {
     }
 }
 
-fn peer_uid(stream: &UnixStream) -> Option<u32> {
-    stream.peer_cred().ok().map(|credentials| credentials.uid())
+fn peer_of(stream: &UnixStream) -> Option<Peer> {
+    let credentials = stream.peer_cred().ok()?;
+    Some(Peer::Unix {
+        uid: credentials.uid(),
+        pid: credentials.pid(),
+    })
 }
 
 async fn refused(error: &io::Error) {

@@ -1,11 +1,12 @@
 //! Tokens: create, list, revoke. The log keeps what a token may do and the SHA-256 of its secret, never the secret.
 
-use super::State;
 use super::answer::{Outcome, Problem, json_with, ok};
 use super::auth::Role;
 use super::dispatch::Call;
+use super::{State, attest};
 use crate::ca_service::{CERTIFICATE, Certificate};
 use http::StatusCode;
+use naka_api::own::certificate_policy::Workload;
 use naka_identity::{JoinParams, TokenGrant, new_secret, now_s, random_bytes};
 use naka_store::{Draft, Snapshot};
 use naka_types::labels::Labels;
@@ -39,13 +40,25 @@ pub(crate) struct Request {
     ttl_seconds: Option<u64>,
     role: String,
     namespaces: Vec<String>,
+    /// Path of the program that is going to be run with it.
+    program: String,
 }
 
 /// `POST tokens`.
 pub(crate) async fn create(call: &Call, request: Request) -> Outcome {
     call.subject.need(Role::Admin, "", "create tokens")?;
     let (id, secret) = (new_id(), new_secret());
-    let (kind, grant) = grant(&request, &id, &secret, &call.subject.name)?;
+    let (kind, mut grant) = grant(&request, &id, &secret, &call.subject.name)?;
+    if kind == TokenKind::Join {
+        let workload = Workload {
+            namespace: &grant.namespace,
+            account: &grant.service_account,
+            labels: &request.labels,
+        };
+        let snapshot = call.state.store.snapshot();
+        let seen = attest::seen(&snapshot, call.peer, workload, &request.program);
+        grant.attested = seen.await;
+    }
     let mut drafts = forget_expired(&call.state);
     let value =
         serde_json::to_value(&grant).map_err(|error| Problem::bad_request(error.to_string()))?;
@@ -111,6 +124,7 @@ fn grant(
                 uses: Some(request.uses.unwrap_or(1).max(1)),
                 expires: expires(JOIN_TTL),
                 created_by: actor.to_owned(),
+                attested: None,
             };
             Ok((TokenKind::Join, TokenGrant::join(id, secret, params)))
         }

@@ -2,8 +2,9 @@
 //! those that count no more, `("revoked", workload id)`.
 
 use super::PeerIdentity;
+use super::approval::REQUEST;
 use crate::plane::REGISTRATION_RECORD;
-use naka_identity::{Issued, Revoked, TokenGrant};
+use naka_identity::{Attested, Issued, Revoked, TokenGrant};
 use naka_store::{Draft, Snapshot};
 use naka_types::labels::Labels;
 use naka_types::workload::Ulid;
@@ -46,6 +47,15 @@ pub struct Certificate {
     /// SHA-256 of the root it leads to; empty for one that an older control plane issued.
     #[serde(default)]
     pub root: String,
+    /// What the key is (word of `types::KeyType`); empty: nothing that has a word.
+    #[serde(default)]
+    pub key_type: String,
+    /// The CertificatePolicy it was issued by, `namespace/name`; empty: none.
+    #[serde(default)]
+    pub policy: String,
+    /// What was seen of the program when it joined.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attested: Option<Attested>,
 }
 
 /// A workload whose certificates count no more. Fields are only added.
@@ -88,20 +98,29 @@ pub fn grant(snapshot: &Snapshot, id: &str) -> Option<TokenGrant> {
     TokenGrant::deserialize(snapshot.record(TOKEN, id)?.as_ref()).ok()
 }
 
+/// A certificate's record with what was issued.
+pub(super) fn dated(certificate: Certificate, issued: &Issued) -> Certificate {
+    Certificate {
+        serial: issued.serial.clone(),
+        not_before: issued.not_before,
+        not_after: issued.not_after,
+        root: issued
+            .chain
+            .last()
+            .map_or_else(String::new, |root| naka_identity::sha256_hex(root)),
+        ..certificate
+    }
+}
+
 /// The event of an issued certificate.
-pub(super) fn issued(mut certificate: Certificate, issued: &Issued, who: &PeerIdentity) -> Draft {
-    certificate.serial.clone_from(&issued.serial);
-    certificate.not_before = issued.not_before;
-    certificate.not_after = issued.not_after;
-    let root = issued.chain.last();
-    certificate.root = root.map_or_else(String::new, |root| naka_identity::sha256_hex(root));
+pub(super) fn issued(certificate: &Certificate, who: &PeerIdentity) -> Draft {
     Draft::record(
         &format!("workload:{}", who.spiffe),
         "",
         "certificate.issued",
         CERTIFICATE,
         &certificate.workload_id,
-        serde_json::to_value(&certificate).ok(),
+        serde_json::to_value(certificate).ok(),
     )
 }
 
@@ -144,9 +163,23 @@ pub(super) fn prune(snapshot: &Snapshot, now: u64) -> Vec<Draft> {
         .records_of(REVOKED)
         .filter(|(_, value)| over(value, "not_after"))
         .map(|(id, _)| Draft::record("system", "", "certificate.forgotten", REVOKED, id, None));
+    let requests = snapshot
+        .records_of(REQUEST)
+        .filter(|(_, value)| over(value, "asked_at"))
+        .map(|(id, _)| {
+            Draft::record(
+                "system",
+                "",
+                "certificate.request-forgotten",
+                REQUEST,
+                id,
+                None,
+            )
+        });
     tokens
         .chain(certificates)
         .chain(revoked)
+        .chain(requests)
         .take(FORGET_AT_ONCE)
         .collect()
 }

@@ -2,7 +2,7 @@
 
 use super::inbound::{At, Chain};
 use super::{Built, Class, Dialect, Key, View, tls};
-use crate::world::{Read, Service};
+use crate::world::{Domains, Read, Service};
 use naka_api::networking::destination_rule::{
     ConnectionPool, HttpUpgrade, OutlierDetection, ProxyHeader, TlsMode, TrafficPolicy,
 };
@@ -109,7 +109,7 @@ pub(crate) fn outbound(view: &View<'_>, name: &ClusterName, class: &Class) -> Op
         (Protocol::Auto, Role::Gateway) => Protocol::Http,
         (known, _) => known,
     };
-    let domain = &view.read(Read::Trust).trust_domain;
+    let domains = &view.read(Read::Trust).domains;
     let subset_name = (!subset.is_empty()).then_some(subset.as_str());
     let labels = subset_name
         .and_then(|name| rule?.subset(name))
@@ -140,7 +140,7 @@ pub(crate) fn outbound(view: &View<'_>, name: &ClusterName, class: &Class) -> Op
             policy.tls.as_deref(),
             (subset_name, *port),
         ),
-        identities: identities(service, domain),
+        identities: identities(service, domains),
         dialect: class.dialect,
         backend,
     };
@@ -157,27 +157,51 @@ pub(crate) fn is_told(target: &Target<'_>, port: u16) -> bool {
     outside::found(target.service, port, None).is_told()
 }
 
-/// Identities that may serve a service.
-fn identities(service: &Service, domain: &str) -> Vec<String> {
-    let named = |namespace: &str, account: &str| {
-        SpiffeId::new(domain, namespace, account)
-            .ok()
-            .map(|id| id.to_string())
+/// Identities that may serve a service, in the trust domain and under each of its aliases.
+fn identities(service: &Service, domains: &Domains) -> Vec<String> {
+    let each = |domain: &str, namespace: &str, account: &str| {
+        let id = SpiffeId::new(domain, namespace, account);
+        id.ok().map(|id| id.to_string())
+    };
+    let named = |namespace: &str, account: &str| -> Vec<String> {
+        let all = domains.all();
+        all.filter_map(|domain| each(domain, namespace, account))
+            .collect()
     };
     match &service.entry {
         None => {
             let accounts = service.accounts.iter();
             accounts
-                .filter_map(|account| named(&service.namespace, account))
+                .flat_map(|account| named(&service.namespace, account))
                 .collect()
         }
         // What the object says itself holds for its workloads, too.
-        Some(entry) if entry.internal && !entry.names.is_empty() => entry.names.clone(),
+        Some(entry) if entry.internal && !entry.names.is_empty() => entry
+            .names
+            .iter()
+            .flat_map(|name| under_each(name, domains))
+            .collect(),
         Some(entry) => entry
             .identities
             .iter()
-            .filter_map(|(namespace, account)| named(namespace, account))
+            .flat_map(|(namespace, account)| named(namespace, account))
             .collect(),
+    }
+}
+
+/// A name of a certificate: an identity of the trust domain also under its aliases, as Istio expands what a
+/// ServiceEntry says.
+fn under_each(name: &str, domains: &Domains) -> Vec<String> {
+    match SpiffeId::parse(name) {
+        Ok(id) if domains.has(id.trust_domain()) => {
+            let all = domains.all();
+            all.filter_map(|domain| {
+                SpiffeId::new(domain, id.namespace(), id.service_account()).ok()
+            })
+            .map(|id| id.to_string())
+            .collect()
+        }
+        _ => vec![name.to_owned()],
     }
 }
 

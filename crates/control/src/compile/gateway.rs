@@ -9,7 +9,7 @@
 
 use super::cluster::socket_address;
 use super::{Built, Class, Dialect, Key, View, listener, policy, roots, route, vhost};
-use crate::world::{Read, World};
+use crate::world::{Domains, Read, World};
 use naka_api::Object;
 use naka_api::networking::gateway::overlap;
 use naka_types::host::Host;
@@ -62,7 +62,7 @@ pub(crate) fn listener(view: &View<'_>, wanted: &str, class: &Class) -> Option<B
     refers.extend(policies.asked().cloned().map(Key::Cluster));
     let to = message::For {
         dialect: Dialect::Naka,
-        trust_domain: "",
+        domains: &Domains::default(),
         port: &whole,
         before: policy::message::bytes(&policies, port, class.peer_labels),
     };

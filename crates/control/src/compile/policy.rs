@@ -16,7 +16,7 @@ pub(crate) use authorizer::Authorizer;
 pub(crate) use token::claim;
 
 use super::View;
-use crate::world::Read;
+use crate::world::{Domains, Read};
 use naka_api::security::attached::Attached;
 use naka_api::security::authorization_policy::{
     Action, Attribute, AuthorizationPolicy, Condition, Rule, Text, Values,
@@ -26,7 +26,7 @@ use naka_types::cidr::Cidr;
 use naka_types::host::ROOT_NAMESPACE;
 use naka_types::labels::Labels;
 use naka_types::name::ClusterName;
-use std::sync::Arc;
+use naka_types::spiffe::DEFAULT_TRUST_DOMAIN;
 
 /// The policies of a workload.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -47,7 +47,7 @@ pub(crate) struct Policies {
     trust: Vec<trust::Held>,
     /// Issuers whose tokens are read before.
     tokens: Vec<Issuer>,
-    trust_domain: Arc<str>,
+    domains: Domains,
 }
 
 /// An issuer with its keys.
@@ -145,7 +145,7 @@ pub(crate) fn of(
     found.authorizer = authorizer::of(view, &found.custom, namespace, host);
     if !found.is_empty() {
         let world = view.read(Read::Trust);
-        found.trust_domain = Arc::clone(&world.trust_domain);
+        found.domains = world.domains.clone();
     }
     found
 }
@@ -274,13 +274,13 @@ fn not(tree: Tree) -> Tree {
 }
 
 /// The rules of some policies at a place; those that never match are left out.
-fn compiled(held: &[Held], domain: &str, at: At) -> Vec<Compiled> {
+fn compiled(held: &[Held], domains: &Domains, at: At) -> Vec<Compiled> {
     let mut out = Vec::new();
     for Held { name, policy } in held {
         // An audit tells of what it cannot know, and somebody is asked about it.
         let denies = policy.action != Action::Allow;
         for (index, rule) in policy.rules.iter().enumerate() {
-            let tree = |condition: &Condition| tree(condition, denies, domain, at);
+            let tree = |condition: &Condition| tree(condition, denies, domains, at);
             let (who, what) = sides(rule, tree);
             if who != Tree::Never && what != Tree::Never {
                 let name = format!("{name}-rule[{index}]");
@@ -321,7 +321,7 @@ fn is_of_caller(attribute: &Attribute) -> bool {
     )
 }
 
-fn tree(condition: &Condition, denies: bool, domain: &str, at: At) -> Tree {
+fn tree(condition: &Condition, denies: bool, domains: &Domains, at: At) -> Tree {
     let known = match &condition.attribute {
         Attribute::Unknown(_) => false,
         Attribute::Label(_) => at.labels,
@@ -345,9 +345,13 @@ fn tree(condition: &Condition, denies: bool, domain: &str, at: At) -> Tree {
         Values::Texts(texts) if condition.attribute == Attribute::RequestPrincipal => {
             any(texts.iter().map(request_principal))
         }
+        Values::Texts(texts) if condition.attribute == Attribute::Principal => {
+            let each = texts.iter().flat_map(|text| principal(text, domains));
+            any(each.map(Tree::Ask))
+        }
         Values::Texts(texts) => any(texts
             .iter()
-            .map(|text| Tree::Ask(question(&condition.attribute, text, domain)))),
+            .map(|text| Tree::Ask(question(&condition.attribute, text)))),
     };
     if condition.not { not(values) } else { values }
 }
@@ -386,7 +390,7 @@ fn request_principal(text: &Text) -> Tree {
     all([ask("iss", issuer), ask("sub", subject)])
 }
 
-fn question(attribute: &Attribute, text: &Text, domain: &str) -> Question {
+fn question(attribute: &Attribute, text: &Text) -> Question {
     // Parts of an identity: any text without a slash.
     let part = |text: &Text| match text {
         Text::Exact(text) | Text::Template(text) => escaped(text),
@@ -395,12 +399,6 @@ fn question(attribute: &Attribute, text: &Text, domain: &str) -> Question {
         Text::Present => "[^/]+".to_owned(),
     };
     match attribute {
-        Attribute::Principal => match text {
-            Text::Present => Question::Identified,
-            Text::Exact(text) => Question::Identity(Text::Exact(spiffe(text, domain))),
-            Text::Prefix(text) => Question::Identity(Text::Prefix(spiffe(text, domain))),
-            other => Question::Identity(other.clone()),
-        },
         Attribute::Namespace => {
             Question::IdentityLike(format!("spiffe://[^/]+/ns/{}/sa/[^/]+", part(text)))
         }
@@ -423,11 +421,43 @@ fn question(attribute: &Attribute, text: &Text, domain: &str) -> Question {
     }
 }
 
-/// The trust domain `cluster.local` stands for the mesh's own, whatever that is, as in Istio.
-fn spiffe(text: &str, domain: &str) -> String {
-    match text.strip_prefix("cluster.local/") {
-        Some(rest) => format!("spiffe://{domain}/{rest}"),
-        None => format!("spiffe://{text}"),
+/// Who a principal of a rule is: under the trust domain and each of its aliases, as in Istio.
+fn principal(text: &Text, domains: &Domains) -> Vec<Question> {
+    let all = |texts: Vec<String>, of: fn(String) -> Text| -> Vec<Question> {
+        let of = |text| Question::Identity(of(text));
+        texts.into_iter().map(of).collect()
+    };
+    match text {
+        Text::Present => vec![Question::Identified],
+        Text::Exact(text) => all(spiffe(text, domains), Text::Exact),
+        Text::Prefix(text) => all(spiffe(text, domains), Text::Prefix),
+        // `*-td/ns/a/sa/b`: the end of a trust domain, which the others may not have.
+        Text::Suffix(end) => {
+            let (part, rest) = end.split_once('/').unwrap_or(("", ""));
+            let fits = |domain: &&str| domain.ends_with(part);
+            let identity = rest.starts_with("ns/") && !part.is_empty();
+            let mut out = vec![Question::Identity(text.clone())];
+            if identity && domains.all().any(|domain| fits(&domain)) {
+                let others = domains.all().filter(|domain| !fits(domain));
+                out.extend(others.map(|domain| {
+                    Question::Identity(Text::Exact(format!("spiffe://{domain}/{rest}")))
+                }));
+            }
+            out
+        }
+        Text::Template(_) => vec![Question::Identity(text.clone())],
+    }
+}
+
+/// The trust domain `cluster.local` stands for the mesh's own, whatever that is, and each of the mesh's names for all of
+/// them. Any other means itself.
+fn spiffe(text: &str, domains: &Domains) -> Vec<String> {
+    match text.split_once('/') {
+        Some((domain, rest)) if domain == DEFAULT_TRUST_DOMAIN || domains.has(domain) => domains
+            .all()
+            .map(|domain| format!("spiffe://{domain}/{rest}"))
+            .collect(),
+        _ => vec![format!("spiffe://{text}")],
     }
 }
 

@@ -4,6 +4,7 @@
 //! is the secret `ROOTCA`.
 
 use super::{Dialect, ROOT_CA};
+use crate::world::Domains;
 use naka_api::networking::destination_rule::ProxyHeader;
 use naka_types::name::NO_CERTIFICATE;
 use naka_wire::envoy::config::core::v3::{
@@ -143,10 +144,22 @@ pub(crate) fn downstream() -> TransportSocket {
     listening(common(&["h2", "http/1.1"], &[], Dialect::Naka))
 }
 
-/// An Envoy's listener that asks its callers who they are: anybody of the trust domain.
-pub(crate) fn envoy_downstream(alpn: &[&str], trust_domain: &str) -> TransportSocket {
-    let domain = format!("spiffe://{trust_domain}/");
-    listening(common(alpn, &[Peer::Prefix(&domain)], Dialect::Envoy))
+/// An Envoy's listener that asks its callers who they are: anybody of the trust domain or of an alias.
+pub(crate) fn envoy_downstream(alpn: &[&str], domains: &Domains) -> TransportSocket {
+    let all: Vec<String> = domains
+        .all()
+        .map(|domain| format!("spiffe://{domain}/"))
+        .collect();
+    let peers: Vec<Peer<'_>> = all.iter().map(|domain| Peer::Prefix(domain)).collect();
+    listening(common(alpn, &peers, Dialect::Envoy))
+}
+
+/// Names of peers that the roots of the mesh vouch for beside those of its own trust domain.
+pub(crate) fn of_aliases(domains: &Domains) -> Vec<SubjectAltNameMatcher> {
+    let all = domains
+        .aliases()
+        .map(|domain| format!("spiffe://{domain}/"));
+    all.map(|domain| san(&Peer::Prefix(&domain))).collect()
 }
 
 fn listening(common: CommonTlsContext) -> TransportSocket {

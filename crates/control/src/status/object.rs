@@ -2,6 +2,7 @@
 
 use super::touch::{Touch, hosts, spread_host};
 use crate::apiserver::live::{Condition, Nack, ObjectStatus};
+use crate::certificates;
 use crate::compile::policy::authorizer;
 use crate::compile::{Class, Dialect, Key, View, compile, gateway};
 use crate::plane::Plane;
@@ -11,7 +12,7 @@ use naka_api::networking::gateway::Gateway;
 use naka_api::networking::virtual_service::GatewayRef;
 use naka_api::own::trust_model::TrustModel;
 use naka_api::security::authorization_policy::{Action, Attribute, Condition as Demand, Rule};
-use naka_api::{Mode, Object};
+use naka_api::{Mode, Object, codes};
 use naka_types::finding::{Finding, Severity};
 use naka_types::host::ROOT_NAMESPACE;
 use naka_types::labels::{Labels, selects};
@@ -41,12 +42,18 @@ pub(super) fn status(plane: &Plane, reference: &ObjectRef) -> ObjectStatus {
         .collect();
     let (conflicts, unresolved): (Vec<Finding>, Vec<Finding>) = unresolved(&world, object)
         .into_iter()
-        .partition(|finding| finding.code == naka_api::codes::E331.id);
+        .partition(|finding| finding.code == codes::E331.id);
     let keys = plane.keys.get();
     let keys = keys.map(|keys| keys.findings(object, &snapshot));
     let keys = keys.unwrap_or_default();
     let conflict = conflict(&world, object);
+    let certificates = certificates::findings(&snapshot, object);
+    let older = certificates.iter().find(|one| one.code == codes::L380.id);
+    let conflict = conflict.or_else(|| Some(("OlderWins", older?.message.clone())));
     let mut status = spread(plane, &world, object);
+    if object.certificate_policy().is_some() {
+        certified(&mut status, certificates::holders(&snapshot, object));
+    }
     status.revision = object.meta.resource_version.parse().unwrap_or(0);
     status.conditions = vec![
         accepted(&unsound),
@@ -64,6 +71,7 @@ pub(super) fn status(plane: &Plane, reference: &ObjectRef) -> ObjectStatus {
     findings.extend(unresolved);
     findings.extend(conflicts);
     findings.extend(keys);
+    findings.extend(certificates);
     status.findings = findings;
     status
 }
@@ -85,6 +93,20 @@ fn rolled(status: &mut ObjectStatus, record: Option<&Arc<Value>>) {
     status.conditions.retain(|one| one.kind != "Programmed");
     let done = condition("Programmed", phase == "done", "Rollout", message);
     status.conditions.push(done);
+}
+
+/// Of a CertificatePolicy it is workloads that have it, in their certificates, and not configurations.
+fn certified(status: &mut ObjectStatus, (have, lack): (Vec<String>, Vec<String>)) {
+    status
+        .unaffected
+        .retain(|name| !have.contains(name) && !lack.contains(name));
+    status.state = match (lack.is_empty(), have.is_empty()) {
+        (false, _) => "pending",
+        (true, false) => "programmed",
+        (true, true) => "unused",
+    }
+    .to_owned();
+    (status.acked, status.behind) = (have, lack);
 }
 
 fn condition(kind: &str, holds: bool, reason: &str, message: impl Into<String>) -> Condition {
@@ -181,7 +203,7 @@ fn asks_label(rule: &Rule) -> bool {
 fn enforced(findings: &[Finding], elsewhere: Option<String>) -> Condition {
     let idle: Vec<&str> = findings
         .iter()
-        .filter(|finding| finding.code == naka_api::codes::W900.id)
+        .filter(|finding| finding.code == codes::W900.id)
         .map(|finding| finding.field.as_str())
         .collect();
     if let Some(message) = elsewhere.filter(|_| idle.is_empty()) {
@@ -202,7 +224,7 @@ fn enforced(findings: &[Finding], elsewhere: Option<String>) -> Condition {
 fn resolved(unresolved: &[Finding], keys: &[Finding]) -> Condition {
     let keys = keys.iter().map(|finding| (finding, "KeysNotFetched"));
     // These speak of references that lead somewhere.
-    let found = [naka_api::codes::L354.id, naka_api::codes::W132.id];
+    let found = [codes::L354.id, codes::W132.id, codes::L383.id];
     let all = unresolved
         .iter()
         .filter(|finding| !found.contains(&finding.code.as_str()))
@@ -385,6 +407,19 @@ fn of_gateway(world: &World, object: &Object, gateway: &Gateway) -> Vec<Finding>
 pub(super) fn unresolved(world: &World, object: &Object) -> Vec<Finding> {
     if let Some(gateway) = object.gateway() {
         return of_gateway(world, object, gateway);
+    }
+    if let Some(config) = object.mesh_config() {
+        let aliases = config.trust_domain_aliases.iter().enumerate();
+        let own = aliases.filter(|(_, alias)| alias.as_str() == &*world.trust_domain);
+        let told = own.map(|(index, alias)| {
+            let message =
+                format!("{alias} is the trust domain itself: as an alias it adds nothing");
+            Finding::new(codes::L383.id, message)
+                .at(format!("data.mesh.trustDomainAliases[{index}]"))
+                .on(object.reference())
+                .fix("remove it")
+        });
+        return told.collect();
     }
     if object.authorization_policy().is_some() {
         let unresolved = authorizer::unresolved(&View::new(world), object);

@@ -1,6 +1,6 @@
 //! Joins the parts into a [`World`].
 
-use super::{Endpoint, Endpoints, Networks, Port, Service, World, age};
+use super::{Domains, Endpoint, Endpoints, Networks, Port, Service, World, age};
 use crate::ca_service::{CERTIFICATE, revoked};
 use crate::registry::{Claim, Health, Member, Registration, ServedPort};
 use naka_api::core::service::{ServicePort, TargetPort};
@@ -94,6 +94,7 @@ impl World {
         let mut world = Self {
             revision: inputs.snapshot.revision,
             trust_domain: Arc::clone(&inputs.trust_domain),
+            domains: Domains::new(&inputs.trust_domain, &[]),
             roots: Arc::clone(&inputs.roots),
             revoked: Arc::new(revoked(inputs.snapshot)),
             secrets: inputs.secrets,
@@ -282,6 +283,7 @@ impl World {
                     let all = config.providers.iter();
                     let all = all.map(|(name, one)| (name.clone(), Arc::new(one.clone())));
                     self.providers = all.collect();
+                    self.domains = Domains::new(&self.trust_domain, &config.trust_domain_aliases);
                 }
                 Spec::LocalRateLimit(_) => {
                     let all = self.limits.entry(namespace.clone()).or_default();

@@ -144,6 +144,7 @@ impl World {
         if self.roots != next.roots
             || self.revoked != next.revoked
             || self.trust_domain != next.trust_domain
+            || self.domains != next.domains
         {
             reads.insert(Read::Trust);
         }

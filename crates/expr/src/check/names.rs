@@ -78,36 +78,37 @@ pub(super) fn literal(ast: &Ast) -> Result<&str, Error> {
 }
 
 pub(super) fn zone_of(ast: &Ast) -> Result<TimeZone, Error> {
-    static ZONES: OnceLock<TimeZoneDatabase> = OnceLock::new();
     let name = literal(ast)?;
-    let wrong = || {
+    zone(name).ok_or_else(|| {
         Error::new(
             ast.column,
             format!("{name:?} is not a time zone"),
             "write a name such as 'Asia/Kolkata', or '+05:30'",
         )
-    };
-    if let Some((sign, rest)) = name
-        .strip_prefix('+')
-        .map(|rest| (1, rest))
-        .or_else(|| name.strip_prefix('-').map(|rest| (-1, rest)))
-    {
-        let (hours, minutes) = rest.split_once(':').ok_or_else(wrong)?;
-        let (hours, minutes): (i32, i32) = (
-            hours.parse().map_err(|_| wrong())?,
-            minutes.parse().map_err(|_| wrong())?,
-        );
+    })
+}
+
+/// A time zone by its name (`Asia/Kolkata`) or its distance from UTC (`+05:30`).
+#[must_use]
+pub fn zone(name: &str) -> Option<TimeZone> {
+    static ZONES: OnceLock<TimeZoneDatabase> = OnceLock::new();
+    let fixed = |sign: i32, rest: &str| {
+        let (hours, minutes) = rest.split_once(':')?;
+        let (hours, minutes): (i32, i32) = (hours.parse().ok()?, minutes.parse().ok()?);
         if !(0..24).contains(&hours) || !(0..60).contains(&minutes) {
-            return Err(wrong());
+            return None;
         }
-        let offset = jiff::tz::Offset::from_seconds(sign * (hours * 3600 + minutes * 60))
-            .map_err(|_| wrong())?;
-        return Ok(TimeZone::fixed(offset));
+        let offset = jiff::tz::Offset::from_seconds(sign * (hours * 3600 + minutes * 60)).ok()?;
+        Some(TimeZone::fixed(offset))
+    };
+    match (name.strip_prefix('+'), name.strip_prefix('-')) {
+        (Some(rest), _) => fixed(1, rest),
+        (_, Some(rest)) => fixed(-1, rest),
+        _ => {
+            let zones = ZONES.get_or_init(TimeZoneDatabase::bundled);
+            zones.get(name).ok()
+        }
     }
-    ZONES
-        .get_or_init(TimeZoneDatabase::bundled)
-        .get(name)
-        .map_err(|_| wrong())
 }
 
 pub(super) fn is_number(ty: Type) -> bool {

@@ -27,8 +27,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 mod near;
+mod roots;
 
 pub use near::Near;
+pub use roots::Roots;
 
 /// Name of the secret with the trust bundle.
 pub const ROOT_CA: &str = "ROOTCA";
@@ -46,8 +48,8 @@ pub struct Change {
     pub names: Option<Arc<Filter>>,
     /// New TLS of a gateway's servers; to be in force before the snapshot is.
     pub edge: Option<Arc<Table>>,
-    /// New roots, PEM.
-    pub roots: Option<String>,
+    /// New roots.
+    pub roots: Option<Roots>,
     /// Who is not believed any more.
     pub revoked: Option<Arc<Revoked>>,
     /// Whether the copy on disk is out of date.
@@ -221,7 +223,7 @@ impl Book {
                 Ok(Vec::new())
             }
             type_url::SECRET => {
-                self.change.roots = Some(roots(&unpack(any).map_err(broken)?)?);
+                self.change.roots = Some(Roots::read(&unpack(any).map_err(broken)?)?);
                 Ok(Vec::new())
             }
             type_url::NAME_FILTER => {
@@ -652,28 +654,6 @@ fn known(type_url: &str) -> Option<&'static str> {
 }
 
 /// The PEM text of a trust bundle.
-fn roots(wire: &Secret) -> Result<String, intake::Error> {
-    let Some(secret::Type::ValidationContext(context)) = &wire.r#type else {
-        return Err(intake::Error::at(
-            "type",
-            "only a validation context is taken",
-        ));
-    };
-    let source = context
-        .trusted_ca
-        .as_ref()
-        .and_then(|ca| ca.specifier.as_ref());
-    match source {
-        Some(Specifier::InlineBytes(bytes)) => String::from_utf8(bytes.clone())
-            .map_err(|_| intake::Error::at("validation_context.trusted_ca", "not PEM")),
-        Some(Specifier::InlineString(text)) => Ok(text.clone()),
-        _ => Err(intake::Error::at(
-            "validation_context.trusted_ca",
-            "not inline",
-        )),
-    }
-}
-
 /// The list of workloads that are not believed any more.
 fn revoked(wire: &Secret) -> Result<Arc<Revoked>, intake::Error> {
     let bad = |why: &str| intake::Error::at("generic_secret", why);

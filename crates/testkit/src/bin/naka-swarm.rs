@@ -15,6 +15,7 @@ use anyhow::{Context, Result, bail};
 use bytes::{Buf, BufMut, Bytes};
 use http::uri::PathAndQuery;
 use naka_identity::tls;
+use naka_proxy::certify::Asker;
 use naka_proxy::control_client::{self, Link, News, Params};
 use naka_proxy::lease::Lease;
 use naka_proxy::rotation::Feed;
@@ -232,6 +233,12 @@ async fn report(seen: Arc<Seen>, count: u64) {
 /// What the criminals ask for besides, so that there is something to read and to refuse.
 const WANTED: &str = "80/payment.default.svc.cluster.local:80";
 
+/// The first certificate of a client.
+async fn certified(link: &Link, settings: &Settings, token: &Token) -> Result<naka_identity::Svid> {
+    let mut asker = Asker::new(Arc::new(settings.clone()));
+    Ok(asker.ask(link, Some(token)).await?.svid)
+}
+
 /// One open stream of a client with a good identity.
 struct Stream {
     requests: mpsc::Sender<DeltaDiscoveryRequest>,
@@ -247,7 +254,7 @@ async fn stream(token: &str, version: Option<&String>) -> Result<Stream> {
     let config = tls::token_client_config(&parsed.ca_sha256, &[b"h2"])?;
     let settings = settings(token, 0);
     let link: Link = control_client::dial(address, config).await?;
-    let (svid, _) = control_client::issue(&link, &settings, Some(&parsed)).await?;
+    let svid = certified(&link, &settings, &parsed).await?;
     let (requests, queue) = mpsc::channel(16);
     let mut node = control_client::node(&settings, &svid.workload_id.to_string());
     if let Some(version) = version {
@@ -486,7 +493,7 @@ async fn nested(options: &Options) -> Result<()> {
             (path, vec![message], Some(parsed.reveal()))
         }
         "workloads" => {
-            let (svid, _) = control_client::issue(&link, &settings, Some(&parsed)).await?;
+            let svid = certified(&link, &settings, &parsed).await?;
             let sound = RegisterRequest {
                 workload_id: svid.workload_id.to_string(),
                 namespace: settings.namespace.clone(),
@@ -500,7 +507,7 @@ async fn nested(options: &Options) -> Result<()> {
             ("/naka.wire.v1.Workloads/Register", vec![message], None)
         }
         _ => {
-            let (svid, _) = control_client::issue(&link, &settings, Some(&parsed)).await?;
+            let svid = certified(&link, &settings, &parsed).await?;
             let node = control_client::node(&settings, &svid.workload_id.to_string());
             let first = DeltaDiscoveryRequest {
                 node: Some(node),

@@ -10,6 +10,7 @@ use crate::{Attack, Outcome, outcome};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use naka_identity::{KeyAndCsr, tls};
+use naka_proxy::certify::Asker;
 use naka_proxy::control_client::{self, Link};
 use naka_proxy::settings::Settings;
 use naka_testkit::mesh::SOON;
@@ -325,10 +326,11 @@ fn sent(
         let mut id = String::new();
         if let Some(account) = account {
             let settings = settings(account);
-            let made = control_client::issue(&link, &settings, Some(token)).await;
+            let mut asker = Asker::new(Arc::new(settings));
+            let made = asker.ask(&link, Some(token)).await;
             id = made
                 .map_err(|error| error.to_string())?
-                .0
+                .svid
                 .workload_id
                 .to_string();
         }

@@ -10,6 +10,7 @@ mod backup;
 mod balance;
 mod binds;
 mod captured;
+mod certificates;
 mod change;
 mod check;
 mod cli;

@@ -254,6 +254,9 @@ pub struct RegisterResponse {
     /// Not 0: the certificate is to be renewed within this time, whatever is left of it.
     #[prost(uint64, tag = "5")]
     pub renew_within_ms: u64,
+    /// How the certificate that the workload holds now is to be renewed; absent where nothing says so.
+    #[prost(message, optional, tag = "6")]
+    pub certificate: ::core::option::Option<CertificateTerms>,
 }
 impl ::prost::Name for RegisterResponse {
     const NAME: &'static str = "RegisterResponse";
@@ -263,6 +266,29 @@ impl ::prost::Name for RegisterResponse {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "type.googleapis.com/naka.wire.v1.RegisterResponse".into()
+    }
+}
+/// How a workload is to ask for its next certificate. Beside registration it comes with the answers of the certificate
+/// service, good ones and refusals, as the metadata `naka-certificate-terms-bin`.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CertificateTerms {
+    /// What the key must be: `ECDSA-P256`, `ECDSA-P384`, `RSA-2048`, `RSA-4096`, `Ed25519`. Empty: anything.
+    #[prost(string, tag = "1")]
+    pub key_type: ::prost::alloc::string::String,
+    /// Renewal in some second from this to that, since 1970. Both 0: when the workload thinks best.
+    #[prost(uint64, tag = "2")]
+    pub renew_from: u64,
+    #[prost(uint64, tag = "3")]
+    pub renew_until: u64,
+}
+impl ::prost::Name for CertificateTerms {
+    const NAME: &'static str = "CertificateTerms";
+    const PACKAGE: &'static str = "naka.wire.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "naka.wire.v1.CertificateTerms".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/naka.wire.v1.CertificateTerms".into()
     }
 }
 /// Who still may send requests to a draining workload.

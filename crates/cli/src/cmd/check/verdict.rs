@@ -254,8 +254,12 @@ fn certificate(proxy: &Value, end: u64, now: u64) -> Option<Line> {
         let told = format!("its certificate ended {ends}");
         return Some(Line::bad("proxy", codes::E917, told));
     }
-    (end - now < life / 10).then(|| {
-        let told = format!("its certificate ends {ends} and was not renewed");
+    // By its policy it may have been due long before.
+    let due = number(proxy, "/certificate/due").filter(|due| *due < end);
+    let late = due.is_some_and(|due| now.saturating_sub(due) > (end - due) / 2);
+    (late || end - now < life / 10).then(|| {
+        let wanted = due.map_or(String::new(), |due| format!(" by {}", date(due)));
+        let told = format!("its certificate ends {ends} and was not renewed{wanted}");
         Line::bad("proxy", codes::W917, told)
     })
 }
@@ -309,6 +313,12 @@ mod tests {
             .into_iter()
             .filter_map(|line| Some(line.finding?.code))
             .collect()
+    }
+
+    /// A certificate of 90 days whose renewal was due 30 days before its end, so many days ago.
+    fn overdue(days: u64) -> Value {
+        let due = NOW - days * DAY_S;
+        json!({"not_before": due - 60 * DAY_S, "not_after": due + 30 * DAY_S, "due": due})
     }
 
     #[test]
@@ -375,6 +385,9 @@ mod tests {
                 json!(NOW + 60),
                 &["W917"],
             ),
+            // Due by its policy when 30 days were left: half of them have passed, or not yet.
+            ("/proxies/0/certificate", overdue(16), &["W917"]),
+            ("/proxies/0/certificate", overdue(14), &[]),
             ("/proxies/0/certificate", json!({}), &[]),
             ("/proxies/0/state", json!("refused"), &["E918"]),
             ("/proxies/0/state", json!("behind"), &["W918"]),

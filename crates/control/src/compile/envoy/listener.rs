@@ -8,7 +8,7 @@ use crate::compile::gateway::chain::Serves;
 use crate::compile::inbound::{Chain, Secured, chains};
 use crate::compile::listener::{tcp, tunnelled, whole};
 use crate::compile::{Built, Class, Key, View, cluster, gateway, roots, tls};
-use crate::world::Read;
+use crate::world::{Domains, Read};
 use naka_api::networking::destination_rule::ConnectionPool;
 use naka_api::security::peer_authentication::MtlsMode;
 use naka_types::header;
@@ -123,12 +123,12 @@ fn edge(view: &View<'_>, name: &str, class: &Class) -> Option<Built> {
     let bind = class.binds.gateway_ports.get(&port).unwrap_or(&everywhere);
     let at = gateway::place(view, class, port);
     let chains = gateway::chain::chains(&at);
-    let domain = &view.read(Read::Trust).trust_domain;
+    let domains = &view.read(Read::Trust).domains;
     let whole = gateway::port::port(view, &gateway::chain::stands(&at));
     let before_bytes = extension::before_bytes(name);
     let to = gateway::message::For {
         dialect: class.dialect,
-        trust_domain: domain,
+        domains,
         port: &whole,
         before: extension::bytes(&before_bytes),
     };
@@ -195,7 +195,7 @@ fn edge(view: &View<'_>, name: &str, class: &Class) -> Option<Built> {
     };
     Some(
         Built::new(
-            &(name, bind, domain, &model, &whole),
+            &(name, bind, domains, &model, &whole),
             naka_wire::pack(&message),
         )
         .referring(refers),
@@ -223,11 +223,11 @@ fn inbound(view: &View<'_>, name: &str, class: &Class) -> Option<Built> {
     let registered = served.and_then(|served| served.inbound_address.parse().ok());
     let bind: SocketAddr = registered.or(chain.listen)?;
     let beside = chain.listen.filter(|beside| *beside != bind);
-    let domain = &view.read(Read::Trust).trust_domain;
+    let domains = &view.read(Read::Trust).domains;
     let both = chain.mode == MtlsMode::Permissive;
     let mut messages = Vec::new();
     if chain.mode != MtlsMode::Disable {
-        messages.push(message(&chain, both.then_some("tls"), Some(domain)));
+        messages.push(message(&chain, both.then_some("tls"), Some(domains)));
     }
     match &chain.tls {
         _ if chain.mode == MtlsMode::Strict => {}
@@ -279,7 +279,7 @@ fn inbound(view: &View<'_>, name: &str, class: &Class) -> Option<Built> {
         policies: _,
         at: _,
     } = &chain;
-    let shape = (port, protocol, mode, pool, tls, listen, bind, domain);
+    let shape = (port, protocol, mode, pool, tls, listen, bind, domains);
     Some(Built::new(&shape, naka_wire::pack(&listener)).referring(refers))
 }
 
@@ -304,7 +304,7 @@ fn unbelieved() -> Vec<String> {
     all.map(str::to_owned).collect()
 }
 
-fn message(chain: &Chain, transport: Option<&str>, trust_domain: Option<&str>) -> FilterChain {
+fn message(chain: &Chain, transport: Option<&str>, believed: Option<&Domains>) -> FilterChain {
     let cluster = ClusterName::Inbound { port: chain.port }.to_string();
     let bytes = !chain.is_http();
     let alpn: &[&str] = if bytes {
@@ -327,7 +327,7 @@ fn message(chain: &Chain, transport: Option<&str>, trust_domain: Option<&str>) -
         let routes = Routes::Inline(Box::new(RouteConfiguration {
             name: cluster.clone(),
             virtual_hosts: vec![everything],
-            request_headers_to_remove: match trust_domain {
+            request_headers_to_remove: match believed {
                 Some(_) => Vec::new(),
                 None => unbelieved(),
             },
@@ -345,7 +345,7 @@ fn message(chain: &Chain, transport: Option<&str>, trust_domain: Option<&str>) -
             ..FilterChainMatch::default()
         }),
         filters,
-        transport_socket: trust_domain.map(|domain| tls::envoy_downstream(alpn, domain)),
+        transport_socket: believed.map(|domains| tls::envoy_downstream(alpn, domains)),
         ..FilterChain::default()
     }
 }

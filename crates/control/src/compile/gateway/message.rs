@@ -5,6 +5,7 @@ use super::chain::{Chain, Security, Serves, Wants};
 use super::port::Port;
 use crate::compile::credential::Credential;
 use crate::compile::{Dialect, listener, tls};
+use crate::world::Domains;
 use naka_api::networking::destination_rule::ConnectionPool;
 use naka_api::networking::gateway::{Certificate, Roots, ServerTls, TlsMode, TlsVersion};
 use naka_types::cidr::Cidr;
@@ -48,7 +49,7 @@ const SUITES: [&str; 6] = [
 /// Whom a message is for.
 pub(crate) struct For<'a> {
     pub(crate) dialect: Dialect,
-    pub(crate) trust_domain: &'a str,
+    pub(crate) domains: &'a Domains,
     /// What holds for the port.
     pub(crate) port: &'a Port,
     /// Filters before bytes.
@@ -83,7 +84,7 @@ pub(crate) fn chain(chain: &Chain, to: &For<'_>, http: impl FnOnce() -> Filter) 
             } else {
                 &["naka-tcp", "istio"]
             };
-            Some(tls::envoy_downstream(alpn, to.trust_domain))
+            Some(tls::envoy_downstream(alpn, to.domains))
         }
         Security::Mesh => Some(tls::downstream()),
         Security::Served(settings, certificates, roots) => Some(served(

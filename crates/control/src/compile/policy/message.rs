@@ -86,7 +86,7 @@ fn custom(policies: &Policies, bad: bool, at: At) -> Rbac {
     let mut all = Vec::new();
     for held in &policies.custom {
         let mark = format!("{}-{}", authorizer::MARK, held.policy.provider);
-        let rules = compiled(std::slice::from_ref(held), &policies.trust_domain, at);
+        let rules = compiled(std::slice::from_ref(held), &policies.domains, at);
         all.extend(rules.into_iter().map(|rule| Compiled {
             name: format!(
                 "{mark}-{}{}",
@@ -207,11 +207,11 @@ struct Both {
 
 /// In Istio's order: audits tell also of what is refused afterwards, and what a DENY rule refuses no ALLOW rule lets in.
 fn rbac(policies: &Policies, at: At) -> [Option<Both>; ACTIONS] {
-    let domain = &policies.trust_domain;
+    let domains = &policies.domains;
     // Where no filter of ours judges by trust models.
     let models: &[trust::Held] = if at.labels { &[] } else { &policies.trust };
     let one = |action: Action, held: &[Held], models: &[trust::Held]| {
-        let mut rules = compiled(held, domain, at);
+        let mut rules = compiled(held, domains, at);
         rules.extend(trust::denied(models, at));
         // An ALLOW filter without rules lets nobody in; the others would do nothing.
         let idle = rules.is_empty() && (action != Action::Allow || held.is_empty());

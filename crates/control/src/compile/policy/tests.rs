@@ -1,9 +1,9 @@
 //! Rules as trees: each field asks what it says, and what is not known is settled by the action.
 
-use super::{At, Compiled, Question, Tree, compiled, escaped, of, token};
+use super::{At, Compiled, Question, Tree, compiled, escaped, of, principal, token};
 use crate::compile::View;
 use crate::compile::tests::{snapshot, world};
-use crate::world::{Read, World};
+use crate::world::{Domains, Read, World};
 use naka_api::security::authorization_policy::Text;
 use naka_types::cidr::Cidr;
 use naka_types::labels::Labels;
@@ -43,7 +43,7 @@ fn rules(action: &str, rule: &str, at: At) -> Vec<Compiled> {
     } else {
         &policies.allow
     };
-    compiled(held, "example.org", at)
+    compiled(held, &Domains::new(&"example.org".into(), &[]), at)
 }
 
 fn exact(text: &str) -> Text {
@@ -354,5 +354,47 @@ fn fetched_keys_stand_in_the_filter_and_before_there_are_none() {
     assert_eq!(
         changed.into_iter().collect::<Vec<_>>(),
         [Read::Keys("https://a.example/keys".to_owned())]
+    );
+}
+
+/// As Istio's `ReplaceTrustDomainAliases`.
+#[test]
+fn a_principal_holds_under_each_name_of_the_trust_domain() {
+    let aliases = ["old-td", "new-td", "older.com"].map(str::to_owned);
+    let domains = Domains::new(&"new-td".into(), &aliases);
+    assert_eq!(
+        domains.aliases().collect::<Vec<_>>(),
+        ["old-td", "older.com"]
+    );
+    let exact =
+        |domain: &str| Question::Identity(Text::Exact(format!("spiffe://{domain}/ns/a/sa/b")));
+    let all = vec![exact("new-td"), exact("old-td"), exact("older.com")];
+    let of = |text: &str| principal(&Text::Exact(text.to_owned()), &domains);
+    for name in ["new-td", "old-td", "older.com", "cluster.local"] {
+        assert_eq!(of(&format!("{name}/ns/a/sa/b")), all, "{name}");
+    }
+    // Another's name means another, and a name within a name is none.
+    assert_eq!(of("other/ns/a/sa/b"), [exact("other")]);
+    assert_eq!(of("old-td.evil.com/ns/a/sa/b"), [exact("old-td.evil.com")]);
+    let prefix = principal(&Text::Prefix("old-td/ns/a/".to_owned()), &domains);
+    assert_eq!(prefix.len(), 3);
+    assert!(prefix.contains(&Question::Identity(Text::Prefix(
+        "spiffe://new-td/ns/a/".to_owned()
+    ))));
+    // `*-td/ns/a/sa/b` fits two of them as it is, and the third is added.
+    let end = Text::Suffix("-td/ns/a/sa/b".to_owned());
+    assert_eq!(
+        principal(&end, &domains),
+        [Question::Identity(end.clone()), exact("older.com")]
+    );
+    // The end of a name, and nothing of a trust domain.
+    let end = Text::Suffix("/sa/b".to_owned());
+    assert_eq!(principal(&end, &domains), [Question::Identity(end.clone())]);
+    assert_eq!(principal(&Text::Present, &domains), [Question::Identified]);
+    let alone = Domains::new(&"new-td".into(), &[]);
+    assert_eq!(
+        principal(&Text::Exact("old-td/ns/a/sa/b".to_owned()), &alone),
+        [exact("old-td")],
+        "no alias"
     );
 }

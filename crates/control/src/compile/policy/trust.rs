@@ -8,6 +8,7 @@
 use super::message::permission;
 use super::{At, Compiled, Question, Tree, all, any, not, tree};
 use crate::compile::View;
+use crate::world::Domains;
 use naka_api::own::trust_model::{Operation, TrustModel};
 use naka_api::security::authorization_policy::Attribute;
 use naka_types::cidr::Cidr;
@@ -103,7 +104,9 @@ fn config(all: &[Held], at: At) -> Option<Any> {
 /// What an operation's calls look like at a place.
 fn what(operation: &Operation, at: At) -> Tree {
     let conditions = operation.conditions.iter();
-    all(conditions.map(|condition| tree(condition, true, "", at)))
+    // They are of what is called, never of who calls.
+    let nobody = Domains::default();
+    all(conditions.map(|condition| tree(condition, true, &nobody, at)))
 }
 
 /// Whether its calls can be told from others at a place.
