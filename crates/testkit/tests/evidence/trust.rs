@@ -58,8 +58,11 @@ const CALLERS: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Caller, words of curl, and the reason with its text; none: it passes.
-const ROWS: &[(&str, &str, Option<(&str, &str)>)] = &[
+/// Reason and text of a refusal.
+type Told = (&'static str, &'static str);
+
+/// Caller, words of curl, and what it is told; none: it passes.
+const ROWS: &[(&str, &str, Option<Told>)] = &[
     (
         "nobody",
         "HOST/read",
