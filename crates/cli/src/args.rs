@@ -2,6 +2,7 @@
 //!
 //! A command that does not exist yet is not here: `naka --help` never promises what the binary cannot do.
 
+mod audit;
 mod ca;
 mod cert;
 mod mode;
@@ -9,6 +10,7 @@ mod operate;
 mod rollout;
 mod run;
 
+pub(crate) use audit::*;
 pub(crate) use ca::*;
 pub(crate) use cert::*;
 pub(crate) use mode::*;
@@ -94,6 +96,8 @@ pub(crate) enum Command {
     Ca(Ca),
     /// Changes in steps: where they are, why they wait, on or back
     Rollout(Rollout),
+    /// The log of events as evidence: verify it, take events out
+    Audit(Audit),
     /// Write log, authority, keys and tokens of a mesh into one sealed file; the mesh may run
     Backup(Backup),
     /// Make a mesh from a backup, where none is
@@ -203,6 +207,8 @@ pub(crate) struct Up {
     /// Hosts that such keys may come from, *.example.com for all below; any unless given
     #[arg(long, value_name = "HOST,…")]
     pub(crate) jwks_hosts: Option<String>,
+    #[command(flatten)]
+    pub(crate) trail: Trail,
 }
 
 #[derive(Debug, Group)]

@@ -1,6 +1,7 @@
 //! One file per command, named as it is typed; `causes` is what `explain` and `why` share.
 
 pub(crate) mod apply;
+pub(crate) mod audit;
 pub(crate) mod backup;
 pub(crate) mod ca;
 pub(crate) mod causes;

@@ -122,6 +122,7 @@ async fn with_runtime(command: Command, context: Option<&str>) -> Outcome {
         Command::Support(support) => cmd::support::run(&support, context).await,
         Command::Cert(cert) => cmd::cert::run(&cert, context).await,
         Command::Rollout(rollout) => cmd::rollout::run(&rollout, context).await,
+        Command::Audit(audit) => cmd::audit::run(&audit, context).await,
         Command::Ca(ca) => cmd::ca::run(&ca, context).await,
         Command::Store(store) => cmd::store::run(&store, context).await,
         Command::Token(token) => cmd::token::run(&token, context).await,

@@ -9,12 +9,15 @@
 //!
 //! Not here: server-side apply, managedFields, finalizers, OpenAPI (they come with Kubernetes).
 
+use crate::settings::WhenFull;
 use axum::Router;
-use naka_store::Store;
+use naka_store::{Store, Stream};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 mod answer;
 mod attest;
+mod audit;
 mod auth;
 mod authority;
 mod body;
@@ -28,6 +31,7 @@ pub mod live;
 mod modes;
 mod objects;
 mod read;
+mod revoked_tokens;
 mod rollouts;
 mod route;
 mod seal;
@@ -87,6 +91,17 @@ impl Mesh {
     }
 }
 
+/// The stream of refused calls, of programs and of this API.
+#[derive(Debug, Clone)]
+pub struct Trail {
+    /// Where they go.
+    pub stream: Arc<Stream>,
+    /// How long they stay.
+    pub keep: Duration,
+    /// What happens when they cannot be kept.
+    pub when_full: WhenFull,
+}
+
 /// Everything a handler needs.
 #[derive(Debug)]
 pub struct State {
@@ -98,12 +113,20 @@ pub struct State {
     pub(crate) pending: Mutex<confirm::Pending>,
     /// Held while a mode is switched: what is looked at is still so when it is written.
     pub(crate) switching: tokio::sync::Mutex<()>,
+    /// None in tests without one.
+    pub(crate) trail: Option<Trail>,
+    pub(crate) refusals: audit::Refusals,
 }
 
 impl State {
     /// State of an API server whose mesh belongs to the user this process runs as.
     #[must_use]
-    pub fn new(store: Arc<Store>, live: Arc<dyn Live>, mesh: Mesh) -> Arc<Self> {
+    pub fn new(
+        store: Arc<Store>,
+        live: Arc<dyn Live>,
+        mesh: Mesh,
+        trail: Option<Trail>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             store,
             live,
@@ -111,6 +134,8 @@ impl State {
             owner: rustix::process::geteuid().as_raw(),
             pending: Mutex::default(),
             switching: tokio::sync::Mutex::default(),
+            trail,
+            refusals: audit::Refusals::default(),
         })
     }
 }

@@ -57,6 +57,8 @@ const FORMAT: u32 = 4;
 pub const ROOT_CA: &str = "ROOTCA";
 /// Name of the secret with the workloads whose certificates count no more.
 pub const REVOKED: &str = "REVOKED";
+/// Name of the secret with the tokens of users that are refused although their time is not over.
+pub const REVOKED_TOKENS: &str = "REVOKED-TOKENS";
 /// Name of the name filter.
 pub const NAMES: &str = "names";
 /// Name of a sidecar's listener.
@@ -69,6 +71,8 @@ pub enum Key {
     RootCa,
     /// Workloads whose certificates count no more.
     Revoked,
+    /// Tokens of users that are refused although their time is not over.
+    RevokedTokens,
     /// A certificate, or roots of clients, for a gateway.
     Credential(Credential),
     /// A cluster.
@@ -98,7 +102,9 @@ impl Key {
     #[must_use]
     pub fn type_url(&self) -> &'static str {
         match self {
-            Self::RootCa | Self::Revoked | Self::Credential(_) => type_url::SECRET,
+            Self::RootCa | Self::Revoked | Self::RevokedTokens | Self::Credential(_) => {
+                type_url::SECRET
+            }
             Self::Cluster(_) | Self::Raw(_) | Self::Helper(_) => type_url::CLUSTER,
             Self::Endpoints(_) => type_url::ENDPOINT,
             Self::Listener(_) => type_url::LISTENER,
@@ -116,6 +122,7 @@ impl Key {
         match self {
             Self::RootCa => ROOT_CA.to_owned(),
             Self::Revoked => REVOKED.to_owned(),
+            Self::RevokedTokens => REVOKED_TOKENS.to_owned(),
             Self::Credential(credential) => credential.to_string(),
             Self::Cluster(name) | Self::Endpoints(name) => name.to_string(),
             Self::Raw(name) => cluster::raw_name(name),
@@ -134,6 +141,7 @@ impl Key {
         match type_url {
             type_url::SECRET if name == ROOT_CA => Some(Self::RootCa),
             type_url::SECRET if name == REVOKED => Some(Self::Revoked),
+            type_url::SECRET if name == REVOKED_TOKENS => Some(Self::RevokedTokens),
             type_url::SECRET => Credential::parse(name).map(Self::Credential),
             type_url::CLUSTER => match envoy::Helper::parse(name) {
                 Some(helper) => Some(Self::Helper(helper)),
@@ -159,7 +167,7 @@ impl Key {
         let none = Class::default();
         let dialect = class.dialect;
         match self {
-            Self::RootCa | Self::Revoked | Self::Workload(_) => none,
+            Self::RootCa | Self::Revoked | Self::RevokedTokens | Self::Workload(_) => none,
             Self::Names if !class.narrow => none,
             Self::Names => Class {
                 namespace: class.namespace.clone(),
@@ -491,6 +499,7 @@ fn naka(view: &View<'_>, key: &Key, class: &Class) -> Option<Built> {
     match key {
         Key::RootCa => Some(secret::root_ca(view)),
         Key::Revoked => Some(secret::revoked(view)),
+        Key::RevokedTokens => Some(secret::revoked_tokens(view)),
         Key::Credential(credential) => credential::resource(view, credential, class),
         Key::Cluster(ClusterName::Inbound { port }) => {
             let chain = inbound::chain(view, &class.workload_id, *port)?;

@@ -18,7 +18,7 @@ use crate::settings::Leases;
 use crate::source::Source;
 use crate::world::{Inputs, World, claim, secrets};
 use naka_identity::Revoked;
-use naka_store::{Draft, Store};
+use naka_store::{Draft, Store, Stream};
 use naka_telemetry::Metrics;
 use naka_types::spiffe::SpiffeId;
 use serde_json::{Value, json};
@@ -91,6 +91,8 @@ pub struct Plane {
     next_stream: AtomicU64,
     /// The watched directory, if there is one.
     pub source: OnceLock<Arc<Source>>,
+    /// The stream of refused calls.
+    pub denials: OnceLock<Arc<Stream>>,
     /// Who fetches keys of issuers, once the control plane serves.
     pub keys: OnceLock<Arc<jwks::Fetcher>>,
     journal: mpsc::UnboundedSender<Note>,
@@ -123,6 +125,7 @@ impl Plane {
             urgent: AtomicBool::new(false),
             next_stream: AtomicU64::new(0),
             source: OnceLock::new(),
+            denials: OnceLock::new(),
             keys: OnceLock::new(),
             journal,
             written: Mutex::new(Some(written)),

@@ -7,6 +7,7 @@
 use crate::ads::Ads;
 use crate::apiserver;
 use crate::ca_service::{CaService, TlsIncoming};
+use crate::denials;
 use crate::jwks;
 use crate::metrics;
 use crate::plane::Plane;
@@ -19,7 +20,7 @@ use crate::status::Status;
 use crate::workloads::WorkloadService;
 use naka_identity::tls::api_server_tls;
 use naka_identity::{Authority, ServerCert};
-use naka_store::{Draft, Store};
+use naka_store::{Draft, Store, Stream, StreamSettings};
 use naka_telemetry::{Metrics, name};
 use naka_types::host::{DEFAULT_NAMESPACE, ROOT_NAMESPACE};
 use naka_types::name::ObjectRef;
@@ -158,6 +159,13 @@ pub async fn run(settings: Settings) -> Result<Bound, Error> {
     }
     let (shown, signs) = (Arc::clone(&certificate), Arc::clone(&authority));
     let rollouts = Driver::new(Arc::clone(&plane), signs, shown)?;
+    let kept = StreamSettings {
+        keep: settings.audit.keep_denials,
+        most_bytes: settings.audit.most_denials,
+        ..StreamSettings::default()
+    };
+    let stream = Stream::open(&plane.store, denials::STREAM, kept)?;
+    let _ = plane.denials.set(Arc::new(stream));
     Ok(Bound {
         settings,
         addresses,
@@ -299,7 +307,12 @@ impl Bound {
                 advertise: settings.advertise.clone(),
             }),
         };
-        apiserver::State::new(Arc::clone(&self.plane.store), status, mesh)
+        let trail = self.plane.denials.get().map(|stream| apiserver::Trail {
+            stream: Arc::clone(stream),
+            keep: settings.audit.keep_denials,
+            when_full: settings.audit.when_full,
+        });
+        apiserver::State::new(Arc::clone(&self.plane.store), status, mesh, trail)
     }
 
     fn status(&self) -> Arc<Status> {

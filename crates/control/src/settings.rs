@@ -37,6 +37,50 @@ pub struct Settings {
     pub source: Option<PathBuf>,
     /// How keys of issuers are fetched.
     pub jwks: Jwks,
+    /// How the audit trail is kept.
+    pub audit: Audit,
+}
+
+/// How the audit trail's streams are kept. The log itself is kept whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Audit {
+    /// How long refused calls are kept.
+    pub keep_denials: Duration,
+    /// Bytes of refused calls that are kept at most.
+    pub most_denials: u64,
+    /// What happens when a stream cannot be written.
+    pub when_full: WhenFull,
+}
+
+/// What happens when a stream of the audit trail cannot be written. Calls of programs never wait for it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum WhenFull {
+    /// Events are dropped and counted.
+    #[default]
+    Drop,
+    /// That, and no change is taken by the API until it is written again.
+    Refuse,
+}
+
+impl WhenFull {
+    /// As it is written.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Drop => "drop",
+            Self::Refuse => "refuse",
+        }
+    }
+}
+
+impl Default for Audit {
+    fn default() -> Self {
+        Self {
+            keep_denials: Duration::from_hours(30 * 24),
+            most_denials: 1 << 30,
+            when_full: WhenFull::Drop,
+        }
+    }
 }
 
 /// How keys of issuers (`jwksUri`) are fetched.
@@ -125,6 +169,7 @@ impl Settings {
             leases: Leases::default(),
             source: None,
             jwks: Jwks::default(),
+            audit: Audit::default(),
         }
     }
 

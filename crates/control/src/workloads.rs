@@ -7,6 +7,7 @@
 
 use crate::ca_service::{ConnIdentity, certificate, peer};
 use crate::certificates;
+use crate::denials;
 use crate::outbox::{self, Responses};
 use crate::plane::{Caller, Order, Plane};
 use crate::push::{Epoch, SubscriberId};
@@ -17,7 +18,8 @@ use naka_types::workload::Ulid;
 use naka_wire::v1::verdict::Kind;
 use naka_wire::v1::workloads_server::Workloads;
 use naka_wire::v1::{
-    self, CertificateTerms, DrainProgress, RegisterRequest, RegisterResponse, register_request,
+    self, CertificateTerms, DeniedRequest, DeniedResponse, DrainProgress, RegisterRequest,
+    RegisterResponse, register_request,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -89,6 +91,21 @@ impl Workloads for WorkloadService {
             }
         });
         Ok(Response::new(responses))
+    }
+
+    async fn denied(
+        &self,
+        request: Request<DeniedRequest>,
+    ) -> Result<Response<DeniedResponse>, Status> {
+        let caller = self.plane.caller(&peer(&request)?);
+        let now = naka_identity::now_s() * 1000;
+        let entries = denials::entries(&self.plane, &caller, request.into_inner(), now);
+        let stream = self.plane.denials.get();
+        let dropped = match stream {
+            Some(stream) if !entries.is_empty() => stream.offer(entries),
+            _ => 0,
+        };
+        Ok(Response::new(DeniedResponse { dropped }))
     }
 }
 

@@ -9,6 +9,7 @@
 //! objects that compete, the older one wins (`creationTimestamp`, then namespace and name).
 
 use crate::registry::{Health, Member};
+use crate::revoked_tokens::RevokedToken;
 use naka_api::Object;
 use naka_api::mesh::Provider;
 use naka_api::networking::export::Export;
@@ -52,6 +53,8 @@ pub struct World {
     pub roots: Arc<str>,
     /// Workloads whose certificates count no more; they are no members.
     pub revoked: Arc<Revoked>,
+    /// Tokens of users that count no more, although their time is not over.
+    pub revoked_tokens: Arc<Vec<RevokedToken>>,
     /// Services by host.
     pub services: BTreeMap<Host, Arc<Service>>,
     /// Endpoints of each service by service port. A service of [`World::services`] may have none.

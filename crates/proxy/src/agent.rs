@@ -378,6 +378,8 @@ fn between(
         registration: agent.lease.watch(),
         news: tell,
         line: Arc::clone(&agent.line),
+        // No call passes through an agent.
+        denials: Arc::default(),
     }));
 }
 

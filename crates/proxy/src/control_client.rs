@@ -9,6 +9,7 @@
 //! this process. Decides nothing about configuration: updates go to [`crate::state`].
 
 use crate::certify::{self, Asker};
+use crate::denials::Denials;
 use crate::outward;
 use crate::rotation::{Feed, Terms};
 use crate::settings::{Beside, Role, Settings};
@@ -22,6 +23,7 @@ use naka_wire::v1::{RegisterRequest, RegisterResponse};
 use naka_wire::values;
 use naka_xds::delta::client::{Client, Update};
 use naka_xds::driver::{self, Command, Ended, Verdict};
+use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -37,6 +39,8 @@ const DIAL: Duration = Duration::from_secs(3);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// The longest time over which renewals that the control plane asks for are spread.
 const LONGEST_HURRY: Duration = Duration::from_hours(1);
+/// Refused calls of this time are told together.
+const DENIED_TOGETHER: Duration = Duration::from_millis(200);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const ALPN: &[&[u8]] = &[b"h2"];
 
@@ -127,6 +131,8 @@ pub struct Params {
     pub news: mpsc::UnboundedSender<News>,
     /// Where the state of the line is shown.
     pub line: Arc<watch::Sender<Line>>,
+    /// Refused calls that are to be told.
+    pub denials: Arc<Denials>,
 }
 
 /// The node as the control plane is told.
@@ -372,6 +378,7 @@ async fn connected(
         &params.feed,
     );
     let renewal = certify::renewal(asker, &link, &params.feed);
+    let denied = denied(link.clone(), &params.denials);
     let stream = driver::run(
         link.clone(),
         &mut params.client,
@@ -382,6 +389,30 @@ async fn connected(
         ended = stream => Ok(Error::Stream(ended)),
         ended = lease => Ok(ended),
         () = renewal => Ok(Error::Register("renewed".to_owned())),
+        never = denied => match never {},
+    }
+}
+
+/// Tells the mesh's audit trail what was refused, for as long as the line is there.
+async fn denied(link: Link, denials: &Denials) -> Infallible {
+    let mut stub = WorkloadsClient::new(link);
+    loop {
+        denials.some().await;
+        // More of a burst comes along.
+        tokio::time::sleep(DENIED_TOGETHER).await;
+        let untold = denials.untold();
+        match stub.denied(untold.request()).await {
+            Ok(_) => untold.told(),
+            // A control plane of before there was an audit trail.
+            Err(status) if status.code() == tonic::Code::Unimplemented => {
+                return std::future::pending().await;
+            }
+            Err(status) => {
+                tracing::debug!(error = status.message(), "refused calls are told later");
+                drop(untold);
+                tokio::time::sleep(LONGEST_PAUSE).await;
+            }
+        }
     }
 }
 

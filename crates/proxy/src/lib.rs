@@ -7,6 +7,7 @@ pub mod admin;
 pub mod agent;
 pub mod certify;
 pub mod control_client;
+mod denials;
 mod detect;
 mod dns;
 pub mod door;

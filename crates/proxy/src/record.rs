@@ -4,6 +4,7 @@
 //! exchange cannot end uncounted, whoever gives up first. Counters are found by a small key and resolved once per
 //! peer and route; a new snapshot empties that cache, because labels may have changed.
 
+use crate::denials;
 use crate::hash::QuickMap;
 use crate::http::body::Source;
 use crate::judged;
@@ -255,6 +256,7 @@ impl Open {
         });
         if let Some(reason) = self.reason {
             worker.shard.local_reply(reason);
+            denials::of_request(self, reason);
         }
         if let Some(name) = &self.stat_prefix {
             worker.shard.route(name, self.status);

@@ -21,7 +21,7 @@ use crate::recovery;
 use crate::rotation::Feed;
 use crate::saved;
 use crate::settings::{AccessLog, Capture, Role, Settings};
-use crate::state::book::{Book, Near};
+use crate::state::book::{self, Book, Near};
 use crate::state::{Main, MainParams, Shared, SharedParams};
 use crate::vip::Vips;
 use crate::worker::{self, Own, WorkerHandle, WorkerParams, Workers};
@@ -220,7 +220,7 @@ pub async fn start(settings: Settings) -> Result<Running, Error> {
     let capture = settings.capture.as_ref();
     let vips = capture.map(|_| Arc::new(Vips::load(&settings.run_dir)));
     let own = Arc::new(own(&settings));
-    let barred = Arc::clone(&own.barred);
+    let (barred, denials) = (Arc::clone(&own.barred), Arc::clone(&own.denials));
     let (workers, access) = spawn_workers(&settings, &metrics, &book, &wants, vips.as_ref(), own)?;
     let seen = workers.all().iter().map(WorkerHandle::seen).collect();
     let workers = Arc::new(workers);
@@ -258,6 +258,7 @@ pub async fn start(settings: Settings) -> Result<Running, Error> {
         registration: shared.lease.watch(),
         news: tell,
         line: Arc::clone(&shared.line),
+        denials,
     };
     let mut tasks = JoinSet::new();
     tasks.spawn(publisher.run());
@@ -319,7 +320,7 @@ fn recall(settings: &Settings, known: bool) -> (Book, Client, Called) {
     let mut subscriptions = vec![
         (
             type_url::SECRET,
-            Subscription::names([crate::state::book::ROOT_CA, crate::state::book::REVOKED]),
+            Subscription::names([book::ROOT_CA, book::REVOKED, book::REVOKED_TOKENS]),
         ),
         (type_url::CLUSTER, Subscription::everything()),
         (
@@ -427,6 +428,7 @@ fn own(settings: &Settings) -> Own {
             .and_then(|outbound| outbound.credential.clone()),
         barred: Arc::default(),
         repeated: Repeated::default(),
+        denials: Arc::default(),
     }
 }
 

@@ -12,6 +12,7 @@ pub(crate) mod socket;
 mod state;
 mod sweep;
 
+use crate::denials::Denials;
 use crate::edge::spec::Table;
 use crate::listen::Owners;
 use crate::names::Filter;
@@ -186,6 +187,8 @@ pub struct Own {
     pub barred: Arc<Notify>,
     /// Traces of which a call failed although it was repeated.
     pub repeated: Repeated,
+    /// Calls that were refused, until the control plane has them.
+    pub denials: Arc<Denials>,
 }
 
 /// What a worker is built from.

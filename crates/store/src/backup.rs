@@ -111,7 +111,7 @@ fn collect(dir: &Path, mesh: &str) -> Result<(File, Contents, Vec<Vec<u8>>), Err
         let path = dir.join(LOG);
         let log = File::open(&path)
             .map_err(|error| Error::io(format!("reading {}", path.display()), error))?;
-        let scan = log::scan(&log, LOG, Checks::ALL, |_, _, _| Ok(()))?;
+        let scan = log::scan(&log, LOG, Checks::ALL, |_| Ok(()))?;
         if let Some(damage) = scan.damage {
             return Err(Error::ReadOnly(format!(
                 "no backup of a damaged log: {damage}"
@@ -289,7 +289,7 @@ fn check(dir: &Path, contents: &Contents) -> Result<(), Error> {
     let path = dir.join(LOG);
     let log = File::open(&path)
         .map_err(|error| Error::io(format!("reading {}", path.display()), error))?;
-    let scan = log::scan(&log, LOG, Checks::ALL, |_, _, _| Ok(()))?;
+    let scan = log::scan(&log, LOG, Checks::ALL, |_| Ok(()))?;
     if scan.damage.is_some() || scan.torn.is_some() || scan.last != contents.revision {
         return Err(Error::Invalid(format!(
             "the log came out at revision {}, not at {}",

@@ -31,6 +31,8 @@ mod reseal;
 mod seal;
 mod stamp;
 mod store;
+mod stream;
+mod verify;
 mod writer;
 
 pub use backup::{Contents, backup, restore};
@@ -42,8 +44,10 @@ pub use log::{Damage, Recovery};
 pub use owned::{Owned, SOURCE};
 pub use passphrase::Passphrase;
 pub use seal::{REDACTED, redact};
-pub use stamp::rfc3339;
+pub use stamp::{parse_rfc3339, rfc3339};
 pub use store::{OnSync, Preview, Repaired, Settings, Store};
+pub use stream::{Entry, Stream, StreamSettings};
+pub use verify::{Broken, Head, Verified, VerifiedStream, verify};
 
 #[cfg(test)]
 mod tests;

@@ -17,7 +17,7 @@ use std::fmt;
 use std::io::{self, Read};
 
 mod scan;
-pub(crate) use scan::{Checks, Scan, Span, scan};
+pub(crate) use scan::{Checks, Line, Scan, Span, scan};
 
 /// Format written by this version.
 pub(crate) const FORMAT: u32 = 1;

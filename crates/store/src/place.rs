@@ -10,14 +10,19 @@ use std::time::{Duration, Instant};
 /// How long a lock may outlive its holder.
 const LINGERING: Duration = Duration::from_millis(200);
 
-/// Makes the directory (0700) and takes it for this process. The lock lives as long as the returned file.
-pub(crate) fn claim(dir: &Path) -> Result<File, Error> {
+/// Makes a directory (0700) and those above it, or takes the one that is there.
+pub(crate) fn make_dir(dir: &Path) -> Result<(), Error> {
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(dir)
         .and_then(|()| fs::set_permissions(dir, fs::Permissions::from_mode(0o700)))
-        .map_err(|error| Error::io(format!("making {}", dir.display()), error))?;
+        .map_err(|error| Error::io(format!("making {}", dir.display()), error))
+}
+
+/// Makes the directory (0700) and takes it for this process. The lock lives as long as the returned file.
+pub(crate) fn claim(dir: &Path) -> Result<File, Error> {
+    make_dir(dir)?;
     let path = dir.join("lock");
     let failed = |error| Error::io(format!("locking {}", path.display()), error);
     let mut file = OpenOptions::new()

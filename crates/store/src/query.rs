@@ -3,9 +3,10 @@
 use crate::Error;
 use crate::event::{Draft, Event, Filter};
 use crate::fold::{Folded, Snapshot};
-use crate::log::{Span, lines};
+use crate::log::{Span, line_hash, lines};
 use crate::plan::revision_of;
 use crate::store::Store;
+use crate::verify::Head;
 use naka_types::name::ObjectRef;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -33,6 +34,32 @@ impl Store {
                 }
                 if range.contains(&event.seq) && filter.matches(&event) {
                     found.push(event);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Events from a sequence number on with the hashes of their stored lines, oldest first, at most `limit`.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn page(&self, from: u64, limit: usize) -> Result<Vec<(Head, Event)>, Error> {
+        let mut found = Vec::new();
+        let (file, spans) = self.spans(from);
+        for span in spans {
+            let payload = payload(&file, span)?;
+            for line in lines(&payload) {
+                if found.len() >= limit {
+                    return Ok(found);
+                }
+                let event: Event = parsed(line, span)?;
+                if event.seq >= from {
+                    let head = Head {
+                        seq: event.seq,
+                        hash: line_hash(line),
+                    };
+                    found.push((head, event));
                 }
             }
         }
@@ -197,14 +224,20 @@ impl Store {
 
 /// The events of one record of a log.
 pub(crate) fn read(file: &File, span: Span) -> Result<Vec<Arc<Event>>, Error> {
+    let payload = payload(file, span)?;
+    lines(&payload)
+        .map(|line| parsed(line, span).map(Arc::new))
+        .collect()
+}
+
+fn payload(file: &File, span: Span) -> Result<Vec<u8>, Error> {
     let mut payload = vec![0; span.length as usize];
     file.read_exact_at(&mut payload, span.offset)
         .map_err(|error| Error::io("reading the log", error))?;
-    lines(&payload)
-        .map(|line| {
-            serde_json::from_slice(line)
-                .map(Arc::new)
-                .map_err(|error| Error::Invalid(format!("event before {}: {error}", span.last)))
-        })
-        .collect()
+    Ok(payload)
+}
+
+fn parsed(line: &[u8], span: Span) -> Result<Event, Error> {
+    serde_json::from_slice(line)
+        .map_err(|error| Error::Invalid(format!("event before {}: {error}", span.last)))
 }

@@ -16,6 +16,7 @@ use crate::log::{self, Checks, Span};
 use crate::query::read;
 use crate::seal::is_secret;
 use crate::store::{LOG, Replay, open_log};
+use crate::verify::Head;
 use crate::writer::{Writer, Written, lock};
 use crate::{Error, checkpoint, place, stamp};
 use serde::Serialize;
@@ -29,6 +30,8 @@ use std::sync::{Arc, PoisonError};
 
 /// The log on its way.
 pub(crate) const NEW: &str = "log.reseal";
+/// Kind of the event of a change.
+pub(crate) const KIND: &str = "seal.rotate";
 /// Key of the record that names the sealing key.
 pub(crate) const RECORD: (&str, &str) = ("seal", "key");
 
@@ -107,7 +110,7 @@ fn write_new(change: &Change<'_>) -> Result<(), Error> {
         time_ms: stamp::now_ms(),
         actor: change.actor.to_owned(),
         cause: String::new(),
-        kind: "seal.rotate".to_owned(),
+        kind: KIND.to_owned(),
         object: None,
         record: Some((RECORD.0.to_owned(), RECORD.1.to_owned())),
         before,
@@ -216,6 +219,10 @@ impl Writer {
             .unwrap_or_else(PoisonError::into_inner) = Written {
             file: Arc::new(reader),
             spans: replay.scan.spans,
+            head: Head {
+                seq: replay.scan.last,
+                hash: replay.scan.hash,
+            },
         };
         *shared
             .recent

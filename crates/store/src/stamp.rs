@@ -29,6 +29,42 @@ pub fn rfc3339(millis: u64) -> String {
     )
 }
 
+/// Reads a moment in UTC as [`rfc3339`] writes it, with a fraction of the second or without; milliseconds since 1970.
+#[must_use]
+pub fn parse_rfc3339(text: &str) -> Option<u64> {
+    let (date, time) = text.strip_suffix('Z')?.split_once('T')?;
+    let (whole, fraction) = time.split_once('.').unwrap_or((time, "0"));
+    let numbers = |text: &str, by: char| -> Option<[u64; 3]> {
+        let digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
+        let parts = text
+            .split(by)
+            .map(|part| part.parse().ok().filter(|_| digits(part)));
+        parts.collect::<Option<Vec<u64>>>()?.try_into().ok()
+    };
+    let [year, month, day] = numbers(date, '-')?;
+    let [hour, minute, second] = numbers(whole, ':')?;
+    let sound = (1970..=9999).contains(&year)
+        && (1..=12).contains(&month)
+        && (1..=31).contains(&day)
+        && hour < 24
+        && minute < 60
+        && second < 60
+        && !fraction.is_empty()
+        && fraction.bytes().all(|byte| byte.is_ascii_digit());
+    if !sound {
+        return None;
+    }
+    // Civil date to days, with years that begin in March so that the leap day comes last.
+    let (year, month) = match month {
+        1 | 2 => (year - 1, month + 9),
+        _ => (year, month - 3),
+    };
+    let days = year * 365 + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day - 1;
+    let seconds = (days - 719_468) * 86_400 + hour * 3600 + minute * 60 + second;
+    let milli: String = fraction.chars().chain("00".chars()).take(3).collect();
+    Some(seconds * 1000 + milli.parse::<u64>().ok()?)
+}
+
 /// Now, in milliseconds since 1970.
 pub(crate) fn now_ms() -> u64 {
     SystemTime::now()
@@ -57,7 +93,7 @@ pub(crate) fn uid() -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{rfc3339, uid};
+    use super::{parse_rfc3339, rfc3339, uid};
 
     #[test]
     fn dates_are_those_of_the_calendar() {
@@ -69,6 +105,22 @@ mod tests {
             (4_102_444_800_000, "2100-01-01T00:00:00Z"),
         ] {
             assert_eq!(rfc3339(millis), text);
+            assert_eq!(parse_rfc3339(text), Some(millis / 1000 * 1000));
+        }
+        assert_eq!(
+            parse_rfc3339("2000-02-29T00:00:00.25Z"),
+            Some(951_782_400_250)
+        );
+        for bad in [
+            "2000-02-29",
+            "2000-02-29T00:00:00",
+            "2000-13-29T00:00:00Z",
+            "1969-12-31T00:00:00Z",
+            "2000-02-29T24:00:00Z",
+            "2000-02-29T00:00:00.Z",
+            "2000-02-29T00:00:+1Z",
+        ] {
+            assert_eq!(parse_rfc3339(bad), None, "{bad}");
         }
     }
 

@@ -9,6 +9,7 @@ use crate::owned::Owned;
 use crate::passphrase::Passphrase;
 use crate::plan::plan;
 use crate::seal::{Sealer, is_secret};
+use crate::verify::Head;
 use crate::writer::{Job, Recent, Request, Shared, Writer, Written, lock};
 use crate::{Error, place, reseal, stamp};
 use naka_types::name::ObjectRef;
@@ -63,6 +64,7 @@ impl Default for Settings {
 /// The log of one mesh and its state. Share it as `Arc`.
 #[derive(Debug)]
 pub struct Store {
+    pub(crate) dir: PathBuf,
     pub(crate) shared: Arc<Shared>,
     sealer: Arc<Sealer>,
     requests: Option<mpsc::Sender<Job>>,
@@ -146,12 +148,17 @@ impl Store {
             written: RwLock::new(Written {
                 file: Arc::new(reader),
                 spans: scan.spans,
+                head: Head {
+                    seq: scan.last,
+                    hash: scan.hash,
+                },
             }),
             stopped: Mutex::new(None),
             owned: RwLock::default(),
             revision: watch::Sender::new(state.revision),
         });
         let mut store = Self {
+            dir: dir.to_owned(),
             shared: shared.clone(),
             sealer: sealer.clone(),
             requests: None,
@@ -251,6 +258,23 @@ impl Store {
             return Err(self.stopped());
         }
         answered.await.unwrap_or_else(|_| Err(self.stopped()))
+    }
+
+    /// As [`Store::commit`], for threads outside of any runtime.
+    pub(crate) fn commit_blocking(&self, drafts: Vec<Draft>) -> Result<Commit, Error> {
+        let (answer, answered) = oneshot::channel();
+        let Some(requests) = &self.requests else {
+            return Err(Error::ReadOnly(self.read_only.clone().unwrap_or_default()));
+        };
+        if requests
+            .blocking_send(Job::Commit(Request { drafts, answer }))
+            .is_err()
+        {
+            return Err(self.stopped());
+        }
+        answered
+            .blocking_recv()
+            .unwrap_or_else(|_| Err(self.stopped()))
     }
 
     /// Changes the sealing key and seals every secret value of the log anew, past ones too; the old key opens nothing
@@ -438,17 +462,17 @@ impl Replay {
         let base = folded.revision;
         let mut recent = Recent::after(base);
         let mut met = None;
-        let scan = log::scan(file, LOG, checks, |seq, line, hash| {
-            if seq == base {
-                met = Some(*hash);
+        let scan = log::scan(file, LOG, checks, |line| {
+            if line.seq == base {
+                met = Some(line.hash);
             }
-            if seq <= base {
+            if line.seq <= base {
                 return Ok(());
             }
-            let event: Event =
-                serde_json::from_slice(line).map_err(|error| format!("not an event: {error}"))?;
+            let event: Event = serde_json::from_slice(line.bytes)
+                .map_err(|error| format!("not an event: {error}"))?;
             folded.apply(&event);
-            recent.push(Arc::new(event), line.len());
+            recent.push(Arc::new(event), line.bytes.len());
             Ok(())
         })?;
         let recovery = Recovery {

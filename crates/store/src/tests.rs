@@ -6,6 +6,8 @@ mod damage;
 mod owned;
 mod reseal;
 mod state;
+mod stream;
+mod verify;
 
 use crate::{Draft, Settings, Store};
 use naka_types::name::ObjectRef;

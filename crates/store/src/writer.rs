@@ -15,6 +15,7 @@ use crate::owned::Owned;
 use crate::plan::{Planned, plan};
 use crate::seal::Sealer;
 use crate::store::OnSync;
+use crate::verify::Head;
 use crate::{Error, checkpoint, stamp};
 use std::collections::VecDeque;
 use std::fs::File;
@@ -59,6 +60,8 @@ pub(crate) enum Job {
 pub(crate) struct Written {
     pub(crate) file: Arc<File>,
     pub(crate) spans: Vec<Span>,
+    /// How they end.
+    pub(crate) head: Head,
 }
 
 /// What the writer publishes and readers read. Locks are held for a pointer copy only.
@@ -293,6 +296,10 @@ impl Writer {
             let mut written = written.unwrap_or_else(PoisonError::into_inner);
             let spans = group.iter().filter_map(|ready| ready.span);
             written.spans.extend(spans);
+            written.head = Head {
+                seq: self.state.revision,
+                hash: self.hash,
+            };
             drop(written);
             let mut recent = self
                 .shared

@@ -18,6 +18,7 @@ pub mod name;
 pub mod node;
 pub mod protocol;
 pub mod reason;
+pub mod revoked_token;
 pub mod spiffe;
 pub mod token;
 pub mod version;

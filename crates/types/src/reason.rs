@@ -91,6 +91,28 @@ reasons! {
 }
 
 impl Reason {
+    /// Whether it says that somebody was not let in: such calls stand in the mesh's audit trail.
+    #[must_use]
+    pub fn is_denial(self) -> bool {
+        matches!(
+            self,
+            Self::MtlsRequired
+                | Self::PeerUntrusted
+                | Self::PermissionDenied
+                | Self::TrustClearance
+                | Self::TrustZone
+                | Self::TrustHours
+                | Self::TrustApproval
+                | Self::TrustLocation
+                | Self::TrustSession
+                | Self::ExternalDenied
+                | Self::ExternalUnavailable
+                | Self::TokenInvalid
+                | Self::TokenAudience
+                | Self::EgressDenied
+        )
+    }
+
     /// The reason with this code.
     #[must_use]
     pub fn parse(code: &str) -> Option<Self> {

@@ -23,11 +23,38 @@ pub(crate) enum TokenCommand {
         #[arg(short, long, value_name = "FORM")]
         output: Option<Output>,
     },
+    /// Refuse a token of a user (JWT) from now on, although its time is not over; `naka get revoked-tokens` lists them
+    RevokeJwt(RevokeJwt),
     /// Revoke a token
     Revoke {
         /// Id of the token
         id: String,
     },
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct RevokeJwt {
+    /// File with the token itself, or - for standard input: issuer, jti and end are read from it, nothing is verified
+    #[arg(conflicts_with_all = ["issuer", "jti", "until"], required_unless_present_any = ["jti", "take_back"])]
+    pub(crate) token: Option<PathBuf>,
+    /// Its claim `iss`
+    #[arg(long, value_name = "ISSUER", requires = "jti")]
+    pub(crate) issuer: Option<String>,
+    /// Its claim `jti`
+    #[arg(long, value_name = "ID", requires = "issuer")]
+    pub(crate) jti: Option<String>,
+    /// When it ends by itself (claim `exp`), 2026-01-31T12:00:00Z; the entry is forgotten a day later. Never, unless given
+    #[arg(long, value_name = "TIME", requires = "jti")]
+    pub(crate) until: Option<String>,
+    /// Why, for the log
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub(crate) reason: String,
+    /// Take the token again; ID as `naka get revoked-tokens` has it
+    #[arg(long, value_name = "ID", conflicts_with_all = ["token", "issuer", "jti", "until"])]
+    pub(crate) take_back: Option<String>,
+    /// How long to wait until every proxy has it
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
+    pub(crate) timeout: Duration,
 }
 
 #[derive(Debug, Group)]
@@ -175,6 +202,8 @@ pub(crate) struct Control {
     /// Hosts that such keys may come from, *.example.com for all below; any unless given
     #[arg(long, value_name = "HOST,…")]
     pub(crate) jwks_hosts: Option<String>,
+    #[command(flatten)]
+    pub(crate) trail: super::Trail,
     /// Leave the terminal's session: set by `naka up`.
     #[arg(long, hide = true)]
     pub(crate) detached: bool,

@@ -4,15 +4,19 @@
 //! API. A backup may be taken while the control plane runs; a restore makes the directory of a mesh that is not there.
 
 use crate::args;
+use crate::client::ask_socket;
 use crate::exit::{Exit, Outcome};
 use crate::home::Home;
 use crate::out;
+use http::Method;
 use naka_store::{Contents, Error, Passphrase};
+use serde_json::json;
 use std::path::Path;
 
 /// Runs `naka backup`.
 pub(crate) fn backup(args: &args::Backup) -> Outcome {
-    let dir = Home::from_env()?.mesh(&args.mesh);
+    let home = Home::from_env()?;
+    let dir = home.mesh(&args.mesh);
     if !dir.join("log").exists() {
         return Err(Exit::failed(format!(
             "there is no log of a mesh {} in {}",
@@ -30,7 +34,22 @@ pub(crate) fn backup(args: &args::Backup) -> Outcome {
         contents.revision,
         contents.bytes()
     ));
+    if !noted(&home, args, &contents)? {
+        out::note("no control plane runs: that a backup was taken is not in the log");
+    }
     Ok(())
+}
+
+/// Tells the control plane, whose log is the audit trail: a backup holds the keys of the authority.
+fn noted(home: &Home, args: &args::Backup, contents: &Contents) -> Outcome<bool> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let socket = home.control_sock(&args.mesh);
+    let body = json!({"revision": contents.revision});
+    let told = ask_socket(&socket, Method::POST, "/naka/v1/audit/backup", Some(&body));
+    let answer = runtime.block_on(told);
+    Ok(answer.is_ok_and(|answer| answer.status.is_success()))
 }
 
 /// Runs `naka restore`.

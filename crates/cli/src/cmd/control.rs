@@ -9,7 +9,7 @@ use crate::home::{Home, make_dir};
 use crate::notify::Manager;
 use naka_control::Settings;
 use naka_control::readiness::Readiness;
-use naka_control::settings::{Addresses, Jwks, Ports};
+use naka_control::settings::{Addresses, Audit, Jwks, Ports, WhenFull};
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
@@ -45,6 +45,7 @@ pub(crate) fn run(args: &args::Control) -> Outcome {
         .map_err(failed)?;
     settings.leaf_ttl = args.leaf_ttl;
     settings.jwks = jwks(args)?;
+    settings.audit = audit(&args.trail);
     if args.system {
         settings.ports = SYSTEM_PORTS;
     }
@@ -79,6 +80,19 @@ fn jwks(args: &args::Control) -> Outcome<Jwks> {
             .transpose()?,
         hosts: hosts.collect(),
     })
+}
+
+/// How the audit trail is kept.
+fn audit(args: &args::Trail) -> Audit {
+    let usual = Audit::default();
+    Audit {
+        keep_denials: args.audit_keep_denials.unwrap_or(usual.keep_denials),
+        when_full: match args.audit_when_full {
+            Some(args::WhenFull::Refuse) => WhenFull::Refuse,
+            Some(args::WhenFull::Drop) | None => WhenFull::Drop,
+        },
+        ..usual
+    }
 }
 
 /// The systemd credential that locks the key of Secrets, if the unit loads one (`LoadCredential=naka-seal:FILE`).

@@ -51,6 +51,29 @@ const LIVE: &[Live] = &[
         ],
     },
     Live {
+        words: &["denials", "denial", "denied"],
+        path: "/naka/v1/denials",
+        columns: &[
+            ("TIME", "time"),
+            ("COUNT", "count"),
+            ("FROM", "from"),
+            ("TO", "to"),
+            ("ASKED", "asked"),
+            ("REASON", "reason"),
+            ("RULE", "rule"),
+        ],
+    },
+    Live {
+        words: &["revoked-tokens", "revoked-token"],
+        path: "/naka/v1/revoked-tokens",
+        columns: &[
+            ("ID", "id"),
+            ("ISSUER", "issuer"),
+            ("JTI", "jti"),
+            ("REASON", "reason"),
+        ],
+    },
+    Live {
         words: &["revisions", "revision", "rev"],
         path: "/naka/v1/history",
         columns: &[

@@ -1,11 +1,13 @@
-//! `naka token`: create, list, revoke.
+//! `naka token`: create, list, revoke the mesh's own; refuse one of a user (JWT).
 
 use crate::args::{self, Output, TokenCommand, TokenKind, TokenRole};
-use crate::client::Client;
-use crate::cmd::apply::text;
+use crate::client::{Client, query};
+use crate::cmd::apply::{text, wait};
 use crate::cmd::history::items;
 use crate::exit::{Exit, Outcome};
 use crate::out;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::Method;
 use serde_json::{Map, Value, json};
 
@@ -18,6 +20,7 @@ pub(crate) async fn run(args: &args::Token, context: Option<&str>) -> Outcome {
             out::line(text(&answer, "token"));
         }
         TokenCommand::List { output } => list(&client.get("/naka/v1/tokens").await?, *output),
+        TokenCommand::RevokeJwt(jwt) => revoke_jwt(&mut client, jwt).await?,
         TokenCommand::Revoke { id } => {
             client
                 .call(Method::DELETE, &format!("/naka/v1/tokens/{id}"), None)
@@ -26,6 +29,92 @@ pub(crate) async fn run(args: &args::Token, context: Option<&str>) -> Outcome {
         }
     }
     Ok(())
+}
+
+/// A token of a user, not one of the mesh's own.
+async fn revoke_jwt(client: &mut Client, args: &args::RevokeJwt) -> Outcome {
+    let answer = match &args.take_back {
+        Some(id) => {
+            let path = format!("/naka/v1/revoked-tokens/{}", query(id));
+            let answer = client.call(Method::DELETE, &path, None).await?;
+            out::line(format!("taken again: {id}"));
+            answer
+        }
+        None => {
+            let wanted = named(args)?;
+            let answer = client.post("/naka/v1/revoked-tokens", &wanted).await?;
+            out::line(format!(
+                "revoked: {} of {} ({})",
+                text(&answer, "jti"),
+                text(&answer, "issuer"),
+                text(&answer, "id")
+            ));
+            answer
+        }
+    };
+    let revision = answer["revision"].as_u64().unwrap_or_default();
+    wait(client, revision, args.timeout, false).await
+}
+
+/// The token meant.
+fn named(args: &args::RevokeJwt) -> Outcome<Value> {
+    let until = match &args.until {
+        None => None,
+        Some(text) => {
+            let at = naka_store::parse_rfc3339(text);
+            let bad = || {
+                Exit::usage(format!(
+                    "{text:?} is no moment in UTC: write 2026-01-31T12:00:00Z"
+                ))
+            };
+            Some(at.ok_or_else(bad)? / 1000)
+        }
+    };
+    let given = json!({
+        "issuer": args.issuer, "jti": args.jti, "until": until, "reason": args.reason,
+    });
+    let Some(file) = &args.token else {
+        return Ok(given);
+    };
+    let read = match file.to_str() {
+        Some("-") => std::io::read_to_string(std::io::stdin()),
+        _ => std::fs::read_to_string(file),
+    };
+    let token =
+        read.map_err(|error| Exit::failed(format!("reading {}: {error}", file.display())))?;
+    let claims = claims(&token).ok_or_else(|| {
+        Exit::bad(format!(
+            "{} holds no signed token (RFC 7519)",
+            file.display()
+        ))
+    })?;
+    let word = |name: &str| {
+        claims[name].as_str().map(str::to_owned).ok_or_else(|| {
+            Exit::bad(format!(
+                "the token has no text {name}: it cannot be named, let alone taken back"
+            ))
+        })
+    };
+    Ok(json!({
+        "issuer": word("iss")?, "jti": word("jti")?, "until": seconds(&claims["exp"]), "reason": args.reason,
+    }))
+}
+
+/// What a token says, whoever made it.
+fn claims(token: &str) -> Option<Value> {
+    let mut parts = token.trim().split('.').skip(1);
+    let payload = URL_SAFE_NO_PAD.decode(parts.next()?).ok()?;
+    serde_json::from_slice(&payload).ok()
+}
+
+/// A time of a token, rounded up.
+fn seconds(exp: &Value) -> Option<u64> {
+    exp.as_u64().or_else(|| {
+        let ceil = exp.as_f64()?.ceil();
+        std::time::Duration::try_from_secs_f64(ceil)
+            .ok()
+            .map(|time| time.as_secs())
+    })
 }
 
 fn request(create: &args::TokenCreate) -> Outcome<Value> {

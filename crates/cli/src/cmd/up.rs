@@ -10,6 +10,7 @@ use crate::contexts::{Context, Contexts};
 use crate::exit::{Exit, Outcome};
 use crate::home::{Home, make_dir};
 use crate::{hostwide, launch, out};
+use clap::ValueEnum;
 use http::Method;
 use naka_types::duration::Show;
 use serde_json::{Value, json};
@@ -48,11 +49,20 @@ pub(crate) async fn up(args: &args::Up) -> Outcome {
 fn options(args: &args::Up) -> Outcome<Vec<String>> {
     let mut all = vec!["--detached".to_owned()];
     let refresh = args.jwks_refresh.map(|time| Show(time).to_string());
+    let keep = args.trail.audit_keep_denials;
+    let keep = keep.map(|time| Show(time).to_string());
+    let full = args
+        .trail
+        .audit_when_full
+        .and_then(|what| what.to_possible_value());
+    let full = full.map(|what| what.get_name().to_owned());
     for (option, value) in [
         ("--trust-domain", args.trust_domain.as_ref()),
         ("--advertise", args.advertise.as_ref()),
         ("--jwks-refresh", refresh.as_ref()),
         ("--jwks-hosts", args.jwks_hosts.as_ref()),
+        ("--audit-keep-denials", keep.as_ref()),
+        ("--audit-when-full", full.as_ref()),
     ] {
         if let Some(value) = value {
             all.extend([option.to_owned(), value.clone()]);
@@ -105,6 +115,11 @@ async fn in_force(args: &args::Up, home: &Home) -> Outcome {
         ("--jwks-refresh", args.jwks_refresh.is_some()),
         ("--jwks-ca", args.jwks_ca.is_some()),
         ("--jwks-hosts", args.jwks_hosts.is_some()),
+        (
+            "--audit-keep-denials",
+            args.trail.audit_keep_denials.is_some(),
+        ),
+        ("--audit-when-full", args.trail.audit_when_full.is_some()),
         (
             "--seal-passphrase-file",
             args.seal_passphrase_file.is_some(),

@@ -64,6 +64,14 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, "NotFound", message)
     }
 
+    pub(crate) fn unavailable(message: impl Into<String>) -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "ServiceUnavailable",
+            message,
+        )
+    }
+
     pub(crate) fn too_large() -> Self {
         let text = "the request body is larger than 8 MiB";
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge", text)

@@ -4,8 +4,8 @@ use super::answer::{Outcome, Problem, ok};
 use super::auth::{Peer, Role, Subject, authenticate};
 use super::route::{self, Route};
 use super::{
-    State, authority, body, certificates, change, confirm, discovery, installation, modes, objects,
-    read, rollouts, seal, tokens, watch,
+    State, audit, authority, body, certificates, change, confirm, discovery, installation, modes,
+    objects, read, revoked_tokens, rollouts, seal, tokens, watch,
 };
 use crate::refusal;
 use axum::body::Body;
@@ -72,9 +72,13 @@ pub(crate) async fn handle(
     let (parts, body) = request.into_parts();
     let version = parts.version;
     let mut body = Some(body);
-    let answer = answer(state, parts, &mut body)
+    let asked = audit::Asked::of(&parts);
+    let answer = answer(Arc::clone(&state), parts, &mut body)
         .await
-        .unwrap_or_else(IntoResponse::into_response);
+        .unwrap_or_else(|problem| {
+            audit::refused(&state, &asked, &problem);
+            problem.into_response()
+        });
     if let Some(unread) = body {
         refusal::pass_over(version, unread).await;
     }
@@ -108,6 +112,9 @@ async fn answer(state: Arc<State>, parts: Parts, body: &mut Option<Body>) -> Out
         return Err(Problem::no_path(&call.path));
     };
     let reads = call.method == Method::GET;
+    if !reads {
+        audit::takes_changes(&call.state)?;
+    }
     match route {
         Route::CoreVersions if reads => Ok(discovery::core_versions()),
         Route::Groups if reads => Ok(discovery::groups()),
@@ -189,6 +196,11 @@ async fn naka(call: Call, parts: &[String], body: &mut Option<Body>) -> Outcome 
         }
         (&Method::GET, ["tokens"]) => tokens::list(&call),
         (&Method::DELETE, ["tokens", id]) => tokens::revoke(&call, id).await,
+        (&Method::GET, ["revoked-tokens"]) => revoked_tokens::list(&call),
+        (&Method::POST, ["revoked-tokens"]) => {
+            revoked_tokens::revoke(&call, body::shaped(taken(body)).await?).await
+        }
+        (&Method::DELETE, ["revoked-tokens", id]) => revoked_tokens::take_back(&call, id).await,
         (&Method::POST, ["reveal", namespace, name]) => read::reveal(&call, namespace, name).await,
         (&Method::GET, ["seal"]) => seal::show(&call),
         (&Method::POST, ["seal"]) => seal::rotate(&call, body::shaped(taken(body)).await?).await,
@@ -223,6 +235,14 @@ async fn naka(call: Call, parts: &[String], body: &mut Option<Body>) -> Outcome 
         (&Method::POST, ["certificates", "approve"]) => {
             certificates::approve(&call, body::shaped(taken(body)).await?).await
         }
+        (&Method::GET, ["denials"]) => audit::denials(&call).await,
+        (&Method::GET, ["audit", "status"]) => audit::status(&call),
+        (&Method::GET, ["audit", "head"]) => audit::head(&call),
+        (&Method::POST, ["audit", "backup"]) => {
+            audit::backup(&call, body::shaped(taken(body)).await?).await
+        }
+        (&Method::GET, ["audit", "verify"]) => audit::verify(&call).await,
+        (&Method::GET, ["audit", "events"]) => audit::events(&call).await,
         (&Method::GET, ["history"]) => read::history(&call),
         (&Method::GET, ["events"]) => read::events(&call),
         (&Method::GET, ["rollout"]) => read::rollout(&call).await,
@@ -254,10 +274,13 @@ const KNOWN: &[&str] = &[
     "confirm",
     "tokens",
     "reveal",
+    "revoked-tokens",
     "seal",
     "authority",
     "certificates",
     "modes",
+    "audit",
+    "denials",
     "history",
     "events",
     "rollout",

@@ -169,7 +169,8 @@ impl Server {
             ground: None,
         };
         let fake = Arc::new(Fake::default());
-        let mut state = Arc::into_inner(State::new(store.clone(), fake.clone(), mesh)).unwrap();
+        let mut state =
+            Arc::into_inner(State::new(store.clone(), fake.clone(), mesh, None)).unwrap();
         tune(&mut state);
         let (stop, stopped) = oneshot::channel::<()>();
         let listeners = Listeners {

@@ -4,6 +4,7 @@
 use super::PeerIdentity;
 use super::approval::REQUEST;
 use crate::plane::REGISTRATION_RECORD;
+use crate::revoked_tokens;
 use naka_identity::{Attested, Issued, Revoked, TokenGrant};
 use naka_store::{Draft, Snapshot};
 use naka_types::labels::Labels;
@@ -180,6 +181,7 @@ pub(super) fn prune(snapshot: &Snapshot, now: u64) -> Vec<Draft> {
         .chain(certificates)
         .chain(revoked)
         .chain(requests)
+        .chain(revoked_tokens::prune(snapshot, now))
         .take(FORGET_AT_ONCE)
         .collect()
 }

@@ -188,7 +188,12 @@ pub(crate) fn resource(view: &View<'_>, key: &Key, class: &Class) -> Option<Buil
         Key::Helper(helper) => helper.cluster(class),
         Key::Extension(place) => extension::resource(view, place, class),
         Key::Credential(credential) => super::credential::resource(view, credential, class),
-        Key::RootCa | Key::Revoked | Key::VirtualHost(_) | Key::Names | Key::Workload(_) => None,
+        Key::RootCa
+        | Key::Revoked
+        | Key::RevokedTokens
+        | Key::VirtualHost(_)
+        | Key::Names
+        | Key::Workload(_) => None,
     }
 }
 

@@ -43,6 +43,7 @@ pub(crate) fn resource(view: &View<'_>, key: &Key, class: &Class) -> Option<Buil
         Key::Endpoints(name) => endpoint::endpoints(view, name, class),
         Key::RootCa
         | Key::Revoked
+        | Key::RevokedTokens
         | Key::Credential(_)
         | Key::Raw(_)
         | Key::VirtualHost(_)

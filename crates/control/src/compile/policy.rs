@@ -16,6 +16,7 @@ pub(crate) use authorizer::Authorizer;
 pub(crate) use token::claim;
 
 use super::View;
+use crate::revoked_tokens::RevokedToken;
 use crate::world::{Domains, Read};
 use naka_api::security::attached::Attached;
 use naka_api::security::authorization_policy::{
@@ -27,6 +28,7 @@ use naka_types::host::ROOT_NAMESPACE;
 use naka_types::labels::Labels;
 use naka_types::name::ClusterName;
 use naka_types::spiffe::DEFAULT_TRUST_DOMAIN;
+use std::sync::Arc;
 
 /// The policies of a workload.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -164,6 +166,21 @@ impl Policies {
     /// The cluster of whom they ask, if they ask somebody.
     pub(crate) fn asked(&self) -> Option<&ClusterName> {
         self.authorizer.as_ref()?.cluster()
+    }
+
+    /// Of tokens that were taken back, those that an issuer here could have made; `None` where none are read.
+    pub(crate) fn revokable(
+        &self,
+        all: impl FnOnce() -> Arc<Vec<RevokedToken>>,
+    ) -> Option<Vec<RevokedToken>> {
+        if self.tokens.is_empty() {
+            return None;
+        }
+        let own = |token: &&RevokedToken| {
+            let mut issuers = self.tokens.iter();
+            issuers.any(|issuer| issuer.rule.issuer == token.issuer)
+        };
+        Some(all().iter().filter(own).cloned().collect())
     }
 
     /// Whether nothing is decided and nothing told.

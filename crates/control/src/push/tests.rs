@@ -54,7 +54,7 @@ fn chance(rng: &mut fastrand::Rng) -> World {
 
 fn everything(world: &World) -> Vec<Key> {
     let mut keys: Vec<Key> = roots::listeners(world, &class()).into_iter().collect();
-    keys.extend([Key::RootCa, Key::Revoked, Key::Names]);
+    keys.extend([Key::RootCa, Key::Revoked, Key::RevokedTokens, Key::Names]);
     for service in ["a", "b", "c"] {
         for port in [80, 8080] {
             let host = Host::of_service(service, "default").to_string();

@@ -252,7 +252,11 @@ impl Touch {
                     .any(|port| gateway::name(*port) == place.listener()),
             },
             Key::Names => self.names,
-            Key::Credential(_) | Key::RootCa | Key::Revoked | Key::Workload(_) => false,
+            Key::Credential(_)
+            | Key::RootCa
+            | Key::Revoked
+            | Key::RevokedTokens
+            | Key::Workload(_) => false,
         }
     }
 }

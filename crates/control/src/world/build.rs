@@ -3,6 +3,7 @@
 use super::{Domains, Endpoint, Endpoints, Networks, Port, Service, World, age};
 use crate::ca_service::{CERTIFICATE, revoked};
 use crate::registry::{Claim, Health, Member, Registration, ServedPort};
+use crate::revoked_tokens;
 use naka_api::core::service::{ServicePort, TargetPort};
 use naka_api::networking::export::{self, Export};
 use naka_api::networking::virtual_service::GatewayRef;
@@ -97,6 +98,7 @@ impl World {
             domains: Domains::new(&inputs.trust_domain, &[]),
             roots: Arc::clone(&inputs.roots),
             revoked: Arc::new(revoked(inputs.snapshot)),
+            revoked_tokens: Arc::new(revoked_tokens::all(inputs.snapshot)),
             secrets: inputs.secrets,
             keys: inputs
                 .snapshot

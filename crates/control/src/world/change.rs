@@ -48,6 +48,8 @@ pub enum Read {
     Hosts,
     /// Trust bundle and trust domain.
     Trust,
+    /// Tokens of users that count no more.
+    RevokedTokens,
     /// What decides which callers share resources.
     Callers,
     /// Networks and their gateways.
@@ -147,6 +149,9 @@ impl World {
             || self.domains != next.domains
         {
             reads.insert(Read::Trust);
+        }
+        if self.revoked_tokens != next.revoked_tokens {
+            reads.insert(Read::RevokedTokens);
         }
         reads
     }

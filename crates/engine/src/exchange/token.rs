@@ -13,12 +13,14 @@ use crate::canonical::Canonical;
 use crate::limits;
 use crate::model::{ClaimPath, Claims, Issuer, TokenPlace, Tokens, claim_at};
 use crate::why::{Stage, Why};
+use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::signature::{self as sig, RsaPublicKeyComponents, UnparsedPublicKey};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use naka_types::jwk::{Algorithm, Hash, Key, Public};
 use naka_types::reason::Reason;
+use naka_types::revoked_token::{RevokedTokens, material};
 use serde_json::{Map, Value};
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -85,7 +87,7 @@ pub(super) fn authenticate(
         return Ok(());
     }
     let now = cx.now + cx.around.epoch;
-    match taken(tokens, &found, now) {
+    match taken(tokens, &found, now, cx.snapshot.revoked_tokens()) {
         Err(wrong) => {
             cx.explain(|| Why::new(Stage::Policy, "token refused", wrong.because()));
             Err(wrong.reason())
@@ -207,6 +209,7 @@ fn taken<'t>(
     tokens: &'t Tokens,
     found: &'t [Found],
     now: Duration,
+    revoked: &RevokedTokens,
 ) -> Result<Vec<Taken<'t>>, Wrong> {
     if found.len() > limits::TOKENS {
         return Err(Wrong::Invalid(
@@ -222,7 +225,10 @@ fn taken<'t>(
             if !issuer.places.contains(&one.place) {
                 continue;
             }
-            match token.check(issuer, now) {
+            match token
+                .check(issuer, now)
+                .and_then(|()| token.stands(revoked))
+            {
                 Ok(()) => {
                     own = Some((rank, issuer));
                     break;
@@ -349,6 +355,22 @@ impl<'t> Token<'t> {
             false => Err(Wrong::Invalid(
                 "no key of its issuer bears out its signature",
             )),
+        }
+    }
+
+    /// Whether nobody took it back. One that has no `jti` cannot be.
+    fn stands(&self, revoked: &RevokedTokens) -> Result<(), Wrong> {
+        let text = |name: &str| self.claims.get(name).and_then(Value::as_str);
+        // Most meshes take none back: then nothing is hashed.
+        let named = text("iss").zip(text("jti")).filter(|_| !revoked.is_empty());
+        let is_listed = named.is_some_and(|(issuer, jti)| {
+            let hash = digest(&SHA256, material(issuer, jti).as_bytes());
+            let first = hash.as_ref().first_chunk();
+            first.is_some_and(|fingerprint| revoked.contains(fingerprint))
+        });
+        match is_listed {
+            false => Ok(()),
+            true => Err(Wrong::Invalid("it was revoked (jti)")),
         }
     }
 

@@ -7,6 +7,7 @@ use super::{Access, Chain, Cluster, ClusterId, Edge, RateLimit, Serves, VirtualH
 use naka_types::host::Host;
 use naka_types::labels::Labels;
 use naka_types::protocol::Protocol;
+use naka_types::revoked_token::RevokedTokens;
 use naka_types::workload::Ulid;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -60,9 +61,16 @@ pub struct Snapshot {
     inbound: BTreeMap<u16, Arc<Inbound>>,
     edges: BTreeMap<u16, Arc<Edge>>,
     peers: BTreeMap<Ulid, Arc<Labels>>,
+    revoked_tokens: Arc<RevokedTokens>,
 }
 
 impl Snapshot {
+    /// Tokens of users that are refused although their time is not over.
+    #[must_use]
+    pub fn revoked_tokens(&self) -> &RevokedTokens {
+        &self.revoked_tokens
+    }
+
     /// The labels that a workload was granted; `None`: its record is not held.
     #[must_use]
     pub fn granted(&self, workload: Ulid) -> Option<&Labels> {
@@ -154,6 +162,7 @@ impl Snapshot {
             inbound: self.inbound.clone(),
             edges: self.edges.clone(),
             peers: self.peers.clone(),
+            revoked_tokens: Arc::clone(&self.revoked_tokens),
         }
     }
 }
@@ -167,6 +176,7 @@ pub struct SnapshotBuilder {
     inbound: BTreeMap<u16, Arc<Inbound>>,
     edges: BTreeMap<u16, Arc<Edge>>,
     peers: BTreeMap<Ulid, Arc<Labels>>,
+    revoked_tokens: Arc<RevokedTokens>,
 }
 
 impl SnapshotBuilder {
@@ -219,6 +229,12 @@ impl SnapshotBuilder {
         self
     }
 
+    /// Puts the tokens that are refused although their time is not over.
+    pub fn put_revoked_tokens(&mut self, tokens: Arc<RevokedTokens>) -> &mut Self {
+        self.revoked_tokens = tokens;
+        self
+    }
+
     /// Indexes everything.
     #[must_use]
     pub fn build(self) -> Snapshot {
@@ -259,6 +275,7 @@ impl SnapshotBuilder {
             inbound: self.inbound,
             edges: self.edges,
             peers: self.peers,
+            revoked_tokens: self.revoked_tokens,
         }
     }
 }

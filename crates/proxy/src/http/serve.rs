@@ -5,6 +5,7 @@
 
 use super::body::RespBody;
 use super::exchange;
+use crate::denials;
 use crate::detect::{self, Speaks};
 use crate::io::Io;
 use crate::limits;
@@ -96,6 +97,7 @@ async fn called(conn: Rc<Conn>, io: Io) {
 /// Counts and logs a connection that is closed before a request.
 pub(crate) fn refuse(conn: &Conn, reason: Reason, detail: &str) {
     conn.worker.shard.local_reply(reason);
+    denials::of_connection(conn, reason, detail);
     tracing::info!(reason = reason.code(), peer = %conn.remote, entrance = ?conn.entrance, detail, "connection refused");
     if let Some(lines) = &conn.worker.lines {
         lines.log(&naka_telemetry::Record {

@@ -16,9 +16,8 @@ use naka_engine::runtime::Registry;
 use naka_identity::Revoked;
 use naka_types::locality::Locality;
 use naka_types::name::VirtualHostName;
+use naka_types::revoked_token::RevokedTokens;
 use naka_types::workload::Ulid;
-use naka_wire::envoy::config::core::v3::data_source::Specifier;
-use naka_wire::envoy::extensions::transport_sockets::tls::v3::{Secret, secret};
 use naka_wire::v1::{NameFilter, WorkloadRecord};
 use naka_wire::{type_url, unpack};
 use naka_xds::{Reject, Resource};
@@ -28,14 +27,18 @@ use std::sync::Arc;
 
 mod near;
 mod roots;
+mod secret;
 
 pub use near::Near;
 pub use roots::Roots;
+use secret::listed;
 
 /// Name of the secret with the trust bundle.
 pub const ROOT_CA: &str = "ROOTCA";
 /// Name of the list of workloads that are not believed any more.
 pub const REVOKED: &str = "REVOKED";
+/// Name of the list of tokens of users that are refused although their time is not over.
+pub const REVOKED_TOKENS: &str = "REVOKED-TOKENS";
 /// Name of the name filter.
 pub const NAMES: &str = "names";
 
@@ -71,6 +74,7 @@ pub struct Book {
     /// Whether secrets of clusters are taken to be there.
     assumes: bool,
     credentials: BTreeMap<String, Held>,
+    revoked_tokens: Arc<RevokedTokens>,
     edge: Arc<Table>,
     /// Whether something of a gateway's TLS may differ.
     rekeyed: bool,
@@ -98,6 +102,7 @@ impl Book {
             near: Near::default(),
             assumes: false,
             credentials: BTreeMap::new(),
+            revoked_tokens: Arc::default(),
             edge: Arc::default(),
             rekeyed: false,
             meanings: BTreeMap::new(),
@@ -211,7 +216,22 @@ impl Book {
                 Ok(taken.left_out)
             }
             type_url::SECRET if name == REVOKED => {
-                self.change.revoked = Some(revoked(&unpack(any).map_err(broken)?)?);
+                let wire = unpack(any).map_err(broken)?;
+                let list = listed(&wire, |text| {
+                    Revoked::parse(text).map_err(|error| error.to_string())
+                })?;
+                self.change.revoked = Some(Arc::new(list));
+                Ok(Vec::new())
+            }
+            type_url::SECRET if name == REVOKED_TOKENS => {
+                let wire = unpack(any).map_err(broken)?;
+                let list = listed(&wire, |text| {
+                    RevokedTokens::parse(text).map_err(|error| error.to_string())
+                })?;
+                if list != *self.revoked_tokens {
+                    self.revoked_tokens = Arc::new(list);
+                    self.stale = true;
+                }
                 Ok(Vec::new())
             }
             type_url::SECRET if name != ROOT_CA => {
@@ -466,6 +486,7 @@ impl Book {
 
     fn build(&mut self) -> Snapshot {
         let mut next = SnapshotBuilder::new(&self.namespace);
+        next.put_revoked_tokens(Arc::clone(&self.revoked_tokens));
         for host in self.hosts.values() {
             next.put_virtual_host(Arc::clone(host));
         }
@@ -651,23 +672,6 @@ fn known(type_url: &str) -> Option<&'static str> {
     ]
     .into_iter()
     .find(|known| *known == type_url)
-}
-
-/// The PEM text of a trust bundle.
-/// The list of workloads that are not believed any more.
-fn revoked(wire: &Secret) -> Result<Arc<Revoked>, intake::Error> {
-    let bad = |why: &str| intake::Error::at("generic_secret", why);
-    let source = match &wire.r#type {
-        Some(secret::Type::GenericSecret(held)) => held.secret.as_ref(),
-        _ => return Err(bad("only a generic secret is taken")),
-    };
-    let Some(Specifier::InlineBytes(bytes)) = source.and_then(|held| held.specifier.as_ref())
-    else {
-        return Err(bad("not inline bytes"));
-    };
-    let text = std::str::from_utf8(bytes).map_err(|_| bad("not text"))?;
-    let list = Revoked::parse(text).map_err(|error| bad(&error.to_string()))?;
-    Ok(Arc::new(list))
 }
 
 #[cfg(test)]

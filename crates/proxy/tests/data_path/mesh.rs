@@ -237,6 +237,7 @@ impl Mesh {
             uid: rustix::process::getuid().as_raw(),
             credential: None,
             barred: Arc::default(),
+            denials: Arc::default(),
             repeated: naka_engine::exchange::Repeated::default(),
         };
         edit(&mut own);

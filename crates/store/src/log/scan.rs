@@ -53,6 +53,19 @@ pub(crate) struct Scan {
     pub(crate) damage: Option<Damage>,
 }
 
+/// A sound line, as the reader shows it.
+#[derive(Debug)]
+pub(crate) struct Line<'a> {
+    /// Offset of its first byte.
+    pub(crate) at: u64,
+    /// Its sequence number.
+    pub(crate) seq: u64,
+    /// The event as stored.
+    pub(crate) bytes: &'a [u8],
+    /// Its hash.
+    pub(crate) hash: [u8; 32],
+}
+
 enum Next {
     Payload(Vec<u8>),
     End,
@@ -60,7 +73,7 @@ enum Next {
     Damaged(String),
 }
 
-/// Scans a log and gives each sound line with its sequence number and hash to `visit`, which may refuse a line it cannot read.
+/// Scans a log and gives each sound line to `visit`, which may refuse one that it cannot read.
 ///
 /// # Errors
 /// When the file cannot be read, or is of a newer format.
@@ -68,7 +81,7 @@ pub(crate) fn scan(
     file: &File,
     name: &str,
     checks: Checks,
-    mut visit: impl FnMut(u64, &[u8], &[u8; 32]) -> Result<(), String>,
+    mut visit: impl FnMut(&Line<'_>) -> Result<(), String>,
 ) -> Result<Scan, Error> {
     let failed = |error| Error::io(format!("reading {name}"), error);
     let length = file.metadata().map_err(failed)?.len();
@@ -132,8 +145,9 @@ impl Scan {
         &mut self,
         payload: &[u8],
         checks: Checks,
-        visit: &mut impl FnMut(u64, &[u8], &[u8; 32]) -> Result<(), String>,
+        visit: &mut impl FnMut(&Line<'_>) -> Result<(), String>,
     ) -> Result<(), String> {
+        let offset = self.end + RECORD_HEAD as u64;
         let (mut last, mut hash) = (self.last, self.hash);
         let mut checked = Vec::new();
         for line in lines(payload) {
@@ -147,12 +161,15 @@ impl Scan {
             }
             last = link.seq;
             hash = line_hash(line);
-            checked.push((last, line, hash));
+            let within = line.as_ptr().addr() - payload.as_ptr().addr();
+            checked.push(Line {
+                at: offset + within as u64,
+                seq: last,
+                bytes: line,
+                hash,
+            });
         }
-        for (seq, line, hash) in checked {
-            visit(seq, line, &hash)?;
-        }
-        let offset = self.end + RECORD_HEAD as u64;
+        checked.iter().try_for_each(&mut *visit)?;
         self.spans.push(Span {
             offset,
             length: u32::try_from(payload.len()).unwrap_or(u32::MAX),

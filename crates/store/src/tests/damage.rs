@@ -22,8 +22,8 @@ fn sound(count: u16) -> Sound {
     let mut states = vec![Folded::default()];
     let mut folded = Folded::default();
     let file = File::open(dir.path().join("log")).unwrap();
-    let scan = log::scan(&file, "log", Checks::ALL, |_, line, _| {
-        folded.apply(&serde_json::from_slice::<Event>(line).unwrap());
+    let scan = log::scan(&file, "log", Checks::ALL, |line| {
+        folded.apply(&serde_json::from_slice::<Event>(line.bytes).unwrap());
         states.push(folded.clone());
         Ok(())
     })
@@ -317,7 +317,7 @@ fn snapshots_shorten_the_start_and_never_overrule_the_log() {
         &File::open(dir.path().join("log")).unwrap(),
         "log",
         Checks::ALL,
-        |_, _, _| Ok(()),
+        |_| Ok(()),
     )
     .unwrap()
     .spans[2];

@@ -14,7 +14,7 @@ use serde_json::json;
 use std::path::Path;
 use std::sync::Arc;
 
-fn secret(name: &str, value: &str) -> Draft {
+pub(super) fn secret(name: &str, value: &str) -> Draft {
     let object = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": "default"},
         "stringData": {"k": value}});
     Draft::put("user:test", "", named("Secret", name), object)

@@ -169,6 +169,7 @@ fn member(
             registration: lease.watch(),
             news,
             line,
+            denials: Arc::default(),
         });
         let count = Arc::clone(&seen);
         let connected = async move {

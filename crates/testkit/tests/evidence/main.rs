@@ -5,6 +5,7 @@
 mod absurd;
 mod access;
 mod api;
+mod audit;
 mod authority;
 mod backup;
 mod balance;

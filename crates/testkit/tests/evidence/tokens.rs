@@ -5,6 +5,7 @@ use naka_testkit::mesh::{Mesh, SOON};
 use naka_testkit::wait::until;
 
 mod fetched;
+mod revoked;
 
 const OBJECTS: &str = r#"apiVersion: security.istio.io/v1
 kind: RequestAuthentication

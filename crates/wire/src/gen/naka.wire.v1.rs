@@ -311,6 +311,84 @@ impl ::prost::Name for DrainProgress {
         "type.googleapis.com/naka.wire.v1.DrainProgress".into()
     }
 }
+/// What a proxy refused since it told the last time: so much at most, and how much more there was.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeniedRequest {
+    #[prost(message, repeated, tag = "1")]
+    pub denials: ::prost::alloc::vec::Vec<Denial>,
+    /// Refused calls that are in none of `denials`.
+    #[prost(uint64, tag = "2")]
+    pub uncounted: u64,
+}
+impl ::prost::Name for DeniedRequest {
+    const NAME: &'static str = "DeniedRequest";
+    const PACKAGE: &'static str = "naka.wire.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "naka.wire.v1.DeniedRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/naka.wire.v1.DeniedRequest".into()
+    }
+}
+/// Calls that are alike: the first of them, and how many there were.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Denial {
+    /// Milliseconds since 1970.
+    #[prost(uint64, tag = "1")]
+    pub time_ms: u64,
+    #[prost(uint64, tag = "2")]
+    pub count: u64,
+    /// Verified SPIFFE id of the caller; empty: none.
+    #[prost(string, tag = "3")]
+    pub peer: ::prost::alloc::string::String,
+    /// Address of the other end of the connection.
+    #[prost(string, tag = "4")]
+    pub source_address: ::prost::alloc::string::String,
+    /// The workload's port, or the gateway's.
+    #[prost(uint32, tag = "5")]
+    pub port: u32,
+    /// Empty for bytes.
+    #[prost(string, tag = "6")]
+    pub method: ::prost::alloc::string::String,
+    #[prost(string, tag = "7")]
+    pub host: ::prost::alloc::string::String,
+    /// Without the query.
+    #[prost(string, tag = "8")]
+    pub path: ::prost::alloc::string::String,
+    /// Why, a reason of the closed table.
+    #[prost(string, tag = "9")]
+    pub reason: ::prost::alloc::string::String,
+    /// The rule that refused, in Envoy's words; empty where no rule did.
+    #[prost(string, tag = "10")]
+    pub rule: ::prost::alloc::string::String,
+}
+impl ::prost::Name for Denial {
+    const NAME: &'static str = "Denial";
+    const PACKAGE: &'static str = "naka.wire.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "naka.wire.v1.Denial".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/naka.wire.v1.Denial".into()
+    }
+}
+/// What became of them.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeniedResponse {
+    /// Entries that could not be kept.
+    #[prost(uint64, tag = "1")]
+    pub dropped: u64,
+}
+impl ::prost::Name for DeniedResponse {
+    const NAME: &'static str = "DeniedResponse";
+    const PACKAGE: &'static str = "naka.wire.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "naka.wire.v1.DeniedResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/naka.wire.v1.DeniedResponse".into()
+    }
+}
 /// All host names visible to a node, small enough to hold in every proxy.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct NameFilter {
@@ -718,6 +796,28 @@ pub mod workloads_client {
                 .insert(GrpcMethod::new("naka.wire.v1.Workloads", "Register"));
             self.inner.streaming(req, path, codec).await
         }
+        /// Calls that the workload's proxy refused, for the audit trail.
+        pub async fn denied(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DeniedRequest>,
+        ) -> std::result::Result<tonic::Response<super::DeniedResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::codec::SmallCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/naka.wire.v1.Workloads/Denied",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("naka.wire.v1.Workloads", "Denied"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -743,6 +843,11 @@ pub mod workloads_server {
             &self,
             request: tonic::Request<tonic::Streaming<super::RegisterRequest>>,
         ) -> std::result::Result<tonic::Response<Self::RegisterStream>, tonic::Status>;
+        /// Calls that the workload's proxy refused, for the audit trail.
+        async fn denied(
+            &self,
+            request: tonic::Request<super::DeniedRequest>,
+        ) -> std::result::Result<tonic::Response<super::DeniedResponse>, tonic::Status>;
     }
     /// Registration of a workload: a lease that lasts as long as the stream.
     #[derive(Debug)]
@@ -865,6 +970,49 @@ pub mod workloads_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/naka.wire.v1.Workloads/Denied" => {
+                    #[allow(non_camel_case_types)]
+                    struct DeniedSvc<T: Workloads>(pub Arc<T>);
+                    impl<T: Workloads> tonic::server::UnaryService<super::DeniedRequest>
+                    for DeniedSvc<T> {
+                        type Response = super::DeniedResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DeniedRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Workloads>::denied(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DeniedSvc(inner);
+                        let codec = crate::codec::SmallCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

@@ -28,6 +28,7 @@ use naka_wire::envoy::extensions::filters::network::rbac::v3::Rbac as BytesRbac;
 use naka_wire::google::protobuf::Any;
 use naka_wire::prost::Name;
 use naka_wire::v1::RateLimitRule;
+use std::sync::Arc;
 
 /// What may stand in a place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -225,7 +226,7 @@ fn of_program(view: &View<'_>, place: &Extension, class: &Class) -> Option<Filte
         Kind::Token => tokens(&chain.policies),
         Kind::Asked => asked(&chain.policies, chain.port),
         Kind::Asker => asker(&chain.policies),
-        Kind::Policy => of_requests(&chain.policies, chain.port),
+        Kind::Policy => of_requests(view, &chain.policies, chain.port),
         Kind::PolicyOfBytes => of_bytes(&chain.policies, chain.port),
         Kind::Limit => {
             let rules = compile::limit::rules(&chain.limits);
@@ -242,7 +243,7 @@ fn of_gateway(view: &View<'_>, place: &Extension, class: &Class) -> Option<Filte
         Kind::Token => tokens(&policies()),
         Kind::Asked => asked(&policies(), port),
         Kind::Asker => asker(&policies()),
-        Kind::Policy => of_requests(&policies(), port),
+        Kind::Policy => of_requests(view, &policies(), port),
         Kind::PolicyOfBytes => of_bytes(&policies(), port),
         Kind::Limit => {
             let chains = gateway::chain::chains(&gateway::place(view, class, port));
@@ -275,10 +276,18 @@ fn asker(policies: &Policies) -> Filters {
     )
 }
 
-fn of_requests(policies: &Policies, port: u16) -> Filters {
-    let rules = message::rules_of_requests(policies, port, false);
+fn of_requests(view: &View<'_>, policies: &Policies, port: u16) -> Filters {
+    // Where no tokens are read, none is refused.
+    let revoked = policies
+        .revokable(|| Arc::clone(&view.read(Read::RevokedTokens).revoked_tokens))
+        .unwrap_or_default();
+    let rules = message::rules_of_requests(policies, port, false, &revoked);
     let configs = rules.map(|rules| rules.and_then(config));
-    (format!("{policies:?} {port}"), configs.into(), None)
+    (
+        format!("{policies:?} {port} {revoked:?}"),
+        configs.into(),
+        None,
+    )
 }
 
 fn of_bytes(policies: &Policies, port: u16) -> Filters {

@@ -5,6 +5,7 @@
 //! one that reads tokens; where labels of callers are not known they are rules that deny.
 
 use super::{At, Compiled, Held, Policies, Question, Tree, authorizer, compiled, escaped, trust};
+use crate::revoked_tokens::RevokedToken;
 use naka_api::security::authorization_policy::Text;
 use naka_types::cidr::Cidr;
 use naka_types::node::PEER_LABELS;
@@ -40,7 +41,7 @@ const TEMPLATE: &str = "envoy.path.match.uri_template.uri_template_matcher";
 
 /// Filters before the requests of a port, for a proxy that knows labels of callers or does not.
 pub(crate) fn http(policies: &Policies, port: u16, labels: bool) -> Vec<HttpFilter> {
-    let rules = rules_of_requests(policies, port, labels);
+    let rules = rules_of_requests(policies, port, labels, &[]);
     let at = at_requests(policies, port, labels);
     let trust = labels.then(|| trust::of_requests(&policies.trust, at));
     super::token::filter(&policies.tokens, super::token::NONE)
@@ -117,11 +118,13 @@ pub(crate) fn tokens(policies: &Policies) -> Option<HttpFilter> {
     super::token::filter(&policies.tokens, super::token::NO_POINT)
 }
 
-/// Filters by action, see [`rbac`].
+/// Filters by action, see [`rbac`]. `revoked` are tokens that were taken back: an Envoy has them as DENY rules, our own
+/// proxies as a list of their own.
 pub(crate) fn rules_of_requests(
     policies: &Policies,
     port: u16,
     labels: bool,
+    revoked: &[RevokedToken],
 ) -> [Option<HttpFilter>; ACTIONS] {
     let at = at_requests(policies, port, labels);
     let filter = |both: Both| HttpFilter {
@@ -136,7 +139,46 @@ pub(crate) fn rules_of_requests(
         ))),
         ..HttpFilter::default()
     };
-    rbac(policies, at).map(|both| both.map(filter))
+    let [audit, deny, allow] = rbac(policies, at);
+    let taken_back = (!revoked.is_empty()).then(|| Rbac {
+        action: Action::Deny as i32,
+        policies: revoked.iter().map(taken_back).map(policy).collect(),
+        ..Rbac::default()
+    });
+    [audit, with_more(deny, taken_back), allow].map(|both| both.map(filter))
+}
+
+/// The rule that refuses a token.
+fn taken_back(token: &RevokedToken) -> Compiled {
+    let claim = |name: &str, text: &str| {
+        let path = vec![name.to_owned()];
+        Tree::Ask(Question::Claim(path, Text::Exact(text.to_owned()), false))
+    };
+    Compiled {
+        name: format!("revoked-token[{}]", token.jti),
+        who: Tree::All(vec![claim("iss", &token.issuer), claim("jti", &token.jti)]),
+        what: Tree::Always,
+    }
+}
+
+/// A DENY filter with more rules in it.
+fn with_more(deny: Option<Both>, more: Option<Rbac>) -> Option<Both> {
+    match (deny, more) {
+        (deny, None) => deny,
+        (None, more) => Some(Both {
+            rules: more,
+            trial: None,
+            prefix: "istio_dry_run_deny_",
+        }),
+        (Some(mut deny), Some(more)) => {
+            let all = deny.rules.get_or_insert_with(|| Rbac {
+                action: Action::Deny as i32,
+                ..Rbac::default()
+            });
+            all.policies.extend(more.policies);
+            Some(deny)
+        }
+    }
 }
 
 /// Filters before the bytes of a port.
@@ -179,22 +221,7 @@ pub(crate) fn rules_of_bytes(
         super::super::listener::typed(BYTES, naka_wire::pack(&rbac))
     };
     let [audit, deny, allow] = rbac(policies, at);
-    let deny = match (deny, refused.filter(|rules| !rules.policies.is_empty())) {
-        (deny, None) => deny,
-        (None, refused) => Some(Both {
-            rules: refused,
-            trial: None,
-            prefix: "istio_dry_run_deny_",
-        }),
-        (Some(mut deny), Some(refused)) => {
-            let all = deny.rules.get_or_insert_with(|| Rbac {
-                action: Action::Deny as i32,
-                ..Rbac::default()
-            });
-            all.policies.extend(refused.policies);
-            Some(deny)
-        }
-    };
+    let deny = with_more(deny, refused.filter(|rules| !rules.policies.is_empty()));
     [audit, deny, allow].map(|both| both.map(filter))
 }
 

@@ -8,6 +8,7 @@ use crate::model::{
     Access, AccessFilter, AccessRule, ClaimCondition, Claims, Issuer, Match, MtlsMode, Test,
     TextCondition, TokenPlace, Tokens, Verdict,
 };
+use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::KeySize;
 use aws_lc_rs::signature::{
@@ -18,6 +19,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use naka_types::jwk::KeySet;
 use naka_types::reason::Reason;
+use naka_types::revoked_token::{RevokedTokens, material};
 use serde_json::{Value, json};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -481,4 +483,37 @@ fn routes_ask_for_claims() {
         assert_eq!(holds(&wanted, &request, &world.origin), matches);
         assert!(!wanted.is_catch_all());
     }
+}
+
+#[test]
+fn a_token_that_was_taken_back_is_refused_and_no_other_is() {
+    let issuers = vec![issuer("https://a"), issuer("https://b")];
+    let mut world = world(issuers, Vec::new());
+    let of = |issuer: &str, jti: Value| KEYS.token(&json!({"iss": issuer, "jti": jti}));
+    let fingerprint = |issuer: &str, jti: &str| {
+        let hash = digest(&SHA256, material(issuer, jti).as_bytes());
+        *hash.as_ref().first_chunk().unwrap()
+    };
+    let one = of("https://a", json!("1"));
+    check(&mut world, &one, Ok(()));
+    let mut list = RevokedTokens::default();
+    list.insert(fingerprint("https://a", "1"));
+    world.builder.put_revoked_tokens(Arc::new(list));
+    world.snapshot = world.builder.clone().build();
+    check(&mut world, &one, BAD);
+    for (issuer, jti) in [
+        ("https://a", json!("2")),
+        ("https://b", json!("1")),
+        // A number is no name of a token (RFC 7519).
+        ("https://a", json!(1)),
+        ("https://a", json!(null)),
+    ] {
+        check(&mut world, &of(issuer, jti), Ok(()));
+    }
+    // Whoever forges one learns nothing of the list.
+    let forged = format!("{one}x");
+    check(&mut world, &forged, BAD);
+    // The next edit of the configuration keeps it.
+    world.snapshot = world.snapshot.edit().build();
+    check(&mut world, &one, BAD);
 }
