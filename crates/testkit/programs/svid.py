@@ -49,5 +49,6 @@ with WorkloadApiClient() as client:
         if len(serials) == 2:
             done.set()
 
-    client.stream_x509_contexts(renewed, print)
+    # The library tells of its own end, too, when this program leaves it.
+    client.stream_x509_contexts(renewed, lambda error: done.is_set() or print(error, flush=True))
     done.wait(60)
