@@ -1,7 +1,8 @@
 //! Normal form of a path, as Istio's default NORMALIZE: RFC 3986 §6.2.2 plus `\` as `/`.
 //!
 //! Unreserved characters are decoded, other escapes stay with upper-case digits (`%2F` and `%5C` stay escaped: they
-//! are data, and decoding them would move segment borders), bytes above ASCII are escaped, dot segments are resolved.
+//! are data, and decoding them would move segment borders), bytes above ASCII are escaped, dot segments are resolved,
+//! also with parameters (`..;x`): servers that strip those would resolve them behind the policy (CVE-2026-73551).
 //! Repeated slashes stay, as in Istio. Refused: broken escapes, escaped NUL, overlong UTF-8, raw control characters.
 
 /// Puts a path into normal form; `None` when it already is.
@@ -88,9 +89,11 @@ fn resolve_dots(path: &[u8]) -> Vec<u8> {
         .peekable();
     while let Some(segment) = segments.next() {
         let last = segments.peek().is_none();
-        match segment {
+        // RFC 3986 §3.3: what follows a semicolon are parameters of the segment, not its name.
+        let name = segment.split(|b| *b == b';').next().unwrap_or_default();
+        match name {
             b"." | b".." => {
-                if segment == b".." {
+                if name == b".." {
                     let parent = out.iter().rposition(|b| *b == b'/').unwrap_or(0);
                     out.truncate(parent);
                 }
@@ -152,6 +155,12 @@ mod tests {
             ("/%c3%a4", Some("/%C3%A4")),
             ("/%E9", None),
             ("/a;b=..", None),
+            ("/a/..;x/b", Some("/b")),
+            ("/a/b/..;x=y;z", Some("/a/")),
+            ("/a/.;/b", Some("/a/b")),
+            ("/a/%2e.;x/b", Some("/b")),
+            ("/a/..%3bx/b", Some("/a/..%3Bx/b")),
+            ("/a/...;x/b", None),
         ] {
             let got = normalise(given.as_bytes()).unwrap();
             assert_eq!(
@@ -194,12 +203,12 @@ mod tests {
 
         #[test]
         fn hostile_paths_stay_inside(pieces in prop::collection::vec(prop::sample::select(
-            vec!["/", "..", ".", "%2e", "%2E", "\\", "a", "%5c", "%2f", "%61", "//", "%25"]), 0..24)) {
+            vec!["/", "..", ".", "%2e", "%2E", "\\", "a", "%5c", "%2f", "%61", "//", "%25", ";"]), 0..24)) {
             let path = format!("/{}", pieces.concat());
             let normal = normalise(path.as_bytes()).unwrap().unwrap_or(path.into_bytes());
             let text = std::str::from_utf8(&normal).unwrap();
             assert!(text.starts_with('/') && !text.contains('\\'));
-            assert!(text.split('/').all(|segment| segment != "." && segment != ".."));
+            assert!(text.split('/').all(|segment| !matches!(segment.split(';').next(), Some("." | ".."))));
             assert_eq!(normalise(&normal), Ok(None));
         }
     }

