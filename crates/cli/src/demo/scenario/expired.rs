@@ -65,7 +65,7 @@ async fn story(stage: &Stage) -> Outcome<Vec<Claim>> {
     stage.sign_again(LONG).await?;
     let took = repaired.elapsed();
     let healed = until_healed(stage).await?;
-    let joined = pays(stage, "later").await;
+    let joined = until_joined(stage).await;
     let words = |all: &[Finding]| {
         let codes: Vec<&str> = all.iter().map(|one| one.code.as_str()).collect();
         if codes.is_empty() {
@@ -147,6 +147,18 @@ async fn until_healed(stage: &Stage) -> Outcome<bool> {
         tokio::time::sleep(LOOK).await;
     }
     Ok(false)
+}
+
+/// A newcomer's payment, once the sidecar that was killed has its line to the control plane again.
+async fn until_joined(stage: &Stage) -> Result<u16, String> {
+    let end = Instant::now() + SOON;
+    loop {
+        let said = pays(stage, "later").await;
+        if said == Ok(200) || Instant::now() >= end {
+            return said;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 async fn until_paid(stage: &Stage) -> bool {

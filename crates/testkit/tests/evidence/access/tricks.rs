@@ -97,6 +97,9 @@ const FORMS: &[Form] = &[
 /// The target names a host, Host another.
 const APART: &str = "absolute beside another Host";
 
+/// Dots as escapes, and parameters behind them.
+const CLIMBS: &str = "escaped dots with parameters";
+
 /// What is done to a line, at a place that chance chooses where there are several.
 type Trick = (&'static str, fn(&mut Rng, &mut Line));
 
@@ -244,6 +247,7 @@ const TRICKS: &[Trick] = &[
 
 /// Tricks that Naka refuses whatever the policy, though an Envoy lets them through, and why.
 const STRICTER: &[(&str, &str)] = &[
+    (CLIMBS, CLIMB),
     ("user name", NO_NAME),
     ("user name of another host", NO_NAME),
     ("host as user name", NO_NAME),
@@ -267,14 +271,16 @@ const STRICTER: &[(&str, &str)] = &[
         "a second spelling of a slash for programs that decode UTF-8 carelessly",
     ),
 ];
+const CLIMB: &str = "an Envoy looks for parameters before it decodes the dots; a server that strips them would climb";
 const TWICE: &str = "to let somebody in every value must fit, to keep somebody out one is enough";
 const NO_NAME: &str =
     "a Host is a name or an address; what else is in it two readers read differently";
 const NO_PORT: &str = "a port is a number with one spelling";
 const ESCAPE: &str = "an escape without two digits is text to some and an error to others";
 
-/// Tricks that an Envoy refuses whatever the policy, and what Naka does with them instead.
+/// Tricks that an Envoy refuses whatever the policy, or leaves as they are, and what Naka does with them instead.
 const JUDGED: &[(&str, &str)] = &[
+    (CLIMBS, CLIMB),
     ("#", FRAGMENT),
     ("#x", FRAGMENT),
     (
@@ -284,6 +290,14 @@ const JUDGED: &[(&str, &str)] = &[
 ];
 const FRAGMENT: &str =
     "a fragment is dropped where the head is read; rules and program see the path without it";
+
+/// Whether a segment in lower case is one of dots that were escaped, with parameters.
+fn climbs(segment: &str) -> bool {
+    let Some((name, _)) = segment.split_once(';') else {
+        return false;
+    };
+    name.contains("%2e") && matches!(&*name.replace("%2e", "."), "." | "..")
+}
 
 /// Where a slash of the path is, this.
 fn at_slash(rng: &mut Rng, line: &mut Line, with: &str) {
@@ -362,6 +376,9 @@ fn variants(rng: &mut Rng, mixtures: usize) -> Vec<Variant> {
             let named = named.and_then(|rest| rest.split('/').next());
             if named.is_some_and(|host| !host.eq_ignore_ascii_case(&line.host)) {
                 names.push(APART);
+            }
+            if target.split('/').any(climbs) {
+                names.push(CLIMBS);
             }
             all.push(Variant {
                 form: form.name,
@@ -521,7 +538,7 @@ fn differences(
         let list = if ours.1.is_none() { STRICTER } else { JUDGED };
         let excuse = list.iter().find(|(trick, _)| one.tricks.contains(trick));
         match excuse {
-            Some((trick, _)) if ours.1.is_none() || theirs.1.is_none() => {
+            Some((trick, _)) if ours.1.is_none() || theirs.1.is_none() || *trick == CLIMBS => {
                 excused.insert(trick);
             }
             _ => {
