@@ -72,6 +72,12 @@ if [ "$what" = peers ]; then
         "$go" -C "$source" build -o "$PWD/.venv/bin/authz-go" . ||
             missing+=("an authorizer in Go: go -C $source build -o $PWD/.venv/bin/authz-go .")
     fi
+    source=crates/testkit/programs/collector
+    if [ "$source/main.go" -nt .venv/bin/collector-go ] || [ "$source/go.sum" -nt .venv/bin/collector-go ]; then
+        golang
+        "$go" -C "$source" build -o "$PWD/.venv/bin/collector-go" . ||
+            missing+=("a collector of OpenTelemetry: go -C $source build -o $PWD/.venv/bin/collector-go .")
+    fi
     # Its releases are no modules; this commit is the last of them, 2.6.0.
     if [ ! -x .venv/bin/h2spec ]; then
         golang

@@ -9,6 +9,7 @@
 //!
 //! Not here: server-side apply, managedFields, finalizers, OpenAPI (they come with Kubernetes).
 
+use crate::export::Shown;
 use crate::settings::WhenFull;
 use axum::Router;
 use naka_store::{Store, Stream};
@@ -30,7 +31,7 @@ mod installation;
 pub mod live;
 mod modes;
 mod objects;
-mod read;
+pub(crate) mod read;
 mod revoked_tokens;
 mod rollouts;
 mod route;
@@ -98,8 +99,12 @@ pub struct Trail {
     pub stream: Arc<Stream>,
     /// How long they stay.
     pub keep: Duration,
-    /// What happens when they cannot be kept.
+    /// What happens when they cannot be kept, or a place is too far behind.
     pub when_full: WhenFull,
+    /// Where events go by themselves.
+    pub places: Vec<Arc<Shown>>,
+    /// Events that a place may be behind before changes are refused.
+    pub most_behind: u64,
 }
 
 /// Everything a handler needs.

@@ -12,6 +12,7 @@ pub mod ca_service;
 pub mod certificates;
 pub mod compile;
 pub mod denials;
+pub mod export;
 pub mod jwks;
 mod mask;
 pub mod metrics;

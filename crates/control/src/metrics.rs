@@ -5,6 +5,8 @@
 //! proxies or objects, so the number of series does not grow with the mesh.
 
 use crate::ca_service::CERTIFICATE;
+use crate::denials::STREAM;
+use crate::export::Shown;
 use crate::plane::Plane;
 use crate::readiness::Readiness;
 use crate::status::Status;
@@ -30,6 +32,8 @@ pub struct Sources {
     pub certificate: Arc<ServerCert>,
     /// Root and intermediate.
     pub authority: Arc<Authority>,
+    /// Where the audit trail goes by itself.
+    pub places: Vec<Arc<Shown>>,
 }
 
 /// Serves `GET /metrics` and `GET /healthz/ready` until it is dropped. Nothing on this port is secret or changes
@@ -88,6 +92,33 @@ impl Sources {
             metrics.number(name::FINDINGS, &labels).set(count(findings));
         }
         self.expiries();
+        self.trail();
+    }
+
+    /// What the audit trail lost, and how far behind its places are.
+    fn trail(&self) {
+        let Some(stream) = self.plane.denials.get() else {
+            return;
+        };
+        let lost = |what: &'static str, by| {
+            let labels = [("stream", what), ("by", by)];
+            self.metrics.number(name::AUDIT_DROPPED, &labels)
+        };
+        lost(STREAM, "disk").set(stream.dropped());
+        for form in ["file", "otlp"] {
+            let places = self.places.iter().filter(|place| place.form == form);
+            let (mut behind, mut dropped, mut any) = (0, 0, false);
+            for place in places {
+                behind = behind.max(place.behind(&self.plane.store, stream));
+                dropped += place.dropped();
+                any = true;
+            }
+            if any {
+                let labels = [("to", form)];
+                self.metrics.number(name::AUDIT_BEHIND, &labels).set(behind);
+                lost("all", form).set(dropped);
+            }
+        }
     }
 
     fn expiries(&self) {

@@ -8,6 +8,7 @@ use crate::ads::Ads;
 use crate::apiserver;
 use crate::ca_service::{CaService, TlsIncoming};
 use crate::denials;
+use crate::export::Export;
 use crate::jwks;
 use crate::metrics;
 use crate::plane::Plane;
@@ -76,6 +77,9 @@ pub enum Error {
     /// The authority or TLS.
     #[error(transparent)]
     Identity(#[from] naka_identity::Error),
+    /// A place that the audit trail is to go to.
+    #[error("the export of the audit trail: {0}")]
+    Export(String),
 }
 
 /// What to do about an address that somebody else has.
@@ -98,6 +102,7 @@ pub struct Bound {
     certificate: Arc<ServerCert>,
     rollouts: Arc<Driver>,
     metrics: Metrics,
+    export: Export,
 }
 
 #[derive(Debug)]
@@ -164,8 +169,10 @@ pub async fn run(settings: Settings) -> Result<Bound, Error> {
         most_bytes: settings.audit.most_denials,
         ..StreamSettings::default()
     };
-    let stream = Stream::open(&plane.store, denials::STREAM, kept)?;
-    let _ = plane.denials.set(Arc::new(stream));
+    let stream = Arc::new(Stream::open(&plane.store, denials::STREAM, kept)?);
+    let export = Export::new(&settings.dir, &plane.store, &stream, &settings.audit);
+    let export = export.map_err(Error::Export)?;
+    let _ = plane.denials.set(stream);
     Ok(Bound {
         settings,
         addresses,
@@ -175,6 +182,7 @@ pub async fn run(settings: Settings) -> Result<Bound, Error> {
         certificate,
         rollouts,
         metrics,
+        export,
     })
 }
 
@@ -311,6 +319,8 @@ impl Bound {
             stream: Arc::clone(stream),
             keep: settings.audit.keep_denials,
             when_full: settings.audit.when_full,
+            places: self.export.shown(),
+            most_behind: settings.audit.most_behind,
         });
         apiserver::State::new(Arc::clone(&self.plane.store), status, mesh, trail)
     }
@@ -343,6 +353,8 @@ impl Bound {
         let keys = jwks::Fetcher::new(store, self.settings.jwks.clone());
         let _ = self.plane.keys.set(Arc::clone(&keys));
         tasks.spawn(async move { keys.keep().await });
+        let places = self.export.shown();
+        tasks.spawn(self.export.run());
         if let Some(source) = self.plane.source.get().cloned() {
             tasks.spawn(async move { source.watch().await });
         }
@@ -358,6 +370,7 @@ impl Bound {
                 status,
                 certificate: Arc::clone(&self.certificate),
                 authority: Arc::clone(&self.authority),
+                places,
             },
         ));
         let mut api_stop = stopped.clone();

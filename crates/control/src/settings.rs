@@ -1,5 +1,6 @@
 //! What a control plane is told when it starts, and where it ends up listening.
 
+use crate::export::Place;
 use crate::run::Error;
 use naka_store::Passphrase;
 use serde::{Deserialize, Serialize};
@@ -48,17 +49,27 @@ pub struct Audit {
     pub keep_denials: Duration,
     /// Bytes of refused calls that are kept at most.
     pub most_denials: u64,
-    /// What happens when a stream cannot be written.
+    /// What happens when a stream cannot be written, or a place is too far behind.
     pub when_full: WhenFull,
+    /// Where events go by themselves.
+    pub to: Vec<Place>,
+    /// PEM file of authorities that collectors may have besides the system's.
+    pub authorities: Option<PathBuf>,
+    /// Events that a place may be behind before changes are refused, where they are.
+    pub most_behind: u64,
+    /// Bytes of one file of events.
+    pub file_bytes: u64,
+    /// Full files that are kept.
+    pub files: usize,
 }
 
-/// What happens when a stream of the audit trail cannot be written. Calls of programs never wait for it.
+/// What happens when a stream of the audit trail cannot be written, or a place of its export is too far behind. Calls of programs never wait for it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum WhenFull {
     /// Events are dropped and counted.
     #[default]
     Drop,
-    /// That, and no change is taken by the API until it is written again.
+    /// That, and no change is taken by the API until that is over.
     Refuse,
 }
 
@@ -79,6 +90,11 @@ impl Default for Audit {
             keep_denials: Duration::from_hours(30 * 24),
             most_denials: 1 << 30,
             when_full: WhenFull::Drop,
+            to: Vec::new(),
+            authorities: None,
+            most_behind: 10_000,
+            file_bytes: 64 << 20,
+            files: 8,
         }
     }
 }

@@ -161,7 +161,7 @@ impl Stream {
             head: Head::default(),
             anchor: Anchor::default(),
             dirty: false,
-            untold: 0,
+            told: 0,
         };
         let thread = std::thread::Builder::new()
             .name(format!("naka-{name}"))
@@ -278,8 +278,8 @@ struct Writer {
     /// What the log has.
     anchor: Anchor,
     dirty: bool,
-    /// Events that were dropped and are not told of in the stream.
-    untold: u64,
+    /// Of the events that were dropped those that the stream tells of.
+    told: u64,
 }
 
 impl Writer {
@@ -301,6 +301,10 @@ impl Writer {
             };
             if synced.elapsed() >= SYNC || settled.is_some() {
                 synced = Instant::now();
+                if self.untold() > 0 {
+                    // There may be room again, and who refuses changes until then waits for it.
+                    self.write(Vec::new());
+                }
                 self.sync();
             }
             if anchored.elapsed() >= self.settings.anchor_every || settled.is_some() {
@@ -343,15 +347,21 @@ impl Writer {
         Ok(())
     }
 
+    /// Events that were dropped and are not told of in the stream.
+    fn untold(&self) -> u64 {
+        self.shown.dropped.load(Relaxed).saturating_sub(self.told)
+    }
+
     fn write(&mut self, mut entries: Vec<Entry>) {
-        if self.untold > 0 {
+        let (untold, count) = (self.untold(), entries.len() as u64);
+        if untold > 0 {
             entries.insert(
                 0,
                 Entry {
                     time_ms: stamp::now_ms(),
                     actor: "system".to_owned(),
                     kind: "audit.dropped".to_owned(),
-                    value: json!({"events": self.untold}),
+                    value: json!({"events": untold}),
                 },
             );
         }
@@ -383,13 +393,11 @@ impl Writer {
         }
         match self.append(&payload, head, last_ms) {
             Ok(()) => {
-                (self.untold, self.dirty, self.head) = (0, true, head);
+                (self.dirty, self.head) = (true, head);
+                self.told += untold;
                 *lock(&self.shown.failing) = None;
             }
             Err(error) => {
-                let told = u64::from(self.untold > 0);
-                let count = entries.len() as u64 - told;
-                self.untold += count;
                 self.shown.dropped.fetch_add(count, Relaxed);
                 self.fails(&error.to_string());
             }

@@ -70,6 +70,8 @@ names! {
     NACKS "naka_xds_nacks_total" Counter "Configuration responses refused by a proxy, by type.";
     CERTIFICATES_ISSUED "naka_certificates_issued_total" Counter "Certificates signed.";
     CERTIFICATES_REFUSED "naka_certificate_refusals_total" Counter "Certificate requests refused, by reason.";
+    AUDIT_DROPPED "naka_audit_dropped_total" Counter "Events of the audit trail that could not be kept (by disk), or that a place of --audit-to never gets (by file or otlp).";
+    AUDIT_BEHIND "naka_audit_export_behind_events" Gauge "Events of the audit trail that a place of --audit-to has not got yet, of the place furthest behind, by its form: file or otlp.";
     RESIDENT "naka_process_resident_bytes" Gauge "Resident memory of the process.";
     CPU "naka_process_cpu_seconds_total" Counter "Processor time used by the process, user and system.";
     OPEN_FILES "naka_process_open_files" Gauge "Open file descriptors.";

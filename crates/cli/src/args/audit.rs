@@ -2,6 +2,7 @@
 
 use super::{Output, duration};
 use clap::{Args as Group, Subcommand, ValueEnum};
+use naka_control::export::Place;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -11,9 +12,35 @@ pub(crate) struct Trail {
     /// Refused calls are kept for this time, 30 days (720h) unless given
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) audit_keep_denials: Option<Duration>,
-    /// When refused calls cannot be recorded: drop and count them, which it does unless given, or refuse changes too
+    /// When refused calls cannot be recorded, or a place of --audit-to is too far behind: drop and count, which it does
+    /// unless given, or refuse changes too
     #[arg(long, value_name = "WHAT", value_enum)]
     pub(crate) audit_when_full: Option<WhenFull>,
+    /// Where every event goes by itself, masked: a file of JSON lines, or a collector of OpenTelemetry
+    /// (http://collector:4318/v1/logs); may be given again
+    #[arg(long, value_name = "FILE|URL", value_parser = place)]
+    pub(crate) audit_to: Vec<String>,
+    /// PEM file of authorities that the servers of collectors may have, besides the system's
+    #[arg(long, value_name = "FILE", requires = "audit_to")]
+    pub(crate) audit_to_ca: Option<PathBuf>,
+    /// Events that a place of --audit-to may be behind before --audit-when-full refuse does so, 10000 unless given
+    #[arg(long, value_name = "EVENTS", requires = "audit_to")]
+    pub(crate) audit_most_behind: Option<u64>,
+    /// MiB of a file of --audit-to before a new one is begun, 64 unless given; 8 full ones are kept
+    #[arg(long, value_name = "MIB", requires = "audit_to", value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
+    pub(crate) audit_file_mib: Option<u64>,
+}
+
+/// Reads where events go; a file of a relative name lies where the command was given.
+fn place(text: &str) -> Result<String, String> {
+    match Place::parse(text)? {
+        Place::Collector(url) => Ok(url),
+        Place::File(path) => {
+            let path = std::path::absolute(path).map_err(|error| error.to_string())?;
+            let text = path.to_str().ok_or("the path cannot be written as text")?;
+            Ok(text.to_owned())
+        }
+    }
 }
 
 /// What happens when a stream cannot be written.
@@ -21,7 +48,7 @@ pub(crate) struct Trail {
 pub(crate) enum WhenFull {
     /// Events are dropped and counted
     Drop,
-    /// That, and no change is taken until it is written again
+    /// That, and no change is taken until that is over
     Refuse,
 }
 

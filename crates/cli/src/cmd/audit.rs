@@ -6,14 +6,13 @@ use crate::cmd::apply::text;
 use crate::cmd::history::items;
 use crate::exit::{BAD, Exit, Outcome};
 use crate::out;
+use naka_control::export::Collector;
 use naka_store::{Head, rfc3339, verify};
 use serde_json::{Value, json};
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-
-mod otlp;
 
 /// Runs `naka audit`.
 pub(crate) async fn run(args: &args::Audit, context: Option<&str>) -> Outcome {
@@ -45,6 +44,9 @@ async fn status(form: Option<Output>, context: Option<&str>) -> Outcome {
             for stream in answer["streams"].as_array().into_iter().flatten() {
                 out::line(of_stream(stream));
             }
+            for place in answer["places"].as_array().into_iter().flatten() {
+                out::line(of_place(place));
+            }
         }
     }
     Ok(())
@@ -68,6 +70,28 @@ fn of_stream(stream: &Value) -> String {
             _ => "they are dropped and counted",
         };
         line.push_str(&format!("; NOT recorded now, {what}: {why}"));
+    }
+    line
+}
+
+fn of_place(place: &Value) -> String {
+    let mut line = format!(
+        "to {}: log up to {}, denials up to {}, {} behind, {} lost to it since the start",
+        text(place, "to"),
+        text(&place["delivered"], "log"),
+        text(&place["delivered"], "denials"),
+        text(place, "behind"),
+        text(place, "dropped")
+    );
+    if let Some(why) = place["failing"].as_str() {
+        let what = match place["when_full"].as_str() {
+            Some("refuse") => format!(
+                "more than {} behind and changes are refused",
+                text(place, "most_behind")
+            ),
+            _ => "they are kept and sent again".to_owned(),
+        };
+        line.push_str(&format!("; NOT taken now, {what}: {why}"));
     }
     line
 }
@@ -162,13 +186,13 @@ fn offline(dir: &Path, heads: &[String]) -> Outcome<Value> {
 enum Sink {
     Out,
     File(BufWriter<File>),
-    Collector(Box<otlp::Collector>),
+    Collector(Box<Collector>),
 }
 
 impl Sink {
     fn open(args: &args::AuditExport) -> Outcome<Self> {
         if let Some(url) = &args.otlp {
-            let collector = otlp::Collector::new(url, args.otlp_ca.as_deref())?;
+            let collector = Collector::new(url, args.otlp_ca.as_deref()).map_err(Exit::usage)?;
             return Ok(Self::Collector(Box::new(collector)));
         }
         let Some(path) = &args.file else {
@@ -191,7 +215,10 @@ impl Sink {
                     writeln!(file, "{event}")?;
                 }
             }
-            Self::Collector(collector) => collector.send(events).await?,
+            Self::Collector(collector) => {
+                let sent = collector.send(events).await;
+                sent.map_err(|why| Exit::failed(why.to_string()))?;
+            }
         }
         Ok(())
     }

@@ -8,6 +8,7 @@ use crate::exit::{Exit, Outcome};
 use crate::home::{Home, make_dir};
 use crate::notify::Manager;
 use naka_control::Settings;
+use naka_control::export::Place;
 use naka_control::readiness::Readiness;
 use naka_control::settings::{Addresses, Audit, Jwks, Ports, WhenFull};
 use std::path::PathBuf;
@@ -45,7 +46,7 @@ pub(crate) fn run(args: &args::Control) -> Outcome {
         .map_err(failed)?;
     settings.leaf_ttl = args.leaf_ttl;
     settings.jwks = jwks(args)?;
-    settings.audit = audit(&args.trail);
+    settings.audit = audit(&args.trail)?;
     if args.system {
         settings.ports = SYSTEM_PORTS;
     }
@@ -82,17 +83,26 @@ fn jwks(args: &args::Control) -> Outcome<Jwks> {
     })
 }
 
-/// How the audit trail is kept.
-fn audit(args: &args::Trail) -> Audit {
+/// How the audit trail is kept, and where it goes.
+fn audit(args: &args::Trail) -> Outcome<Audit> {
     let usual = Audit::default();
-    Audit {
+    let to = args.audit_to.iter().map(|to| Place::parse(to));
+    let to = to.collect::<Result<_, _>>().map_err(Exit::usage)?;
+    let authorities = args.audit_to_ca.as_deref().map(std::path::absolute);
+    Ok(Audit {
         keep_denials: args.audit_keep_denials.unwrap_or(usual.keep_denials),
         when_full: match args.audit_when_full {
             Some(args::WhenFull::Refuse) => WhenFull::Refuse,
             Some(args::WhenFull::Drop) | None => WhenFull::Drop,
         },
+        to,
+        authorities: authorities.transpose()?,
+        most_behind: args.audit_most_behind.unwrap_or(usual.most_behind),
+        file_bytes: args
+            .audit_file_mib
+            .map_or(usual.file_bytes, |mib| mib << 20),
         ..usual
-    }
+    })
 }
 
 /// The systemd credential that locks the key of Secrets, if the unit loads one (`LoadCredential=naka-seal:FILE`).

@@ -56,6 +56,8 @@ fn options(args: &args::Up) -> Outcome<Vec<String>> {
         .audit_when_full
         .and_then(|what| what.to_possible_value());
     let full = full.map(|what| what.get_name().to_owned());
+    let behind = args.trail.audit_most_behind.map(|most| most.to_string());
+    let mib = args.trail.audit_file_mib.map(|mib| mib.to_string());
     for (option, value) in [
         ("--trust-domain", args.trust_domain.as_ref()),
         ("--advertise", args.advertise.as_ref()),
@@ -63,7 +65,16 @@ fn options(args: &args::Up) -> Outcome<Vec<String>> {
         ("--jwks-hosts", args.jwks_hosts.as_ref()),
         ("--audit-keep-denials", keep.as_ref()),
         ("--audit-when-full", full.as_ref()),
-    ] {
+        ("--audit-most-behind", behind.as_ref()),
+        ("--audit-file-mib", mib.as_ref()),
+    ]
+    .into_iter()
+    .chain(
+        args.trail
+            .audit_to
+            .iter()
+            .map(|to| ("--audit-to", Some(to))),
+    ) {
         if let Some(value) = value {
             all.extend([option.to_owned(), value.clone()]);
         }
@@ -73,6 +84,7 @@ fn options(args: &args::Up) -> Outcome<Vec<String>> {
         ("--seal-passphrase-file", args.seal_passphrase_file.as_ref()),
         ("--ca", args.ca.as_ref()),
         ("--jwks-ca", args.jwks_ca.as_ref()),
+        ("--audit-to-ca", args.trail.audit_to_ca.as_ref()),
     ] {
         if let Some(path) = path {
             // It runs in another directory.
@@ -120,6 +132,7 @@ async fn in_force(args: &args::Up, home: &Home) -> Outcome {
             args.trail.audit_keep_denials.is_some(),
         ),
         ("--audit-when-full", args.trail.audit_when_full.is_some()),
+        ("--audit-to", !args.trail.audit_to.is_empty()),
         (
             "--seal-passphrase-file",
             args.seal_passphrase_file.is_some(),

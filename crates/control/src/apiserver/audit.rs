@@ -7,8 +7,8 @@ use super::State;
 use super::answer::{Outcome, Problem, ok};
 use super::auth::{Peer, Role};
 use super::dispatch::Call;
-use super::read::event_value;
 use crate::denials::{DENIED, STREAM};
+use crate::export::{LOG, leaving};
 use crate::mask::mask;
 use crate::settings::WhenFull;
 use http::StatusCode;
@@ -111,16 +111,31 @@ pub(crate) fn refused(state: &State, asked: &Asked, problem: &Problem) {
     }]);
 }
 
-/// Refuses a change where the trail must not have gaps and cannot be written.
+/// Refuses a change where the trail must not have gaps and cannot be written, or is not taken away.
 pub(crate) fn takes_changes(state: &State) -> Outcome<()> {
     let trail = state.trail.as_ref();
-    let strict = trail.filter(|trail| trail.when_full == WhenFull::Refuse);
-    match strict.and_then(|trail| trail.stream.failing()) {
-        None => Ok(()),
-        Some(why) => Err(Problem::unavailable(format!(
+    let Some(trail) = trail.filter(|trail| trail.when_full == WhenFull::Refuse) else {
+        return Ok(());
+    };
+    if let Some(why) = trail.stream.failing() {
+        return Err(Problem::unavailable(format!(
             "no change is taken while refused calls cannot be recorded (--audit-when-full refuse): {why}"
-        ))),
+        )));
     }
+    for place in &trail.places {
+        let behind = place.behind(&state.store, &trail.stream);
+        if behind > trail.most_behind {
+            let why = place.failing();
+            return Err(Problem::unavailable(format!(
+                "no change is taken while {} is {behind} events of the audit trail behind, more than {} \
+                 (--audit-when-full refuse, --audit-most-behind): {}",
+                place.to,
+                trail.most_behind,
+                why.as_deref().unwrap_or("it is catching up")
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// A backup that was taken.
@@ -155,8 +170,24 @@ pub(crate) fn status(call: &Call) -> Outcome {
             })
         })
         .collect();
-    let head = call.state.store.head();
-    Ok(ok(&json!({"head": head.to_string(), "streams": streams})))
+    let store = &call.state.store;
+    let trail = call.state.trail.iter();
+    let places: Vec<Value> = trail
+        .flat_map(|trail| trail.places.iter().map(move |place| (trail, place)))
+        .map(|(trail, place)| {
+            let (log, denials) = place.delivered();
+            json!({
+                "to": place.to, "form": place.form, "delivered": {LOG: log, STREAM: denials},
+                "behind": place.behind(store, &trail.stream), "dropped": place.dropped(),
+                "failing": place.failing(), "when_full": trail.when_full.word(),
+                "most_behind": trail.most_behind,
+            })
+        })
+        .collect();
+    let head = store.head();
+    Ok(ok(
+        &json!({"head": head.to_string(), "streams": streams, "places": places}),
+    ))
 }
 
 /// `GET denials?limit=N`: refused calls, newest first.
@@ -319,8 +350,10 @@ pub(crate) async fn events(call: &Call) -> Outcome {
             && (kinds.is_empty() || kinds.iter().any(|kind| event.kind.starts_with(kind)))
     };
     let store = Arc::clone(&call.state.store);
-    let page = match (call.param("stream"), &call.state.trail) {
-        ("" | "log", _) => aside(move || store.page(from, PAGE)).await?,
+    let stream = Some(call.param("stream")).filter(|name| !name.is_empty());
+    let stream = stream.unwrap_or(LOG);
+    let page = match (stream, &call.state.trail) {
+        (LOG, _) => aside(move || store.page(from, PAGE)).await?,
         (STREAM, Some(trail)) => {
             paged(&trail.stream, move |stream| {
                 if from <= 1 {
@@ -332,7 +365,7 @@ pub(crate) async fn events(call: &Call) -> Outcome {
         }
         (other, _) => {
             return Err(Problem::not_found(format!(
-                "there is no stream {other:?}: there are log and {STREAM}"
+                "there is no stream {other:?}: there are {LOG} and {STREAM}"
             )));
         }
     };
@@ -343,25 +376,12 @@ pub(crate) async fn events(call: &Call) -> Outcome {
     let items: Vec<Value> = page
         .iter()
         .filter(|(head, event)| head.seq <= to && wanted(event))
-        .map(|(head, event)| exported(head, event, unmasked))
+        .map(|(head, event)| leaving(stream, head, event, unmasked))
         .collect();
     let next = (more && last < to).then_some(last + 1);
     Ok(ok(
         &json!({"items": items, "last": last.min(to), "next": next}),
     ))
-}
-
-/// An event as it leaves the mesh.
-fn exported(head: &Head, event: &Event, unmasked: bool) -> Value {
-    let mut value = event_value(event);
-    if !unmasked {
-        // Who, when and what stay as they are.
-        for field in ["cause", "before", "after"] {
-            mask(&mut value[field]);
-        }
-    }
-    value["head"] = json!(head.to_string());
-    value
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use super::answer::{Outcome, Problem, json_with, ok};
 use super::auth::Role;
 use super::dispatch::Call;
-use super::{State, attest};
+use super::{State, attest, audit};
 use crate::ca_service::{CERTIFICATE, Certificate};
 use http::StatusCode;
 use naka_api::own::certificate_policy::Workload;
@@ -47,6 +47,10 @@ pub(crate) struct Request {
 /// `POST tokens`.
 pub(crate) async fn create(call: &Call, request: Request) -> Outcome {
     call.subject.need(Role::Admin, "", "create tokens")?;
+    if request.kind != "join" {
+        // Programs start whatever becomes of the audit trail.
+        audit::takes_changes(&call.state)?;
+    }
     let (id, secret) = (new_id(), new_secret());
     let (kind, mut grant) = grant(&request, &id, &secret, &call.subject.name)?;
     if kind == TokenKind::Join {

@@ -9,6 +9,8 @@ use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
+mod export;
+
 const OBJECTS: &str = r#"apiVersion: networking.istio.io/v1
 kind: VirtualService
 metadata: {name: payment, namespace: default, annotations: {owner-mobile: "+919876543210"}}

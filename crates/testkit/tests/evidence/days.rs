@@ -10,6 +10,7 @@ use naka_testkit::{size, user, wait};
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -124,15 +125,22 @@ fn clocks_jump_forward_and_back() {
 }
 
 /// A disk of its own for the mesh's directory, in a mount namespace that every command of the mesh enters.
-struct Disk {
+pub(crate) struct Disk {
     keeper: Program,
     at: PathBuf,
 }
 
 impl Disk {
     fn of(mesh: &mut Mesh, size: &str) -> Self {
-        let at = mesh.home().join("mesh");
-        std::fs::create_dir(&at).expect("a directory");
+        Self::at(mesh, "mesh", size)
+    }
+
+    /// A disk for a directory of the mesh's home.
+    pub(crate) fn at(mesh: &mut Mesh, place: &str, size: &str) -> Self {
+        let at = mesh.home().join(place);
+        let mut made = std::fs::DirBuilder::new();
+        made.recursive(true).mode(0o700);
+        made.create(&at).expect("a directory");
         let mut command = Command::new("unshare");
         if !user::root() {
             command.args(["--user", "--map-root-user"]);
@@ -159,14 +167,14 @@ impl Disk {
     }
 
     /// A file on it as the test sees it.
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         let root = PathBuf::from(format!("/proc/{}/root", self.keeper.pid()));
         let inside = self.at.strip_prefix("/").expect("absolute");
         root.join(inside).join(name)
     }
 
     /// Takes every byte that is left.
-    fn fill(&self) {
+    pub(crate) fn fill(&self) {
         let mut file = std::fs::File::create(self.path("fill")).expect("create");
         for size in [1 << 16, 1 << 10, 1] {
             while file.write_all(&vec![0; size]).is_ok() {}

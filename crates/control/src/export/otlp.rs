@@ -3,9 +3,8 @@
 //! JSON and not protobuf: every collector takes both, and a record is read by eye. The body is the event as the export
 //! writes it; what is looked for most is an attribute too.
 //!
-//! Not here: going on where an export ended. Who calls knows it, by `--from`.
+//! Not here: going on where an export ended. Who calls knows it.
 
-use crate::exit::{Exit, Outcome};
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HOST, USER_AGENT};
 use http::{Request, Uri};
@@ -15,14 +14,16 @@ use hyper_util::rt::TokioIo;
 use naka_identity::{OutsidePems, outside_tls, system_roots};
 use rustls_pki_types::ServerName;
 use serde_json::{Value, json};
+use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-/// Records of one request.
+/// Records and bytes of one request, about.
 const BATCH: usize = 500;
+const BATCH_BYTES: usize = 4 << 20;
 /// Longest time that a request may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// No answer is larger.
@@ -30,8 +31,32 @@ const MOST_ANSWER: usize = 1 << 20;
 /// Severity `INFO` of OpenTelemetry.
 const INFO: u8 = 9;
 
+/// Why records are not there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unsent {
+    /// They may be sent again.
+    Later(String),
+    /// The collector took the request and refuses so many of its records for good.
+    Never {
+        /// How many.
+        count: u64,
+        /// What it said.
+        why: String,
+    },
+}
+
+impl fmt::Display for Unsent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Later(why) => f.write_str(why),
+            Self::Never { count, why } => write!(f, "it refuses {count} records: {why}"),
+        }
+    }
+}
+
 /// Where records go.
-pub(super) struct Collector {
+#[derive(Debug)]
+pub struct Collector {
     uri: Uri,
     host: String,
     port: u16,
@@ -40,11 +65,14 @@ pub(super) struct Collector {
 
 impl Collector {
     /// Reads the address and the authorities.
-    pub(super) fn new(url: &str, authorities: Option<&Path>) -> Outcome<Self> {
+    ///
+    /// # Errors
+    /// In words, when one of them cannot be read.
+    pub fn new(url: &str, authorities: Option<&Path>) -> Result<Self, String> {
         let bad = || {
-            Exit::usage(format!(
+            format!(
                 "{url:?} is no address of a collector: write http://HOST:4318/v1/logs, or https://"
-            ))
+            )
         };
         let uri: Uri = url.parse().map_err(|_| bad())?;
         let host = uri.host().ok_or_else(bad)?;
@@ -64,29 +92,47 @@ impl Collector {
     }
 
     /// Sends events; an error says what the collector said.
-    pub(super) async fn send(&self, events: &[Value]) -> Outcome {
-        for batch in events.chunks(BATCH) {
+    ///
+    /// # Errors
+    /// [`Unsent`]: of several requests the first that failed for now, else what was refused of all of them.
+    pub async fn send(&self, events: &[Value]) -> Result<(), Unsent> {
+        let mut refused: Option<(u64, String)> = None;
+        for batch in batches(events) {
             let body = Bytes::from(records(batch).to_string());
             let sent = tokio::time::timeout(PATIENCE, self.post(body)).await;
-            sent.unwrap_or_else(|_| Err(format!("no answer within {PATIENCE:?}")))
-                .map_err(|why| Exit::failed(format!("{}: {why}", self.uri)))?;
+            let sent = sent
+                .unwrap_or_else(|_| Err(Unsent::Later(format!("no answer within {PATIENCE:?}"))));
+            match sent {
+                Ok(()) => {}
+                Err(Unsent::Later(why)) => {
+                    return Err(Unsent::Later(format!("{}: {why}", self.uri)));
+                }
+                Err(Unsent::Never { count, why }) => {
+                    let (before, _) = refused.unwrap_or_default();
+                    refused = Some((before + count, format!("{}: {why}", self.uri)));
+                }
+            }
         }
-        Ok(())
+        match refused {
+            None => Ok(()),
+            Some((count, why)) => Err(Unsent::Never { count, why }),
+        }
     }
 
-    async fn post(&self, body: Bytes) -> Result<(), String> {
+    async fn post(&self, body: Bytes) -> Result<(), Unsent> {
         let stream = TcpStream::connect((self.host.as_str(), self.port))
             .await
-            .map_err(|error| format!("no connection: {error}"))?;
+            .map_err(|error| Unsent::Later(format!("no connection: {error}")))?;
         let Some(pems) = &self.pems else {
             return self.exchange(stream, body).await;
         };
-        let config =
-            outside_tls(pems, &[], true, &[b"http/1.1"]).map_err(|error| error.to_string())?;
-        let name = ServerName::try_from(self.host.clone())
-            .map_err(|_| "its host is no name that a certificate can have".to_owned())?;
+        let config = outside_tls(pems, &[], true, &[b"http/1.1"])
+            .map_err(|error| Unsent::Later(error.to_string()))?;
+        let name = ServerName::try_from(self.host.clone()).map_err(|_| {
+            Unsent::Later("its host is no name that a certificate can have".to_owned())
+        })?;
         let stream = TlsConnector::from(config).connect(name, stream).await;
-        let stream = stream.map_err(|error| format!("no TLS: {error}"))?;
+        let stream = stream.map_err(|error| Unsent::Later(format!("no TLS: {error}")))?;
         self.exchange(stream, body).await
     }
 
@@ -94,8 +140,8 @@ impl Collector {
         &self,
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         body: Bytes,
-    ) -> Result<(), String> {
-        let failed = |error: hyper::Error| format!("no answer: {error}");
+    ) -> Result<(), Unsent> {
+        let failed = |error: hyper::Error| Unsent::Later(format!("no answer: {error}"));
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
             .map_err(failed)?;
@@ -107,23 +153,23 @@ impl Collector {
             .header(CONTENT_TYPE, "application/json")
             .header(USER_AGENT, "naka")
             .body(Full::new(body))
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| Unsent::Later(error.to_string()))?;
         let answer = sender.send_request(request).await.map_err(failed)?;
         let status = answer.status();
         let body = Limited::new(answer.into_body(), MOST_ANSWER)
             .collect()
             .await;
         driver.abort();
-        let body = body.map_err(|error| format!("no answer: {error}"))?;
+        let body = body.map_err(|error| Unsent::Later(format!("no answer: {error}")))?;
         if !status.is_success() {
-            return Err(format!("it answers {status}"));
+            return Err(Unsent::Later(format!("it answers {status}")));
         }
         refused(&body.to_bytes())
     }
 }
 
 /// A collector may take a request and refuse some of its records.
-fn refused(answer: &[u8]) -> Result<(), String> {
+fn refused(answer: &[u8]) -> Result<(), Unsent> {
     let answer: Value = serde_json::from_slice(answer).unwrap_or_default();
     let partial = &answer["partialSuccess"];
     // Numbers of 64 bits are texts in this JSON.
@@ -133,20 +179,23 @@ fn refused(answer: &[u8]) -> Result<(), String> {
     };
     match count {
         0 => Ok(()),
-        count => Err(format!(
-            "it refuses {count} records: {}",
-            partial["errorMessage"].as_str().unwrap_or("without a word")
-        )),
+        count => {
+            let why = partial["errorMessage"].as_str().unwrap_or("without a word");
+            Err(Unsent::Never {
+                count,
+                why: why.to_owned(),
+            })
+        }
     }
 }
 
 /// The system's authorities, and those of the file.
-fn trusted(authorities: Option<&Path>) -> Outcome<OutsidePems> {
+fn trusted(authorities: Option<&Path>) -> Result<OutsidePems, String> {
     let roots = match authorities {
         None => None,
         Some(file) => {
-            let own = std::fs::read(file)
-                .map_err(|error| Exit::failed(format!("{}: {error}", file.display())))?;
+            let own =
+                std::fs::read(file).map_err(|error| format!("{}: {error}", file.display()))?;
             let mut all = system_roots().unwrap_or_default();
             all.push(b'\n');
             all.extend(own);
@@ -157,6 +206,22 @@ fn trusted(authorities: Option<&Path>) -> Outcome<OutsidePems> {
         roots,
         ..OutsidePems::default()
     })
+}
+
+/// Parts that are small enough for a request; an event that is larger goes alone.
+fn batches(events: &[Value]) -> Vec<&[Value]> {
+    let (mut all, mut begin, mut bytes) = (Vec::new(), 0, 0);
+    for (at, event) in events.iter().enumerate() {
+        let size = event.to_string().len();
+        if at > begin && (at - begin >= BATCH || bytes + size > BATCH_BYTES) {
+            all.push(&events[begin..at]);
+            (begin, bytes) = (at, 0);
+        }
+        bytes += size;
+    }
+    all.push(&events[begin..]);
+    all.retain(|batch| !batch.is_empty());
+    all
 }
 
 /// The body of a request.
@@ -185,6 +250,7 @@ fn record(event: &Value) -> Value {
     };
     let seq = event["seq"].as_u64().unwrap_or_default().to_string();
     let named = [
+        ("naka.event.stream", word("stream")),
         ("naka.event.kind", word("kind")),
         ("naka.event.actor", word("actor")),
         ("naka.event.cause", word("cause")),
@@ -207,7 +273,7 @@ fn attribute(key: &str, value: &str) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use super::{Collector, record, refused};
+    use super::{BATCH, BATCH_BYTES, Collector, Unsent, batches, record, refused};
     use serde_json::json;
 
     #[test]
@@ -237,9 +303,25 @@ mod tests {
         assert!(refused(br#"{"partialSuccess":{"rejectedLogRecords":"0"}}"#).is_ok());
         let told =
             refused(br#"{"partialSuccess":{"rejectedLogRecords":"2","errorMessage":"old"}}"#);
-        assert_eq!(told, Err("it refuses 2 records: old".to_owned()));
+        let why = "old".to_owned();
+        assert_eq!(told, Err(Unsent::Never { count: 2, why }));
+        assert_eq!(told.unwrap_err().to_string(), "it refuses 2 records: old");
         for bad in ["collector:4318", "ftp://collector/", "http://", "/v1/logs"] {
             assert!(Collector::new(bad, None).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_request_has_a_size() {
+        let sizes = |events: &[serde_json::Value]| -> Vec<usize> {
+            batches(events).iter().map(|batch| batch.len()).collect()
+        };
+        assert_eq!(sizes(&[]), [0; 0]);
+        assert_eq!(sizes(&vec![json!(1); BATCH + 1]), [BATCH, 1]);
+        let large = json!("x".repeat(BATCH_BYTES / 2));
+        assert_eq!(
+            sizes(&[large.clone(), json!(1), large.clone(), large]),
+            [2, 1, 1]
+        );
     }
 }
