@@ -11,6 +11,7 @@ report=(-Z unstable-options --report-time)
 mkdir -p target
 log=target/test-output.txt
 : >"$log"
+: >"$log.attacks"
 
 now() { date +%s; }
 start=$(now)
@@ -22,18 +23,36 @@ mapfile -t binaries < <(sed -n 's/^ *Executable .*(\(.*\))$/\1/p' target/test-bu
 built=$(now)
 echo "built in $((built - start)) s; running ${#binaries[@]} test programs"
 
-failed=0
-for binary in "${binaries[@]}"; do
-    threads=()
+# run BINARY LOG: one test program, from its crate's directory.
+run() {
+    local dir threads=()
     # A process test is a whole mesh; more than two at once on two cores would measure the machine, not Naka.
-    case $binary in *evidence-*) threads=(--test-threads=2) ;; esac
-    dir=crates/$(basename "$binary" | sed 's/-[0-9a-f]*$//' | sed 's/^naka_//')
+    case $1 in *evidence-*) threads=(--test-threads=2) ;; esac
+    dir=crates/$(basename "$1" | sed 's/-[0-9a-f]*$//' | sed 's/^naka_//')
     [ -d "$dir" ] || dir=crates/testkit
-    if ! (cd "$dir" && RUSTC_BOOTSTRAP=1 "$OLDPWD/$binary" "${report[@]}" "${threads[@]}" $filter) >>"$log" 2>&1; then
-        failed=1
-        echo "FAILED: $binary"
-    fi
+    (cd "$dir" && RUSTC_BOOTSTRAP=1 "$OLDPWD/$1" "${report[@]}" "${threads[@]}" $filter) >>"$2" 2>&1 && return
+    echo "FAILED: $1"
+    return 1
+}
+
+# The attacks run beside everything else, because most of their time is waiting for what must not happen.
+failed=0
+beside=
+for binary in "${binaries[@]}"; do
+    case $binary in *attacks-*)
+        run "$binary" "$log.attacks" &
+        beside=$!
+        ;;
+    esac
 done
+for binary in "${binaries[@]}"; do
+    case $binary in *attacks-*) continue ;; esac
+    run "$binary" "$log" || failed=1
+done
+if [ -n "$beside" ]; then
+    wait "$beside" || failed=1
+    cat "$log.attacks" >>"$log"
+fi
 ended=$(now)
 grep -E '^(test .* FAILED|---- .* stdout|thread .* panicked)' "$log" || true
 [ "$failed" = 0 ] || sed -n '/^failures:/,/^test result/p' "$log" | sed -n 1,300p
