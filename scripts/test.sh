@@ -35,24 +35,23 @@ run() {
     return 1
 }
 
-# The attacks run beside everything else, because most of their time is waiting for what must not happen.
+# The attacks run beside everything but the process tests, because most of their time is waiting for what must not happen.
 failed=0
 beside=
 for binary in "${binaries[@]}"; do
-    case $binary in *attacks-*)
-        run "$binary" "$log.attacks" &
-        beside=$!
-        ;;
-    esac
+    case $binary in *attacks-*) run "$binary" "$log.attacks" & beside=$! ;; esac
 done
 for binary in "${binaries[@]}"; do
-    case $binary in *attacks-*) continue ;; esac
+    case $binary in *attacks-* | *evidence-*) continue ;; esac
     run "$binary" "$log" || failed=1
 done
 if [ -n "$beside" ]; then
     wait "$beside" || failed=1
     cat "$log.attacks" >>"$log"
 fi
+for binary in "${binaries[@]}"; do
+    case $binary in *evidence-*) run "$binary" "$log" || failed=1 ;; esac
+done
 ended=$(now)
 grep -E '^(test .* FAILED|---- .* stdout|thread .* panicked)' "$log" || true
 [ "$failed" = 0 ] || sed -n '/^failures:/,/^test result/p' "$log" | sed -n 1,300p
