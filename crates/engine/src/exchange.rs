@@ -36,6 +36,7 @@ mod redirect;
 mod retry;
 mod rewrite;
 mod token;
+mod trace;
 mod trust;
 
 pub use access::{By, Judged, NO_RULE, Noticed};
@@ -47,6 +48,7 @@ pub use headers::xfcc;
 pub use matching::first_failing;
 pub use mirror::Copy;
 pub use need::Need;
+pub use trace::Trace;
 
 use crate::breaker::Trial;
 use crate::canonical::{Canonical, Direction, Origin};
@@ -289,8 +291,8 @@ pub struct Exchange {
     external: bool,
     lookup: lookup::Lookup,
     attempts: u32,
-    /// The trace it belongs to, see [`chain`].
-    trace: u64,
+    /// Its place in the trace it belongs to.
+    trace: Trace,
     asked: headers::Asked,
     retry: retry::Rules,
     retry_slot: Option<Slot>,
@@ -343,7 +345,7 @@ impl Exchange {
             external: false,
             lookup: lookup::Lookup::default(),
             attempts: 0,
-            trace: 0,
+            trace: Trace::default(),
             asked: headers::Asked::default(),
             retry: retry::Rules::default(),
             retry_slot: None,
@@ -446,6 +448,12 @@ impl Exchange {
         self.endpoint.as_ref()
     }
 
+    /// Its place in a trace, once it has begun.
+    #[must_use]
+    pub fn trace(&self) -> &Trace {
+        &self.trace
+    }
+
     /// Number of tries so far.
     #[must_use]
     pub fn attempts(&self) -> u32 {
@@ -453,8 +461,7 @@ impl Exchange {
     }
 
     fn begin(&mut self, request: &mut Canonical, cx: &mut Cx<'_>) -> Effect {
-        self.asked = headers::sanitise(request, cx);
-        self.trace = headers::trace_of(request);
+        (self.asked, self.trace) = headers::sanitise(request, cx);
         self.admitted(request, true, cx)
     }
 

@@ -32,6 +32,20 @@ pub const RETRY_GRPC_ON: &str = "x-envoy-retry-grpc-on";
 pub const MAX_RETRIES: &str = "x-envoy-max-retries";
 /// W3C trace context.
 pub const TRACEPARENT: &str = "traceparent";
+/// What tracing systems say besides, in W3C trace context.
+pub const TRACESTATE: &str = "tracestate";
+/// B3 trace context in one header.
+pub const B3: &str = "b3";
+/// B3 trace context in several: the trace.
+pub const B3_TRACE: &str = "x-b3-traceid";
+/// The caller's span.
+pub const B3_SPAN: &str = "x-b3-spanid";
+/// The span before the caller's.
+pub const B3_PARENT: &str = "x-b3-parentspanid";
+/// Whether the trace is reported.
+pub const B3_SAMPLED: &str = "x-b3-sampled";
+/// `1`: reported whatever else is said.
+pub const B3_FLAGS: &str = "x-b3-flags";
 
 /// Headers that the workload's own program may set on its calls although other `x-envoy-*` are stripped.
 pub const FROM_OWN_PROGRAM: [&str; 6] = [

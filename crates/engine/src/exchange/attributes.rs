@@ -15,7 +15,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 /// What is known besides a request.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Around {
     /// Who this proxy speaks for.
     pub own: Source,
@@ -23,6 +23,20 @@ pub struct Around {
     pub epoch: Duration,
     /// Traces of which a call failed although it was repeated.
     pub repeated: Repeated,
+    /// How many of ten thousand traces that begin here are reported whatever becomes of them.
+    pub sampled_per_myriad: u16,
+}
+
+impl Default for Around {
+    fn default() -> Self {
+        Self {
+            own: Source::default(),
+            epoch: Duration::ZERO,
+            repeated: Repeated::default(),
+            // Istio's default.
+            sampled_per_myriad: 100,
+        }
+    }
 }
 
 /// What is known of the body.

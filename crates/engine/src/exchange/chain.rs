@@ -39,28 +39,19 @@ impl Repeated {
         self.0.get(index).filter(|_| trace != 0)
     }
 
-    pub(super) fn note(&self, trace: u64) {
+    /// Remembers a trace.
+    pub fn note(&self, trace: u64) {
         if let Some(place) = self.place(trace) {
             place.store(trace, Relaxed);
         }
     }
 
-    fn has(&self, trace: u64) -> bool {
+    /// Whether a trace was remembered, and none of the same last bits since.
+    #[must_use]
+    pub fn has(&self, trace: u64) -> bool {
         self.place(trace)
             .is_some_and(|place| place.load(Relaxed) == trace)
     }
-}
-
-/// The last 64 bits of the trace a request belongs to; 0: not known.
-pub(super) fn trace(parent: Option<&HeaderValue>) -> u64 {
-    let bytes = parent.map(HeaderValue::as_bytes).unwrap_or_default();
-    let Some(digits) = bytes.get(19..35).filter(|_| bytes.get(35) == Some(&b'-')) else {
-        return 0;
-    };
-    digits.iter().fold(0, |sum, digit| {
-        let value = char::from(*digit).to_digit(16).unwrap_or(0);
-        sum << 4 | u64::from(value)
-    })
 }
 
 /// Whether a response is a failure of the server, in either dialect.
@@ -104,7 +95,7 @@ impl Exchange {
     ) {
         let verified = matches!(origin.caller, Caller::MeshPeer { xfcc: Some(_) });
         let inbound = matches!(origin.direction, Direction::Inbound { .. });
-        if inbound && verified && is_failure(status, headers) && repeated.has(self.trace) {
+        if inbound && verified && is_failure(status, headers) && repeated.has(self.trace.low()) {
             let reason = HeaderValue::from_static(Reason::AlreadyRetried.code());
             headers.insert(REASON, reason);
         }
@@ -113,28 +104,7 @@ impl Exchange {
 
 #[cfg(test)]
 mod tests {
-    use super::{Repeated, trace};
-    use http::HeaderValue;
-
-    #[test]
-    fn a_trace_is_read_from_a_sound_parent_only() {
-        for (parent, want) in [
-            (
-                "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
-                0xa3ce_929d_0e0e_4736,
-            ),
-            ("00-4bf92f3577b34da6a3ce929d0e0e47360-0f067aa0ba902b7-01", 0),
-            ("00-4bf92f3577b34da6", 0),
-            ("", 0),
-        ] {
-            assert_eq!(
-                trace(Some(&HeaderValue::from_static(parent))),
-                want,
-                "{parent}"
-            );
-        }
-        assert_eq!(trace(None), 0);
-    }
+    use super::Repeated;
 
     #[test]
     fn what_was_noted_is_found_by_every_worker_and_nothing_else() {

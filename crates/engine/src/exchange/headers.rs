@@ -3,7 +3,8 @@
 //! Trust: a verified mesh proxy is believed; the own program only in the six `x-envoy-*` wishes of the contracts;
 //! nobody else in anything. Wishes are read and then taken away, so that they never travel further than one hop.
 
-use super::{Cx, chain};
+use super::Cx;
+use super::trace::{self, Trace};
 use crate::canonical::{Caller, Canonical, Direction, Origin, own};
 use crate::limits;
 use crate::model::{RetryOn, RetryPolicy};
@@ -16,7 +17,6 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 const REQUEST_ID: HeaderName = own(names::REQUEST_ID);
-const TRACEPARENT: HeaderName = own(names::TRACEPARENT);
 const FORWARDED_PROTO: HeaderName = own(names::FORWARDED_PROTO);
 const FORWARDED_FOR: HeaderName = own(names::FORWARDED_FOR);
 const REASON: HeaderName = own(names::REASON);
@@ -51,7 +51,7 @@ impl Asked {
 }
 
 /// Reads wishes, takes untrusted headers away, adds what every hop adds.
-pub(super) fn sanitise(request: &mut Canonical, cx: &mut Cx<'_>) -> Asked {
+pub(super) fn sanitise(request: &mut Canonical, cx: &mut Cx<'_>) -> (Asked, Trace) {
     let mut asked = Asked::default();
     if request.internal {
         if number(&request.parts.headers, names::ATTEMPT_COUNT).is_some_and(|n| n > 1) {
@@ -74,8 +74,8 @@ pub(super) fn sanitise(request: &mut Canonical, cx: &mut Cx<'_>) -> Asked {
             (left, deadline) => left.or(deadline),
         };
     }
-    add(&mut request.parts.headers, cx);
-    asked
+    let trace = add(&mut request.parts.headers, cx);
+    (asked, trace)
 }
 
 fn read_wishes(headers: &HeaderMap, asked: &mut Asked) {
@@ -133,16 +133,14 @@ fn strip_internal(headers: &mut HeaderMap) {
     }
 }
 
-fn add(headers: &mut HeaderMap, cx: &mut Cx<'_>) {
+fn add(headers: &mut HeaderMap, cx: &mut Cx<'_>) -> Trace {
+    let trace = trace::follow(headers, cx);
     let sound_id = headers.get(&REQUEST_ID).is_some_and(|id| {
         (1..=limits::REQUEST_ID_BYTES).contains(&id.len())
             && id.as_bytes().iter().all(u8::is_ascii_graphic)
     });
     if !sound_id {
-        headers.insert(REQUEST_ID, request_id(cx.rng));
-    }
-    if !headers.contains_key(&TRACEPARENT) {
-        headers.insert(TRACEPARENT, trace_parent(cx.rng));
+        headers.insert(REQUEST_ID, trace::uuid(trace.id));
     }
     let trusted = !matches!(cx.origin.caller, Caller::Outside);
     if !trusted || !headers.contains_key(&FORWARDED_PROTO) {
@@ -165,16 +163,12 @@ fn add(headers: &mut HeaderMap, cx: &mut Cx<'_>) {
         }
         _ => {}
     }
+    trace
 }
 
 /// The id that a request has been given.
 pub(super) fn request_id_of(request: &Canonical) -> Option<&HeaderValue> {
     request.headers().get(&REQUEST_ID)
-}
-
-/// The trace that the request belongs to.
-pub(super) fn trace_of(request: &Canonical) -> u64 {
-    chain::trace(request.headers().get(&TRACEPARENT))
 }
 
 /// Adds the address the gateway saw; what the caller claimed stays before it.
@@ -191,42 +185,6 @@ fn forwarded_for(headers: &mut HeaderMap, address: IpAddr) {
         headers.insert(FORWARDED_FOR, value);
     }
 }
-
-/// A random UUID (version 4).
-fn request_id(rng: &mut fastrand::Rng) -> HeaderValue {
-    let (high, low) = (rng.u64(..), rng.u64(..));
-    let bits = u128::from(high & 0xffff_ffff_ffff_0fff | 0x4000) << 64
-        | u128::from(low & 0x3fff_ffff_ffff_ffff | 0x8000_0000_0000_0000);
-    let mut text = [b'-'; 36];
-    let mut at = 0;
-    for digit in (0..32).rev().map(|place| (bits >> (4 * place)) & 15) {
-        if matches!(at, 8 | 13 | 18 | 23) {
-            at += 1;
-        }
-        text[at] = HEX[usize::try_from(digit).unwrap_or(0)];
-        at += 1;
-    }
-    HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("-"))
-}
-
-/// W3C trace context of a new trace. One in a hundred is marked sampled, Istio's default.
-fn trace_parent(rng: &mut fastrand::Rng) -> HeaderValue {
-    let trace = rng.u128(1..);
-    let span = rng.u64(1..);
-    let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
-    for place in 0..32 {
-        text[34 - place] = HEX[usize::try_from(trace >> (4 * place) & 15).unwrap_or(0)];
-    }
-    for place in 0..16 {
-        text[51 - place] = HEX[usize::try_from(span >> (4 * place) & 15).unwrap_or(0)];
-    }
-    if rng.u8(..100) == 0 {
-        text[54] = b'1';
-    }
-    HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("-"))
-}
-
-const HEX: &[u8; 16] = b"0123456789abcdef";
 
 /// Tells the next hop which try this is and how long it has.
 pub(super) fn mark_attempt(

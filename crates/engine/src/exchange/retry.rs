@@ -279,7 +279,7 @@ impl Exchange {
                 cluster.runtime.answered();
             }
         } else if self.attempts > 1 || spent || self.is_marked(outcome) {
-            cx.around.repeated.note(self.trace);
+            cx.around.repeated.note(self.trace.low());
         }
     }
 
