@@ -208,6 +208,8 @@ codes! {
         "`nft flush ruleset` by a firewall's reload", "Let the firewall leave the table `naka` (iptables: the chains `NAKA_…`) alone.";
     W952: "Keys of an issuer (`jwksUri`) cannot be fetched again. The last ones stay in force; keys that the issuer has since taken back do too.",
         "the issuer's server is down", "Bring it back; write the keys as `jwks` if it stays away.";
+    W953: "A program does not pass `traceparent` on: more than one in ten of the calls that it makes while it is at work on requests begin a trace of their own. Traces end there, and what failed behind it is not found from before it.",
+        "a program that calls others with headers of its own only", "Copy the header `traceparent` (and `tracestate`) of the request that is being served into each call made for it, or use a library of OpenTelemetry, which does so.";
     W960: "Two files of the watched directory hold the same version of one object.",
         "a copy of a.yaml beside it", "Keep one of the two.";
     W961: "A look at the watched directory would delete more than 30 % of the objects it has given. They stay until the files are back or the deletion is released.",

@@ -79,7 +79,9 @@ pub(crate) enum Command {
     Status(Status),
     /// What is wrong with a service now, its cause, and the fix
     Why(Why),
-    /// List objects and live kinds (proxies, workloads, revisions, events)
+    /// One request on its way through the mesh, and where it went wrong
+    Trace(Trace),
+    /// List objects and live kinds (proxies, workloads, traces, revisions, events)
     Get(Get),
     /// Everything about one object
     Describe(Describe),
@@ -350,6 +352,15 @@ pub(crate) struct Why {
     /// Namespace of the service
     #[arg(short, long, value_name = "NS", default_value = "default")]
     pub(crate) namespace: String,
+    /// How to print
+    #[arg(short, long, value_name = "FORM")]
+    pub(crate) output: Option<Output>,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Trace {
+    /// Id of the trace or of the request, or its beginning; the newest that is held unless given
+    pub(crate) id: Option<String>,
     /// How to print
     #[arg(short, long, value_name = "FORM")]
     pub(crate) output: Option<Output>,

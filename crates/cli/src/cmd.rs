@@ -29,6 +29,7 @@ pub(crate) mod status;
 pub(crate) mod store;
 pub(crate) mod support;
 pub(crate) mod token;
+pub(crate) mod trace;
 pub(crate) mod up;
 pub(crate) mod version;
 pub(crate) mod why;

@@ -115,6 +115,7 @@ async fn with_runtime(command: Command, context: Option<&str>) -> Outcome {
         Command::Mode(mode) => cmd::mode::run(&mode, context).await,
         Command::Status(status) => cmd::status::run(&status, context).await,
         Command::Why(why) => cmd::why::run(&why, context).await,
+        Command::Trace(trace) => cmd::trace::run(&trace, context).await,
         Command::Get(get) => cmd::get::run(&get, context).await,
         Command::Describe(describe) => cmd::describe::run(&describe, context).await,
         Command::Explain(explain) => cmd::explain::run(&explain, context).await,

@@ -29,6 +29,7 @@ pub mod run;
 pub mod settings;
 pub mod source;
 pub mod status;
+pub mod traces;
 mod waiting;
 pub mod workloads;
 pub mod world;

@@ -16,6 +16,7 @@ use crate::push::{Hub, Phases};
 use crate::registry::{Millis, Note, Outcome, Refused, Registration, Registry, State};
 use crate::settings::Leases;
 use crate::source::Source;
+use crate::traces::Traces;
 use crate::world::{Inputs, World, claim, secrets};
 use naka_identity::Revoked;
 use naka_store::{Draft, Store, Stream};
@@ -91,6 +92,8 @@ pub struct Plane {
     next_stream: AtomicU64,
     /// The watched directory, if there is one.
     pub source: OnceLock<Arc<Source>>,
+    /// Traces that are kept.
+    pub traces: Traces,
     /// The stream of refused calls.
     pub denials: OnceLock<Arc<Stream>>,
     /// Who fetches keys of issuers, once the control plane serves.
@@ -125,6 +128,7 @@ impl Plane {
             urgent: AtomicBool::new(false),
             next_stream: AtomicU64::new(0),
             source: OnceLock::new(),
+            traces: Traces::default(),
             denials: OnceLock::new(),
             keys: OnceLock::new(),
             journal,

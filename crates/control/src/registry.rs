@@ -82,6 +82,18 @@ pub struct Seen {
     pub plain: u64,
     /// Connections and requests without mTLS at ports that take none.
     pub plain_refused: u64,
+    /// Calls that a program made while it was at work on a request, in a trace that it was given.
+    pub traced: u64,
+    /// The same in none.
+    pub untraced: u64,
+}
+
+impl Seen {
+    /// Whether the program does not pass `traceparent` on: more than one in ten of such calls name no trace.
+    #[must_use]
+    pub fn is_silent(&self) -> bool {
+        self.untraced.saturating_mul(10) > self.traced.saturating_add(self.untraced)
+    }
 }
 
 /// What a workload's proxy found out by itself about those it calls. For display only, as [`Seen`].

@@ -28,6 +28,7 @@ mod edges;
 mod effect;
 mod object;
 mod touch;
+mod traces;
 
 /// The running mesh.
 #[derive(Debug)]
@@ -262,6 +263,7 @@ impl Status {
             findings.push(Finding::new(naka_api::codes::W950.id, message));
         }
         findings.extend(self.repaired());
+        findings.extend(self.untraced());
         findings
     }
 
@@ -359,6 +361,14 @@ fn identity(domain: &str, registration: &crate::registry::Registration) -> Strin
 }
 
 impl Live for Status {
+    fn traces(&self, limit: usize) -> Answer<'_, Vec<Value>> {
+        Box::pin(async move { self.kept_traces(limit) })
+    }
+
+    fn trace(&self, id: String) -> Answer<'_, Option<Value>> {
+        Box::pin(async move { self.kept_trace(&id) })
+    }
+
     fn rollout(&self, revision: u64, timeout: Duration) -> Answer<'_, Rollout> {
         Box::pin(self.wait(revision, timeout))
     }

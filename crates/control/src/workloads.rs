@@ -19,7 +19,7 @@ use naka_wire::v1::verdict::Kind;
 use naka_wire::v1::workloads_server::Workloads;
 use naka_wire::v1::{
     self, CertificateTerms, DeniedRequest, DeniedResponse, DrainProgress, RegisterRequest,
-    RegisterResponse, register_request,
+    RegisterResponse, TracesRequest, TracesResponse, register_request,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -36,6 +36,8 @@ const WITHOUT_ACK: Duration = Duration::from_secs(2);
 /// So long after the last second of a renewal it is looked at again.
 const LATE: Duration = Duration::from_mins(1);
 
+/// Questions after traces that wait for one proxy.
+const ASKED: usize = 256;
 /// Verdicts of one proxy that are kept; ours tell no more.
 const MOST_VERDICTS: usize = 64;
 /// Longest name of a cluster that is kept.
@@ -68,6 +70,7 @@ type Out = outbox::Sender<RegisterResponse>;
 #[tonic::async_trait]
 impl Workloads for WorkloadService {
     type RegisterStream = Responses<RegisterResponse>;
+    type TracesStream = Responses<TracesResponse>;
 
     async fn register(
         &self,
@@ -93,6 +96,24 @@ impl Workloads for WorkloadService {
         Ok(Response::new(responses))
     }
 
+    async fn traces(
+        &self,
+        request: Request<Streaming<TracesRequest>>,
+    ) -> Result<Response<Self::TracesStream>, Status> {
+        let caller = self.plane.caller(&peer(&request)?);
+        let (out, responses) = outbox::channel(ASKED);
+        let number = self.plane.traces.opened(&caller.workload_id, out.clone());
+        let (service, mut requests) = (self.clone(), request.into_inner());
+        tokio::spawn(async move {
+            let ended = service.hear(&caller, &mut requests).await;
+            service.plane.traces.closed(&caller.workload_id, number);
+            if let Err(status) = ended {
+                let _ = out.send(Box::new(Err(status))).await;
+            }
+        });
+        Ok(Response::new(responses))
+    }
+
     async fn denied(
         &self,
         request: Request<DeniedRequest>,
@@ -110,6 +131,26 @@ impl Workloads for WorkloadService {
 }
 
 impl WorkloadService {
+    /// Takes what a proxy tells of traces for as long as it does.
+    async fn hear(
+        &self,
+        caller: &Caller,
+        requests: &mut Streaming<TracesRequest>,
+    ) -> Result<(), Status> {
+        let mut stop = self.stop.clone();
+        loop {
+            tokio::select! {
+                told = requests.message() => match told? {
+                    Some(told) => self.plane.traces.told(&self.plane, caller, told),
+                    None => return Ok(()),
+                },
+                () = stopped(&mut stop) => {
+                    return Err(Status::unavailable("the control plane is stopping"));
+                }
+            }
+        }
+    }
+
     async fn serve(
         &self,
         stream: u64,
@@ -270,6 +311,8 @@ impl WorkloadService {
                     repaired: seen.repaired,
                     plain: seen.plain,
                     plain_refused: seen.plain_refused,
+                    traced: seen.traced,
+                    untraced: seen.untraced,
                 },
             );
             done.err().map(|refused| refused.to_string())

@@ -380,6 +380,7 @@ fn between(
         line: Arc::clone(&agent.line),
         // No call passes through an agent.
         denials: Arc::default(),
+        traces: None,
     }));
 }
 

@@ -13,6 +13,7 @@ use crate::denials::Denials;
 use crate::outward;
 use crate::rotation::{Feed, Terms};
 use crate::settings::{Beside, Role, Settings};
+use crate::spans::kept::Reporter;
 use naka_identity::tls;
 use naka_types::node::{self, NodeId};
 use naka_types::token::Token;
@@ -133,6 +134,8 @@ pub struct Params {
     pub line: Arc<watch::Sender<Line>>,
     /// Refused calls that are to be told.
     pub denials: Arc<Denials>,
+    /// Traces that are kept, where requests pass.
+    pub traces: Option<Reporter>,
 }
 
 /// The node as the control plane is told.
@@ -379,6 +382,7 @@ async fn connected(
     );
     let renewal = certify::renewal(asker, &link, &params.feed);
     let denied = denied(link.clone(), &params.denials);
+    let traces = traces(link.clone(), params.traces.as_ref());
     let stream = driver::run(
         link.clone(),
         &mut params.client,
@@ -390,6 +394,7 @@ async fn connected(
         ended = lease => Ok(ended),
         () = renewal => Ok(Error::Register("renewed".to_owned())),
         never = denied => match never {},
+        never = traces => match never {},
     }
 }
 
@@ -414,6 +419,14 @@ async fn denied(link: Link, denials: &Denials) -> Infallible {
             }
         }
     }
+}
+
+/// Tells of traces that are kept, for as long as the line is there.
+async fn traces(link: Link, teller: Option<&Reporter>) -> Infallible {
+    if let Some(teller) = teller {
+        teller.run(link).await;
+    }
+    std::future::pending().await
 }
 
 struct Handler {

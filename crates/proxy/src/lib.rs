@@ -37,6 +37,7 @@ pub mod run;
 pub mod saved;
 pub mod seen;
 pub mod settings;
+mod spans;
 pub mod standing;
 pub mod state;
 mod tcp;

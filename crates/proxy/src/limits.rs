@@ -30,6 +30,10 @@ pub const COPY_BYTES: usize = 1024 * 1024;
 pub const COPIES_BYTES: usize = 16 * 1024 * 1024;
 /// Copies of one worker under way; more are not made.
 pub const COPIES: usize = 1024;
+/// Spans that a worker remembers, in bytes.
+pub const TRACE_RING: usize = 1 << 20;
+/// A request that waits longer for its answer has its trace kept.
+pub const TRACE_SLOW: Duration = Duration::from_secs(1);
 /// Longest life of a copy; the route's timeout may be shorter.
 pub const COPY_TIME: Duration = Duration::from_secs(60);
 /// Longest answer of who is asked whether a request may pass.

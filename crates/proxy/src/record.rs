@@ -4,13 +4,17 @@
 //! exchange cannot end uncounted, whoever gives up first. Counters are found by a small key and resolved once per
 //! peer and route; a new snapshot empties that cache, because labels may have changed.
 
+mod late;
+
 use crate::denials;
 use crate::hash::QuickMap;
 use crate::http::body::Source;
 use crate::judged;
+use crate::spans::Place;
 use crate::upstream::pool::Busy;
 use crate::worker::{Conn, Entrance, Own, Peer, Phase, Worker};
 use http::{HeaderMap, HeaderValue, Method, Uri, Version};
+pub(crate) use late::Late;
 use naka_engine::exchange::Judged;
 use naka_engine::model::{Cluster, ClusterId, Endpoint, Inbound, VirtualHost};
 use naka_engine::outlier;
@@ -64,6 +68,7 @@ pub(crate) struct Open {
     pub(crate) stat_prefix: Option<Arc<str>>,
     pub(crate) server: Option<Arc<str>>,
     judged: Option<Box<Judged>>,
+    pub(crate) span: Option<Place>,
     pub(crate) upstream: Option<SocketAddr>,
     pub(crate) attempts: u32,
     pub(crate) busy: Option<Busy>,
@@ -129,6 +134,7 @@ impl Finish {
             stat_prefix: None,
             server: None,
             judged: None,
+            span: None,
             upstream: None,
             attempts: 0,
             busy: None,
@@ -246,6 +252,7 @@ impl Open {
         let duration = self.started.elapsed();
         let sent = self.tunnel_sent + self.body.as_ref().map_or(0, |body| body.bytes());
         self.permit = None;
+        worker.spans.end(self, duration);
         self.count(Counted {
             code: self.status,
             reason: self.reason,
@@ -348,25 +355,6 @@ impl Open {
             attempts: self.attempts,
             ..Record::default()
         });
-    }
-}
-
-/// A request to our program whose caller's labels are on their way; it is counted when this is dropped. The connection
-/// is not held meanwhile: nothing but the record waits.
-pub(crate) struct Late {
-    worker: Rc<Worker>,
-    peer: Option<Peer>,
-    port: Arc<Inbound>,
-    grpc: bool,
-    counted: Counted,
-}
-
-impl Drop for Late {
-    fn drop(&mut self) {
-        let handles = &self.worker.handles;
-        handles
-            .inbound(&self.worker, self.peer.as_ref(), &self.port, self.grpc)
-            .record(&self.counted);
     }
 }
 

@@ -21,6 +21,7 @@ use crate::recovery;
 use crate::rotation::Feed;
 use crate::saved;
 use crate::settings::{AccessLog, Capture, Role, Settings};
+use crate::spans::kept::Reporter;
 use crate::state::book::{self, Book, Near};
 use crate::state::{Main, MainParams, Shared, SharedParams};
 use crate::vip::Vips;
@@ -221,9 +222,14 @@ pub async fn start(settings: Settings) -> Result<Running, Error> {
     let vips = capture.map(|_| Arc::new(Vips::load(&settings.run_dir)));
     let own = Arc::new(own(&settings));
     let (barred, denials) = (Arc::clone(&own.barred), Arc::clone(&own.denials));
+    let kept = Arc::clone(&own.kept);
     let (workers, access) = spawn_workers(&settings, &metrics, &book, &wants, vips.as_ref(), own)?;
     let seen = workers.all().iter().map(WorkerHandle::seen).collect();
     let workers = Arc::new(workers);
+    let traces = Reporter {
+        kept,
+        workers: Arc::clone(&workers),
+    };
     let (orders, ordered) = mpsc::channel(ORDERS);
     let shared = Arc::new(Shared::new(SharedParams {
         settings: Arc::clone(&settings),
@@ -259,6 +265,7 @@ pub async fn start(settings: Settings) -> Result<Running, Error> {
         news: tell,
         line: Arc::clone(&shared.line),
         denials,
+        traces: Some(traces),
     };
     let mut tasks = JoinSet::new();
     tasks.spawn(publisher.run());
@@ -429,6 +436,7 @@ fn own(settings: &Settings) -> Own {
         barred: Arc::default(),
         repeated: Repeated::default(),
         denials: Arc::default(),
+        kept: Arc::default(),
     }
 }
 

@@ -26,6 +26,10 @@ pub struct Seen {
     pub plain: AtomicU64,
     /// Connections and requests without mTLS, at ports that take none.
     pub plain_refused: AtomicU64,
+    /// Calls of a program that is at work on a request, in a trace that it was given.
+    pub traced: AtomicU64,
+    /// The same in a trace that begins with them, because the program passes `traceparent` not on.
+    pub untraced: AtomicU64,
 }
 
 /// One more.
@@ -62,5 +66,7 @@ pub fn total(all: &[Arc<Seen>]) -> v1::Seen {
         repaired: sum(|seen| &seen.repaired),
         plain: sum(|seen| &seen.plain),
         plain_refused: sum(|seen| &seen.plain_refused),
+        traced: sum(|seen| &seen.traced),
+        untraced: sum(|seen| &seen.untraced),
     }
 }

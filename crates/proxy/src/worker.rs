@@ -17,6 +17,7 @@ use crate::edge::spec::Table;
 use crate::listen::Owners;
 use crate::names::Filter;
 use crate::seen::Seen;
+use crate::spans::kept::Kept;
 use crate::tls::TlsSet;
 use crate::vip::Vips;
 use naka_engine::exchange::Repeated;
@@ -25,6 +26,8 @@ use naka_telemetry::{Lines, Shard, Workload};
 use naka_types::protocol::Protocol;
 use naka_types::reason::Reason;
 use naka_types::workload::Ulid;
+use naka_wire::v1;
+use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -136,6 +139,8 @@ pub enum WorkerMsg {
     DrainOutbound(oneshot::Sender<()>),
     /// An endpoint to be asked after its health.
     Check(Arc<Cluster>, Arc<Endpoint>),
+    /// What it has of these traces.
+    Spans(Arc<HashSet<u128>>, oneshot::Sender<Vec<v1::Span>>),
     /// Answered at once: the thread still takes what it is told.
     Ping(oneshot::Sender<()>),
     /// The thread ends; open connections are closed.
@@ -189,6 +194,8 @@ pub struct Own {
     pub repeated: Repeated,
     /// Calls that were refused, until the control plane has them.
     pub denials: Arc<Denials>,
+    /// Traces that are kept.
+    pub kept: Arc<Kept>,
 }
 
 /// What a worker is built from.
@@ -286,6 +293,10 @@ async fn serve(
             WorkerMsg::Check(cluster, endpoint) => {
                 let worker = std::rc::Rc::clone(&worker);
                 tokio::task::spawn_local(crate::health::ask(worker, cluster, endpoint));
+            }
+            WorkerMsg::Spans(traces, reply) => {
+                // Nobody waits any more: fine.
+                let _ = reply.send(worker.spans.of(&traces));
             }
             WorkerMsg::Ping(pong) => {
                 // Nobody waits any more: fine.

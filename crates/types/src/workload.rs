@@ -15,6 +15,18 @@ impl Ulid {
         Self((millis as u128 & 0xffff_ffff_ffff) << 80 | random & ((1 << 80) - 1))
     }
 
+    /// All 128 bits.
+    #[must_use]
+    pub const fn bits(self) -> u128 {
+        self.0
+    }
+
+    /// From all 128 bits.
+    #[must_use]
+    pub const fn of_bits(bits: u128) -> Self {
+        Self(bits)
+    }
+
     /// Reads the 26-character form; `None` for every other text.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {

@@ -64,6 +64,21 @@ const LIVE: &[Live] = &[
         ],
     },
     Live {
+        words: &["traces", "trace"],
+        path: "/naka/v1/traces",
+        columns: &[
+            ("ID", "id"),
+            ("TIME", "time"),
+            ("MS", "duration_ms"),
+            ("SERVICE", "service"),
+            ("REQUEST", "request"),
+            ("STATUS", "status"),
+            ("WHY", "why"),
+            ("SPANS", "spans"),
+            ("COMPLETE", "complete"),
+        ],
+    },
+    Live {
         words: &["revoked-tokens", "revoked-token"],
         path: "/naka/v1/revoked-tokens",
         columns: &[

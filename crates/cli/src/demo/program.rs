@@ -23,6 +23,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use naka_types::header as names;
 use serde_json::{Value, json};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -140,6 +141,7 @@ impl Program {
                 .to_owned()
         };
         let (id, peer) = (word(ORDER), peer_uri(&word("x-forwarded-client-cert")));
+        let trace = word(names::TRACEPARENT);
         let _ = request.into_body().collect().await;
         self.log
             .borrow_mut()
@@ -150,7 +152,7 @@ impl Program {
         let mut status = self.status;
         let mut answers = serde_json::Map::new();
         for service in &self.calls {
-            let answered = self.call(service, &id).await;
+            let answered = self.call(service, &id, &trace).await;
             self.log
                 .borrow_mut()
                 .line(&json!({"called": id, "t": now_ms(), "to": service, "status": answered}));
@@ -170,11 +172,12 @@ impl Program {
     }
 
     /// Status of the called service; 0 when there was no answer at all.
-    async fn call(&self, service: &str, id: &str) -> u16 {
+    async fn call(&self, service: &str, id: &str, trace: &str) -> u16 {
         let request = Request::builder()
             .method(Method::POST)
             .header(header::HOST, service)
             .header(ORDER, id)
+            .header(names::TRACEPARENT, trace)
             .header(header::CONTENT_TYPE, "application/json");
         let request = match &self.caller.proxy {
             Some(proxy) => proxy.absolute(request, service, &format!("/{service}")),

@@ -253,6 +253,8 @@ async fn naka(call: Call, parts: &[String], body: &mut Option<Body>) -> Outcome 
         }
         (&Method::GET, ["proxies"]) => read::proxies(&call).await,
         (&Method::GET, ["workloads"]) => read::workloads(&call).await,
+        (&Method::GET, ["traces"]) => read::traces(&call).await,
+        (&Method::GET, ["traces", id]) => read::trace(&call, id).await,
         (&Method::GET, ["installation"]) => installation::installation(&call).await,
         (&Method::GET, ["mesh"]) => read::mesh(&call),
         (&Method::GET, ["world"]) => {
@@ -289,6 +291,7 @@ const KNOWN: &[&str] = &[
     "status",
     "proxies",
     "workloads",
+    "traces",
     "installation",
     "mesh",
     "world",

@@ -61,6 +61,12 @@ pub trait Live: Send + Sync + fmt::Debug {
     /// Lets them happen; how many there were, `None` when none of this id wait.
     fn release(&self, id: String) -> Answer<'_, Option<usize>>;
 
+    /// Traces that are kept, the newest first, at most so many: one JSON object each.
+    fn traces(&self, limit: usize) -> Answer<'_, Vec<Value>>;
+
+    /// One of them in full, by the beginning of its id; the newest without one.
+    fn trace(&self, id: String) -> Answer<'_, Option<Value>>;
+
     /// What `naka explain` needs of the live state: `{objects: […], endpoints: {…}, services: {…}}`.
     fn world(&self) -> Answer<'_, Value>;
 }

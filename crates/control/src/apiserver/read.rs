@@ -210,6 +210,35 @@ pub(crate) async fn workloads(call: &Call) -> Outcome {
     visible(call, items)
 }
 
+/// `GET traces?limit=N`: traces that are kept, newest first. A trace goes through namespaces, so who reads it must see
+/// them all.
+pub(crate) async fn traces(call: &Call) -> Outcome {
+    call.subject.need(
+        Role::Viewer,
+        "",
+        "read traces, which go through all namespaces",
+    )?;
+    let limit = call.number("limit")?.unwrap_or(1_000);
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    Ok(ok(&json!({ "items": call.state.live.traces(limit).await })))
+}
+
+/// `GET traces/<id>`: one of them, by its id, the beginning of it, or the id of a request; `last` is the newest.
+pub(crate) async fn trace(call: &Call, id: &str) -> Outcome {
+    call.subject.need(
+        Role::Viewer,
+        "",
+        "read traces, which go through all namespaces",
+    )?;
+    let wanted = if id == "last" { "" } else { id };
+    match call.state.live.trace(wanted.to_owned()).await {
+        Some(trace) => Ok(ok(&trace)),
+        None => Err(Problem::not_found(format!(
+            "no trace {id} is held: errors and slow requests are kept, others by chance, and the oldest gives way"
+        ))),
+    }
+}
+
 fn visible(call: &Call, mut items: Vec<Value>) -> Outcome {
     items.retain(|item| {
         call.subject.sees(

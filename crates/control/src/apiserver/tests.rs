@@ -42,6 +42,14 @@ fn now<'a, T: Send + 'a>(value: T) -> Answer<'a, T> {
 }
 
 impl Live for Fake {
+    fn traces(&self, _: usize) -> Answer<'_, Vec<Value>> {
+        Box::pin(async { Vec::new() })
+    }
+
+    fn trace(&self, _: String) -> Answer<'_, Option<Value>> {
+        Box::pin(async { None })
+    }
+
     fn held(&self) -> Option<(String, Vec<ObjectRef>)> {
         None
     }

@@ -7,6 +7,7 @@
 mod check;
 mod copy;
 mod hedge;
+mod keep;
 mod outside;
 
 use super::body::{Relay, ReqBody, RespBody, Source, Web};
@@ -218,6 +219,8 @@ impl Run {
             let first = matches!(next, Next::Begin);
             let effect = self.step(next, answer.as_mut());
             if first {
+                let spans = &self.scope.conn.worker.spans;
+                self.finish.span = Some(spans.begin(&self.finish, self.engine.trace()));
                 self.finish.request_id = self.request.headers().get(names::REQUEST_ID).cloned();
             }
             next = match effect {
@@ -464,6 +467,7 @@ impl Run {
         let conn = Rc::clone(&self.scope.conn);
         let finish = &mut self.finish;
         finish.upstream = Some(endpoint.address);
+        worker.spans.called(finish.span, &cluster, &endpoint);
         finish.attempts = attempt.attempt;
         finish.permit = Some(attempt.permit);
         finish.handle = match self.scope.origin.direction {
@@ -551,6 +555,9 @@ impl Run {
         if let Some(name) = chosen.or_else(|| self.engine.destination_name()) {
             finish.cluster = Some(Arc::clone(name));
         }
+        if let Some(cluster) = self.engine.cluster() {
+            self.scope.conn.worker.spans.meant(finish.span, cluster);
+        }
         let route = self.engine.route();
         finish.route = route.map(|route| route.name.clone());
         finish.stat_prefix = route.and_then(|route| route.extras.stat_prefix.clone());
@@ -617,6 +624,7 @@ impl Run {
         finish.grpc_status = grpc_status(&head.headers);
         finish.reason = self.engine.remark();
         finish.busy = Some(busy);
+        keep::mark(&mut head.headers, &finish);
         if let Some(body) = &finish.body {
             body.stop_keeping();
         }

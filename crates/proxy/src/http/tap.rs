@@ -14,6 +14,14 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use tokio::sync::Notify;
 
+/// Copies of requests under way.
+#[derive(Default)]
+pub(crate) struct Copies {
+    pub(crate) running: Cell<usize>,
+    /// Body bytes that wait for them.
+    pub(crate) bytes: Budget,
+}
+
 /// Bytes that wait for all copies of a worker.
 pub(crate) type Budget = Rc<Cell<usize>>;
 

@@ -13,6 +13,7 @@ use crate::names::{Filter, Open, Outside};
 use crate::proxy_header::Ends;
 use crate::record::Late;
 use crate::seen::Seen;
+use crate::spans::Spans;
 use crate::tls::{Carry, TlsSet};
 use crate::upstream::connect::{Secured, Sockets};
 use crate::upstream::foreign::Foreign;
@@ -51,6 +52,7 @@ pub(crate) struct Worker {
     pub(crate) sockets: Rc<Sockets>,
     pub(crate) vips: Option<Arc<Vips>>,
     pub(crate) seen: Arc<Seen>,
+    pub(crate) spans: Spans,
     pub(crate) rng: RefCell<fastrand::Rng>,
     pub(crate) cursors: RefCell<Cursors>,
     pub(crate) shard: Shard,
@@ -58,7 +60,7 @@ pub(crate) struct Worker {
     pub(crate) handles: crate::record::Handles,
     /// Names that callers say themselves.
     pub(crate) lookups: crate::resolve::Cache,
-    pub(crate) copies: Copies,
+    pub(crate) copies: crate::http::tap::Copies,
     snapshot: RefCell<Arc<Snapshot>>,
     /// Told whenever there is a newer one.
     renewed: Notify,
@@ -82,14 +84,6 @@ pub(crate) struct Worker {
     asked: RefCell<HashMap<Ulid, Vec<Late>>>,
     /// For attributes of expressions; the sweep keeps the calendar right.
     pub(crate) around: RefCell<Around>,
-}
-
-/// Copies of requests under way.
-#[derive(Default)]
-pub(crate) struct Copies {
-    pub(crate) running: Cell<usize>,
-    /// Body bytes that wait for them.
-    pub(crate) bytes: crate::http::tap::Budget,
 }
 
 #[derive(Default)]
@@ -124,6 +118,7 @@ impl Worker {
         let sockets = Rc::new(Sockets::new(params.door));
         let worker = Rc::new(Self {
             me: RefCell::new(Arc::clone(&params.own.workload)),
+            spans: Spans::new(Arc::clone(&params.own.kept)),
             own: params.own,
             pools: Rc::new(Pools::new(Rc::clone(&sockets))),
             sockets,
@@ -135,7 +130,7 @@ impl Worker {
             lines: params.access,
             handles: crate::record::Handles::default(),
             lookups: crate::resolve::Cache::new(params.resolv_conf),
-            copies: Copies::default(),
+            copies: crate::http::tap::Copies::default(),
             snapshot: RefCell::new(params.snapshot),
             renewed: Notify::new(),
             tls: RefCell::default(),

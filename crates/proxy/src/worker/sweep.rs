@@ -45,6 +45,7 @@ pub(crate) async fn run(worker: Rc<Worker>) {
         set_coarse_seconds(seconds);
         worker.close_overdue(coarse_seconds());
         worker.set_calendar();
+        worker.spans.sweep();
         worker.pools.sweep();
     }
 }

@@ -238,6 +238,7 @@ impl Mesh {
             credential: None,
             barred: Arc::default(),
             denials: Arc::default(),
+            kept: Arc::default(),
             repeated: naka_engine::exchange::Repeated::default(),
         };
         edit(&mut own);

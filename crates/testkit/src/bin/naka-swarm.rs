@@ -170,6 +170,7 @@ fn member(
             news,
             line,
             denials: Arc::default(),
+            traces: None,
         });
         let count = Arc::clone(&seen);
         let connected = async move {

@@ -53,6 +53,7 @@ mod source;
 mod strict;
 mod support;
 mod tokens;
+mod traces;
 mod traffic;
 mod trust;
 mod why;

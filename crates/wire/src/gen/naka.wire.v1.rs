@@ -200,6 +200,12 @@ pub struct Seen {
     /// Connections and requests without mTLS at ports that take none.
     #[prost(uint64, tag = "7")]
     pub plain_refused: u64,
+    /// Calls of the program, made while it was serving, in a trace that it was given.
+    #[prost(uint64, tag = "8")]
+    pub traced: u64,
+    /// The same in none: the program passes `traceparent` not on.
+    #[prost(uint64, tag = "9")]
+    pub untraced: u64,
 }
 impl ::prost::Name for Seen {
     const NAME: &'static str = "Seen";
@@ -387,6 +393,163 @@ impl ::prost::Name for DeniedResponse {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "type.googleapis.com/naka.wire.v1.DeniedResponse".into()
+    }
+}
+/// What a proxy has of traces that are kept.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TracesRequest {
+    #[prost(message, repeated, tag = "1")]
+    pub spans: ::prost::alloc::vec::Vec<Span>,
+    /// Traces of those it was asked for that are answered herewith, 16 bytes each, whether it had a span of them or not.
+    #[prost(bytes = "vec", repeated, tag = "2")]
+    pub answered: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    /// Traces that should have been reported and were too many, since the stream began.
+    #[prost(uint64, tag = "3")]
+    pub dropped: u64,
+}
+impl ::prost::Name for TracesRequest {
+    const NAME: &'static str = "TracesRequest";
+    const PACKAGE: &'static str = "naka.wire.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "naka.wire.v1.TracesRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/naka.wire.v1.TracesRequest".into()
+    }
+}
+/// Traces that a proxy is asked for.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TracesResponse {
+    /// 16 bytes each.
+    #[prost(bytes = "vec", repeated, tag = "1")]
+    pub traces: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+}
+impl ::prost::Name for TracesResponse {
+    const NAME: &'static str = "TracesResponse";
+    const PACKAGE: &'static str = "naka.wire.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "naka.wire.v1.TracesResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/naka.wire.v1.TracesResponse".into()
+    }
+}
+/// One request at one proxy.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Span {
+    /// 16 bytes.
+    #[prost(bytes = "vec", tag = "1")]
+    pub trace_id: ::prost::alloc::vec::Vec<u8>,
+    #[prost(fixed64, tag = "2")]
+    pub span_id: u64,
+    /// 0: the trace begins here.
+    #[prost(fixed64, tag = "3")]
+    pub parent_id: u64,
+    /// Microseconds since 1970, by the proxy's own clock.
+    #[prost(fixed64, tag = "4")]
+    pub start_us: u64,
+    #[prost(uint64, tag = "5")]
+    pub duration_us: u64,
+    #[prost(enumeration = "span::Kind", tag = "6")]
+    pub kind: i32,
+    #[prost(string, tag = "7")]
+    pub method: ::prost::alloc::string::String,
+    /// Without the query; maybe only its beginning.
+    #[prost(string, tag = "8")]
+    pub path: ::prost::alloc::string::String,
+    #[prost(bool, tag = "9")]
+    pub path_cut: bool,
+    /// Status of HTTP; 0: none.
+    #[prost(uint32, tag = "10")]
+    pub status: u32,
+    /// Status of gRPC plus one; 0: none.
+    #[prost(uint32, tag = "11")]
+    pub grpc: u32,
+    /// Why the proxy answered itself or ended it, a reason of the closed table.
+    #[prost(string, tag = "12")]
+    pub reason: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "13")]
+    pub attempts: u32,
+    /// The cluster that was called.
+    #[prost(string, tag = "14")]
+    pub cluster: ::prost::alloc::string::String,
+    /// The endpoint that was called, `ip:port`.
+    #[prost(string, tag = "15")]
+    pub address: ::prost::alloc::string::String,
+    /// Whether the endpoint is a mesh proxy.
+    #[prost(bool, tag = "16")]
+    pub to_mesh: bool,
+    /// Workload id of a verified caller.
+    #[prost(string, tag = "17")]
+    pub caller: ::prost::alloc::string::String,
+    #[prost(bool, tag = "18")]
+    pub sampled: bool,
+    /// It took longer than a request may.
+    #[prost(bool, tag = "19")]
+    pub slow: bool,
+    /// It has not ended; the duration is what passed so far.
+    #[prost(bool, tag = "20")]
+    pub unfinished: bool,
+    /// The program made the call while it was at work on a request, and named no trace.
+    #[prost(bool, tag = "21")]
+    pub orphan: bool,
+}
+/// Nested message and enum types in `Span`.
+pub mod span {
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Kind {
+        Unknown = 0,
+        /// To the proxy's own program.
+        Server = 1,
+        /// Of the proxy's own program.
+        Client = 2,
+        /// Through a gateway.
+        Gateway = 3,
+    }
+    impl Kind {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unknown => "UNKNOWN",
+                Self::Server => "SERVER",
+                Self::Client => "CLIENT",
+                Self::Gateway => "GATEWAY",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "UNKNOWN" => Some(Self::Unknown),
+                "SERVER" => Some(Self::Server),
+                "CLIENT" => Some(Self::Client),
+                "GATEWAY" => Some(Self::Gateway),
+                _ => None,
+            }
+        }
+    }
+}
+impl ::prost::Name for Span {
+    const NAME: &'static str = "Span";
+    const PACKAGE: &'static str = "naka.wire.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "naka.wire.v1.Span".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/naka.wire.v1.Span".into()
     }
 }
 /// All host names visible to a node, small enough to hold in every proxy.
@@ -818,6 +981,31 @@ pub mod workloads_client {
                 .insert(GrpcMethod::new("naka.wire.v1.Workloads", "Denied"));
             self.inner.unary(req, path, codec).await
         }
+        /// Spans of traces that are kept, and which traces a proxy is asked for. Nothing else waits for it.
+        pub async fn traces(
+            &mut self,
+            request: impl tonic::IntoStreamingRequest<Message = super::TracesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::TracesResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::codec::SmallCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/naka.wire.v1.Workloads/Traces",
+            );
+            let mut req = request.into_streaming_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("naka.wire.v1.Workloads", "Traces"));
+            self.inner.streaming(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -848,6 +1036,17 @@ pub mod workloads_server {
             &self,
             request: tonic::Request<super::DeniedRequest>,
         ) -> std::result::Result<tonic::Response<super::DeniedResponse>, tonic::Status>;
+        /// Server streaming response type for the Traces method.
+        type TracesStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::TracesResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Spans of traces that are kept, and which traces a proxy is asked for. Nothing else waits for it.
+        async fn traces(
+            &self,
+            request: tonic::Request<tonic::Streaming<super::TracesRequest>>,
+        ) -> std::result::Result<tonic::Response<Self::TracesStream>, tonic::Status>;
     }
     /// Registration of a workload: a lease that lasts as long as the stream.
     #[derive(Debug)]
@@ -1013,6 +1212,54 @@ pub mod workloads_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/naka.wire.v1.Workloads/Traces" => {
+                    #[allow(non_camel_case_types)]
+                    struct TracesSvc<T: Workloads>(pub Arc<T>);
+                    impl<
+                        T: Workloads,
+                    > tonic::server::StreamingService<super::TracesRequest>
+                    for TracesSvc<T> {
+                        type Response = super::TracesResponse;
+                        type ResponseStream = T::TracesStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<
+                                tonic::Streaming<super::TracesRequest>,
+                            >,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Workloads>::traces(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = TracesSvc(inner);
+                        let codec = crate::codec::SmallCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)
