@@ -68,15 +68,17 @@ impl LocalReply {
         }
     }
 
-    /// With the question for a better token, where one was refused (RFC 6750). The realm is the host alone: the target
-    /// may hold the token.
+    /// With the question for a token, where there was none, or a better one, where one was refused (RFC 6750). The realm
+    /// is the host alone: the target may hold the token.
     #[must_use]
     pub(crate) fn challenging(mut self, host: &str) -> Self {
-        if self.reason == Reason::TokenInvalid {
-            let text = format!("Bearer realm=\"{host}\", error=\"invalid_token\"");
-            if let Ok(value) = HeaderValue::try_from(text) {
-                self.headers.insert(header::WWW_AUTHENTICATE, value);
-            }
+        let error = match self.reason {
+            Reason::TokenInvalid => ", error=\"invalid_token\"",
+            Reason::TokenMissing => "",
+            _ => return self,
+        };
+        if let Ok(value) = HeaderValue::try_from(format!("Bearer realm=\"{host}\"{error}")) {
+            self.headers.insert(header::WWW_AUTHENTICATE, value);
         }
         self
     }

@@ -79,6 +79,7 @@ reasons! {
     ExternalUnavailable "external-unavailable" 403 7 "UAEX" "Whom a CUSTOM policy asks gave no answer, or an error; look at the provider's service, or its timeout.";
     BodyTooLarge "body-too-large" 413 2 "-" "The body is longer than what a CUSTOM policy's provider is to be told of (maxRequestBytes); send less, or set allowPartialMessage.";
     TokenInvalid "token-invalid" 401 16 "UAEX" "A token of the request is not one that RequestAuthentication takes: its form, issuer, time or signature is wrong, or there are two that differ.";
+    TokenMissing "token-missing" 401 16 "UAEX" "A RequestAuthentication demands a token of an issuer (presence: REQUIRED), and the request has none.";
     TokenAudience "token-audience" 403 7 "UAEX" "The token of the request is for other audiences than RequestAuthentication names.";
     ProxyAuthRequired "proxy-auth-required" 407 16 "UAEX" "Only the workload itself may use this sidecar; the credential of its proxy variables is missing or wrong.";
     RateLimited "rate-limited" 429 14 "RL" "A rate limit of the called side has no token left; come back after the time in retry-after.";
@@ -108,6 +109,7 @@ impl Reason {
                 | Self::ExternalDenied
                 | Self::ExternalUnavailable
                 | Self::TokenInvalid
+                | Self::TokenMissing
                 | Self::TokenAudience
                 | Self::EgressDenied
         )

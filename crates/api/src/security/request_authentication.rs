@@ -45,6 +45,8 @@ pub struct JwtRule {
     pub claim_headers: Vec<(String, String)>,
     /// Claims that are lists of words, besides `scope` and `permission`.
     pub word_lists: Vec<String>,
+    /// Whether a request without a token of its does not pass.
+    pub required: bool,
 }
 
 /// Keys of an issuer.

@@ -6,6 +6,9 @@
 //! and no shared secret, and of a token's header only `alg` and `kid` are read, to choose among the keys that the
 //! configuration gave. Headers that tell a program what was proven are taken out of every request first.
 //!
+//! An issuer whose token is required gets the first word on each, so that one token of two that could take it counts for
+//! the one that demands it; every such issuer wants a token of its own, as at an Envoy.
+//!
 //! Not here: who may call with which claims (`access`). A request without a token costs the looks at its places.
 
 use super::Cx;
@@ -43,6 +46,8 @@ enum Wrong {
     Invalid(&'static str),
     /// Sound so far, but for somebody else.
     Audience,
+    /// There is none of an issuer whose token is required; the last word, when all that there are were taken.
+    Missing,
 }
 
 impl Wrong {
@@ -51,12 +56,14 @@ impl Wrong {
             Self::Issuer => "its issuer is none whose tokens are looked for at its place",
             Self::Invalid(why) => why,
             Self::Audience => "it is for other audiences",
+            Self::Missing => "there is none of an issuer whose token is required",
         }
     }
 
     fn reason(self) -> Reason {
         match self {
             Self::Audience => Reason::TokenAudience,
+            Self::Missing => Reason::TokenMissing,
             Self::Issuer | Self::Invalid(_) => Reason::TokenInvalid,
         }
     }
@@ -76,7 +83,8 @@ pub(super) fn authenticate(
         return Ok(());
     }
     let found = found(tokens, request);
-    if found.is_empty() {
+    let is_required = |issuer: &Issuer| issuer.required;
+    if found.is_empty() && !tokens.issuers.iter().any(is_required) {
         cx.explain(|| {
             Why::new(
                 Stage::Policy,
@@ -221,7 +229,11 @@ fn taken<'t>(
         let token = Token::read(&one.text)?;
         let mut worst = Wrong::Issuer;
         let mut own = None;
-        for (rank, issuer) in tokens.issuers.iter().enumerate() {
+        let of = |required| {
+            let all = tokens.issuers.iter().enumerate();
+            all.filter(move |(_, issuer)| issuer.required == required)
+        };
+        for (rank, issuer) in of(true).chain(of(false)) {
             if !issuer.places.contains(&one.place) {
                 continue;
             }
@@ -256,6 +268,11 @@ fn taken<'t>(
         return Err(Wrong::Invalid(
             "there are two of one issuer, and they differ",
         ));
+    }
+    let is_there = |wanted: usize| all.iter().any(|(rank, _)| *rank == wanted);
+    let mut ranked = tokens.issuers.iter().enumerate();
+    if ranked.any(|(rank, issuer)| issuer.required && !is_there(rank)) {
+        return Err(Wrong::Missing);
     }
     Ok(all.into_iter().map(|(_, taken)| taken).collect())
 }

@@ -1,7 +1,7 @@
 //! Which tokens a port takes, and what becomes of them.
 //!
-//! A request without a token passes, with nothing proven; one with a token passes when each of its tokens is taken by
-//! one of the issuers that look at its place. Configuration is compiled here as far as it goes: keys are read, names
+//! A request without a token passes, with nothing proven, unless an issuer's is required; one with a token passes when
+//! each of its tokens is taken by one of the issuers that look at its place. Configuration is compiled here as far as it goes: keys are read, names
 //! are header names, paths are split.
 
 use http::HeaderName;
@@ -38,6 +38,8 @@ pub struct Issuer {
     pub word_lists: Box<[Arc<str>]>,
     /// How far clocks may differ.
     pub leeway: Duration,
+    /// Whether a request without a token of its does not pass.
+    pub required: bool,
 }
 
 /// Where a token may stand.

@@ -1,7 +1,8 @@
 //! Envoy's filter of tokens: whose are taken, and rules on their claims.
 //!
-//! Taken is the form in which Istio writes it: one rule for every path, whose requirement is that each issuer's token
-//! is sound or missing. Anything else is an error of the chain that holds it, as without it more would get through.
+//! Taken is the form in which our control plane writes it: one rule for every path, whose requirement is that each
+//! issuer's token is sound or missing, or, of some, that it is sound. Anything else is an error of the chain that holds
+//! it, as without it more would get through.
 
 use super::{Error, condition};
 use http::HeaderName;
@@ -74,20 +75,41 @@ fn tokens(wire: &JwtAuthentication) -> Result<Tokens, Error> {
     let Some(RequirementType::Requires(requirement)) = &rule.requirement_type else {
         return Err(Error::at("rules[0].requires", "it is missing"));
     };
-    let names = sound_or_missing(requirement).ok_or_else(|| {
+    let (names, required) = demanded(requirement).ok_or_else(|| {
         Error::at(
             "rules[0].requires",
-            "only \"each provider's token is sound or missing\" is supported",
+            "only \"each provider's token is sound or missing\" is supported, and of some that it is there",
         )
     })?;
     let read = |name: &&str| {
         let missing = || Error::at("providers", format!("there is no {name}"));
         let provider = wire.providers.get(*name).ok_or_else(missing)?;
-        issuer(provider).map_err(|error| error.within(&format!("providers[{name:?}]")))
+        let issuer = issuer(provider, required.contains(name));
+        issuer.map_err(|error| error.within(&format!("providers[{name:?}]")))
     };
     Ok(Tokens {
         issuers: names.iter().map(read).collect::<Result<_, _>>()?,
     })
+}
+
+/// Names of the providers of a requirement, and of those whose token must be there: these stand before the part about
+/// all of them, the last first.
+fn demanded(wire: &JwtRequirement) -> Option<(Vec<&str>, Vec<&str>)> {
+    match &wire.requires_type {
+        Some(RequiresType::ProviderName(name)) => Some((vec![name], vec![name])),
+        Some(RequiresType::RequiresAll(all)) => {
+            let (last, first) = all.requirements.split_last()?;
+            let mut required: Vec<&str> = first.iter().map(provider_name).collect::<Option<_>>()?;
+            if let Some(names) = sound_or_missing(last) {
+                let known = required.iter().all(|name| names.contains(name));
+                return known.then_some((names, required));
+            }
+            required.push(provider_name(last)?);
+            required.reverse();
+            Some((required.clone(), required))
+        }
+        _ => Some((sound_or_missing(wire)?, Vec::new())),
+    }
 }
 
 /// Names of the providers of a requirement of Istio's form.
@@ -125,7 +147,7 @@ fn provider_name(wire: &JwtRequirement) -> Option<&str> {
     }
 }
 
-fn issuer(wire: &JwtProvider) -> Result<Issuer, Error> {
+fn issuer(wire: &JwtProvider, required: bool) -> Result<Issuer, Error> {
     for (present, field) in [
         (wire.issuer.is_empty(), "issuer"),
         (wire.subjects.is_some(), "subjects"),
@@ -183,6 +205,7 @@ fn issuer(wire: &JwtProvider) -> Result<Issuer, Error> {
             0 => LEEWAY,
             seconds => Duration::from_secs(seconds.into()),
         },
+        required,
     })
 }
 

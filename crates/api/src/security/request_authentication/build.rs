@@ -93,6 +93,7 @@ fn rule(report: &mut Report, at: &str, node: &Node) -> Option<JwtRule> {
         payload_header,
         claim_headers,
         word_lists: words(report, "spaceDelimitedClaims"),
+        required: text("presence") == "REQUIRED",
     })
 }
 
@@ -227,8 +228,8 @@ mod tests {
                 "timeout",
             ),
             (
-                "{issuer: a, jwks: KEYS, presence: REQUIRED}",
-                "E901",
+                "{issuer: a, jwks: KEYS, presence: ALWAYS}",
+                "E007",
                 "presence",
             ),
             (
@@ -282,7 +283,9 @@ mod tests {
         let object = object.unwrap();
         let rule = &object.request_authentication().unwrap().rules[0];
         assert_eq!(rule.places.len(), 2);
-        assert!(!rule.forward);
+        assert!(!rule.forward && !rule.required);
+        let (object, _) = decode("{issuer: a, jwks: KEYS, presence: REQUIRED}");
+        assert!(object.unwrap().request_authentication().unwrap().rules[0].required);
         for (rule, within) in [
             ("{issuer: a, jwksUri: 'https://a.example/keys'}", 5_000),
             (

@@ -1,10 +1,7 @@
 //! Fields of a RequestAuthentication, as in Istio's CRD.
 
 use crate::schema::common::{SELECTOR, TARGET_REF, TARGET_REFS};
-use crate::schema::{Field, Now, TEXTS, Ty, yes};
-
-const PRESENCE: &str = "without it requests without a token would pass; demand one by an AuthorizationPolicy: \
-    action DENY, from.source.notRequestPrincipals ['*']";
+use crate::schema::{Field, TEXTS, Ty, yes};
 
 const JWT: &[Field] = &[
     yes("issuer", Ty::Str, "What the claim `iss` must be.").required(),
@@ -20,11 +17,10 @@ const JWT: &[Field] = &[
     ),
     yes("jwks_uri", Ty::Str, "The same, old spelling."),
     yes("jwks", Ty::Str, "The keys."),
-    Field::new(
+    yes(
         "presence",
         Ty::Enum(&["OPTIONAL", "REQUIRED"]),
-        Now::Refused(PRESENCE),
-        "Whether a request must have a token.",
+        "REQUIRED: a request without a token of this issuer gets 401, whatever others it has.",
     ),
     yes(
         "fromHeaders",

@@ -1,7 +1,9 @@
 //! Issuers of tokens as Envoy's filter, and claims as it keeps them.
 //!
 //! The requirement is Istio's: a request without a token passes; one with a token passes when its issuer takes it, or,
-//! where there are several, when one of them does. Claims are kept under `payload` of the filter's metadata.
+//! where there are several, when one of them does. Issuers whose token is required (`presence`) come before that, the
+//! last first: an Envoy keeps the claims that were proven last, under `payload` of the filter's metadata, and a token
+//! that was taken is out of the request, so each of them wants one of its own.
 
 use super::Issuer;
 use naka_api::security::request_authentication::TokenPlace;
@@ -44,15 +46,24 @@ pub(super) fn filter(rules: &[Issuer], unknown: &str) -> Option<HttpFilter> {
     let name = |index: usize| format!("origins-{index}");
     let one = |index| requirement(RequiresType::ProviderName(name(index)));
     let or_none = |index| any(vec![one(index), missing()]);
-    let all = 0..rules.len();
-    let whole = match rules.len() {
+    let indices = 0..rules.len();
+    let optional = match rules.len() {
         1 => or_none(0),
         _ => {
-            let every = JwtRequirementAndList {
-                requirements: all.clone().map(or_none).collect(),
-            };
-            let every = requirement(RequiresType::RequiresAll(every));
-            any(all.map(one).chain([every]).collect())
+            let every = all(indices.clone().map(or_none).collect());
+            any(indices.clone().map(one).chain([every]).collect())
+        }
+    };
+    let is_required = |index: &usize| rules[*index].rule.required;
+    let mut required: Vec<_> = indices.rev().filter(is_required).map(one).collect();
+    let whole = match required.len() {
+        0 => optional,
+        1 if rules.len() == 1 => one(0),
+        count => {
+            if count < rules.len() {
+                required.push(optional);
+            }
+            all(required)
         }
     };
     let message = JwtAuthentication {
@@ -88,6 +99,12 @@ fn requirement(requires: RequiresType) -> JwtRequirement {
 
 fn any(requirements: Vec<JwtRequirement>) -> JwtRequirement {
     requirement(RequiresType::RequiresAny(JwtRequirementOrList {
+        requirements,
+    }))
+}
+
+fn all(requirements: Vec<JwtRequirement>) -> JwtRequirement {
+    requirement(RequiresType::RequiresAll(JwtRequirementAndList {
         requirements,
     }))
 }

@@ -104,6 +104,7 @@ fn issuer(name: &str) -> Issuer {
         claim_headers: Box::default(),
         word_lists: Box::new(["scope".into()]),
         leeway: Duration::from_secs(60),
+        required: false,
     }
 }
 
@@ -331,6 +332,63 @@ fn each_issuer_takes_its_own_at_its_own_places() {
     let proven = request.claims.unwrap();
     assert_eq!(proven.0["iss"], "they", "the first of the issuers speaks");
     assert!(!request.parts.headers.contains_key("x-you"));
+}
+
+#[test]
+fn where_a_token_is_required_every_such_issuer_wants_its_own() {
+    let required = |name: &str| Issuer {
+        required: true,
+        ..issuer(name)
+    };
+    const MISSING: Result<(), Reason> = Err(Reason::TokenMissing);
+    let (a, b) = (
+        KEYS.token(&json!({"iss": "a"})),
+        KEYS.token(&json!({"iss": "b"})),
+    );
+    let (first, second) = (format!("Bearer {a}"), format!("/?access_token={b}"));
+    let bearer = [("authorization", first.as_str())];
+    for (issuers, target, headers, wanted) in [
+        (vec![required("a")], "/", &[][..], MISSING),
+        (vec![required("a")], "/", &bearer[..], Ok(())),
+        (vec![required("b")], "/", &bearer[..], BAD),
+        (vec![issuer("a"), issuer("b")], "/", &bearer[..], Ok(())),
+        (vec![issuer("a"), required("b")], "/", &bearer[..], MISSING),
+        (vec![issuer("a"), required("b")], &second, &[][..], Ok(())),
+        (
+            vec![required("a"), required("b")],
+            &second,
+            &[][..],
+            MISSING,
+        ),
+        (
+            vec![required("a"), required("b")],
+            &second,
+            &bearer[..],
+            Ok(()),
+        ),
+        // One token that two could take is of whoever demands it, and of one only.
+        (vec![issuer("a"), required("a")], "/", &bearer[..], Ok(())),
+        (
+            vec![required("a"), required("a")],
+            "/",
+            &bearer[..],
+            MISSING,
+        ),
+    ] {
+        let mut world = world(issuers, Vec::new());
+        let (_, got) = asked(&mut world, target, headers);
+        assert_eq!(got, wanted, "{target} {headers:?}");
+    }
+    let mut world = world(vec![required("a")], Vec::new());
+    let mut request = world.request("GET", "/", &[]);
+    let Effect::Reply(reply) = world.begin(&mut request).1 else {
+        panic!("no reply");
+    };
+    assert_eq!(reply.status, 401);
+    assert_eq!(
+        reply.headers["www-authenticate"],
+        "Bearer realm=\"payment\""
+    );
 }
 
 #[test]
