@@ -2,6 +2,7 @@
 
 mod external;
 pub(crate) mod seeds;
+mod spread;
 mod told;
 mod tricks;
 
