@@ -99,6 +99,8 @@ pub struct Trail {
     pub stream: Arc<Stream>,
     /// How long they stay.
     pub keep: Duration,
+    /// How long events of the log stay; all of them where it is not said.
+    pub keep_log: Option<Duration>,
     /// What happens when they cannot be kept, or a place is too far behind.
     pub when_full: WhenFull,
     /// Where events go by themselves.

@@ -42,6 +42,8 @@ const STOP: Duration = Duration::from_millis(100);
 
 /// How often the clock is looked at: a timer does not see it jump, nor a machine that slept.
 const CLOCK_LOOK: Duration = Duration::from_secs(5);
+/// Longest time until events are looked at whose time may be over.
+const OUTLIVE_LOOK: Duration = Duration::from_hours(1);
 const SECOND: Duration = Duration::from_secs(1);
 
 /// Why a control plane does not start or stopped.
@@ -186,6 +188,25 @@ pub async fn run(settings: Settings) -> Result<Bound, Error> {
     })
 }
 
+/// Lets events of the log go that are older than they are kept. Runs until it is dropped.
+async fn outlive(store: Arc<Store>, keep: Duration) {
+    let every = (keep / 8).clamp(SECOND, OUTLIVE_LOOK);
+    let keep = u64::try_from(keep.as_millis()).unwrap_or(u64::MAX);
+    loop {
+        let now = naka_identity::now_s().saturating_mul(1000);
+        match store.cut(now.saturating_sub(keep)).await {
+            Ok(None) => {}
+            Ok(Some(cut)) => tracing::info!(
+                events = cut.events,
+                last = cut.seq,
+                "events of the log went by their age"
+            ),
+            Err(error) => tracing::warn!(%error, "events of the log outlive their time"),
+        }
+        tokio::time::sleep(every).await;
+    }
+}
+
 /// Names and addresses in the certificate of the control plane's ports.
 fn names(settings: &Settings) -> (Vec<String>, Vec<IpAddr>) {
     let mut names = vec!["localhost".to_owned()];
@@ -318,6 +339,7 @@ impl Bound {
         let trail = self.plane.denials.get().map(|stream| apiserver::Trail {
             stream: Arc::clone(stream),
             keep: settings.audit.keep_denials,
+            keep_log: settings.audit.keep,
             when_full: settings.audit.when_full,
             places: self.export.shown(),
             most_behind: settings.audit.most_behind,
@@ -353,6 +375,9 @@ impl Bound {
         let keys = jwks::Fetcher::new(store, self.settings.jwks.clone());
         let _ = self.plane.keys.set(Arc::clone(&keys));
         tasks.spawn(async move { keys.keep().await });
+        if let Some(keep) = self.settings.audit.keep {
+            tasks.spawn(outlive(Arc::clone(&self.plane.store), keep));
+        }
         let places = self.export.shown();
         tasks.spawn(self.export.run());
         if let Some(source) = self.plane.source.get().cloned() {

@@ -42,9 +42,11 @@ pub struct Settings {
     pub audit: Audit,
 }
 
-/// How the audit trail's streams are kept. The log itself is kept whole.
+/// How the audit trail is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Audit {
+    /// How long events of the log are kept; all of them unless given.
+    pub keep: Option<Duration>,
     /// How long refused calls are kept.
     pub keep_denials: Duration,
     /// Bytes of refused calls that are kept at most.
@@ -87,6 +89,7 @@ impl WhenFull {
 impl Default for Audit {
     fn default() -> Self {
         Self {
+            keep: None,
             keep_denials: Duration::from_hours(30 * 24),
             most_denials: 1 << 30,
             when_full: WhenFull::Drop,

@@ -11,6 +11,7 @@
 //! Not here: proxies' own directories. Their keys never leave their host; they are what a restore makes good again.
 
 use crate::archive::{Opened, Sealed};
+use crate::cut::Begin;
 use crate::error::Error;
 use crate::log::{self, Checks};
 use crate::passphrase::{Cost, Passphrase};
@@ -28,7 +29,7 @@ const CA: &str = "ca";
 const FILES: &[&str] = &[keyfile::FILE, "ports.json"];
 /// Longest list of contents that is read.
 const LONGEST_HEAD: u32 = 1 << 20;
-/// A sealing key that changes each time it is looked at is not waited for.
+/// A sealing key or a log that is replaced each time it is looked at is not waited for.
 const TRIES: usize = 5;
 
 /// What a backup holds.
@@ -118,8 +119,12 @@ fn collect(dir: &Path, mesh: &str) -> Result<(File, Contents, Vec<Vec<u8>>), Err
             )));
         }
         let (mut files, mut small) = (Vec::new(), Vec::new());
-        for name in names(dir)? {
+        let begins = Begin::read(dir, &log)?;
+        let base = begins.name();
+        let mut whole = begins.wrong.is_none();
+        for name in base.iter().cloned().chain(names(dir)?) {
             let Some(bytes) = place::read(&dir.join(&name))? else {
+                whole &= base.as_ref() != Some(&name);
                 continue;
             };
             files.push(Entry {
@@ -132,8 +137,9 @@ fn collect(dir: &Path, mesh: &str) -> Result<(File, Contents, Vec<Vec<u8>>), Err
             path: LOG.to_owned(),
             bytes: scan.end,
         });
-        // The log and the key that opens its secrets are of one moment only if the key did not change meanwhile.
-        if place::read(&dir.join(keyfile::FILE))? == key {
+        // The log, the state that it begins with and the key that opens its secrets are of one moment only if neither
+        // was replaced meanwhile.
+        if whole && place::read(&dir.join(keyfile::FILE))? == key {
             let contents = Contents {
                 mesh: mesh.to_owned(),
                 revision: scan.last,
@@ -144,7 +150,7 @@ fn collect(dir: &Path, mesh: &str) -> Result<(File, Contents, Vec<Vec<u8>>), Err
         }
     }
     Err(Error::Invalid(
-        "the sealing key changes all the time; take the backup again".to_owned(),
+        "the log or its sealing key is replaced all the time; take the backup again".to_owned(),
     ))
 }
 

@@ -5,6 +5,7 @@
 
 use crate::event::{RecordKey, hex32};
 use crate::fold::{Folded, Snapshot};
+use crate::log::line_hash;
 use crate::{Error, place};
 use naka_types::name::ObjectRef;
 use serde::{Deserialize, Serialize};
@@ -33,9 +34,21 @@ pub(crate) struct Checkpoint {
     pub(crate) hash: [u8; 32],
 }
 
+/// What is in a file, with its SHA-256, or why that cannot be used.
+type Loaded = Result<(Checkpoint, [u8; 32]), String>;
+
 /// Writes the snapshot file.
 pub(crate) fn save(dir: &Path, snapshot: &Snapshot, hash: [u8; 32]) -> Result<(), Error> {
-    let folded = Folded::from(snapshot);
+    save_as(dir, FILE, Folded::from(snapshot), hash).map(|_| ())
+}
+
+/// Writes a state into a file; the SHA-256 of what is in it.
+pub(crate) fn save_as(
+    dir: &Path,
+    name: &str,
+    folded: Folded,
+    hash: [u8; 32],
+) -> Result<[u8; 32], Error> {
     let stored = Stored {
         revision: folded.revision,
         hash,
@@ -46,14 +59,23 @@ pub(crate) fn save(dir: &Path, snapshot: &Snapshot, hash: [u8; 32]) -> Result<()
     let crc = crc32c::crc32c(&body);
     place::replace(
         dir,
-        FILE,
+        name,
         &[MAGIC, &FORMAT.to_le_bytes(), &crc.to_le_bytes(), &body],
-    )
+    )?;
+    Ok(line_hash(&body))
 }
 
 /// Reads the snapshot file. `Ok(Err(why))` when it is there but not usable.
 pub(crate) fn load(dir: &Path) -> Result<Option<Result<Checkpoint, String>>, Error> {
-    let path = dir.join(FILE);
+    let file = "the snapshot file";
+    let read = load_from(dir, FILE)?;
+    let ignored = |why| format!("{file} {why} and was ignored");
+    Ok(read.map(|read| read.map(|(checkpoint, _)| checkpoint).map_err(ignored)))
+}
+
+/// Reads a state from a file, and the SHA-256 of what is in it. `Ok(Err(why))` when it is there but not usable.
+pub(crate) fn load_from(dir: &Path, name: &str) -> Result<Option<Loaded>, Error> {
+    let path = dir.join(name);
     let Some(bytes) = place::read(&path)? else {
         return Ok(None);
     };
@@ -64,9 +86,7 @@ pub(crate) fn load(dir: &Path) -> Result<Option<Result<Checkpoint, String>>, Err
             Some((u32::from_le_bytes(*format), rest.split_first_chunk::<4>()?))
         });
     let Some((format, (crc, body))) = parts else {
-        return Ok(Some(Err(
-            "the snapshot file is not one and was ignored".to_owned()
-        )));
+        return Ok(Some(Err("is not one".to_owned())));
     };
     if format > FORMAT {
         return Err(Error::NewerFormat {
@@ -76,21 +96,20 @@ pub(crate) fn load(dir: &Path) -> Result<Option<Result<Checkpoint, String>>, Err
         });
     }
     if crc32c::crc32c(body) != u32::from_le_bytes(*crc) {
-        return Ok(Some(Err(
-            "the snapshot file is damaged and was ignored".to_owned()
-        )));
+        return Ok(Some(Err("is damaged".to_owned())));
     }
     Ok(Some(match serde_json::from_slice::<Stored>(body) {
-        Err(error) => Err(format!(
-            "the snapshot file cannot be read and was ignored: {error}"
-        )),
-        Ok(stored) => Ok(Checkpoint {
-            hash: stored.hash,
-            folded: Folded {
-                revision: stored.revision,
-                objects: stored.objects.into_iter().collect(),
-                records: stored.records.into_iter().collect(),
+        Err(error) => Err(format!("cannot be read ({error})")),
+        Ok(stored) => Ok((
+            Checkpoint {
+                hash: stored.hash,
+                folded: Folded {
+                    revision: stored.revision,
+                    objects: stored.objects.into_iter().collect(),
+                    records: stored.records.into_iter().collect(),
+                },
             },
-        }),
+            line_hash(body),
+        )),
     }))
 }

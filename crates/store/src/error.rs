@@ -93,6 +93,14 @@ pub enum Error {
         /// Oldest revision a watch can start from.
         oldest: u64,
     },
+    /// The commit went by its age.
+    #[error("revision {asked} went by its age, the oldest that can be asked for is {oldest}")]
+    Outlived {
+        /// Revision asked for.
+        asked: u64,
+        /// Oldest revision whose state is known.
+        oldest: u64,
+    },
     /// The draft cannot become an event.
     #[error("{0}")]
     Invalid(String),

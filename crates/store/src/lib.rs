@@ -17,6 +17,7 @@
 mod archive;
 mod backup;
 mod checkpoint;
+mod cut;
 mod error;
 mod event;
 mod fold;
@@ -36,6 +37,7 @@ mod verify;
 mod writer;
 
 pub use backup::{Contents, backup, restore};
+pub use cut::Cut;
 pub use error::Error;
 pub use event::{Action, Commit, Draft, Event, Filter, RecordKey};
 pub use fold::Snapshot;

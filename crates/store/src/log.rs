@@ -17,10 +17,13 @@ use std::fmt;
 use std::io::{self, Read};
 
 mod scan;
-pub(crate) use scan::{Checks, Line, Scan, Span, scan};
+pub(crate) use scan::{Checks, Line, Scan, Span, Start, scan, start};
 
-/// Format written by this version.
-pub(crate) const FORMAT: u32 = 1;
+/// Format of a log that begins with its first event.
+const WHOLE: u32 = 1;
+/// Newest format: a log whose older events went by their age ([`crate::cut`]). The records are the same; whoever does
+/// not know it must not take the missing ones for damage.
+pub(crate) const FORMAT: u32 = 2;
 /// Bytes before the first record.
 pub(crate) const FILE_HEAD: usize = 16;
 /// Bytes before a payload.
@@ -110,11 +113,17 @@ impl fmt::Display for Damage {
     }
 }
 
-/// The first bytes of a log.
+/// The first bytes of a log that begins with its first event.
 pub(crate) fn file_head() -> [u8; FILE_HEAD] {
+    head_of(false)
+}
+
+/// The first bytes of a log.
+pub(crate) fn head_of(cut: bool) -> [u8; FILE_HEAD] {
+    let format = if cut { FORMAT } else { WHOLE };
     let mut head = [0; FILE_HEAD];
     head[..8].copy_from_slice(&MAGIC);
-    head[8..12].copy_from_slice(&FORMAT.to_le_bytes());
+    head[8..12].copy_from_slice(&format.to_le_bytes());
     let crc = crc32c::crc32c(&head[..12]);
     head[12..].copy_from_slice(&crc.to_le_bytes());
     head
@@ -123,8 +132,8 @@ pub(crate) fn file_head() -> [u8; FILE_HEAD] {
 /// What the first bytes of a file say.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Head {
-    /// A log of this format.
-    Sound,
+    /// A log, and whether its older events went.
+    Sound(bool),
     /// A sound head of a newer format.
     Newer(u32),
     /// Not readable, with the reason.
@@ -141,7 +150,7 @@ pub(crate) fn read_file_head(head: &[u8]) -> Head {
     }
     match word(&head[8..12]) {
         format if format > FORMAT => Head::Newer(format),
-        _ => Head::Sound,
+        format => Head::Sound(format == FORMAT),
     }
 }
 

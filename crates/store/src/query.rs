@@ -1,6 +1,7 @@
 //! Questions to the log: events, history, the state of then, what would take a change back.
 
 use crate::Error;
+use crate::cut;
 use crate::event::{Draft, Event, Filter};
 use crate::fold::{Folded, Snapshot};
 use crate::log::{Span, line_hash, lines};
@@ -130,8 +131,13 @@ impl Store {
         if revision > now.revision {
             return Err(Error::NoSuchRevision(revision));
         }
-        let mut folded = Folded::default();
-        let (file, spans) = self.spans(0);
+        let (mut folded, file, spans) = self.whole()?;
+        if revision < folded.revision {
+            return Err(Error::Outlived {
+                asked: revision,
+                oldest: folded.revision,
+            });
+        }
         for span in spans {
             if folded.revision >= revision {
                 break;
@@ -149,6 +155,13 @@ impl Store {
     /// [`Error::UndoConflict`] when a later change touched one of the objects, [`Error::NothingToUndo`] when it
     /// changed none, [`Error::NoSuchRevision`] when there is no such commit.
     pub fn undo(&self, revision: u64, actor: &str, cause: &str) -> Result<Vec<Draft>, Error> {
+        let start = self.start();
+        if revision > 0 && revision <= start.seq {
+            return Err(Error::Outlived {
+                asked: revision,
+                oldest: start.seq + 1,
+            });
+        }
         let (file, spans) = self.spans(revision);
         let Some((own, later)) = spans.split_first().filter(|_| revision > 0) else {
             return Err(Error::NoSuchRevision(revision));
@@ -211,6 +224,24 @@ impl Store {
             }
         }
         Ok(None)
+    }
+
+    /// The last event that went by its age; the default where none did.
+    #[must_use]
+    pub fn start(&self) -> Head {
+        let written = self.shared.written.read();
+        written.unwrap_or_else(PoisonError::into_inner).start
+    }
+
+    /// The state that the log begins with, and all records.
+    fn whole(&self) -> Result<(Folded, Arc<File>, Vec<Span>), Error> {
+        let attempt = || {
+            let start = self.start();
+            let (file, spans) = self.spans(0);
+            cut::base(&self.dir, start).map(|folded| (folded, file, spans))
+        };
+        // Between the two looks more may have gone; the second look is at the log of after.
+        attempt().or_else(|_| attempt())
     }
 
     /// Records that hold `from` or anything later, and the file they lie in.

@@ -18,9 +18,9 @@ use crate::seal::is_secret;
 use crate::store::{LOG, Replay, open_log};
 use crate::verify::Head;
 use crate::writer::{Writer, Written, lock};
-use crate::{Error, checkpoint, place, stamp};
+use crate::{Error, checkpoint, cut, place, stamp};
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufWriter, Seek, SeekFrom, Write};
@@ -43,6 +43,8 @@ pub(crate) struct Change<'a> {
     pub(crate) old: &'a SealKey,
     pub(crate) new: &'a SealKey,
     pub(crate) actor: &'a str,
+    /// The last event that went by its age.
+    pub(crate) start: Head,
 }
 
 /// Puts a log sealed with the new key in the place of the old one. Afterwards the key file holds both keys. On an error
@@ -83,9 +85,17 @@ fn write_new(change: &Change<'_>) -> Result<(), Error> {
         .open(&path)
         .map_err(failed)?;
     let mut out = BufWriter::new(file);
-    out.write_all(&log::file_head()).map_err(failed)?;
+    let cut = change.start != Head::default();
+    out.write_all(&log::head_of(cut)).map_err(failed)?;
     let mut chain = Chain::default();
     let (mut known, mut before, mut old_hash) = (BTreeMap::new(), None, [0; 32]);
+    let mut begins = None;
+    if cut {
+        let (start, sha256) = resealed_base(change, &mut known, &mut before)?;
+        (chain.last, chain.hash) = (start.seq, start.hash);
+        begins = Some(cut::Base::new(start, sha256));
+        old_hash = change.start.hash;
+    }
     for span in change.spans {
         let mut events = Vec::new();
         for event in read(change.file, *span)? {
@@ -103,7 +113,10 @@ fn write_new(change: &Change<'_>) -> Result<(), Error> {
         }
         chain.record(events, &mut out).map_err(failed)?;
     }
-    let after = json!({"id": change.new.id, "locked": change.new.passphrase.is_some(), "chain_before": Hash(old_hash)});
+    let mut after = json!({"id": change.new.id, "locked": change.new.passphrase.is_some(), "chain_before": Hash(old_hash)});
+    if let Some(begins) = begins {
+        after["begins"] = json!(begins);
+    }
     let told = Event {
         seq: chain.last + 1,
         revision: chain.last + 1,
@@ -122,6 +135,34 @@ fn write_new(change: &Change<'_>) -> Result<(), Error> {
         .into_inner()
         .map_err(|error| failed(error.into_error()))?;
     file.sync_all().map_err(failed)
+}
+
+/// Seals the state that the log begins with anew, in a file of its own, and gives the chain another beginning: its name
+/// and what it bears out are those of the new log alone.
+fn resealed_base(
+    change: &Change<'_>,
+    known: &mut BTreeMap<String, String>,
+    before: &mut Option<Value>,
+) -> Result<(Head, [u8; 32]), Error> {
+    let mut folded = cut::base(change.dir, change.start)?;
+    for (object, value) in &mut folded.objects {
+        if is_secret(object) {
+            change.new.reseal(change.old, object, value, known)?;
+        }
+    }
+    let (kind, id) = RECORD;
+    *before = folded
+        .records
+        .get(&(kind.to_owned(), id.to_owned()))
+        .cloned();
+    let mut seed = change.start.hash.to_vec();
+    seed.extend_from_slice(change.new.id.as_bytes());
+    let start = Head {
+        seq: change.start.seq,
+        hash: log::line_hash(&seed),
+    };
+    let sha256 = checkpoint::save_as(change.dir, &cut::name(start), folded, start.hash)?;
+    Ok((start, sha256))
 }
 
 fn is_change(event: &Event) -> bool {
@@ -172,10 +213,14 @@ impl Writer {
             Lock::Plain => None,
             Lock::Passphrase(passphrase) => Some(passphrase),
         })?;
-        let (file, spans) = {
+        let (file, spans, start) = {
             let written = self.shared.written.read();
             let written = written.unwrap_or_else(PoisonError::into_inner);
-            (Arc::clone(&written.file), written.spans.clone())
+            (
+                Arc::clone(&written.file),
+                written.spans.clone(),
+                written.start,
+            )
         };
         let change = Change {
             dir: &self.dir,
@@ -184,11 +229,12 @@ impl Writer {
             old: &old,
             new: &new,
             actor,
+            start,
         };
         let done = rewrite(&change, &mut |_| {});
         let unreadable =
             |error| Error::Stopped(format!("the new log cannot be read back: {error}"));
-        let done = done.and_then(|()| self.take_over(&new).map_err(unreadable));
+        let done = done.and_then(|()| self.take_over(Some(&new)).map_err(unreadable));
         if let Err(Error::Stopped(why)) = &done {
             *lock(&self.shared.stopped) = Some(why.clone());
         }
@@ -197,8 +243,8 @@ impl Writer {
         Ok(sealing(&new, &self.state))
     }
 
-    /// Goes on with the new log and the new key.
-    fn take_over(&mut self, new: &SealKey) -> Result<(), Error> {
+    /// Goes on with the log that was put in place, and with a new key.
+    pub(crate) fn take_over(&mut self, new: Option<&SealKey>) -> Result<(), Error> {
         let mut log = open_log(&self.dir.join(LOG))?;
         let replay = Replay::read(&self.dir, &log, Checks::ALL)?;
         if let Some(damage) = replay.recovery.damage {
@@ -211,7 +257,10 @@ impl Writer {
         self.state = replay.folded.decode();
         (self.hash, self.end) = (replay.scan.hash, replay.scan.end);
         self.checkpointed = 0;
-        self.sealer.change(new.clone());
+        if let Some(new) = new {
+            self.sealer.change(new.clone());
+        }
+        let start = replay.start;
         let shared = &self.shared;
         *shared
             .written
@@ -223,6 +272,7 @@ impl Writer {
                 seq: replay.scan.last,
                 hash: replay.scan.hash,
             },
+            start,
         };
         *shared
             .recent
@@ -233,7 +283,7 @@ impl Writer {
             .write()
             .unwrap_or_else(PoisonError::into_inner) = Arc::new(self.state.clone());
         shared.revision.send_replace(self.state.revision);
-        Ok(())
+        cut::tidy(&self.dir, start)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Opening, repairing and writing: the handle the rest of the program holds.
 
 use crate::checkpoint::{self, Checkpoint};
+use crate::cut::{self, Begin, Cut};
 use crate::event::{Action, Commit, Draft, Event, LOSS};
 use crate::fold::{Folded, Snapshot};
 use crate::keyfile::{self, Lock, SealKey, Sealing};
@@ -107,7 +108,7 @@ impl Store {
         let claimed = place::claim(dir)?;
         let path = dir.join(LOG);
         if !path.exists() {
-            let fresh = !dir.join(checkpoint::FILE).exists();
+            let fresh = !dir.join(checkpoint::FILE).exists() && cut::bases(dir)?.is_empty();
             if !fresh {
                 return Err(Error::Invalid(format!(
                     "{} is missing although a snapshot of it exists; restore it from a backup",
@@ -126,7 +127,11 @@ impl Store {
             folded,
             recent,
             mut recovery,
+            start,
         } = replay;
+        if recovery.damage.is_none() {
+            cut::tidy(dir, start)?;
+        }
         let sealed = folded.objects.keys().any(is_secret);
         let key = sealing_key(
             dir,
@@ -152,6 +157,7 @@ impl Store {
                     seq: scan.last,
                     hash: scan.hash,
                 },
+                start,
             }),
             stopped: Mutex::new(None),
             owned: RwLock::default(),
@@ -235,7 +241,8 @@ impl Store {
                 .map_err(|error| Error::io("moving the snapshot aside", error))?;
         }
         let body = sound_part(&file, replay.scan.end)?;
-        place::replace(dir, LOG, &[&log::file_head(), &body])?;
+        let head = log::head_of(replay.start != Head::default());
+        place::replace(dir, LOG, &[&head, &body])?;
         Ok(Repaired {
             revision: replay.scan.last,
             damage: Some(damage),
@@ -293,6 +300,22 @@ impl Store {
             return Err(Error::ReadOnly(self.read_only.clone().unwrap_or_default()));
         };
         if requests.send(job).await.is_err() {
+            return Err(self.stopped());
+        }
+        answered.await.unwrap_or_else(|_| Err(self.stopped()))
+    }
+
+    /// Lets events go that are older than this, when they are enough for it to be worth it; what they add up to is
+    /// kept. Commits wait meanwhile; reading goes on.
+    ///
+    /// # Errors
+    /// When files cannot be read or written: then the log is as before.
+    pub async fn cut(&self, before_ms: u64) -> Result<Option<Cut>, Error> {
+        let (answer, answered) = oneshot::channel();
+        let Some(requests) = &self.requests else {
+            return Err(Error::ReadOnly(self.read_only.clone().unwrap_or_default()));
+        };
+        if requests.send(Job::Cut { before_ms, answer }).await.is_err() {
             return Err(self.stopped());
         }
         answered.await.unwrap_or_else(|_| Err(self.stopped()))
@@ -402,19 +425,26 @@ pub(crate) struct Replay {
     pub(crate) folded: Folded,
     pub(crate) recent: Recent,
     pub(crate) recovery: Recovery,
+    /// The last event that went by its age.
+    pub(crate) start: Head,
 }
 
 impl Replay {
     pub(crate) fn read(dir: &Path, file: &File, checks: Checks) -> Result<Self, Error> {
         let mut remarks = Vec::new();
         let mut ahead = None;
+        let begin = Begin::read(dir, file)?;
         if let Some(loaded) = checkpoint::load(dir)? {
             match loaded {
                 Err(why) => remarks.push(why),
+                // It is of before the events that went; the state that the log begins with is newer.
+                Ok(checkpoint) if checkpoint.folded.revision < begin.start.seq => {}
                 Ok(checkpoint) => {
                     let (revision, hash) = (checkpoint.folded.revision, checkpoint.hash);
-                    let (mut replay, met) = Self::from_checkpoint(file, checks, Some(checkpoint))?;
+                    let (mut replay, met) =
+                        Self::from_checkpoint(file, checks, Some(checkpoint), begin.start)?;
                     if met == Some(hash) {
+                        replay.recovery.remarks.extend(begin.wrong);
                         replay.recovery.from_snapshot = Some(revision);
                         return Ok(replay);
                     }
@@ -427,9 +457,15 @@ impl Replay {
                 }
             }
         }
-        let (mut replay, _) = Self::from_checkpoint(file, checks, None)?;
+        let (mut replay, _) = Self::from_checkpoint(file, checks, begin.base, begin.start)?;
         let scan = &replay.scan;
         replay.recovery.remarks = remarks;
+        if let Some(what) = begin.wrong {
+            match &replay.recovery.damage {
+                Some(_) => replay.recovery.remarks.push(what),
+                None => replay.recovery.damage = Some(without_base(what)),
+            }
+        }
         if let Some(revision) = ahead.filter(|_| scan.damage.is_none()) {
             let bytes = scan.torn.as_ref().map_or(0, |torn| torn.bytes);
             replay.recovery.torn = None;
@@ -453,6 +489,7 @@ impl Replay {
         mut file: &File,
         checks: Checks,
         checkpoint: Option<Checkpoint>,
+        start: Head,
     ) -> Result<(Self, Option<[u8; 32]>), Error> {
         file.seek(SeekFrom::Start(0))
             .map_err(|error| Error::io("reading the log", error))?;
@@ -461,8 +498,8 @@ impl Replay {
             .unwrap_or_default();
         let base = folded.revision;
         let mut recent = Recent::after(base);
-        let mut met = None;
-        let scan = log::scan(file, LOG, checks, |line| {
+        let mut met = (base == start.seq).then_some(start.hash);
+        let mut scan = log::scan(file, LOG, checks, |line| {
             if line.seq == base {
                 met = Some(line.hash);
             }
@@ -475,6 +512,9 @@ impl Replay {
             recent.push(Arc::new(event), line.bytes.len());
             Ok(())
         })?;
+        if scan.spans.is_empty() {
+            (scan.last, scan.hash) = (start.seq, start.hash);
+        }
         let recovery = Recovery {
             revision: scan.last,
             records: scan.spans.len() as u64,
@@ -487,8 +527,19 @@ impl Replay {
             folded,
             recent,
             recovery,
+            start,
         };
         Ok((replay, met))
+    }
+}
+
+/// A log without the state that it begins with says what changed, but not what there is.
+fn without_base(what: String) -> Damage {
+    Damage {
+        offset: log::FILE_HEAD as u64,
+        what,
+        bytes: 0,
+        stranded: 0,
     }
 }
 

@@ -92,6 +92,14 @@ pub(crate) struct Anchor {
 }
 
 impl Anchor {
+    /// One that tells of a gap alone.
+    pub(crate) fn gap(lost: (u64, u64)) -> Self {
+        Self {
+            lost: Some(lost),
+            ..Self::default()
+        }
+    }
+
     pub(crate) fn head(&self) -> Head {
         Head {
             seq: self.seq,

@@ -2,6 +2,7 @@
 
 mod backup;
 mod crash;
+mod cut;
 mod damage;
 mod owned;
 mod reseal;

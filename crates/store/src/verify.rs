@@ -11,12 +11,14 @@
 //!
 //! Not here: damage that keeps the store from starting (`log::scan` decides that, and `naka store repair` mends it).
 
+use crate::cut::{self, Base, Begin};
 use crate::event::{Event, hex32};
 use crate::log::{self, Checks, Line};
 use crate::store::{LOG, Store};
 use crate::stream::{self, Anchor};
 use crate::{Error, checkpoint, reseal, stamp};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
@@ -93,6 +95,10 @@ pub struct Verified {
     pub head: String,
     /// Heads that the log was compared with.
     pub compared: usize,
+    /// Heads of events that went by their age, which say nothing any more.
+    pub outlived: usize,
+    /// The last event that went by its age, as the log tells; 0: none did.
+    pub cut: u64,
     /// Bytes of an unfinished record at the end. A crash leaves such; nothing acknowledged was in them.
     pub torn: u64,
     /// Streams beside the log.
@@ -167,6 +173,9 @@ impl Store {
     }
 }
 
+/// Whose heads are that somebody gave.
+const NOTED: &str = "a head noted before";
+
 /// A head, and who knows it.
 struct Known {
     head: Head,
@@ -179,7 +188,7 @@ struct Known {
 
 impl Known {
     fn noted(head: &Head) -> Self {
-        Self::new(*head, "a head noted before")
+        Self::new(*head, NOTED)
     }
 
     fn new(head: Head, whose: &'static str) -> Self {
@@ -225,16 +234,43 @@ struct Walk {
     rewritten: Vec<(u64, [u8; 32])>,
     /// What the log says of its streams, in order.
     anchors: BTreeMap<String, Vec<Anchor>>,
+    /// The last event that went by its age.
+    since: u64,
+    /// What it says of its own beginning, in order.
+    begins: Vec<Base>,
     /// Gaps that are told elsewhere.
     excused: Vec<(u64, u64)>,
 }
 
 fn walk(dir: &Path, mut known: Vec<Known>) -> Result<Verified, Error> {
+    let path = dir.join(LOG);
+    let log = File::open(&path)
+        .map_err(|error| Error::io(format!("reading {}", path.display()), error))?;
+    let begin = Begin::read(dir, &log)?;
+    let gone = |known: &Known| known.head.seq < begin.start.seq && known.head.seq > 0;
+    let noted = |known: &&Known| gone(known) && known.whose == NOTED;
+    let outlived = known.iter().filter(noted).count();
+    known.retain(|known| !gone(known));
+    for known in known
+        .iter_mut()
+        .filter(|known| known.head.seq == begin.start.seq)
+    {
+        known.met = Some(known.head.hash == begin.start.hash);
+        known.place.0 = log::FILE_HEAD as u64;
+    }
     let mut walk = Walk {
         file: "the log".to_owned(),
+        anchors: known_streams(&begin),
+        since: begin.start.seq,
+        last: Stone {
+            seq: begin.start.seq,
+            hash: begin.start.hash,
+            ..Stone::default()
+        },
         ..Walk::default()
     };
-    let (end, torn) = walk.read(&dir.join(LOG), &mut known)?;
+    let (end, torn) = walk.read(&path, &mut known)?;
+    walk.begins(&begin);
     walk.ends(&mut known, end);
     let mut streams = Vec::new();
     for (name, anchors) in std::mem::take(&mut walk.anchors) {
@@ -248,10 +284,23 @@ fn walk(dir: &Path, mut known: Vec<Known>) -> Result<Verified, Error> {
         until_ms: walk.last.time,
         head: walk.head().to_string(),
         compared: known.len(),
+        outlived,
+        cut: begin.start.seq,
         torn,
         streams,
         broken: walk.broken,
     })
+}
+
+/// What was known of the streams when the log began.
+fn known_streams(begin: &Begin) -> BTreeMap<String, Vec<Anchor>> {
+    let records = begin.base.iter().flat_map(|base| &base.folded.records);
+    let of_streams = records.filter(|((kind, _), _)| kind == stream::RECORD);
+    let anchors = of_streams.filter_map(|((_, name), value)| {
+        let anchor = Anchor::deserialize(value).ok()?;
+        Some((name.clone(), vec![anchor]))
+    });
+    anchors.collect()
 }
 
 /// Walks along the files of a stream, from where the log says that it begins over every anchor.
@@ -370,6 +419,9 @@ impl Walk {
             self.rewritten
                 .extend(chain_before(line.bytes).map(|hash| (line.seq, hash)));
         }
+        if matches!(seen.kind.as_str(), cut::KIND | reseal::KIND) {
+            self.told(line.bytes);
+        }
         if let Some((name, anchor)) = seen
             .kind
             .starts_with("audit.")
@@ -394,6 +446,52 @@ impl Walk {
         self.events += 1;
         self.last = stone;
         Ok(())
+    }
+
+    /// What an event says of where the log begins, and of gaps in streams that events told of which are gone.
+    fn told(&mut self, line: &[u8]) {
+        let Ok(event) = serde_json::from_slice::<Event>(line) else {
+            return;
+        };
+        self.begins.extend(Base::told(&event));
+        let lost = event.after.as_ref().and_then(|value| value.get("lost"));
+        for (name, gaps) in lost.and_then(Value::as_object).into_iter().flatten() {
+            let gaps: Vec<(u64, u64)> = Deserialize::deserialize(gaps).unwrap_or_default();
+            let anchors = self.anchors.entry(name.clone()).or_default();
+            // In front of what is known: it is older.
+            anchors.splice(0..0, gaps.into_iter().map(Anchor::gap));
+        }
+    }
+
+    /// Looks whether the log begins where it says so, with the state that it says.
+    fn begins(&mut self, begin: &Begin) {
+        let start = begin.start;
+        let told = self.begins.iter().rev().find(|base| base.start() == start);
+        let (file, what) = match (told, &begin.wrong) {
+            _ if start == Head::default() && begin.wrong.is_none() => return,
+            (_, Some(wrong)) => ("the log", wrong.clone()),
+            (None, None) => (
+                "the log",
+                format!(
+                    "missing at the beginning: it begins behind event {}, and no event tells that those up to there \
+                     went by their age",
+                    start.seq
+                ),
+            ),
+            (Some(told), None) if told.sha256 != begin.sha256 => (
+                "the state that the log begins with",
+                "it is not the one that was written when the events before went".to_owned(),
+            ),
+            (Some(_), None) => return,
+        };
+        self.broken = Some(Broken {
+            file: file.to_owned(),
+            seq: start.seq.min(1),
+            until: start.seq,
+            time_ms: None,
+            offset: 0,
+            what,
+        });
     }
 
     /// Keeps the first finding only.
@@ -464,7 +562,7 @@ impl Walk {
 /// Looks whether the heads are those of this log, the earliest first.
 fn compare(walk: &Walk, known: &mut [Known], end: u64) -> Option<Broken> {
     known.sort_by_key(|known| known.head.seq);
-    let mut sound = 0;
+    let mut sound = walk.since;
     for known in known.iter() {
         let Known {
             head,

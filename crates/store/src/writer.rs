@@ -7,6 +7,7 @@
 //! Invariant: after a failed write or sync nothing is written again. What the kernel kept of the failed pages is
 //! unknowable, so only a restart, which reads the file again, may go on.
 
+use crate::cut::Cut;
 use crate::event::{Commit, Draft, Event};
 use crate::fold::Snapshot;
 use crate::keyfile::{Lock, Sealing};
@@ -53,6 +54,11 @@ pub(crate) enum Job {
         actor: String,
         answer: oneshot::Sender<Result<Sealing, Error>>,
     },
+    /// What is older than this goes.
+    Cut {
+        before_ms: u64,
+        answer: oneshot::Sender<Result<Option<Cut>, Error>>,
+    },
 }
 
 /// Where the records lie. A change of the sealing key replaces the file.
@@ -62,6 +68,8 @@ pub(crate) struct Written {
     pub(crate) spans: Vec<Span>,
     /// How they end.
     pub(crate) head: Head,
+    /// The last event that went by its age.
+    pub(crate) start: Head,
 }
 
 /// What the writer publishes and readers read. Locks are held for a pointer copy only.
@@ -136,7 +144,7 @@ pub(crate) struct Writer {
 }
 
 /// A planned commit, framed.
-struct Ready {
+pub(crate) struct Ready {
     commit: Commit,
     sizes: Vec<usize>,
     span: Option<Span>,
@@ -153,6 +161,13 @@ impl Writer {
                 Job::Reseal { how, actor, answer } => {
                     // Whoever asked may have gone away; the key is changed all the same.
                     let _ = answer.send(self.reseal(how, &actor));
+                    if lock(&self.shared.stopped).is_some() {
+                        break;
+                    }
+                    continue;
+                }
+                Job::Cut { before_ms, answer } => {
+                    let _ = answer.send(self.cut(before_ms));
                     if lock(&self.shared.stopped).is_some() {
                         break;
                     }
@@ -192,7 +207,12 @@ impl Writer {
     }
 
     /// Plans a request and frames it behind `bytes`; a refused one is answered at once.
-    fn prepare(&mut self, request: Request, bytes: &mut Vec<u8>, group: &mut Vec<Ready>) {
+    pub(crate) fn prepare(
+        &mut self,
+        request: Request,
+        bytes: &mut Vec<u8>,
+        group: &mut Vec<Ready>,
+    ) {
         let Request { drafts, answer } = request;
         let planned = match plan(
             &self.state,
@@ -265,7 +285,7 @@ impl Writer {
         Ok((commit, sizes, span))
     }
 
-    fn write(&mut self, bytes: &[u8]) -> Result<(), String> {
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), String> {
         if bytes.is_empty() {
             return Ok(());
         }
@@ -284,7 +304,7 @@ impl Writer {
     }
 
     /// Makes the group visible, then answers.
-    fn publish(&self, group: Vec<Ready>) {
+    pub(crate) fn publish(&self, group: Vec<Ready>) {
         let before = self
             .shared
             .snapshot

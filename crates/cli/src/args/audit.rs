@@ -6,9 +6,12 @@ use naka_control::export::Place;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// How a control plane keeps the streams of the audit trail.
+/// How a control plane keeps the audit trail, and where it sends it.
 #[derive(Debug, Group)]
 pub(crate) struct Trail {
+    /// Events of the log are kept for this time (8760h), all of them unless given; what is in force is always kept
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) audit_keep: Option<Duration>,
     /// Refused calls are kept for this time, 30 days (720h) unless given
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) audit_keep_denials: Option<Duration>,

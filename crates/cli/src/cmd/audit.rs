@@ -40,7 +40,14 @@ async fn status(form: Option<Output>, context: Option<&str>) -> Outcome {
         Some(Output::Json) => out::json(&answer),
         Some(Output::Yaml) => out::raw(out::yaml(&answer)),
         Some(Output::Wide) | None => {
-            out::line(format!("log: head {}", text(&answer, "head")));
+            let mut line = format!("log: head {}", text(&answer, "head"));
+            if let Some(keep) = answer["keep_s"].as_u64() {
+                line.push_str(&format!(", kept for {}", out::age(keep)));
+            }
+            if let Some(last @ 1..) = answer["begins_after"].as_u64() {
+                line.push_str(&format!(", up to {last} gone by age"));
+            }
+            out::line(line);
             for stream in answer["streams"].as_array().into_iter().flatten() {
                 out::line(of_stream(stream));
             }
@@ -137,6 +144,18 @@ fn print(answer: &Value, broken: Option<&str>) {
             more => more.to_string(),
         }
     ));
+    if count("cut") > 0 {
+        out::line(format!(
+            "up to {} gone by age, as the log tells",
+            count("cut")
+        ));
+    }
+    if count("outlived") > 0 {
+        out::line(format!(
+            "{} of the heads are of events that went by age, and say nothing any more",
+            count("outlived")
+        ));
+    }
     for stream in answer["streams"].as_array().into_iter().flatten() {
         let count = |field: &str| stream[field].as_u64().unwrap_or_default();
         let mut line = format!(

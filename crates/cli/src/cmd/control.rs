@@ -90,6 +90,7 @@ fn audit(args: &args::Trail) -> Outcome<Audit> {
     let to = to.collect::<Result<_, _>>().map_err(Exit::usage)?;
     let authorities = args.audit_to_ca.as_deref().map(std::path::absolute);
     Ok(Audit {
+        keep: args.audit_keep,
         keep_denials: args.audit_keep_denials.unwrap_or(usual.keep_denials),
         when_full: match args.audit_when_full {
             Some(args::WhenFull::Refuse) => WhenFull::Refuse,

@@ -51,6 +51,7 @@ fn options(args: &args::Up) -> Outcome<Vec<String>> {
     let refresh = args.jwks_refresh.map(|time| Show(time).to_string());
     let keep = args.trail.audit_keep_denials;
     let keep = keep.map(|time| Show(time).to_string());
+    let keep_log = args.trail.audit_keep.map(|time| Show(time).to_string());
     let full = args
         .trail
         .audit_when_full
@@ -63,6 +64,7 @@ fn options(args: &args::Up) -> Outcome<Vec<String>> {
         ("--advertise", args.advertise.as_ref()),
         ("--jwks-refresh", refresh.as_ref()),
         ("--jwks-hosts", args.jwks_hosts.as_ref()),
+        ("--audit-keep", keep_log.as_ref()),
         ("--audit-keep-denials", keep.as_ref()),
         ("--audit-when-full", full.as_ref()),
         ("--audit-most-behind", behind.as_ref()),
@@ -132,6 +134,7 @@ async fn in_force(args: &args::Up, home: &Home) -> Outcome {
             args.trail.audit_keep_denials.is_some(),
         ),
         ("--audit-when-full", args.trail.audit_when_full.is_some()),
+        ("--audit-keep", args.trail.audit_keep.is_some()),
         ("--audit-to", !args.trail.audit_to.is_empty()),
         (
             "--seal-passphrase-file",

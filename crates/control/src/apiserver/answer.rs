@@ -161,7 +161,7 @@ impl From<StoreError> for Problem {
             StoreError::NotFound(_) | StoreError::NoSuchRevision(_) => {
                 (StatusCode::NOT_FOUND, "NotFound")
             }
-            StoreError::Gone { .. } => (StatusCode::GONE, "Expired"),
+            StoreError::Gone { .. } | StoreError::Outlived { .. } => (StatusCode::GONE, "Expired"),
             StoreError::Invalid(_) | StoreError::Seal { .. } | StoreError::NothingToUndo(_) => {
                 (StatusCode::UNPROCESSABLE_ENTITY, "Invalid")
             }

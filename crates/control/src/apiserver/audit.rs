@@ -185,9 +185,12 @@ pub(crate) fn status(call: &Call) -> Outcome {
         })
         .collect();
     let head = store.head();
-    Ok(ok(
-        &json!({"head": head.to_string(), "streams": streams, "places": places}),
-    ))
+    let kept = call.state.trail.as_ref().and_then(|trail| trail.keep_log);
+    let kept = kept.map(|keep| keep.as_secs());
+    Ok(ok(&json!({
+        "head": head.to_string(), "begins_after": store.start().seq, "keep_s": kept, "streams": streams,
+        "places": places,
+    })))
 }
 
 /// `GET denials?limit=N`: refused calls, newest first.

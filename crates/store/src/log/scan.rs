@@ -5,8 +5,9 @@ use super::{
     read_file_head, word,
 };
 use crate::Error;
+use crate::verify::Head as Chain;
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::{BufReader, Read, Seek, SeekFrom};
 
 /// Which checks the reader makes. Production code uses [`Checks::ALL`]; tests leave one out to show that it matters.
 #[derive(Debug, Clone, Copy)]
@@ -47,6 +48,8 @@ pub(crate) struct Scan {
     pub(crate) last: u64,
     /// Hash of the last line.
     pub(crate) hash: [u8; 32],
+    /// Whether older events may be missing at the beginning.
+    cut: bool,
     /// What a crash left.
     pub(crate) torn: Option<Torn>,
     /// What no crash explains.
@@ -94,7 +97,7 @@ pub(crate) fn scan(
     };
     let mut trouble = None;
     match read_file_head(&head[..got]) {
-        Head::Sound => {}
+        Head::Sound(cut) => scan.cut = cut,
         Head::Newer(found) => {
             return Err(Error::NewerFormat {
                 file: name.to_owned(),
@@ -104,7 +107,10 @@ pub(crate) fn scan(
         }
         Head::Damaged(_) if got == FILE_HEAD && !checks.crc => {}
         // The records do not depend on the head: what is sound behind it is still served.
-        Head::Damaged(why) => trouble = Some((0, why.to_owned())),
+        Head::Damaged(why) => {
+            scan.cut = true;
+            trouble = Some((0, why.to_owned()));
+        }
     }
     loop {
         let left = length.saturating_sub(scan.end);
@@ -139,6 +145,46 @@ pub(crate) fn scan(
     Ok(scan)
 }
 
+/// Where a log begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// With its first event.
+    First,
+    /// Behind this event; it and those before it went by their age.
+    After(Chain),
+    /// They went, and what is left of the log does not say which.
+    Unknown,
+}
+
+/// Finds out where a log begins.
+pub(crate) fn start(mut file: &File) -> std::io::Result<Start> {
+    file.seek(SeekFrom::Start(0))?;
+    let length = file.metadata()?.len();
+    let mut input = BufReader::with_capacity(1 << 16, file);
+    let mut head = [0; FILE_HEAD];
+    let got = fill(&mut input, &mut head)?;
+    let known = match read_file_head(&head[..got]) {
+        Head::Sound(false) | Head::Newer(_) => return Ok(Start::First),
+        Head::Sound(true) => true,
+        Head::Damaged(_) => false,
+    };
+    let unknown = if known { Start::Unknown } else { Start::First };
+    let left = length.saturating_sub(FILE_HEAD as u64);
+    let Next::Payload(payload) = next(&mut input, FILE_HEAD as u64, left, Checks::ALL)? else {
+        return Ok(unknown);
+    };
+    let first = lines(&payload).next();
+    let link = first.and_then(|line| serde_json::from_slice::<Link>(line).ok());
+    Ok(match link {
+        None => unknown,
+        Some(link) if link.seq <= 1 => Start::First,
+        Some(link) => Start::After(Chain {
+            seq: link.seq - 1,
+            hash: link.prev,
+        }),
+    })
+}
+
 impl Scan {
     /// Adds one payload, all lines or none.
     fn take(
@@ -153,6 +199,9 @@ impl Scan {
         for line in lines(payload) {
             let link: Link =
                 serde_json::from_slice(line).map_err(|error| format!("not an event: {error}"))?;
+            if self.cut && self.spans.is_empty() && checked.is_empty() {
+                (last, hash) = (link.seq.saturating_sub(1), link.prev);
+            }
             if checks.chain && (link.seq != last + 1 || link.prev != hash) {
                 return Err(format!(
                     "event {} does not follow event {last}: the chain of hashes is broken",

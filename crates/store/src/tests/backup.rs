@@ -7,11 +7,11 @@ use serde_json::json;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-fn word(text: &str) -> Passphrase {
+pub(super) fn word(text: &str) -> Passphrase {
     Passphrase::new(text.as_bytes().to_vec()).unwrap()
 }
 
-fn authority(dir: &Path) {
+pub(super) fn authority(dir: &Path) {
     std::fs::create_dir(dir.join("ca")).unwrap();
     std::fs::write(dir.join("ca/root.pem"), "root").unwrap();
 }

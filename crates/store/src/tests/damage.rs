@@ -262,7 +262,7 @@ fn newer_formats_are_refused_and_left_alone() {
     let dir = written(3);
     let path = dir.path().join("log");
     let mut bytes = fs::read(&path).unwrap();
-    bytes[8..12].copy_from_slice(&2u32.to_le_bytes());
+    bytes[8..12].copy_from_slice(&3u32.to_le_bytes());
     let crc = crc32c::crc32c(&bytes[..12]);
     bytes[12..16].copy_from_slice(&crc.to_le_bytes());
     fs::write(&path, &bytes).unwrap();
@@ -274,8 +274,8 @@ fn newer_formats_are_refused_and_left_alone() {
             matches!(
                 error,
                 Error::NewerFormat {
-                    found: 2,
-                    known: 1,
+                    found: 3,
+                    known: 2,
                     ..
                 }
             ),

@@ -21,7 +21,7 @@ pub(super) fn secret(name: &str, value: &str) -> Draft {
 }
 
 /// Three secrets, one of which had another value before, and one that was deleted.
-fn with_secrets() -> tempfile::TempDir {
+pub(super) fn with_secrets() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     runtime().block_on(async {
@@ -47,14 +47,14 @@ fn value(store: &Store, name: &str) -> Result<Vec<u8>, Error> {
     Ok(store.reveal(&named("Secret", name))?["k"].clone())
 }
 
-fn all_open(store: &Store) {
+pub(super) fn all_open(store: &Store) {
     for (name, wanted) in [("a", &b"four"[..]), ("b", b"two"), ("c", b"three")] {
         assert_eq!(value(store, name).unwrap(), wanted);
     }
 }
 
 /// How many sealed values of all events a key opens, of how many.
-fn opened_by(key: &SealKey, store: &Store) -> (usize, usize) {
+pub(super) fn opened_by(key: &SealKey, store: &Store) -> (usize, usize) {
     let events = store
         .events(1..=u64::MAX, &Filter::default(), usize::MAX)
         .unwrap();
@@ -203,6 +203,7 @@ fn a_change_cut_off_at_any_step_leaves_one_key_that_opens_all() {
         old: &old,
         new: &new,
         actor: "user:test",
+        start: replay.start,
     };
     let mut steps = Vec::new();
     rewrite(&change, &mut |step| {

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 mod export;
+mod keep;
 
 const OBJECTS: &str = r#"apiVersion: networking.istio.io/v1
 kind: VirtualService
