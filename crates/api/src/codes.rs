@@ -314,6 +314,10 @@ codes! {
         "`approval: Manual` with `selector`", "Name `serviceAccounts` instead.";
     L383: "A trust domain alias that adds nothing: it is the mesh's own trust domain, or is written twice.",
         "`trustDomainAliases: [cluster.local]` in the mesh `cluster.local`", "Remove it.";
+    L390: "A guard's methods leave OPTIONS out where a corsPolicy stands: browsers ask by it before they call, and are refused.",
+        "`methods: {allow: [GET, POST]}` beside a VirtualService with `corsPolicy`", "Add OPTIONS.";
+    L391: "A guard looks at tokens, and no RequestAuthentication reads any: it finds nothing.",
+        "`tokens: {faults: [expired]}` alone", "Add a RequestAuthentication, or remove the guard.";
 }
 
 impl Code {

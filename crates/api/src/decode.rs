@@ -277,6 +277,7 @@ pub(crate) fn fields_of(kind: Kind) -> &'static [Field] {
         Kind::Gateway => networking::gateway::fields::OBJECT,
         Kind::BackendPolicy => own::backend_policy::fields::OBJECT,
         Kind::TrustModel => own::trust_model::fields::OBJECT,
+        Kind::RequestGuard => own::request_guard::fields::OBJECT,
         Kind::Mode => own::mode::fields::OBJECT,
         Kind::CertificatePolicy => own::certificate_policy::fields::OBJECT,
         Kind::PeerAuthentication => security::peer_authentication::fields::OBJECT,
@@ -329,6 +330,7 @@ fn build(
         Kind::TrustModel => {
             Spec::TrustModel(Box::new(own::trust_model::build(report, spec, namespace)))
         }
+        Kind::RequestGuard => Spec::RequestGuard(own::request_guard::build(report, spec)?),
         Kind::CertificatePolicy => {
             Spec::CertificatePolicy(Box::new(own::certificate_policy::build(report, spec)))
         }

@@ -64,6 +64,8 @@ pub enum Kind {
     Rollout,
     /// naka.dev TrustModel.
     TrustModel,
+    /// naka.dev RequestGuard.
+    RequestGuard,
     /// naka.dev Mode.
     Mode,
     /// naka.dev CertificatePolicy.

@@ -8,6 +8,7 @@ mod balance;
 mod certificates;
 mod deadlines;
 mod gateways;
+mod guards;
 pub mod hosts;
 mod limits;
 mod policies;
@@ -44,6 +45,9 @@ pub fn cross_check(objects: &[&Object]) -> Vec<Finding> {
         }
         if let Some(limit) = object.local_rate_limit() {
             limits::check(&mut out, object, limit, objects);
+        }
+        if let Some(guard) = object.request_guard() {
+            guards::check(&mut out, object, guard, objects);
         }
         if let Some(rule) = object.destination_rule() {
             policies::check(&mut out, object, rule);

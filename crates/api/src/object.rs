@@ -14,7 +14,7 @@ use crate::networking::{
 };
 use crate::own::{
     backend_policy::BackendPolicy, certificate_policy::CertificatePolicy, mode::Mode,
-    rollout::Rollout, trust_model::TrustModel,
+    request_guard::RequestGuard, rollout::Rollout, trust_model::TrustModel,
 };
 use crate::security::authorization_policy::AuthorizationPolicy;
 use crate::security::peer_authentication::PeerAuthentication;
@@ -78,6 +78,8 @@ pub enum Spec {
     Rollout(Rollout),
     /// TrustModel.
     TrustModel(Box<TrustModel>),
+    /// RequestGuard.
+    RequestGuard(RequestGuard),
     /// Mode.
     Mode(Box<Mode>),
     /// ServiceEntry.
@@ -215,6 +217,16 @@ impl Object {
     #[must_use]
     pub fn mode(&self) -> Option<&Mode> {
         if let Spec::Mode(spec) = &self.spec {
+            Some(spec)
+        } else {
+            None
+        }
+    }
+
+    /// The RequestGuard, if it is one.
+    #[must_use]
+    pub fn request_guard(&self) -> Option<&RequestGuard> {
+        if let Spec::RequestGuard(spec) = &self.spec {
             Some(spec)
         } else {
             None

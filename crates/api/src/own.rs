@@ -3,5 +3,6 @@
 pub mod backend_policy;
 pub mod certificate_policy;
 pub mod mode;
+pub mod request_guard;
 pub mod rollout;
 pub mod trust_model;

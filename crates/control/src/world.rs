@@ -67,7 +67,7 @@ pub struct World {
     pub backends: BTreeMap<Host, Arc<Vec<Arc<Object>>>>,
     /// PeerAuthentications by namespace, older before younger.
     pub peer_authentications: BTreeMap<String, Arc<Vec<Arc<Object>>>>,
-    /// AuthorizationPolicies, RequestAuthentications and TrustModels by namespace, older before younger.
+    /// AuthorizationPolicies, RequestAuthentications, RequestGuards and TrustModels by namespace, older before younger.
     pub policies: BTreeMap<String, Arc<Vec<Arc<Object>>>>,
     /// Who can be asked about requests, by name.
     pub providers: BTreeMap<String, Arc<Provider>>,

@@ -6,7 +6,7 @@
 //! answers itself, `Need(Delay)` where the route injects one. Each effect that waits has its limit in it (`deadline`, `per_try_timeout`, the back-off), and each
 //! failure has a [`Reason`].
 //!
-//! The order of a request: headers sanitised → caller allowed → tokens read → somebody else asked (CUSTOM) → policy → virtual host → route → injected
+//! The order of a request: headers sanitised → caller allowed → guards → tokens read → somebody else asked (CUSTOM) → policy → virtual host → route → injected
 //! delay, then abort → cross-origin rules → destination drawn → path and headers edited → endpoint picked → counted →
 //! tried.
 //!
@@ -23,6 +23,7 @@ mod cors;
 mod dial;
 mod fallback;
 mod fault;
+mod guard;
 mod headers;
 mod hedge;
 mod inbound;
@@ -44,6 +45,7 @@ pub use attributes::Around;
 pub use chain::Repeated;
 pub use check::{CHECK, Call, Changes, Checked, Denial, Edit, How, PARTIAL_BODY, free, mark};
 pub use dial::Dial;
+pub use guard::{Failed, bans_address, handshake_done, handshake_failed};
 pub use headers::xfcc;
 pub use matching::first_failing;
 pub use mirror::Copy;

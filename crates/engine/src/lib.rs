@@ -16,6 +16,7 @@ pub mod breaker;
 pub mod canonical;
 pub mod exchange;
 pub mod grpc_web;
+pub mod guard;
 pub mod health;
 pub mod limits;
 pub mod model;

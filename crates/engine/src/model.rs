@@ -15,6 +15,7 @@ mod condition;
 mod edge;
 mod edits;
 mod extras;
+mod guard;
 mod hosts;
 mod keeping;
 mod limit;
@@ -38,6 +39,7 @@ pub use condition::{HeaderCondition, HeaderRule, PathCondition, Subject, TextCon
 pub use edge::{Chain, Edge, Met, Security, Serves, Wants};
 pub use edits::HeaderEdits;
 pub use extras::{AbortStatus, Cors, Extras, Fault, Mirror, Share};
+pub use guard::{Anomalies, Ban, Guard, Guarding, RequestGuard, Sought, Watch};
 pub use hosts::Hosts;
 pub use keeping::{Budget, Keeping, Pings, Priority, Probes};
 pub use limit::{LimitRule, RateLimit};

@@ -11,6 +11,7 @@ mod availability;
 mod bucket;
 mod gate;
 mod load;
+mod peers;
 mod queue;
 mod recent;
 mod reserve;
@@ -19,12 +20,13 @@ pub use availability::Bar;
 pub use bucket::{Buckets, Left, MOST as MOST_BUCKETS, Pace};
 pub use gate::{Entered, Gate, PortLimits};
 pub use load::Load;
+pub use peers::{PLACES as MOST_PEERS, Peer, Peers, Struck};
 pub use queue::{Offer, Waiter};
 pub(crate) use recent::Recent;
 
 use crate::breaker::Circuit;
 use crate::health::Asked;
-use crate::model::{ClusterId, Limits, RateLimit};
+use crate::model::{ClusterId, Limits, RateLimit, RequestGuard};
 use crate::outlier::Tally;
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -43,6 +45,7 @@ struct Tables {
     endpoints: BTreeMap<(Arc<str>, SocketAddr), Weak<EndpointState>>,
     /// With the number of keys they are for.
     buckets: BTreeMap<Arc<str>, (usize, Weak<Buckets>)>,
+    peers: BTreeMap<Arc<str>, Weak<Peers>>,
 }
 
 impl Registry {
@@ -101,6 +104,20 @@ impl Registry {
         }
     }
 
+    /// Gives a guard that may ban the table that the object of its name has already.
+    pub fn adopt_guard(&self, guard: &RequestGuard) {
+        if !guard.bans() {
+            return;
+        }
+        let mut tables = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = tables.peers.get(&guard.rule).and_then(Weak::upgrade) {
+            // Set already: it is in use.
+            let _ = guard.peers.set(known);
+        }
+        let own = Arc::downgrade(guard.peers());
+        tables.peers.insert(Arc::clone(&guard.rule), own);
+    }
+
     /// Forgets state that nobody holds any more; call it after a snapshot was replaced.
     pub fn sweep(&self) {
         let mut tables = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -109,6 +126,7 @@ impl Registry {
             .buckets
             .retain(|_, (_, state)| state.strong_count() > 0);
         tables.endpoints.retain(|_, state| state.strong_count() > 0);
+        tables.peers.retain(|_, state| state.strong_count() > 0);
     }
 }
 

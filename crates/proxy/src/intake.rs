@@ -15,6 +15,7 @@ pub mod condition;
 pub mod edge;
 pub mod endpoint;
 pub mod extras;
+pub mod guard;
 pub mod headers;
 pub mod limit;
 pub mod listener;

@@ -15,6 +15,7 @@ pub(crate) fn refused_by(rule: &str, by: By) -> String {
     match by {
         By::Rule => format!("rbac_access_denied_matched_policy[{rule}]"),
         By::Authorizer => format!("ext_authz_denied[{rule}]"),
+        By::Guard => format!("guard_denied[{rule}]"),
         By::Trust => format!("trust_denied[{rule}]"),
         By::Silence => format!("ext_authz_error[{rule}]"),
     }

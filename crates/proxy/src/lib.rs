@@ -15,6 +15,7 @@ pub mod drain;
 pub mod dump;
 pub mod edge;
 mod fail;
+mod guarded;
 mod hash;
 pub mod health;
 mod http;

@@ -28,6 +28,9 @@ pub const LIMIT: &str = "naka.dev/limit";
 /// Name of our filter of trust models before a port. A proxy that does not know it does not serve the port.
 pub const TRUST: &str = "naka.dev/trust";
 
+/// Name of our filter of guards before a port. A proxy that does not know it does not serve the port.
+pub const GUARD: &str = "naka.dev/guard";
+
 /// Kind of proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Role {

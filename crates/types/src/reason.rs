@@ -75,6 +75,10 @@ reasons! {
     TrustApproval "trust-approval" 403 7 "UAEX" "A TrustModel wants two others to have approved, and the token of the request does not say so.";
     TrustLocation "trust-location" 403 7 "UAEX" "A TrustModel lets the operation be called from other networks only.";
     TrustSession "trust-session" 403 7 "UAEX" "A TrustModel wants the caller to have logged in more recently, or the request has no token that says when it did.";
+    GuardMethod "guard-method" 403 7 "UAEX" "A RequestGuard does not let the method through; add it to the guard's list if the program needs it.";
+    GuardSyntax "guard-syntax" 400 3 "DPE" "A RequestGuard reads requests strictly, and this one has something that RFC 3986 or RFC 9110 forbids; the access log says what.";
+    GuardPattern "guard-pattern" 403 7 "UAEX" "A RequestGuard found what looks like an injection in path, query or a header; the access log says which pattern.";
+    PeerBanned "peer-banned" 403 7 "UAEX" "A RequestGuard banned the caller for a time because of what it did before; the ban ends by itself.";
     ExternalDenied "external-denied" 403 7 "UAEX" "Whom a CUSTOM policy asks refused the request; status and text are theirs.";
     ExternalUnavailable "external-unavailable" 403 7 "UAEX" "Whom a CUSTOM policy asks gave no answer, or an error; look at the provider's service, or its timeout.";
     BodyTooLarge "body-too-large" 413 2 "-" "The body is longer than what a CUSTOM policy's provider is to be told of (maxRequestBytes); send less, or set allowPartialMessage.";
@@ -106,6 +110,10 @@ impl Reason {
                 | Self::TrustApproval
                 | Self::TrustLocation
                 | Self::TrustSession
+                | Self::GuardMethod
+                | Self::GuardSyntax
+                | Self::GuardPattern
+                | Self::PeerBanned
                 | Self::ExternalDenied
                 | Self::ExternalUnavailable
                 | Self::TokenInvalid

@@ -16,6 +16,7 @@ const PARTS: &[(Kind, &str)] = &[
     (Kind::DestinationRule, "spec.subsets["),
     (Kind::Gateway, "spec.servers["),
     (Kind::Service, "spec.ports["),
+    (Kind::RequestGuard, "spec.guards["),
     (Kind::LocalRateLimit, "spec.targetRefs["),
     (Kind::LocalRateLimit, "spec.rules["),
     (Kind::ServiceEntry, "spec.endpoints["),

@@ -218,6 +218,14 @@ pub const TABLE: &[Names] = &[
         &["tm"],
     ),
     row(
+        Kind::RequestGuard,
+        (NAKA, &["v1alpha1"]),
+        "RequestGuard",
+        "requestguards",
+        "requestguard",
+        &["rg"],
+    ),
+    row(
         Kind::Mode,
         (NAKA, &["v1alpha1"]),
         "Mode",

@@ -30,7 +30,9 @@ pub(crate) fn check(report: &mut Report, object: &Node, kind: Kind) {
                 module(report, wasm, "spec.wasm");
             }
         }
-        Kind::AuthorizationPolicy | Kind::Telemetry => attached(report, spec, "selector"),
+        Kind::AuthorizationPolicy | Kind::RequestGuard | Kind::Telemetry => {
+            attached(report, spec, "selector")
+        }
         Kind::RequestAuthentication => {
             attached(report, spec, "selector");
             for (at, rule) in items(spec, "spec", "jwtRules") {

@@ -88,8 +88,12 @@ mod tests {
     use naka_types::labels::Labels;
 
     fn decode(kind: &str, refs: &str) -> (Option<Object>, Vec<(String, String)>) {
+        let (group, more) = match kind {
+            "RequestGuard" => ("naka.dev/v1alpha1", "guards: [{name: a, syntax: strict}], "),
+            _ => ("security.istio.io/v1", ""),
+        };
         let text = format!(
-            "apiVersion: security.istio.io/v1\nkind: {kind}\nmetadata: {{name: a}}\nspec: {{{refs}}}\n"
+            "apiVersion: {group}\nkind: {kind}\nmetadata: {{name: a}}\nspec: {{{more}{refs}}}\n"
         );
         let decoded = decode_yaml("a.yaml", text.as_bytes(), Mode::Compat);
         let found = decoded.findings.into_iter();
@@ -101,14 +105,20 @@ mod tests {
         let labels: Labels = [(GATEWAY_NAME.to_owned(), gateway.to_owned())].into();
         let asks = object.authorization_policy();
         let reads = object.request_authentication();
+        let guards = object.request_guard();
         asks.is_some_and(|policy| policy.holds_for(&labels))
             || reads.is_some_and(|policy| policy.holds_for(&labels))
+            || guards.is_some_and(|guard| guard.holds_for(&labels))
     }
 
     #[test]
     fn references_are_read_as_istio_reads_them() {
         let api = "group: gateway.networking.k8s.io";
-        for kind in ["AuthorizationPolicy", "RequestAuthentication"] {
+        for kind in [
+            "AuthorizationPolicy",
+            "RequestAuthentication",
+            "RequestGuard",
+        ] {
             for refs in [
                 format!("targetRefs: [{{{api}, kind: Gateway, name: edge}}]"),
                 format!("targetRef: {{{api}, kind: Gateway, name: edge}}"),

@@ -5,6 +5,22 @@ use naka_api::Mode::Compat;
 
 pub(super) const CASES: &[Case] = &[
     (
+        "L390",
+        Compat,
+        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: v}\nspec: {hosts: [a], http: [{corsPolicy: {allowOrigins: [{exact: 'https://x.example'}]}, route: [{destination: {host: a}}]}]}\n---\napiVersion: naka.dev/v1alpha1\nkind: RequestGuard\nmetadata: {name: g}\nspec:\n  guards:\n  - name: m\n    methods:\n      allow: [GET, POST]\n",
+        "spec.guards[0].methods.allow",
+        13,
+        "browsers ask by OPTIONS",
+    ),
+    (
+        "L391",
+        Compat,
+        "apiVersion: naka.dev/v1alpha1\nkind: RequestGuard\nmetadata: {name: g}\nspec:\n  guards:\n  - name: t\n    tokens: {faults: [expired]}\n",
+        "spec.guards[0].tokens",
+        7,
+        "no RequestAuthentication",
+    ),
+    (
         "E334",
         Compat,
         "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: a}\nspec:\n  action: CUSTOM\n  provider:\n    name: opa\n  rules: [{}]\n",

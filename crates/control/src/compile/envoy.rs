@@ -129,6 +129,16 @@ pub fn not_expressed(world: &World, class: &Class) -> Vec<String> {
             object.reference()
         ));
     }
+    let all = world.policies.values().flat_map(|all| all.iter());
+    for object in all {
+        let guard = object.request_guard();
+        words.extend(guard.and_then(super::policy::guard::at_envoy).map(|what| {
+            format!(
+                "guards: where {} holds for an Envoy: {what}",
+                object.reference()
+            )
+        }));
+    }
     for (host, objects) in &world.backends {
         for object in objects.iter() {
             let parts = object

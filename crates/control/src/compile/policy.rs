@@ -8,6 +8,7 @@
 //! Policies that decide nothing (AUDIT, dry run) are kept apart from those that do. Not here: messages ([`message`]).
 
 pub(crate) mod authorizer;
+pub(crate) mod guard;
 pub(crate) mod message;
 mod token;
 pub(crate) mod trust;
@@ -45,6 +46,8 @@ pub(crate) struct Policies {
     /// On trial: what these would do is told of.
     trial_deny: Vec<Held>,
     trial_allow: Vec<Held>,
+    /// Guards, which look before all else.
+    guards: Vec<guard::Held>,
     /// Trust models, which judge before anybody is asked.
     trust: Vec<trust::Held>,
     /// Issuers whose tokens are read before.
@@ -107,6 +110,15 @@ pub(crate) fn of(
                     rule: rule.clone(),
                     keys: keys(view, rule),
                 }));
+            }
+            if let Some(own) = object.request_guard()
+                && own.holds_for(labels)
+                && here(&own.attached)
+            {
+                found.guards.push(guard::Held {
+                    name: format!("{space}/{}", object.meta.name),
+                    guard: own.clone(),
+                });
             }
             if let (Some(model), Some(own)) = (object.trust_model(), &own)
                 && model.holds_for(labels)
@@ -193,7 +205,7 @@ impl Policies {
             &self.trial_deny,
             &self.trial_allow,
         ];
-        self.trust.is_empty() && lists.into_iter().all(Vec::is_empty)
+        self.guards.is_empty() && self.trust.is_empty() && lists.into_iter().all(Vec::is_empty)
     }
 }
 

@@ -4,6 +4,7 @@ use super::touch::{Touch, hosts, spread_host};
 use crate::apiserver::live::{Condition, Nack, ObjectStatus};
 use crate::certificates;
 use crate::compile::policy::authorizer;
+use crate::compile::policy::guard::at_envoy;
 use crate::compile::{Class, Dialect, Key, View, compile, gateway};
 use crate::plane::Plane;
 use crate::rollout::ROLLOUT;
@@ -135,23 +136,23 @@ fn labels_at_envoys(plane: &Plane, world: &World, object: &Object) -> Option<Str
     if let Some(model) = object.trust_model() {
         return trust_at_envoys(plane, world, (object, model));
     }
+    if let Some(guard) = object.request_guard() {
+        let attached = guard.attached.is_some();
+        let names = envoys(plane, world, (object, attached), |labels| {
+            guard.holds_for(labels)
+        });
+        let what = at_envoy(guard).filter(|_| !names.is_empty())?;
+        return Some(format!(
+            "not as written at an Envoy: {what}: {}",
+            names.join(", ")
+        ));
+    }
     let policy = object.authorization_policy()?;
     let asks = policy.rules.iter().position(asks_label)?;
-    let namespace = &object.meta.namespace;
-    let everywhere = namespace.as_str() == ROOT_NAMESPACE;
-    let proxies = plane.hub.seen().into_iter().filter(|proxy| {
-        let class = &proxy.who.class;
-        let labels = match class.role {
-            Role::Gateway => Some(&class.labels),
-            Role::Sidecar => world
-                .workload(&class.workload_id)
-                .map(|member| &member.registration.labels),
-        };
-        class.dialect == Dialect::Envoy
-            && (everywhere && policy.attached.is_none() || class.namespace == *namespace)
-            && labels.is_some_and(|labels| policy.holds_for(labels))
+    let attached = policy.attached.is_some();
+    let names = envoys(plane, world, (object, attached), |labels| {
+        policy.holds_for(labels)
     });
-    let names: Vec<String> = proxies.map(|proxy| proxy.who.name).collect();
     let effect = match policy.action {
         Action::Deny => "denies whoever fits the rest of it",
         Action::Custom => "asks about whoever fits the rest of it",
@@ -163,6 +164,30 @@ fn labels_at_envoys(plane: &Plane, world: &World, object: &Object) -> Option<Str
             names.join(", ")
         )
     })
+}
+
+/// Envoys that an object holds for.
+fn envoys(
+    plane: &Plane,
+    world: &World,
+    (object, attached): (&Object, bool),
+    holds_for: impl Fn(&Labels) -> bool,
+) -> Vec<String> {
+    let namespace = &object.meta.namespace;
+    let everywhere = namespace.as_str() == ROOT_NAMESPACE;
+    let proxies = plane.hub.seen().into_iter().filter(|proxy| {
+        let class = &proxy.who.class;
+        let labels = match class.role {
+            Role::Gateway => Some(&class.labels),
+            Role::Sidecar => world
+                .workload(&class.workload_id)
+                .map(|member| &member.registration.labels),
+        };
+        class.dialect == Dialect::Envoy
+            && (everywhere && !attached || class.namespace == *namespace)
+            && labels.is_some_and(&holds_for)
+    });
+    proxies.map(|proxy| proxy.who.name).collect()
 }
 
 /// The same of a trust model.

@@ -186,7 +186,9 @@ impl Touch {
             Spec::WorkloadEntry(_) => touch.endpoints = true,
             Spec::Gateway(_) => touch.listeners = Listeners::Ports(ports(object)),
             Spec::PeerAuthentication(_) => touch.listeners = Listeners::Inbound,
-            Spec::AuthorizationPolicy(_) | Spec::RequestAuthentication(_) => {
+            Spec::AuthorizationPolicy(_)
+            | Spec::RequestAuthentication(_)
+            | Spec::RequestGuard(_) => {
                 touch.listeners = Listeners::All;
                 let namespace = &object.meta.namespace;
                 touch.within = (namespace != ROOT_NAMESPACE).then(|| namespace.clone());

@@ -277,6 +277,7 @@ impl World {
                 }
                 Spec::AuthorizationPolicy(_)
                 | Spec::RequestAuthentication(_)
+                | Spec::RequestGuard(_)
                 | Spec::TrustModel(_) => {
                     let all = self.policies.entry(namespace.clone()).or_default();
                     Arc::make_mut(all).push(Arc::clone(object));

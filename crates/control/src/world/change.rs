@@ -26,7 +26,7 @@ pub enum Read {
     Rules(Host),
     /// PeerAuthentications of a namespace.
     PeerAuthentications(String),
-    /// AuthorizationPolicies, RequestAuthentications and TrustModels of a namespace.
+    /// AuthorizationPolicies, RequestAuthentications, RequestGuards and TrustModels of a namespace.
     AuthorizationPolicies(String),
     /// Who can be asked about requests, by name.
     Provider(String),

@@ -6,7 +6,7 @@
 //! rule.
 
 use super::matching::value_of;
-use super::{Cx, Effect, Exchange, Need, token, trust};
+use super::{Cx, Effect, Exchange, Need, guard, token, trust};
 use crate::canonical::{Canonical, Direction, Origin};
 use crate::model::{
     Access, AccessFilter, Check, HeaderCondition, HeaderRule, Subject, Test, Verdict,
@@ -47,7 +47,7 @@ impl Exchange {
         self.admitted_by_others(request, cx)
     }
 
-    /// What comes before the filters: tokens are read, trust models judge, then it is seen whether somebody else is to be
+    /// What comes before the filters: guards look at it, tokens are read, trust models judge, then it is seen whether somebody else is to be
     /// asked.
     pub(super) fn asked_first(
         &mut self,
@@ -55,8 +55,14 @@ impl Exchange {
         request: &mut Canonical,
         cx: &mut Cx<'_>,
     ) -> Result<bool, Reason> {
-        if let Some(tokens) = &access.tokens {
-            token::authenticate(tokens, request, cx)?;
+        guard::admit(access, request, &mut self.judged, cx)?;
+        if let Some(tokens) = &access.tokens
+            && let Err((reason, anomaly)) = token::authenticate(tokens, request, cx)
+        {
+            if let Some(anomaly) = anomaly {
+                guard::token_refused(access, request, anomaly, &mut self.judged, cx);
+            }
+            return Err(reason);
         }
         trust::admit(access, Some(request), &mut self.judged, cx)?;
         self.asks(access, request, cx)
@@ -120,6 +126,8 @@ pub enum By {
     Silence,
     /// A trust model; the rule is its name and what it says.
     Trust,
+    /// A guard.
+    Guard,
 }
 
 /// What a policy that decides nothing noticed.
@@ -151,6 +159,7 @@ pub(super) fn admit_bytes(
     judged: &mut Option<Box<Judged>>,
     cx: &mut Cx<'_>,
 ) -> Result<(), Reason> {
+    guard::admit_bytes(access, judged, cx)?;
     trust::admit(access, None, judged, cx)?;
     if let Some(check) = &access.check
         && let Some(rule) = asked_about(check, None, cx)

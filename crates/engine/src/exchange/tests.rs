@@ -4,6 +4,7 @@ mod access;
 mod chain;
 mod check;
 mod expressions;
+mod guards;
 mod headers;
 mod hedge;
 mod limits;

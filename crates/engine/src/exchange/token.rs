@@ -12,6 +12,7 @@
 //! Not here: who may call with which claims (`access`). A request without a token costs the looks at its places.
 
 use super::Cx;
+use super::guard::Anomaly;
 use crate::canonical::Canonical;
 use crate::limits;
 use crate::model::{ClaimPath, Claims, Issuer, TokenPlace, Tokens, claim_at};
@@ -44,6 +45,8 @@ enum Wrong {
     Issuer,
     /// Anything else, in words.
     Invalid(&'static str),
+    /// Its time: over, still to come, or taken back.
+    Expired(&'static str),
     /// Sound so far, but for somebody else.
     Audience,
     /// There is none of an issuer whose token is required; the last word, when all that there are were taken.
@@ -54,7 +57,7 @@ impl Wrong {
     fn because(self) -> &'static str {
         match self {
             Self::Issuer => "its issuer is none whose tokens are looked for at its place",
-            Self::Invalid(why) => why,
+            Self::Invalid(why) | Self::Expired(why) => why,
             Self::Audience => "it is for other audiences",
             Self::Missing => "there is none of an issuer whose token is required",
         }
@@ -64,17 +67,27 @@ impl Wrong {
         match self {
             Self::Audience => Reason::TokenAudience,
             Self::Missing => Reason::TokenMissing,
-            Self::Issuer | Self::Invalid(_) => Reason::TokenInvalid,
+            Self::Issuer | Self::Invalid(_) | Self::Expired(_) => Reason::TokenInvalid,
         }
+    }
+
+    /// None where there is no token: nobody tried one.
+    fn anomaly(self) -> Option<Anomaly> {
+        Some(match self {
+            Self::Missing => return None,
+            Self::Issuer | Self::Audience => Anomaly::Issuer,
+            Self::Expired(_) => Anomaly::Expired,
+            Self::Invalid(_) => Anomaly::Signature,
+        })
     }
 }
 
-/// Verifies the tokens of a request and puts what they prove into it.
+/// Verifies the tokens of a request and puts what they prove into it; else why not, and what guards see in that.
 pub(super) fn authenticate(
     tokens: &Tokens,
     request: &mut Canonical,
     cx: &mut Cx<'_>,
-) -> Result<(), Reason> {
+) -> Result<(), (Reason, Option<Anomaly>)> {
     let made = tokens.issuers.iter().flat_map(made_headers);
     for name in made {
         request.parts.headers.remove(name);
@@ -98,7 +111,7 @@ pub(super) fn authenticate(
     match taken(tokens, &found, now, cx.snapshot.revoked_tokens()) {
         Err(wrong) => {
             cx.explain(|| Why::new(Stage::Policy, "token refused", wrong.because()));
-            Err(wrong.reason())
+            Err((wrong.reason(), wrong.anomaly()))
         }
         Ok(taken) => {
             cx.explain(|| {
@@ -106,7 +119,7 @@ pub(super) fn authenticate(
                 let names = issuers.collect::<Vec<_>>().join(", ");
                 Why::new(Stage::Policy, "token taken", format!("it is of {names}"))
             });
-            use_up(taken, &found, request)
+            use_up(taken, &found, request).map_err(|reason| (reason, None))
         }
     }
 }
@@ -331,12 +344,12 @@ impl<'t> Token<'t> {
         if let Some(end) = self.time("exp")?
             && now > end.saturating_add(issuer.leeway)
         {
-            return Err(Wrong::Invalid("its time is over (exp)"));
+            return Err(Wrong::Expired("its time is over (exp)"));
         }
         if let Some(begin) = self.time("nbf")?
             && now.saturating_add(issuer.leeway) < begin
         {
-            return Err(Wrong::Invalid("its time has not come (nbf)"));
+            return Err(Wrong::Expired("its time has not come (nbf)"));
         }
         let wanted = |value: &Value| {
             let text = value.as_str();
@@ -387,7 +400,7 @@ impl<'t> Token<'t> {
         });
         match is_listed {
             false => Ok(()),
-            true => Err(Wrong::Invalid("it was revoked (jti)")),
+            true => Err(Wrong::Expired("it was revoked (jti)")),
         }
     }
 

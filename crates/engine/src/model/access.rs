@@ -4,7 +4,7 @@
 //! denies refuses when it matches; a filter that allows refuses when none of its rules matches. Filters on trial, and
 //! those that audit, decide nothing and are told of.
 
-use super::{Check, ClaimPath, HeaderCondition, TextCondition, Tokens, TrustModel};
+use super::{Check, ClaimPath, HeaderCondition, RequestGuard, TextCondition, Tokens, TrustModel};
 use naka_types::cidr::Cidr;
 use serde_json::Value;
 use std::sync::Arc;
@@ -12,6 +12,8 @@ use std::sync::Arc;
 /// The filters of a port.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Access {
+    /// Guards, which are asked before all else.
+    pub guards: Box<[RequestGuard]>,
     /// The tokens that are read before the filters are asked; `None`: none are.
     pub tokens: Option<Tokens>,
     /// Trust models, each of which must let a call pass, before anybody is asked.
@@ -31,6 +33,7 @@ impl Access {
         let mut rules = filters.iter().flat_map(|filter| &filter.rules);
         let labels = rules.any(|rule| rule.test.asks_label());
         Self {
+            guards: Box::default(),
             tokens: None,
             trust: Box::default(),
             check: None,

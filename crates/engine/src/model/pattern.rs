@@ -85,6 +85,12 @@ impl Pattern {
             .is_match(Input::new(text).anchored(Anchored::Yes))
     }
 
+    /// Whether it matches anywhere; only for patterns made by [`Pattern::search`].
+    #[must_use]
+    pub fn is_found(&self, text: &[u8]) -> bool {
+        self.regex.is_match(text)
+    }
+
     /// Replaces every match; `\0`…`\9` in the substitution stand for groups, `\\` for a backslash.
     #[must_use]
     pub fn replace_all(&self, text: &[u8], substitution: &str) -> Vec<u8> {

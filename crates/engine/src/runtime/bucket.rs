@@ -203,7 +203,7 @@ fn find(set: &[Bucket], hash: u64) -> Option<&Bucket> {
         .find(|bucket| bucket.key.load(Ordering::Acquire) == hash)
 }
 
-fn nanos(now: Duration) -> u64 {
+pub(super) fn nanos(now: Duration) -> u64 {
     u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
 }
 

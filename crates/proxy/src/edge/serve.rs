@@ -4,6 +4,7 @@
 //! of plain servers waits for nothing. Bytes that were looked at go on as they came.
 
 use super::hello::{self, Hello};
+use crate::guarded::Guarded;
 use crate::http::serve::{detected, refuse, source};
 use crate::io::Io;
 use crate::limits;
@@ -206,6 +207,10 @@ async fn taken(
     if let (Serves::Named, Some(name)) = (&chain.serves, &first.server_name) {
         origin.destination = Some((name.as_str().into(), edge.port));
     }
+    let guarded = Guarded::new(&conn, chain.access.as_ref(), caller);
+    if config.is_some() && guarded.banned() {
+        return;
+    }
     let io = match config {
         None => {
             let mut io = Io::plain(stream);
@@ -217,14 +222,15 @@ async fn taken(
                 // A stranger's certificate names nobody of the mesh, however sound it is.
                 if chain.security == Security::Mesh {
                     if let Err((reason, detail)) = remember(&conn, &stream) {
-                        return refuse(&conn, reason, &detail);
+                        return guarded.failed(reason, &detail);
                     }
+                    guarded.done();
                     origin.caller = Caller::MeshPeer { xfcc: None };
                     origin.source = source(&conn);
                 }
                 Io::accepted(stream)
             }
-            Err((reason, detail)) => return refuse(&conn, reason, &detail),
+            Err((reason, detail)) => return guarded.failed(reason, &detail),
         },
     };
     match chain.serves {

@@ -7,6 +7,7 @@ use super::body::RespBody;
 use super::exchange;
 use crate::denials;
 use crate::detect::{self, Speaks};
+use crate::guarded::Guarded;
 use crate::io::Io;
 use crate::limits;
 use crate::tls::{Agreed, agreed};
@@ -250,24 +251,26 @@ async fn mutual(conn: Rc<Conn>, stream: TcpStream, inbound: &Inbound) {
             "this proxy has no certificate yet",
         );
     };
+    let guarded = Guarded::new(&conn, inbound.access.as_ref(), conn.remote.ip());
+    if guarded.banned() {
+        return;
+    }
     let handshake = TlsAcceptor::from(set.inbound()).accept(stream);
     let stream = match tokio::time::timeout(limits::TLS_HANDSHAKE, handshake).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
             let reason = naka_identity::reason_of_io(&error, naka_identity::Side::Server);
-            return refuse(
-                &conn,
-                reason.unwrap_or(Reason::TlsFailed),
-                &crate::fail::chain(&error),
-            );
+            let reason = reason.unwrap_or(Reason::TlsFailed);
+            return guarded.failed(reason, &crate::fail::chain(&error));
         }
-        Err(_) => return refuse(&conn, Reason::TlsFailed, "the TLS handshake took too long"),
+        Err(_) => return guarded.failed(Reason::TlsFailed, "the TLS handshake took too long"),
     };
     let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
     let peer = match naka_identity::peer_of(certificates) {
         Ok(peer) => peer,
-        Err(error) => return refuse(&conn, Reason::PeerUntrusted, &error.to_string()),
+        Err(error) => return guarded.failed(Reason::PeerUntrusted, &error.to_string()),
     };
+    guarded.done();
     let text: Arc<str> = peer.spiffe.to_string().into();
     // The cell is empty: a connection has one handshake.
     let _ = conn.peer.set(Peer {
@@ -295,6 +298,10 @@ async fn served(conn: Rc<Conn>, stream: TcpStream, inbound: &Inbound) {
             "the port has no certificate (yet)",
         );
     };
+    let guarded = Guarded::new(&conn, inbound.access.as_ref(), conn.remote.ip());
+    if guarded.banned() {
+        return;
+    }
     let handshake = TlsAcceptor::from(config).accept(stream);
     match tokio::time::timeout(limits::TLS_HANDSHAKE, handshake).await {
         Ok(Ok(stream)) => {
@@ -307,10 +314,9 @@ async fn served(conn: Rc<Conn>, stream: TcpStream, inbound: &Inbound) {
             by_protocol(conn, io, inbound, agreed, None).await;
         }
         Ok(Err(error)) => {
-            let why = crate::fail::chain(&error);
-            refuse(&conn, Reason::TlsFailed, &why);
+            guarded.failed(Reason::TlsFailed, &crate::fail::chain(&error));
         }
-        Err(_) => refuse(&conn, Reason::TlsFailed, "the TLS handshake took too long"),
+        Err(_) => guarded.failed(Reason::TlsFailed, "the TLS handshake took too long"),
     }
 }
 

@@ -3,10 +3,10 @@
 //! A filter, a principal or a permission that is not known here is an error of the chain that holds it, which is then
 //! not served: without it more would get through.
 
-use super::{Error, check, condition, route, token, trust};
+use super::{Error, check, condition, guard, route, token, trust};
 use naka_engine::model::{
-    Access, AccessFilter, AccessRule, Check, Pattern, Test, TextCondition, TextRule, Tokens,
-    TrustModel, Verdict,
+    Access, AccessFilter, AccessRule, Check, Pattern, RequestGuard, Test, TextCondition, TextRule,
+    Tokens, TrustModel, Verdict,
 };
 use naka_types::cidr::Cidr;
 use naka_types::node::PEER_LABELS;
@@ -50,7 +50,8 @@ pub fn of_requests(
     });
     let tokens = token::of_requests(filters)?;
     let check = check::of_requests(filters, ids)?;
-    together(read, tokens, check, trust::of_requests(filters)?)
+    let own = (guard::of_requests(filters)?, trust::of_requests(filters)?);
+    together(read, tokens, check, own)
 }
 
 /// A filter of rules of requests.
@@ -83,7 +84,8 @@ pub fn of_bytes(filters: &[Filter]) -> Result<Option<Arc<Access>>, Error> {
         }
         both(wire.shadow_rules.as_ref(), wire.rules.as_ref())
     });
-    together(read, None, None, trust::of_bytes(filters)?)
+    let own = (guard::of_bytes(filters)?, trust::of_bytes(filters)?);
+    together(read, None, None, own)
 }
 
 /// A filter's rules on trial, then those in force.
@@ -97,14 +99,16 @@ fn together(
     read: impl Iterator<Item = Result<Vec<AccessFilter>, Error>>,
     tokens: Option<Tokens>,
     check: Option<Check>,
-    trust: Box<[TrustModel]>,
+    (guards, trust): (Box<[RequestGuard]>, Box<[TrustModel]>),
 ) -> Result<Option<Arc<Access>>, Error> {
     let all: Vec<Vec<AccessFilter>> = read
         .collect::<Result<_, _>>()
         .map_err(|error| error.within("rbac"))?;
     let filters: Box<[AccessFilter]> = all.into_iter().flatten().collect();
-    let any = !filters.is_empty() || tokens.is_some() || check.is_some() || !trust.is_empty();
+    let own = !guards.is_empty() || !trust.is_empty();
+    let any = !filters.is_empty() || tokens.is_some() || check.is_some() || own;
     let access = Access {
+        guards,
         tokens,
         ..Access::new(filters).checked(check).trusting(trust)
     };

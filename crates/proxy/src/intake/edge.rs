@@ -14,8 +14,7 @@ use naka_engine::model::{
 use naka_engine::runtime::PortLimits;
 use naka_identity::served::{Pin, Version};
 use naka_types::cidr::Cidr;
-use naka_types::node::LIMIT;
-use naka_types::node::NAKA;
+use naka_types::node::{GUARD, LIMIT, NAKA};
 use naka_wire::envoy::config::core::v3::{
     CidrRange, DataSource, data_source::Specifier, transport_socket,
 };
@@ -405,7 +404,8 @@ fn counted(chain: &FilterChain, listener: &str) -> Result<Option<Arc<str>>, Erro
 /// The filters of a chain but those that say who may use it.
 fn without_access(chain: &FilterChain) -> Vec<&Filter> {
     let all = chain.filters.iter();
-    all.filter(|one| one.name != access::BYTES).collect()
+    all.filter(|one| ![access::BYTES, GUARD].contains(&one.name.as_str()))
+        .collect()
 }
 
 fn serves(

@@ -6,7 +6,7 @@ use super::{Error, Taken, access, check, edge, extras, route, token};
 use crate::edge::spec::Spec;
 use naka_engine::model::{Access, MtlsMode, RateLimit, Security};
 use naka_types::name::ClusterName;
-use naka_types::node::{LIMIT, NAKA, TRUST};
+use naka_types::node::{GUARD, LIMIT, NAKA, TRUST};
 use naka_types::protocol::Protocol;
 use naka_wire::envoy::config::core::v3::address;
 use naka_wire::envoy::config::listener::v3::{FilterChain, Listener, filter};
@@ -308,11 +308,11 @@ fn program(chain: &FilterChain, ids: route::Ids<'_>) -> Result<Program, Error> {
     let [first @ .., last] = chain.filters.as_slice() else {
         return Err(Error::at("filters", "there must be one"));
     };
-    let known = [access::BYTES, TRUST];
+    let known = [access::BYTES, GUARD, TRUST];
     if first.iter().any(|one| !known.contains(&one.name.as_str())) {
         return Err(Error::at(
             "filters",
-            "only RBAC and trust models may stand before the last",
+            "only RBAC, guards and trust models may stand before the last",
         ));
     }
     let Some(filter::ConfigType::TypedConfig(any)) = &last.config_type else {
@@ -363,6 +363,7 @@ pub(super) fn manager(
     let known = [
         ROUTER,
         LIMIT,
+        GUARD,
         TRUST,
         GRPC_WEB,
         access::HTTP,

@@ -208,6 +208,7 @@ impl Book {
                 let registry = &self.registry;
                 let taken = listener::listener(&wire, &mut |name| registry.id(name))?;
                 intake::limit::adopt(&taken.model, registry);
+                intake::guard::adopt(&taken.model, registry);
                 if self.listeners.get(name) != Some(&taken.model) {
                     self.listeners.insert(name.to_owned(), taken.model);
                     self.stale = true;

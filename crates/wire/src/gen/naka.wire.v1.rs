@@ -714,6 +714,100 @@ impl ::prost::Name for RateLimitRule {
         "type.googleapis.com/naka.wire.v1.RateLimitRule".into()
     }
 }
+/// What is looked at before anything else is asked, as a filter before requests or bytes.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Guards {
+    #[prost(message, repeated, tag = "1")]
+    pub objects: ::prost::alloc::vec::Vec<RequestGuard>,
+}
+impl ::prost::Name for Guards {
+    const NAME: &'static str = "Guards";
+    const PACKAGE: &'static str = "naka.wire.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "naka.wire.v1.Guards".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/naka.wire.v1.Guards".into()
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RequestGuard {
+    /// Namespace and name of the object: who is banned is remembered under it.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "2")]
+    pub guards: ::prost::alloc::vec::Vec<Guard>,
+}
+impl ::prost::Name for RequestGuard {
+    const NAME: &'static str = "RequestGuard";
+    const PACKAGE: &'static str = "naka.wire.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "naka.wire.v1.RequestGuard".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/naka.wire.v1.RequestGuard".into()
+    }
+}
+/// One of the things to look at is set.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Guard {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// Methods that pass.
+    #[prost(string, repeated, tag = "2")]
+    pub methods: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// What a strict reading forbids.
+    #[prost(bool, tag = "3")]
+    pub syntax: bool,
+    #[prost(message, repeated, tag = "4")]
+    pub patterns: ::prost::alloc::vec::Vec<GuardPattern>,
+    /// Handshakes that fail.
+    #[prost(bool, tag = "5")]
+    pub handshakes: bool,
+    /// Faults of tokens: expired, signature, issuer.
+    #[prost(string, repeated, tag = "6")]
+    pub tokens: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// What matches is told of, and passes.
+    #[prost(bool, tag = "7")]
+    pub log: bool,
+    /// So many failures, 0: nobody is banned,
+    #[prost(uint32, tag = "8")]
+    pub failures: u32,
+    /// within so long
+    #[prost(uint64, tag = "9")]
+    pub per_ns: u64,
+    /// are a ban of so long.
+    #[prost(uint64, tag = "10")]
+    pub ban_ns: u64,
+}
+impl ::prost::Name for Guard {
+    const NAME: &'static str = "Guard";
+    const PACKAGE: &'static str = "naka.wire.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "naka.wire.v1.Guard".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/naka.wire.v1.Guard".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GuardPattern {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// Empty: the set of that name.
+    #[prost(string, tag = "2")]
+    pub regex: ::prost::alloc::string::String,
+}
+impl ::prost::Name for GuardPattern {
+    const NAME: &'static str = "GuardPattern";
+    const PACKAGE: &'static str = "naka.wire.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "naka.wire.v1.GuardPattern".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/naka.wire.v1.GuardPattern".into()
+    }
+}
 /// What is asked of callers of a port, as a filter before requests or bytes: each model must let a call pass.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Trust {

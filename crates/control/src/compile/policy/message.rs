@@ -4,7 +4,9 @@
 //! pass. Policies on trial are shadow rules of the filter of their action. Trust models are a filter of our own behind the
 //! one that reads tokens; where labels of callers are not known they are rules that deny.
 
-use super::{At, Compiled, Held, Policies, Question, Tree, authorizer, compiled, escaped, trust};
+use super::{
+    At, Compiled, Held, Policies, Question, Tree, authorizer, compiled, escaped, guard, trust,
+};
 use crate::revoked_tokens::RevokedToken;
 use naka_api::security::authorization_policy::Text;
 use naka_types::cidr::Cidr;
@@ -44,8 +46,11 @@ pub(crate) fn http(policies: &Policies, port: u16, labels: bool) -> Vec<HttpFilt
     let rules = rules_of_requests(policies, port, labels, &[]);
     let at = at_requests(policies, port, labels);
     let trust = labels.then(|| trust::of_requests(&policies.trust, at));
-    super::token::filter(&policies.tokens, super::token::NONE)
+    let guards = labels.then(|| guard::of_requests(&policies.guards));
+    guards
+        .flatten()
         .into_iter()
+        .chain(super::token::filter(&policies.tokens, super::token::NONE))
         .chain(trust.flatten())
         .chain(asked_about(policies, port, labels))
         .chain(asker(policies))
@@ -185,8 +190,9 @@ fn with_more(deny: Option<Both>, more: Option<Rbac>) -> Option<Both> {
 pub(crate) fn bytes(policies: &Policies, port: u16, labels: bool) -> Vec<Filter> {
     let rules = rules_of_bytes(policies, port, labels);
     let trust = labels.then(|| trust::of_bytes(&policies.trust, at_bytes(port, labels)));
-    let trust = trust.flatten().into_iter();
-    trust.chain(rules.into_iter().flatten()).collect()
+    let guards = labels.then(|| guard::of_bytes(&policies.guards));
+    let own = guards.flatten().into_iter().chain(trust.flatten());
+    own.chain(rules.into_iter().flatten()).collect()
 }
 
 fn at_bytes(port: u16, labels: bool) -> At {
@@ -237,9 +243,15 @@ fn rbac(policies: &Policies, at: At) -> [Option<Both>; ACTIONS] {
     let domains = &policies.domains;
     // Where no filter of ours judges by trust models.
     let models: &[trust::Held] = if at.labels { &[] } else { &policies.trust };
-    let one = |action: Action, held: &[Held], models: &[trust::Held]| {
+    // Nobody guards bytes there.
+    let guards: &[guard::Held] = match (at.labels, at.http) {
+        (false, true) => &policies.guards,
+        _ => &[],
+    };
+    let one = |action: Action, held: &[Held], models: &[trust::Held], guards: &[guard::Held]| {
         let mut rules = compiled(held, domains, at);
         rules.extend(trust::denied(models, at));
+        rules.extend(guard::rules(guards, action == Action::Log));
         // An ALLOW filter without rules lets nobody in; the others would do nothing.
         let idle = rules.is_empty() && (action != Action::Allow || held.is_empty());
         (!idle).then(|| Rbac {
@@ -250,18 +262,18 @@ fn rbac(policies: &Policies, at: At) -> [Option<Both>; ACTIONS] {
     };
     let all = [
         Both {
-            rules: one(Action::Log, &policies.audit, &[]),
+            rules: one(Action::Log, &policies.audit, &[], guards),
             trial: None,
             prefix: "",
         },
         Both {
-            rules: one(Action::Deny, &policies.deny, models),
-            trial: one(Action::Deny, &policies.trial_deny, &[]),
+            rules: one(Action::Deny, &policies.deny, models, guards),
+            trial: one(Action::Deny, &policies.trial_deny, &[], &[]),
             prefix: "istio_dry_run_deny_",
         },
         Both {
-            rules: one(Action::Allow, &policies.allow, &[]),
-            trial: one(Action::Allow, &policies.trial_allow, &[]),
+            rules: one(Action::Allow, &policies.allow, &[], &[]),
+            trial: one(Action::Allow, &policies.trial_allow, &[], &[]),
             prefix: "istio_dry_run_allow_",
         },
     ];
