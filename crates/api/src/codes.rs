@@ -131,6 +131,12 @@ codes! {
         "the disk of the store is full", "Look at the reason named.";
     E970: "An item that a profile (`naka check --profile`) demands is not fulfilled.",
         "a workload in a mesh whose PeerAuthentication is PERMISSIVE, under `--profile zero-trust`", "Do what the finding says.";
+    E971: "A service-call matrix allows and forbids the same call. `naka policy generate` makes nothing of it.",
+        "`allowed_to_call: [audit_service]` and `forbidden_to_call: [audit_service]`", "Keep one of the two lines.";
+    E972: "A name of a service-call matrix that is neither a service nor a group, or a pattern that fits no service.",
+        "`allowed_to_call: [acount_service]`", "Correct the name, or declare it under `services` or `groups`.";
+    E973: "A demand of a service-call matrix that cannot be made an object: leaving it out would let more through.",
+        "`access_conditions: [Only when it rains]`", "Write one of the demands that the finding names.";
     W101: "`trafficPolicy.circuitBreaker` is no field of today's API; read as `outlierDetection`.",
         "`circuitBreaker: {consecutiveErrors: 5}`", "Rename it to `outlierDetection`.";
     W102: "`consecutiveGatewayFailureThreshold` is no field of `connectionPool.http`; read as `outlierDetection.consecutiveGatewayErrors`.",
@@ -218,6 +224,10 @@ codes! {
         "a file with a syntax error", "Correct the file named.";
     W970: "An item that a profile (`naka check --profile`) asks for is not fulfilled.",
         "a service that one instance serves, under `--profile production`", "Do what the finding says.";
+    W971: "A service-call matrix forbids by name what it allows by a group or a pattern: it stays forbidden.",
+        "`allowed_to_call: [all_internal_services]` and `forbidden_to_call: [core_banking_system]`, which is one of them", "Leave it out of what is allowed.";
+    W972: "A line of a service-call matrix or of a zero-trust posture that no object says as it is written.",
+        "`pii_detection: enabled`", "The finding says who keeps it, or what was taken instead.";
     W975: "A Mode is on: objects are in force in another form than they are stored. It ends by itself; `naka mode off NAME` ends it now.",
         "`naka mode on break-glass --incident INC-4711 --why …`, confirmed by a second person", "Nothing, if it is meant; end it as soon as it is not needed any more.";
     W976: "A Mode that is on cannot patch one of its targets: the object is gone, or would not be sound. It stays in force as it is stored.",

@@ -7,6 +7,7 @@ mod ca;
 mod cert;
 mod mode;
 mod operate;
+mod policy;
 mod rollout;
 mod run;
 
@@ -15,6 +16,7 @@ pub(crate) use ca::*;
 pub(crate) use cert::*;
 pub(crate) use mode::*;
 pub(crate) use operate::*;
+pub(crate) use policy::*;
 pub(crate) use rollout::*;
 pub(crate) use run::*;
 
@@ -94,6 +96,8 @@ pub(crate) enum Command {
     Token(Token),
     /// Take certificates of workloads back
     Cert(Cert),
+    /// Policies out of a matrix of who may call whom
+    Policy(Policy),
     /// The certificate authority: what signs, a root that is kept elsewhere, and another root
     Ca(Ca),
     /// Changes in steps: where they are, why they wait, on or back

@@ -20,6 +20,7 @@ pub(crate) mod install;
 pub(crate) mod join;
 pub(crate) mod mode;
 pub(crate) mod names;
+pub(crate) mod policy;
 pub(crate) mod proxy;
 pub(crate) mod rollout;
 pub(crate) mod run;

@@ -121,6 +121,7 @@ async fn with_runtime(command: Command, context: Option<&str>) -> Outcome {
         Command::Explain(explain) => cmd::explain::run(&explain, context).await,
         Command::Check(check) => cmd::check::run(&check, context).await,
         Command::Support(support) => cmd::support::run(&support, context).await,
+        Command::Policy(policy) => cmd::policy::run(&policy),
         Command::Cert(cert) => cmd::cert::run(&cert, context).await,
         Command::Rollout(rollout) => cmd::rollout::run(&rollout, context).await,
         Command::Audit(audit) => cmd::audit::run(&audit, context).await,

@@ -38,6 +38,7 @@ mod newcomer;
 mod notify;
 mod observe;
 mod package;
+mod policy;
 mod protocols;
 mod proxyless;
 mod ready;

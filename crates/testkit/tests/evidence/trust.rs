@@ -207,7 +207,7 @@ fn signed(key: &KeyPair, claims: &Value) -> String {
 }
 
 /// The issuer's object and tokens by the words of the rows.
-fn issuer() -> (String, Vec<(&'static str, String)>) {
+pub(crate) fn issuer() -> (String, Vec<(&'static str, String)>) {
     let key = KeyPair::generate_for(&PKCS_ED25519).expect("a key");
     let x = URL_SAFE_NO_PAD.encode(key.der_bytes());
     let jwks = json!({"keys": [{"kty": "OKP", "crv": "Ed25519", "kid": "k", "x": x}]});
