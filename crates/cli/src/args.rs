@@ -10,6 +10,7 @@ mod operate;
 mod policy;
 mod rollout;
 mod run;
+mod trace;
 
 pub(crate) use audit::*;
 pub(crate) use ca::*;
@@ -19,6 +20,7 @@ pub(crate) use operate::*;
 pub(crate) use policy::*;
 pub(crate) use rollout::*;
 pub(crate) use run::*;
+pub(crate) use trace::*;
 
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
 use naka_types::host::Host;
@@ -215,6 +217,8 @@ pub(crate) struct Up {
     pub(crate) jwks_hosts: Option<String>,
     #[command(flatten)]
     pub(crate) trail: Trail,
+    #[command(flatten)]
+    pub(crate) tracing: Tracing,
 }
 
 #[derive(Debug, Group)]
@@ -356,15 +360,6 @@ pub(crate) struct Why {
     /// Namespace of the service
     #[arg(short, long, value_name = "NS", default_value = "default")]
     pub(crate) namespace: String,
-    /// How to print
-    #[arg(short, long, value_name = "FORM")]
-    pub(crate) output: Option<Output>,
-}
-
-#[derive(Debug, Group)]
-pub(crate) struct Trace {
-    /// Id of the trace or of the request, or its beginning; the newest that is held unless given
-    pub(crate) id: Option<String>,
     /// How to print
     #[arg(short, long, value_name = "FORM")]
     pub(crate) output: Option<Output>,

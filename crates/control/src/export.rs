@@ -27,6 +27,7 @@ mod file;
 mod otlp;
 mod position;
 
+pub(crate) use otlp::Stream as Connection;
 pub use otlp::{Collector, Unsent};
 
 /// Name of the log among the streams.

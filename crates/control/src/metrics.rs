@@ -93,6 +93,19 @@ impl Sources {
         }
         self.expiries();
         self.trail();
+        self.traces();
+    }
+
+    /// What became of traces.
+    fn traces(&self) {
+        let (counts, metrics) = (self.plane.traces.counts(), &self.metrics);
+        metrics.number(name::TRACES_HELD, &[]).set(counts.traces);
+        let dropped = |by| metrics.number(name::TRACES_DROPPED, &[("by", by)]);
+        dropped("proxy").set(counts.dropped);
+        dropped("age").set(counts.gone);
+        let (sent, lost) = self.plane.traces.exported();
+        metrics.number(name::SPANS_EXPORTED, &[]).set(sent);
+        metrics.number(name::SPANS_DROPPED, &[]).set(lost);
     }
 
     /// What the audit trail lost, and how far behind its places are.

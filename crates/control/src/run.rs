@@ -15,9 +15,10 @@ use crate::plane::Plane;
 use crate::readiness::Readiness;
 use crate::refusal;
 use crate::rollout::driver::Driver;
-use crate::settings::{Addresses, Ports, Remembered, Settings};
+use crate::settings::{Addresses, Ports, Remembered, Settings, Tracing};
 use crate::source::Source;
 use crate::status::Status;
+use crate::traces;
 use crate::workloads::WorkloadService;
 use naka_identity::tls::api_server_tls;
 use naka_identity::{Authority, ServerCert};
@@ -79,6 +80,9 @@ pub enum Error {
     /// The authority or TLS.
     #[error(transparent)]
     Identity(#[from] naka_identity::Error),
+    /// A place that spans are to go to.
+    #[error("the export of traces: {0}")]
+    Traces(String),
     /// A place that the audit trail is to go to.
     #[error("the export of the audit trail: {0}")]
     Export(String),
@@ -105,6 +109,7 @@ pub struct Bound {
     rollouts: Arc<Driver>,
     metrics: Metrics,
     export: Export,
+    collectors: Vec<traces::otlp::Place>,
 }
 
 #[derive(Debug)]
@@ -175,6 +180,7 @@ pub async fn run(settings: Settings) -> Result<Bound, Error> {
     let export = Export::new(&settings.dir, &plane.store, &stream, &settings.audit);
     let export = export.map_err(Error::Export)?;
     let _ = plane.denials.set(stream);
+    let collectors = collectors(&plane, &settings.tracing).map_err(Error::Traces)?;
     Ok(Bound {
         settings,
         addresses,
@@ -185,6 +191,7 @@ pub async fn run(settings: Settings) -> Result<Bound, Error> {
         rollouts,
         metrics,
         export,
+        collectors,
     })
 }
 
@@ -205,6 +212,17 @@ async fn outlive(store: Arc<Store>, keep: Duration) {
         }
         tokio::time::sleep(every).await;
     }
+}
+
+/// Where spans go.
+fn collectors(plane: &Plane, tracing: &Tracing) -> Result<Vec<traces::otlp::Place>, String> {
+    let mut all = Vec::new();
+    for url in &tracing.to {
+        let place = traces::otlp::Place::new(url, tracing.authorities.as_deref())?;
+        plane.traces.export(place.door());
+        all.push(place);
+    }
+    Ok(all)
 }
 
 /// Names and addresses in the certificate of the control plane's ports.
@@ -380,6 +398,9 @@ impl Bound {
         }
         let places = self.export.shown();
         tasks.spawn(self.export.run());
+        for place in self.collectors {
+            tasks.spawn(place.run());
+        }
         if let Some(source) = self.plane.source.get().cloned() {
             tasks.spawn(async move { source.watch().await });
         }

@@ -40,6 +40,8 @@ pub struct Settings {
     pub jwks: Jwks,
     /// How the audit trail is kept.
     pub audit: Audit,
+    /// Where spans go.
+    pub tracing: Tracing,
 }
 
 /// How the audit trail is kept.
@@ -63,6 +65,15 @@ pub struct Audit {
     pub file_bytes: u64,
     /// Full files that are kept.
     pub files: usize,
+}
+
+/// Where spans of traces that are kept go.
+#[derive(Debug, Clone, Default)]
+pub struct Tracing {
+    /// Addresses of collectors.
+    pub to: Vec<String>,
+    /// PEM file of authorities that collectors may have besides the system's.
+    pub authorities: Option<PathBuf>,
 }
 
 /// What happens when a stream of the audit trail cannot be written, or a place of its export is too far behind. Calls of programs never wait for it.
@@ -189,6 +200,7 @@ impl Settings {
             source: None,
             jwks: Jwks::default(),
             audit: Audit::default(),
+            tracing: Tracing::default(),
         }
     }
 

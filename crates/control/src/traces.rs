@@ -9,12 +9,15 @@
 //!
 //! Not here: what a trace says ([`view`]), and the stream itself (`workloads`).
 
+pub mod otlp;
 pub mod view;
 
 use crate::outbox;
 use crate::plane::{Caller, Plane};
 use naka_wire::v1::{Span, TracesRequest, TracesResponse};
+use otlp::Door;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Traces that are held.
@@ -38,6 +41,8 @@ pub struct Who {
     pub workload: String,
     /// Its service; empty: a client only.
     pub service: String,
+    /// Its label `version`.
+    pub version: String,
     /// Its service account.
     pub account: String,
     /// Namespace.
@@ -90,7 +95,10 @@ struct Inner {
     next_line: u64,
     /// What proxies could not tell, by workload.
     dropped: HashMap<String, u64>,
+    /// The same of proxies whose streams have ended.
+    dropped_before: u64,
     gone: u64,
+    doors: Vec<Door>,
 }
 
 /// What became of spans so far.
@@ -107,6 +115,22 @@ pub struct Counts {
 }
 
 impl Traces {
+    /// Spans go there, too, from now on.
+    pub fn export(&self, door: Door) {
+        self.inner().doors.push(door);
+    }
+
+    /// What became of spans for collectors: how many were taken, and how many dropped.
+    #[must_use]
+    pub fn exported(&self) -> (u64, u64) {
+        let inner = self.inner();
+        let sum = |of: fn(&Door) -> u64| inner.doors.iter().map(of).sum();
+        (
+            sum(|door| door.counts.sent.load(Relaxed)),
+            sum(|door| door.counts.dropped.load(Relaxed)),
+        )
+    }
+
     /// A proxy that may be asked from now on; give the number back when it has gone.
     pub(crate) fn opened(&self, workload: &str, line: Line) -> u64 {
         let mut inner = self.inner();
@@ -125,7 +149,8 @@ impl Traces {
             .is_some_and(|(of, _)| *of == number)
         {
             inner.lines.remove(workload);
-            inner.dropped.remove(workload);
+            let dropped = inner.dropped.remove(workload).unwrap_or(0);
+            inner.dropped_before += dropped;
         }
     }
 
@@ -136,6 +161,7 @@ impl Traces {
             Arc::new(Who {
                 id: caller.workload_id.clone(),
                 workload: String::new(),
+                version: String::new(),
                 account: caller.spiffe.service_account().to_owned(),
                 service: String::new(),
                 namespace: caller.spiffe.namespace().to_owned(),
@@ -194,7 +220,7 @@ impl Traces {
         Counts {
             traces: inner.traces.len() as u64,
             spans: inner.spans as u64,
-            dropped: inner.dropped.values().sum(),
+            dropped: inner.dropped_before + inner.dropped.values().sum::<u64>(),
             gone: inner.gone,
         }
     }
@@ -228,6 +254,18 @@ impl Inner {
             return;
         };
         let key = (span.span_id, who.id.clone());
+        let ended = !span.unfinished
+            && trace
+                .spans
+                .get(&key)
+                .is_none_or(|held| held.span.unfinished);
+        if ended && !self.doors.is_empty() {
+            let held = Held {
+                span: span.clone(),
+                who: Arc::clone(who),
+            };
+            self.doors.iter().for_each(|door| door.put(&held));
+        }
         let before = trace.spans.len();
         match trace.spans.get_mut(&key) {
             // Told once more; what has ended does not become unfinished again.
@@ -320,6 +358,7 @@ impl Known {
                 id: of.workload_id.clone(),
                 workload: of.workload_name.clone(),
                 service: of.service.clone(),
+                version: of.labels.get("version").cloned().unwrap_or_default(),
                 account: of.service_account.clone(),
                 namespace: of.namespace.clone(),
             });

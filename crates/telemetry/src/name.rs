@@ -72,6 +72,10 @@ names! {
     CERTIFICATES_REFUSED "naka_certificate_refusals_total" Counter "Certificate requests refused, by reason.";
     AUDIT_DROPPED "naka_audit_dropped_total" Counter "Events of the audit trail that could not be kept (by disk), or that a place of --audit-to never gets (by file or otlp).";
     AUDIT_BEHIND "naka_audit_export_behind_events" Gauge "Events of the audit trail that a place of --audit-to has not got yet, of the place furthest behind, by its form: file or otlp.";
+    TRACES_HELD "naka_traces_held" Gauge "Traces that the control plane holds.";
+    TRACES_DROPPED "naka_traces_dropped_total" Counter "Traces that were to be kept and were too many: at a proxy (by proxy), or gave way to newer ones (by age).";
+    SPANS_EXPORTED "naka_spans_exported_total" Counter "Spans that collectors took (--traces-to).";
+    SPANS_DROPPED "naka_spans_dropped_total" Counter "Spans that had no room to wait for a collector, or that it refused.";
     RESIDENT "naka_process_resident_bytes" Gauge "Resident memory of the process.";
     CPU "naka_process_cpu_seconds_total" Counter "Processor time used by the process, user and system.";
     OPEN_FILES "naka_process_open_files" Gauge "Open file descriptors.";

@@ -12,6 +12,7 @@ pub mod ads;
 pub mod codec;
 pub mod grpc;
 pub mod istio_ca;
+pub mod otlp;
 pub mod spiffe;
 pub mod time;
 pub mod type_url;

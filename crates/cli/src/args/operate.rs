@@ -204,6 +204,8 @@ pub(crate) struct Control {
     pub(crate) jwks_hosts: Option<String>,
     #[command(flatten)]
     pub(crate) trail: super::Trail,
+    #[command(flatten)]
+    pub(crate) tracing: super::Tracing,
     /// Leave the terminal's session: set by `naka up`.
     #[arg(long, hide = true)]
     pub(crate) detached: bool,

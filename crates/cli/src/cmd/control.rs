@@ -10,7 +10,7 @@ use crate::notify::Manager;
 use naka_control::Settings;
 use naka_control::export::Place;
 use naka_control::readiness::Readiness;
-use naka_control::settings::{Addresses, Audit, Jwks, Ports, WhenFull};
+use naka_control::settings::{Addresses, Audit, Jwks, Ports, Tracing, WhenFull};
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
@@ -47,6 +47,15 @@ pub(crate) fn run(args: &args::Control) -> Outcome {
     settings.leaf_ttl = args.leaf_ttl;
     settings.jwks = jwks(args)?;
     settings.audit = audit(&args.trail)?;
+    let authorities = args
+        .tracing
+        .traces_to_ca
+        .as_deref()
+        .map(std::path::absolute);
+    settings.tracing = Tracing {
+        to: args.tracing.traces_to.clone(),
+        authorities: authorities.transpose()?,
+    };
     if args.system {
         settings.ports = SYSTEM_PORTS;
     }

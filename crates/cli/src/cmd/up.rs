@@ -76,6 +76,12 @@ fn options(args: &args::Up) -> Outcome<Vec<String>> {
             .audit_to
             .iter()
             .map(|to| ("--audit-to", Some(to))),
+    )
+    .chain(
+        args.tracing
+            .traces_to
+            .iter()
+            .map(|to| ("--traces-to", Some(to))),
     ) {
         if let Some(value) = value {
             all.extend([option.to_owned(), value.clone()]);
@@ -87,6 +93,7 @@ fn options(args: &args::Up) -> Outcome<Vec<String>> {
         ("--ca", args.ca.as_ref()),
         ("--jwks-ca", args.jwks_ca.as_ref()),
         ("--audit-to-ca", args.trail.audit_to_ca.as_ref()),
+        ("--traces-to-ca", args.tracing.traces_to_ca.as_ref()),
     ] {
         if let Some(path) = path {
             // It runs in another directory.
@@ -136,6 +143,7 @@ async fn in_force(args: &args::Up, home: &Home) -> Outcome {
         ("--audit-when-full", args.trail.audit_when_full.is_some()),
         ("--audit-keep", args.trail.audit_keep.is_some()),
         ("--audit-to", !args.trail.audit_to.is_empty()),
+        ("--traces-to", !args.tracing.traces_to.is_empty()),
         (
             "--seal-passphrase-file",
             args.seal_passphrase_file.is_some(),

@@ -54,6 +54,11 @@ impl fmt::Display for Unsent {
     }
 }
 
+/// A connection of either kind.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
 /// Where records go.
 #[derive(Debug)]
 pub struct Collector {
@@ -120,20 +125,31 @@ impl Collector {
     }
 
     async fn post(&self, body: Bytes) -> Result<(), Unsent> {
+        let stream = self.open(b"http/1.1").await?;
+        self.exchange(stream, body).await
+    }
+
+    /// Its address.
+    pub(crate) fn uri(&self) -> &Uri {
+        &self.uri
+    }
+
+    /// A connection to it, by TLS where its address says so.
+    pub(crate) async fn open(&self, alpn: &'static [u8]) -> Result<Box<dyn Stream>, Unsent> {
         let stream = TcpStream::connect((self.host.as_str(), self.port))
             .await
             .map_err(|error| Unsent::Later(format!("no connection: {error}")))?;
         let Some(pems) = &self.pems else {
-            return self.exchange(stream, body).await;
+            return Ok(Box::new(stream));
         };
-        let config = outside_tls(pems, &[], true, &[b"http/1.1"])
+        let config = outside_tls(pems, &[], true, &[alpn])
             .map_err(|error| Unsent::Later(error.to_string()))?;
         let name = ServerName::try_from(self.host.clone()).map_err(|_| {
             Unsent::Later("its host is no name that a certificate can have".to_owned())
         })?;
         let stream = TlsConnector::from(config).connect(name, stream).await;
         let stream = stream.map_err(|error| Unsent::Later(format!("no TLS: {error}")))?;
-        self.exchange(stream, body).await
+        Ok(Box::new(stream))
     }
 
     async fn exchange(

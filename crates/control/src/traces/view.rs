@@ -22,7 +22,9 @@ pub fn is_bad(span: &Span) -> bool {
     is_error(span) || span.slow
 }
 
-fn is_error(span: &Span) -> bool {
+/// Whether a request went wrong.
+#[must_use]
+pub fn is_error(span: &Span) -> bool {
     let broke = [
         Reason::UpstreamReset,
         Reason::UpstreamProtocolError,
@@ -193,6 +195,15 @@ impl<'t> Tree<'t> {
             at = deeper;
         }
         Some(at)
+    }
+}
+
+/// Whom a call was meant for, as far as its own span says.
+#[must_use]
+pub fn meant(span: &Span) -> String {
+    match ClusterName::parse(&span.cluster) {
+        Some(ClusterName::Outbound { host, .. }) => host.as_str().to_owned(),
+        _ => span.address.clone(),
     }
 }
 

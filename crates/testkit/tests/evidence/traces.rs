@@ -4,6 +4,7 @@
 //!
 //! The twin: programs that do not pass `traceparent` on. None of their traces is whole, and `naka status` names them.
 
+use crate::traces::collector::Collectors;
 use crate::traces::programs::{Failing, Ground, SERVICES};
 use naka_testkit::mesh::SOON;
 use naka_testkit::size;
@@ -11,6 +12,7 @@ use naka_testkit::wait::until;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
+mod collector;
 mod programs;
 
 /// Requests that fail are one in this many.
@@ -59,7 +61,8 @@ fn named(ground: &Ground) -> Vec<String> {
 
 #[test]
 fn every_trace_that_fails_arrives_whole_from_programs_that_pass_it_on() {
-    let ground = Ground::new();
+    let mut collectors = Collectors::new();
+    let ground = Ground::new(&collectors.options());
     assert_eq!(named(&ground), [""; 0]);
 
     // The twin.
@@ -89,6 +92,8 @@ fn every_trace_that_fails_arrives_whole_from_programs_that_pass_it_on() {
     what_is_slow(&ground);
     what_is_shown(&ground);
     what_is_hostile(&ground);
+    collectors.have(&ground, &failing);
+    collectors.stall(&ground);
 }
 
 /// A request that is slow is known of before it has ended.

@@ -36,6 +36,7 @@ fn put(trace: &mut Trace, who: &str, span: Span) {
         id: who.to_owned(),
         workload: format!("{who}-1"),
         service: who.to_owned(),
+        version: "v1".to_owned(),
         account: who.to_owned(),
         namespace: "shop".to_owned(),
     });

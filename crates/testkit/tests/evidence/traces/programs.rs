@@ -57,8 +57,8 @@ pub(super) struct Ground {
 }
 
 impl Ground {
-    pub(super) fn new() -> Self {
-        let mesh = Mesh::up();
+    pub(super) fn new(options: &[&str]) -> Self {
+        let mesh = Mesh::up_with(options);
         let seen = Arc::new(Seen::default());
         let print = ["sh", "-c", "echo $http_proxy; exec sleep 100000"];
         let proxy = |run: &Program| {
