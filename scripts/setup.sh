@@ -39,6 +39,7 @@ if [ "$what" = peers ]; then
     debian setpriv util-linux
     debian javac default-jdk-headless
     debian systemd-analyze systemd
+    debian promtool prometheus
     # Real programs whose protocols must pass; tests start instances of their own.
     package postgresql test -d /usr/lib/postgresql
     debian redis-server redis-server

@@ -36,14 +36,19 @@ pub struct Sources {
     pub places: Vec<Arc<Shown>>,
 }
 
-/// Serves `GET /metrics` and `GET /healthz/ready` until it is dropped. Nothing on this port is secret or changes
-/// anything.
+/// Serves `GET /metrics`, `GET /targets` (where proxies of this machine serve theirs, for Prometheus) and
+/// `GET /healthz/ready` until it is dropped. Nothing on this port is secret or changes anything.
 pub async fn serve(listener: TcpListener, sources: Sources) {
     let readiness = Readiness::new(
         Arc::clone(&sources.plane),
         Arc::clone(&sources.certificate),
         Arc::clone(&sources.authority),
     );
+    let status = Arc::clone(&sources.status);
+    let targets = move || {
+        let status = Arc::clone(&status);
+        async move { Json(status.metrics_targets().await) }
+    };
     let render = move || {
         sources.gather();
         let text = sources.metrics.render();
@@ -61,6 +66,7 @@ pub async fn serve(listener: TcpListener, sources: Sources) {
     let router = Router::new()
         .route("/ready", get(ready.clone()))
         .route("/healthz/ready", get(ready))
+        .route("/targets", get(targets))
         .route("/metrics", get(render.clone()))
         .route("/stats/prometheus", get(render));
     crate::apiserver::plain(router, listener).await;

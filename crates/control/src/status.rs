@@ -27,6 +27,7 @@ mod claims;
 mod edges;
 mod effect;
 mod object;
+mod targets;
 mod touch;
 mod traces;
 
@@ -44,6 +45,13 @@ impl Status {
     pub fn new(plane: Arc<Plane>, run_dir: PathBuf) -> Arc<Self> {
         let edges = edges::Reader::new(run_dir);
         Arc::new(Self { plane, edges })
+    }
+
+    /// Where the connected proxies of this machine serve their metrics, in the form of Prometheus' `http_sd_config`.
+    pub async fn metrics_targets(&self) -> Value {
+        let seen = self.plane.hub.seen().into_iter();
+        let connected = seen.map(|proxy| proxy.who.class.workload_id).collect();
+        targets::of(&self.edges.run_dir, &connected).await
     }
 
     async fn wait(&self, revision: u64, timeout: Duration) -> Rollout {

@@ -97,3 +97,9 @@ pub fn raise_open_files() -> u64 {
 
 /// How long a call waits for the first answer about its destination's name.
 pub const LOOK_UP: Duration = Duration::from_secs(5);
+
+/// Label sets of metrics are forgotten when nothing was counted under them for so long.
+pub const SERIES_IDLE: Duration = Duration::from_secs(30 * 60);
+
+/// How often that is looked for.
+pub const SERIES_SWEEP: Duration = Duration::from_secs(5 * 60);

@@ -365,7 +365,7 @@ fn spawn_workers(
     vips: Option<&Arc<Vips>>,
     own: Arc<Own>,
 ) -> Result<(Workers, Option<AccessLogWriter>), Error> {
-    let access = access_log(settings)?;
+    let access = access_log(settings, metrics)?;
     let count = settings.workers.unwrap_or_else(|| match settings.role {
         Role::Sidecar => 1,
         Role::Gateway => std::thread::available_parallelism().map_or(1, usize::from),
@@ -393,7 +393,7 @@ fn spawn_workers(
     Ok((Workers::new(handles), access))
 }
 
-fn access_log(settings: &Settings) -> Result<Option<AccessLogWriter>, Error> {
+fn access_log(settings: &Settings, metrics: &Metrics) -> Result<Option<AccessLogWriter>, Error> {
     let file = |path: PathBuf| {
         std::fs::OpenOptions::new()
             .create(true)
@@ -407,7 +407,8 @@ fn access_log(settings: &Settings) -> Result<Option<AccessLogWriter>, Error> {
         AccessLog::Run => Box::new(file(settings.run_dir.join("access.log"))?),
         AccessLog::File(path) => Box::new(file(path.clone())?),
     };
-    AccessLogWriter::start(sink)
+    let lost = metrics.number(naka_telemetry::name::ACCESS_LOG_LOST, &[]);
+    AccessLogWriter::start(sink, lost)
         .map(Some)
         .map_err(Error::Thread)
 }

@@ -10,6 +10,7 @@
 
 pub mod book;
 mod demand;
+mod gauges;
 mod lookups;
 mod readiness;
 mod shared;

@@ -55,13 +55,13 @@ pub(crate) fn render(inner: &Inner) -> String {
     let mut requests: BTreeMap<Printed, Requests> = BTreeMap::new();
     let mut tcp: BTreeMap<Printed, Tcp> = BTreeMap::new();
     let mut replies = [0u64; Reason::ALL.len()];
-    let mut capped = 0;
+    let (mut capped, mut expired) = (0, 0);
     let mut aside = crate::aside::Sums::default();
     for shard in &shards {
         #[expect(clippy::iter_over_hash_type, reason = "summed into a sorted map")]
-        for (labels, series) in lock(&shard.requests).iter() {
+        for (labels, kept) in lock(&shard.requests).iter() {
             let common = pairs(labels);
-            series.each(|outcome, slot| {
+            kept.series.each(|outcome, slot| {
                 let sums = requests.entry(with_outcome(&common, outcome)).or_default();
                 sums.duration.add(&slot.duration);
                 sums.request_bytes.add(&slot.request_bytes);
@@ -69,7 +69,8 @@ pub(crate) fn render(inner: &Inner) -> String {
             });
         }
         #[expect(clippy::iter_over_hash_type, reason = "summed into a sorted map")]
-        for (labels, series) in lock(&shard.tcp).iter() {
+        for (labels, kept) in lock(&shard.tcp).iter() {
+            let series = &kept.series;
             let sums = tcp.entry(pairs(labels)).or_default();
             sums.sent += series.sent.load(Relaxed);
             sums.received += series.received.load(Relaxed);
@@ -86,6 +87,7 @@ pub(crate) fn render(inner: &Inner) -> String {
             *sum += count.load(Relaxed);
         }
         capped += shard.capped.load(Relaxed);
+        expired += shard.expired.load(Relaxed);
         aside.add(&shard.aside);
     }
     let mut out = String::with_capacity(16 * 1024);
@@ -130,6 +132,9 @@ pub(crate) fn render(inner: &Inner) -> String {
                 for (labels, count) in aside.copies() {
                     sample(&mut out, name.name, &labels, count);
                 }
+            }
+            name::SERIES_EXPIRED if !shards.is_empty() => {
+                sample(&mut out, name.name, "", expired);
             }
             name::SERIES_CAPPED if !shards.is_empty() => sample(&mut out, name.name, "", capped),
             _ => {}

@@ -258,6 +258,14 @@ impl Labels {
         values
     }
 
+    /// Whether it is one for exchanges beyond the cap.
+    pub(crate) fn is_capped(&self) -> bool {
+        &*self.source_service_name == "other"
+            && self.service.host == "other"
+            && self.source.workload == "other"
+            && self.destination.workload == "other"
+    }
+
     /// The label set for exchanges beyond the cap: everything open-ended is `other`.
     pub(crate) fn capped(&self) -> Self {
         let other = Arc::new(Workload::all("other"));

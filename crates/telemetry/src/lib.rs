@@ -6,8 +6,9 @@
 //!   which are counted.
 //! * [`process`] reads `/proc`.
 //!
-//! Invariants: cardinality is bounded (label sets beyond the cap are counted under `other`); every metric name stands
-//! in one table, [`name::TABLE`]; nothing here blocks a request.
+//! Invariants: cardinality and memory are bounded (label sets and outcomes beyond their caps are counted under
+//! `other`, sets under which nothing is counted any more are forgotten); every metric name stands in one table,
+//! [`name::TABLE`]; nothing here blocks a request.
 //!
 //! Not here: HTTP endpoints for scraping, traces, exports.
 
@@ -27,7 +28,7 @@ pub use aside::Copied;
 pub use expose::CONTENT_TYPE;
 pub use label::{Labels, Reporter, Security, Service, Traffic, Workload};
 pub use log::{AccessLog, Lines};
-pub use metrics::{Metrics, Number, Shard};
+pub use metrics::{Metrics, Number, Pairs, Shard};
 pub use record::{Direction, Record};
 pub use seconds::Seconds;
 pub use series::{Exchange, RequestHandle, TcpHandle};

@@ -6,10 +6,9 @@
 //!
 //! A buffer that is full, or a sink that fails, loses lines and counts them. Dropping the log writes what is left.
 
-use crate::metrics::lock;
+use crate::metrics::{Number, lock};
 use crate::record::Record;
 use std::io::Write;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -32,7 +31,7 @@ struct Shared {
     buffers: Mutex<Vec<Arc<Mutex<Vec<u8>>>>>,
     state: Mutex<State>,
     wake: Condvar,
-    lost: AtomicU64,
+    lost: Number,
 }
 
 #[derive(Debug, Default)]
@@ -49,21 +48,21 @@ pub struct Lines {
 }
 
 impl AccessLog {
-    /// Starts the writer.
+    /// Starts the writer. Lines that are lost are counted in `lost`.
     ///
     /// # Errors
     /// When no thread can be started.
-    pub fn start(sink: Box<dyn Write + Send>) -> std::io::Result<Self> {
-        Self::with_room(sink, ROOM_BYTES)
+    pub fn start(sink: Box<dyn Write + Send>, lost: Number) -> std::io::Result<Self> {
+        Self::with_room(sink, lost, ROOM_BYTES)
     }
 
-    fn with_room(sink: Box<dyn Write + Send>, room: usize) -> std::io::Result<Self> {
+    fn with_room(sink: Box<dyn Write + Send>, lost: Number, room: usize) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             room,
             buffers: Mutex::default(),
             state: Mutex::default(),
             wake: Condvar::new(),
-            lost: AtomicU64::new(0),
+            lost,
         });
         let of_thread = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
@@ -86,12 +85,6 @@ impl AccessLog {
             shared: Arc::clone(&self.shared),
         }
     }
-
-    /// Lines lost so far.
-    #[must_use]
-    pub fn lost(&self) -> u64 {
-        self.shared.lost.load(Relaxed)
-    }
 }
 
 impl Drop for AccessLog {
@@ -113,7 +106,7 @@ impl Lines {
             record.write(&mut buffer);
             if buffer.len() > self.shared.room {
                 buffer.truncate(before);
-                self.shared.lost.fetch_add(1, Relaxed);
+                self.shared.lost.add(1);
                 return;
             }
             before == 0
@@ -138,7 +131,7 @@ fn write_out(shared: &Shared, mut sink: Box<dyn Write + Send>) {
             }
             if let Err(error) = sink.write_all(&batch).and_then(|()| sink.flush()) {
                 let lines = batch.iter().filter(|b| **b == b'\n').count();
-                shared.lost.fetch_add(lines as u64, Relaxed);
+                shared.lost.add(lines as u64);
                 tracing::warn!(%error, lines, "the access log cannot be written");
             }
             // A burst leaves no big buffer behind.
@@ -177,7 +170,7 @@ fn wait(shared: &Shared) -> bool {
 #[cfg(test)]
 mod tests {
     use super::{AccessLog, Record};
-    use crate::metrics::lock;
+    use crate::metrics::{Number, lock};
     use crate::record::Direction;
     use naka_types::reason::Reason;
     use std::io::Write;
@@ -212,7 +205,8 @@ mod tests {
     #[test]
     fn every_line_is_one_json_object_whatever_the_caller_sent() {
         let sink = Sink::default();
-        let log = AccessLog::start(Box::new(sink.clone())).unwrap();
+        let lost = Number::default();
+        let log = AccessLog::start(Box::new(sink.clone()), lost.clone()).unwrap();
         let nasty = "/a\"b\\c\n\r\t\u{1}\u{7f}é\u{2028}";
         let workers: Vec<_> = (0..4)
             .map(|_| {
@@ -235,8 +229,8 @@ mod tests {
         for worker in workers {
             worker.join().unwrap();
         }
-        assert_eq!(log.lost(), 0);
         drop(log);
+        assert_eq!(lost.value(), 0);
         let text = String::from_utf8(lock(&sink.0).clone()).unwrap();
         let lines: Vec<serde_json::Value> = text
             .lines()
@@ -254,17 +248,18 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_or_cannot_be_written_is_counted() {
-        let log = AccessLog::with_room(Box::new(Sink::default()), 100).unwrap();
+        let lost = Number::default();
+        let log = AccessLog::with_room(Box::new(Sink::default()), lost.clone(), 100).unwrap();
         let lines = log.lines();
         lines.log(&Record::default());
-        assert_eq!(log.lost(), 1, "a line is longer than 100 bytes");
-        let log = AccessLog::start(Box::new(Full)).unwrap();
+        assert_eq!(lost.value(), 1, "a line is longer than 100 bytes");
+        let lost = Number::default();
+        let log = AccessLog::start(Box::new(Full), lost.clone()).unwrap();
         let lines = log.lines();
         for _ in 0..3 {
             lines.log(&Record::default());
         }
-        let shared = Arc::clone(&log.shared);
         drop(log);
-        assert_eq!(shared.lost.load(std::sync::atomic::Ordering::Relaxed), 3);
+        assert_eq!(lost.value(), 3);
     }
 }

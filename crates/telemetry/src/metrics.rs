@@ -4,7 +4,7 @@ use crate::aside::{Aside, Copied};
 use crate::label::Labels;
 use crate::name::Name;
 use crate::seconds::Seconds;
-use crate::series::{RequestHandle, RequestSeries, TcpHandle, TcpSeries};
+use crate::series::{RequestHandle, RequestSeries, Room, Series, TcpHandle, TcpSeries};
 use naka_types::reason::Reason;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -12,9 +12,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// Label sets a shard keeps apart. A sidecar calls at most 1,000 names; and a set is about 80 kB of exposition.
 const CAP: usize = 1_000;
+/// Sets named `other`: by reporter, traffic and security.
+const CAPPED: usize = 18;
+/// Outcomes that a shard keeps apart, over all label sets: 500 bytes each, so 2 MB. Every set has one more, `other`.
+const OUTCOMES: usize = 4_000;
 
 /// A label set of a process-wide number, in the order given.
-pub(crate) type Pairs = Vec<(&'static str, String)>;
+pub type Pairs = Vec<(&'static str, String)>;
 
 /// All metrics of a process. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -30,11 +34,22 @@ pub(crate) struct Inner {
 #[derive(Debug)]
 pub(crate) struct ShardInner {
     cap: usize,
-    pub(crate) requests: Mutex<HashMap<Labels, Arc<RequestSeries>>>,
-    pub(crate) tcp: Mutex<HashMap<Labels, Arc<TcpSeries>>>,
+    room: Arc<Room>,
+    pub(crate) requests: Mutex<HashMap<Labels, Kept<RequestSeries>>>,
+    pub(crate) tcp: Mutex<HashMap<Labels, Kept<TcpSeries>>>,
     pub(crate) replies: [AtomicU64; Reason::ALL.len()],
     pub(crate) capped: AtomicU64,
+    pub(crate) expired: AtomicU64,
     pub(crate) aside: Aside,
+}
+
+/// What is counted under a label set, and since when that has not moved.
+#[derive(Debug)]
+pub(crate) struct Kept<S> {
+    pub(crate) series: Arc<S>,
+    /// What it had counted when it was looked at last.
+    seen: u64,
+    since_s: u32,
 }
 
 impl Metrics {
@@ -55,10 +70,12 @@ impl Metrics {
     pub fn shard_of(&self, cap: usize) -> Shard {
         let shard = Arc::new(ShardInner {
             cap,
+            room: Room::of(OUTCOMES),
             requests: Mutex::default(),
             tcp: Mutex::default(),
             replies: std::array::from_fn(|_| AtomicU64::new(0)),
             capped: AtomicU64::new(0),
+            expired: AtomicU64::new(0),
             aside: Aside::default(),
         });
         lock(&self.0.shards).push(Arc::clone(&shard));
@@ -76,6 +93,15 @@ impl Metrics {
             .entry(pairs)
             .or_default();
         Number(Arc::clone(cell))
+    }
+
+    /// Replaces all that is told under a name of process-wide gauges: what is not among the rows is gone.
+    pub fn gauges(&self, name: Name, rows: impl IntoIterator<Item = (Pairs, u64)>) {
+        let rows = rows
+            .into_iter()
+            .map(|(pairs, value)| (pairs, Arc::new(AtomicU64::new(value))))
+            .collect();
+        lock(&self.0.numbers).insert(name.name, rows);
     }
 
     /// A process-wide histogram of durations. The same name and labels give the same one.
@@ -104,7 +130,7 @@ impl Metrics {
 }
 
 /// A number that is set or added to.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Number(Arc<AtomicU64>);
 
 impl Number {
@@ -117,6 +143,12 @@ impl Number {
     pub fn add(&self, more: u64) {
         self.0.fetch_add(more, Relaxed);
     }
+
+    /// What it is.
+    #[must_use]
+    pub fn value(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
 }
 
 /// One worker's part. Resolving locks and hashes; keep the handle for the connection or route.
@@ -127,7 +159,8 @@ impl Shard {
     /// The handle that counts requests of these labels.
     #[must_use]
     pub fn resolve(&self, labels: &Labels) -> RequestHandle {
-        RequestHandle(self.find(&self.0.requests, labels, RequestSeries::new))
+        let new = || RequestSeries::new(Arc::clone(&self.0.room));
+        RequestHandle(self.find(&self.0.requests, labels, new))
     }
 
     /// The handle that counts TCP connections of these labels.
@@ -161,24 +194,56 @@ impl Shard {
         self.0.aside.copied(what);
     }
 
+    /// Forgets label sets that nobody holds a handle of and under which nothing was counted for that long. To be
+    /// called now and then by the worker, which lets go of the handles it keeps before. Counters that come back begin
+    /// at nothing, as after a restart.
+    pub fn expire(&self, now_s: u32, idle_s: u32) {
+        let gone = sweep(&self.0.requests, now_s, idle_s) + sweep(&self.0.tcp, now_s, idle_s);
+        self.0.expired.fetch_add(gone, Relaxed);
+    }
+
     fn find<S>(
         &self,
-        map: &Mutex<HashMap<Labels, Arc<S>>>,
+        map: &Mutex<HashMap<Labels, Kept<S>>>,
         labels: &Labels,
         new: impl FnOnce() -> S,
     ) -> Arc<S> {
         let mut map = lock(map);
-        if let Some(series) = map.get(labels) {
-            return Arc::clone(series);
+        if let Some(kept) = map.get(labels) {
+            return Arc::clone(&kept.series);
         }
-        let key = if map.len() < self.0.cap {
+        // Sets named `other` take nobody's place: the first test alone is the usual case, the last is for floods.
+        let apart = |map: &HashMap<Labels, _>| map.keys().filter(|set| !set.is_capped()).count();
+        let cap = self.0.cap;
+        let has_room = map.len() < cap || map.len() < cap + CAPPED && apart(&map) < cap;
+        let key = if has_room {
             labels.clone()
         } else {
             self.0.capped.fetch_add(1, Relaxed);
             labels.capped()
         };
-        Arc::clone(map.entry(key).or_insert_with(|| Arc::new(new())))
+        let kept = map.entry(key).or_insert_with(|| Kept {
+            series: Arc::new(new()),
+            // Not what a sum can be: the first look begins the wait.
+            seen: u64::MAX,
+            since_s: 0,
+        });
+        Arc::clone(&kept.series)
     }
+}
+
+fn sweep<S: Series>(map: &Mutex<HashMap<Labels, Kept<S>>>, now_s: u32, idle_s: u32) -> u64 {
+    let mut map = lock(map);
+    let before = map.len();
+    map.retain(|_, kept| {
+        let counted = kept.series.counted();
+        if counted != kept.seen {
+            (kept.seen, kept.since_s) = (counted, now_s);
+        }
+        // Handles come out of this map and of handles alone: one that is held nowhere else stays so under the lock.
+        Arc::strong_count(&kept.series) > 1 || now_s.saturating_sub(kept.since_s) < idle_s
+    });
+    (before - map.len()) as u64
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -56,8 +56,15 @@ names! {
     ROUTE_REQUESTS "naka_route_requests_total" Counter "Requests of routes that have a name for it (statPrefix of a VirtualService), by class of status.";
     SERVER_REQUESTS "naka_server_requests_total" Counter "Requests of a Gateway's servers that end TLS of HTTP and have a name, by class of status.";
     MIRROR_REQUESTS "naka_mirror_requests_total" Counter "Copies of requests, by what became of them: sent or dropped.";
-    ACCESS_LOG_LOST "naka_access_log_lost_lines_total" Counter "Access-log lines lost because the writer could not keep up.";
+    ACCESS_LOG_LOST "naka_access_log_lost_lines_total" Counter "Access-log lines lost because the writer could not keep up or the disk was full.";
     SERIES_CAPPED "naka_metric_capped_lookups_total" Counter "Handles given out under the label value other because the cap of label sets was reached.";
+    SERIES_EXPIRED "naka_metric_expired_label_sets_total" Counter "Label sets forgotten because nothing was counted under them for half an hour.";
+    CLUSTER_REQUESTS "naka_cluster_active_requests" Gauge "Requests under way, by destination.";
+    CLUSTER_CONNECTIONS "naka_cluster_connections" Gauge "Open connections of the pool, by destination.";
+    CLUSTER_QUEUED "naka_cluster_queued_requests" Gauge "Requests that wait for a connection, by destination.";
+    CLUSTER_RETRIES "naka_cluster_active_retries" Gauge "Retries under way, by destination.";
+    CLUSTER_ENDPOINTS "naka_cluster_endpoints" Gauge "Endpoints of a destination by state: healthy, draining, unhealthy, ejected (by outlier detection) or failing (its health checks).";
+    BREAKER_STATE "naka_breaker_state" Gauge "1 for the state that the explicit breaker of a destination is in: closed, open or half_open.";
     CONFIG_REVISION "naka_config_revision_info" Gauge "Revision of the configuration in force.";
     CONTROL_CONNECTED "naka_control_connected_info" Gauge "1 while connected to the control plane.";
     CONNECTED_PROXIES "naka_connected_proxies" Gauge "Proxies connected to this control plane.";

@@ -4,7 +4,7 @@
 //! histograms. The first is nearly always the right one, so recording is one comparison and six relaxed additions.
 
 use naka_types::reason::Reason;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -116,15 +116,59 @@ struct Cell {
     slot: OnceLock<Box<Slot>>,
 }
 
+/// Room for outcomes, shared by the label sets of a shard.
+#[derive(Debug)]
+pub(crate) struct Room(AtomicUsize);
+
+impl Room {
+    pub(crate) fn of(outcomes: usize) -> Arc<Self> {
+        Arc::new(Self(AtomicUsize::new(outcomes)))
+    }
+
+    fn take(&self) -> bool {
+        let one_less = |left: usize| left.checked_sub(1);
+        self.0.fetch_update(Relaxed, Relaxed, one_less).is_ok()
+    }
+
+    fn give_back(&self, outcomes: usize) {
+        self.0.fetch_add(outcomes, Relaxed);
+    }
+}
+
+/// What is counted under a label set.
+pub(crate) trait Series {
+    /// A number that moves with everything that is counted.
+    fn counted(&self) -> u64;
+}
+
 /// Requests of one label set.
 #[derive(Debug)]
 pub(crate) struct RequestSeries {
     cells: [Cell; OUTCOMES],
+    room: Arc<Room>,
+}
+
+impl Drop for RequestSeries {
+    fn drop(&mut self) {
+        let taken = |cell: &&Cell| !matches!(cell.outcome.load(Relaxed), UNUSED | OTHER);
+        self.room.give_back(self.cells.iter().filter(taken).count());
+    }
+}
+
+impl Series for RequestSeries {
+    fn counted(&self) -> u64 {
+        let slots = self.cells.iter().filter_map(|cell| cell.slot.get());
+        slots
+            .flat_map(|slot| &slot.duration.buckets)
+            .map(|bucket| bucket.load(Relaxed))
+            .sum()
+    }
 }
 
 impl RequestSeries {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(room: Arc<Room>) -> Self {
         Self {
+            room,
             cells: std::array::from_fn(|_| Cell {
                 outcome: AtomicU32::new(UNUSED),
                 slot: OnceLock::new(),
@@ -140,12 +184,18 @@ impl RequestSeries {
         for cell in cells {
             let mut held = cell.outcome.load(Relaxed);
             if held == UNUSED {
-                held = match cell
+                if !self.room.take() {
+                    break;
+                }
+                let claimed = cell
                     .outcome
-                    .compare_exchange(UNUSED, outcome.0, Relaxed, Relaxed)
-                {
+                    .compare_exchange(UNUSED, outcome.0, Relaxed, Relaxed);
+                held = match claimed {
                     Ok(_) => outcome.0,
-                    Err(taken) => taken,
+                    Err(taken) => {
+                        self.room.give_back(1);
+                        taken
+                    }
                 };
             }
             if held == outcome.0 {
@@ -208,6 +258,18 @@ pub(crate) struct TcpSeries {
     pub(crate) opened: AtomicU64,
     /// Index 0: in good order; else the reason's place in the table plus one.
     pub(crate) closed: [AtomicU64; Reason::ALL.len() + 1],
+}
+
+impl Series for TcpSeries {
+    fn counted(&self) -> u64 {
+        let closed = self.closed.iter().map(|count| count.load(Relaxed));
+        let others = [&self.sent, &self.received, &self.opened];
+        others
+            .into_iter()
+            .map(|count| count.load(Relaxed))
+            .chain(closed)
+            .fold(0, u64::wrapping_add)
+    }
 }
 
 impl TcpSeries {

@@ -389,6 +389,87 @@ fn cardinality_is_bounded_and_nothing_is_lost() {
     );
 }
 
+/// However many label sets have however many outcomes each: what is kept is bounded, what is counted is not.
+#[test]
+fn outcomes_are_bounded_over_all_label_sets() {
+    let metrics = Metrics::new();
+    let shard = metrics.shard();
+    for index in 0..500 {
+        let handle = shard.resolve(&labels(&format!("s{index}"), HOST));
+        for code in 200..220 {
+            handle.record(&Exchange {
+                code,
+                ..Exchange::default()
+            });
+        }
+    }
+    let text = metrics.render();
+    let samples: Vec<f64> = text
+        .lines()
+        .filter(|line| line.starts_with("istio_requests_total{"))
+        .map(|line| line.rsplit_once(' ').unwrap().1.parse().unwrap())
+        .collect();
+    assert_eq!(samples.len(), 4_000 + 300, "200 sets whole, 300 as `other`");
+    assert_eq!(samples.iter().sum::<f64>(), 10_000.0);
+}
+
+/// A set that nothing is counted under is forgotten after the time, never while a handle of it is held; and makes room.
+#[test]
+fn idle_label_sets_are_forgotten() {
+    let metrics = Metrics::new();
+    let shard = metrics.shard_of(2);
+    let once = Exchange {
+        code: 200,
+        ..Exchange::default()
+    };
+    let count = |source: &str| {
+        let samples = read(&metrics.render());
+        let found = find(&samples, "istio_requests_total", &[("source_app", source)]);
+        found.first().map(|sample| sample.value)
+    };
+    let held = shard.resolve(&labels("held", HOST));
+    held.record(&once);
+    shard.resolve(&labels("idle", HOST)).record(&once);
+    shard.expire(100, 60);
+    shard.expire(159, 60);
+    assert_eq!((count("held"), count("idle")), (Some(1.0), Some(1.0)));
+    shard.resolve(&labels("idle", HOST)).record(&once);
+    shard.expire(160, 60);
+    assert_eq!(count("idle"), Some(2.0), "it moved since it was looked at");
+    shard.resolve(&labels("late", HOST)).record(&once);
+    assert_eq!((count("late"), count("other")), (None, Some(1.0)));
+    shard.expire(220, 60);
+    assert_eq!((count("held"), count("idle")), (Some(1.0), None));
+    shard.resolve(&labels("late", HOST)).record(&once);
+    assert_eq!(count("late"), Some(1.0), "there is room again");
+    drop(held);
+    shard.expire(300, 60);
+    shard.expire(360, 60);
+    assert_eq!(
+        (count("held"), count("late"), count("other")),
+        (None, None, None)
+    );
+    let samples = read(&metrics.render());
+    let expired = find(&samples, "naka_metric_expired_label_sets_total", &[]);
+    assert_eq!(expired[0].value, 4.0);
+}
+
+/// Gauges that are told anew as a whole keep nothing of what is gone.
+#[test]
+fn gauges_are_replaced_as_a_whole() {
+    let metrics = Metrics::new();
+    let row = |cluster: &str, value| (vec![("cluster", cluster.to_owned())], value);
+    metrics.gauges(name::CLUSTER_QUEUED, [row("a", 1), row("b", 2)]);
+    metrics.gauges(name::CLUSTER_QUEUED, [row("b", 3)]);
+    let samples = read(&metrics.render());
+    let found = find(&samples, "naka_cluster_queued_requests", &[]);
+    assert_eq!(found.len(), 1);
+    assert_eq!(
+        (found[0].labels["cluster"].as_str(), found[0].value),
+        ("b", 3.0)
+    );
+}
+
 #[test]
 fn recording_from_many_threads_loses_nothing() {
     let metrics = Metrics::new();

@@ -20,16 +20,16 @@ use tokio::task::JoinSet;
 const REQUEST: &[u8] =
     b"GET /stats/prometheus HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
 const LIMIT: u64 = 16 << 20;
-const PATIENCE: Duration = Duration::from_millis(500);
+pub(super) const PATIENCE: Duration = Duration::from_millis(500);
 /// Sockets that are read at the same time.
-const AT_ONCE: usize = 64;
+pub(super) const AT_ONCE: usize = 64;
 
 type Counters = BTreeMap<Edge, Counts>;
 
 /// Reads counters, and knows the last ones of every proxy.
 #[derive(Debug)]
 pub(super) struct Reader {
-    run_dir: PathBuf,
+    pub(super) run_dir: PathBuf,
     last: Mutex<BTreeMap<String, Counters>>,
 }
 
@@ -86,7 +86,7 @@ async fn scrape_all(run_dir: &Path) -> BTreeMap<String, Counters> {
             && let Some(socket) = sockets.next()
         {
             reading.spawn(async move {
-                let read = tokio::time::timeout(PATIENCE, scrape(&socket)).await;
+                let read = tokio::time::timeout(PATIENCE, ask(&socket, REQUEST)).await;
                 counters(&read.ok()?.ok()?)
             });
         }
@@ -98,9 +98,10 @@ async fn scrape_all(run_dir: &Path) -> BTreeMap<String, Counters> {
     }
 }
 
-async fn scrape(socket: &Path) -> std::io::Result<String> {
+/// What an admin socket answers.
+pub(super) async fn ask(socket: &Path, request: &[u8]) -> std::io::Result<String> {
     let mut stream = UnixStream::connect(socket).await?;
-    stream.write_all(REQUEST).await?;
+    stream.write_all(request).await?;
     let mut bytes = Vec::new();
     stream.take(LIMIT).read_to_end(&mut bytes).await?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())

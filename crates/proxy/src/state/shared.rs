@@ -394,6 +394,8 @@ impl Shared {
                 .number(name::CONFIG_REVISION, &[])
                 .set(revision);
         }
+        let now = crate::io::process_start().elapsed();
+        super::gauges::refresh(&self.metrics, &self.snapshot(), now);
     }
 }
 

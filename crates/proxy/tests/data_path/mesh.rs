@@ -216,7 +216,8 @@ impl Mesh {
         let seen = Arc::<Seen>::default();
         let metrics = Metrics::new();
         let log = Log::default();
-        let access = AccessLog::start(Box::new(log.clone())).unwrap();
+        let access =
+            AccessLog::start(Box::new(log.clone()), naka_telemetry::Number::default()).unwrap();
         let (wants, asked) = mpsc::channel(64);
         let names = Filter::decode(&NameFilter {
             exact: known.iter().map(|k| (*k).to_owned()).collect(),
