@@ -185,6 +185,9 @@ pub(crate) fn as_json(status: StatusCode, body: &Json) -> Page {
     page(status, "application/json", text)
 }
 
+/// What asks for metrics with exemplars in the query, as `Accept` does.
+const OPEN_METRICS: &str = "format=openmetrics";
+
 async fn answer(request: Request<Incoming>, shared: &impl Subject, door: Door) -> Page {
     if door != Door::Unix {
         if let Some(refusal) = foreign(request.headers()) {
@@ -198,7 +201,11 @@ async fn answer(request: Request<Incoming>, shared: &impl Subject, door: Door) -
         }
     }
     let path = request.uri().path().to_owned();
-    let query = request.uri().query().unwrap_or_default().to_owned();
+    let mut query = request.uri().query().unwrap_or_default().to_owned();
+    let accept = request.headers().get(http::header::ACCEPT);
+    if accept.is_some_and(|a| a.to_str().is_ok_and(naka_telemetry::wants_open_metrics)) {
+        query = format!("{query}&{OPEN_METRICS}");
+    }
     if door == Door::Metrics
         && !matches!(
             path.as_str(),
@@ -266,11 +273,12 @@ async fn get(path: &str, query: &str, shared: &Shared) -> Page {
         "/stats" => text(StatusCode::OK, stats(shared)),
         "/stats/prometheus" | "/metrics" => {
             shared.refresh_gauges();
-            let mut page = page(
-                StatusCode::OK,
-                naka_telemetry::CONTENT_TYPE,
-                shared.metrics.render(),
-            );
+            let (kind, told) = if query.split('&').any(|part| part == OPEN_METRICS) {
+                (naka_telemetry::OPEN_METRICS, shared.metrics.render_open())
+            } else {
+                (naka_telemetry::CONTENT_TYPE, shared.metrics.render())
+            };
+            let mut page = page(StatusCode::OK, kind, told);
             // Whose counters they are: proxies of several meshes may have their sockets side by side.
             let own = shared
                 .feed

@@ -252,7 +252,7 @@ impl Open {
         let duration = self.started.elapsed();
         let sent = self.tunnel_sent + self.body.as_ref().map_or(0, |body| body.bytes());
         self.permit = None;
-        worker.spans.end(self, duration);
+        let trace = worker.spans.end(self, duration);
         self.count(Counted {
             code: self.status,
             reason: self.reason,
@@ -260,6 +260,7 @@ impl Open {
             duration,
             request_bytes: sent,
             response_bytes: self.received,
+            trace,
         });
         if let Some(reason) = self.reason {
             worker.shard.local_reply(reason);

@@ -238,10 +238,8 @@ impl Spans {
     }
 
     /// It is over.
-    pub(crate) fn end(&self, open: &mut Open, duration: Duration) {
-        let Some(flight) = open.span.take().and_then(|place| self.take(place)) else {
-            return;
-        };
+    pub(crate) fn end(&self, open: &mut Open, duration: Duration) -> Option<u128> {
+        let flight = open.span.take().and_then(|place| self.take(place))?;
         let mut slot = flight.slot;
         if slot.bits & SERVER != 0 {
             self.kept.serving.fetch_sub(1, Relaxed);
@@ -266,7 +264,10 @@ impl Spans {
             self.kept.again(slot.trace, Why::Marked);
         } else if slot.bits & SAMPLED != 0 {
             self.kept.again(slot.trace, Why::Sampled);
+        } else {
+            return None;
         }
+        Some(slot.trace)
     }
 
     /// Marks what has waited for an answer for too long.

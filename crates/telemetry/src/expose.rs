@@ -1,10 +1,12 @@
-//! Prometheus text exposition (format 0.0.4): shards summed, names in the table's order, values in a fixed order.
+//! Prometheus text exposition (format 0.0.4), or OpenMetrics for whoever asks for it: shards summed, names in the
+//! table's order, values in a fixed order.
 
+use crate::exemplar::Seen;
 use crate::label::{Labels, NAMES};
 use crate::metrics::{Inner, lock};
 use crate::name::{self, Name, TABLE};
 use crate::process;
-use crate::series::{BOUNDS, Histogram, Outcome};
+use crate::series::{BOUNDS, Histogram, Outcome, bucket};
 use naka_types::reason::Reason;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -12,6 +14,20 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// `Content-Type` of the exposition.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// `Content-Type` of the exposition with exemplars.
+pub const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Whether a request's `Accept` asks for OpenMetrics. Who takes it is given it: it says more.
+#[must_use]
+pub fn wants_open_metrics(accept: &str) -> bool {
+    let mut ranges = accept.split(',').map(str::trim);
+    ranges.any(|range| {
+        let mut parts = range.split(';').map(str::trim);
+        parts.next() == Some("application/openmetrics-text")
+            && parts.all(|part| !matches!(part, "q=0" | "q=0.0" | "version=0.0.1"))
+    })
+}
 
 #[derive(Default, Clone)]
 struct Sums {
@@ -37,6 +53,7 @@ struct Requests {
     duration: Sums,
     request_bytes: Sums,
     response_bytes: Sums,
+    exemplar: Option<Seen>,
 }
 
 #[derive(Default)]
@@ -50,7 +67,7 @@ struct Tcp {
 /// The label part of a request sample, ready to print, without braces.
 type Printed = String;
 
-pub(crate) fn render(inner: &Inner) -> String {
+pub(crate) fn render(inner: &Inner, open: bool) -> String {
     let shards = lock(&inner.shards).clone();
     let mut requests: BTreeMap<Printed, Requests> = BTreeMap::new();
     let mut tcp: BTreeMap<Printed, Tcp> = BTreeMap::new();
@@ -64,6 +81,10 @@ pub(crate) fn render(inner: &Inner) -> String {
             kept.series.each(|outcome, slot| {
                 let sums = requests.entry(with_outcome(&common, outcome)).or_default();
                 sums.duration.add(&slot.duration);
+                let newer = |seen: &Seen| sums.exemplar.is_none_or(|e| e.at_ms < seen.at_ms);
+                if let Some(seen) = slot.exemplar.get().filter(|seen| open && newer(seen)) {
+                    sums.exemplar = Some(seen);
+                }
                 sums.request_bytes.add(&slot.request_bytes);
                 sums.response_bytes.add(&slot.response_bytes);
             });
@@ -142,16 +163,23 @@ pub(crate) fn render(inner: &Inner) -> String {
         numbers(&mut out, inner, name);
         process_number(&mut out, name);
         if out.len() > start {
-            let head = format!(
-                "# HELP {0} {1}\n# TYPE {0} {2}\n",
-                name.name,
-                name.help,
-                name.kind.word()
-            );
-            out.insert_str(start, &head);
+            out.insert_str(start, &head(name, open));
         }
     }
+    if open {
+        out.push_str("# EOF\n");
+    }
     out
+}
+
+/// OpenMetrics names a counter without its suffix.
+fn head(name: &Name, open: bool) -> String {
+    let family = match name.name.strip_suffix("_total") {
+        Some(family) if open => family,
+        _ => name.name,
+    };
+    let (help, kind) = (name.help, name.kind.word());
+    format!("# HELP {family} {help}\n# TYPE {family} {kind}\n")
 }
 
 fn sample(out: &mut String, name: &str, labels: &str, value: impl std::fmt::Display) {
@@ -170,16 +198,35 @@ fn histograms(
 ) {
     for (labels, requests) in requests {
         let sums = of(requests);
+        let exemplar = requests.exemplar.filter(|_| name == name::DURATION.name);
+        let in_bucket = exemplar.map(|seen| bucket(seen.thousandths));
         let mut running = 0;
         for (place, count) in sums.buckets.iter().enumerate() {
             running += count;
             let bound = BOUNDS.get(place).map_or("+Inf".to_owned(), f64::to_string);
-            let _ = writeln!(out, "{name}_bucket{{{labels},le=\"{bound}\"}} {running}");
+            let _ = write!(out, "{name}_bucket{{{labels},le=\"{bound}\"}} {running}");
+            if let Some(seen) = exemplar.filter(|_| in_bucket == Some(place)) {
+                push_exemplar(out, seen);
+            }
+            out.push('\n');
         }
         let (whole, part) = (sums.sum / 1_000, sums.sum % 1_000);
         let _ = writeln!(out, "{name}_sum{{{labels}}} {whole}.{part:03}");
         let _ = writeln!(out, "{name}_count{{{labels}}} {running}");
     }
+}
+
+fn push_exemplar(out: &mut String, seen: Seen) {
+    let (value, at) = (seen.thousandths, seen.at_ms);
+    let _ = write!(
+        out,
+        " # {{trace_id=\"{:032x}\"}} {}.{:03} {}.{:03}",
+        seen.trace,
+        value / 1_000,
+        value % 1_000,
+        at / 1_000,
+        at % 1_000
+    );
 }
 
 fn tcp_samples(

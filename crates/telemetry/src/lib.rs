@@ -2,6 +2,7 @@
 //!
 //! * [`Metrics`] has one [`Shard`] per worker. A handle ([`RequestHandle`], [`TcpHandle`]) is resolved once per peer
 //!   and route; recording with it is a few relaxed additions: no lock, no hash, no allocation.
+//! * An error, a slow request or a sampled one leaves its trace id as an exemplar of its series.
 //! * [`AccessLog`] formats a [`Record`] into a bounded buffer of its worker; a thread writes. Full buffers lose lines,
 //!   which are counted.
 //! * [`process`] reads `/proc`.
@@ -13,6 +14,7 @@
 //! Not here: HTTP endpoints for scraping, traces, exports.
 
 mod aside;
+mod exemplar;
 mod expose;
 mod label;
 mod log;
@@ -25,7 +27,7 @@ mod series;
 mod time;
 
 pub use aside::Copied;
-pub use expose::CONTENT_TYPE;
+pub use expose::{CONTENT_TYPE, OPEN_METRICS, wants_open_metrics};
 pub use label::{Labels, Reporter, Security, Service, Traffic, Workload};
 pub use log::{AccessLog, Lines};
 pub use metrics::{Metrics, Number, Pairs, Shard};

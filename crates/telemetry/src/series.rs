@@ -3,6 +3,7 @@
 //! A set of labels known before the outcome has a short list of outcomes (code, flag, gRPC status), each with its
 //! histograms. The first is nearly always the right one, so recording is one comparison and six relaxed additions.
 
+use crate::exemplar::Exemplar;
 use naka_types::reason::Reason;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
@@ -58,6 +59,11 @@ const NO_GRPC: u32 = 0xff;
 const UNUSED: u32 = u32::MAX;
 const OTHER: u32 = u32::MAX - 1;
 
+/// The bucket that a value in thousandths falls into.
+pub(crate) fn bucket(thousandths: u64) -> usize {
+    MILLIS.partition_point(|bound| *bound < thousandths)
+}
+
 /// Counts in buckets. The unit of `sum` is a thousandth.
 #[derive(Debug, Default)]
 pub(crate) struct Histogram {
@@ -67,8 +73,7 @@ pub(crate) struct Histogram {
 
 impl Histogram {
     fn add(&self, thousandths: u64) {
-        let bucket = MILLIS.partition_point(|bound| *bound < thousandths);
-        self.buckets[bucket].fetch_add(1, Relaxed);
+        self.buckets[bucket(thousandths)].fetch_add(1, Relaxed);
         self.sum.fetch_add(thousandths, Relaxed);
     }
 }
@@ -108,6 +113,7 @@ pub(crate) struct Slot {
     pub(crate) duration: Histogram,
     pub(crate) request_bytes: Histogram,
     pub(crate) response_bytes: Histogram,
+    pub(crate) exemplar: Exemplar,
 }
 
 #[derive(Debug)]
@@ -230,6 +236,8 @@ pub struct Exchange {
     pub request_bytes: u64,
     /// Body bytes sent to the caller.
     pub response_bytes: u64,
+    /// Its trace, where that is kept.
+    pub trace: Option<u128>,
 }
 
 /// Counts requests of one label set. Cheap to clone; valid as long as it is held.
@@ -243,6 +251,9 @@ impl RequestHandle {
         let slot = self.0.slot(outcome);
         let micros = u64::try_from(exchange.duration.as_micros()).unwrap_or(u64::MAX);
         slot.duration.add(micros);
+        if let Some(trace) = exchange.trace {
+            slot.exemplar.set(trace, micros);
+        }
         slot.request_bytes
             .add(exchange.request_bytes.saturating_mul(1_000));
         slot.response_bytes

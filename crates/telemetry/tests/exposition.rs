@@ -454,6 +454,64 @@ fn idle_label_sets_are_forgotten() {
     assert_eq!(expired[0].value, 4.0);
 }
 
+/// A kept trace stands at the bucket its request fell into, in the format that has room for it, and there alone.
+#[test]
+fn exemplars_are_in_openmetrics_alone() {
+    let metrics = Metrics::new();
+    let (one, two) = (metrics.shard(), metrics.shard());
+    let exchange = |trace, ms| Exchange {
+        code: 503,
+        duration: Duration::from_millis(ms),
+        trace,
+        ..Exchange::default()
+    };
+    one.resolve(&labels("order", HOST))
+        .record(&exchange(None, 7));
+    assert!(
+        !metrics.render_open().contains("trace_id"),
+        "nothing is kept"
+    );
+    one.resolve(&labels("order", HOST))
+        .record(&exchange(Some(0xabc), 7));
+    two.resolve(&labels("order", HOST))
+        .record(&exchange(None, 40));
+    let (text, open) = (metrics.render(), metrics.render_open());
+    assert!(!text.contains("trace_id") && !text.contains("# EOF"));
+    assert!(open.ends_with("\n# EOF\n") && open.matches("# EOF").count() == 1);
+    assert!(
+        open.contains("# TYPE istio_requests counter\n")
+            && open.contains("\nistio_requests_total{")
+    );
+    let with: Vec<&str> = open
+        .lines()
+        .filter(|line| line.contains("trace_id"))
+        .collect();
+    assert_eq!(with.len(), 1, "{with:?}");
+    assert!(with[0].starts_with("istio_request_duration_milliseconds_bucket{"));
+    assert!(
+        with[0].contains(",le=\"10\"} 2 # {trace_id=\"00000000000000000000000000000abc\"} 7.000 1")
+    );
+    for (accept, wanted) in [
+        (
+            "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+            true,
+        ),
+        ("text/plain;version=0.0.4", false),
+        (
+            "application/openmetrics-text; version=1.0.0; q=0, text/plain",
+            false,
+        ),
+        ("application/openmetrics-text; version=0.0.1", false),
+        ("*/*", false),
+    ] {
+        assert_eq!(
+            naka_telemetry::wants_open_metrics(accept),
+            wanted,
+            "{accept}"
+        );
+    }
+}
+
 /// Gauges that are told anew as a whole keep nothing of what is gone.
 #[test]
 fn gauges_are_replaced_as_a_whole() {

@@ -240,6 +240,9 @@ fn breaches(text: &str) -> Vec<String> {
         "reason",
         "certificate",
         "identity",
+        "stream",
+        "by",
+        "to",
         "le",
     ];
     let mut series: BTreeMap<&str, usize> = BTreeMap::new();

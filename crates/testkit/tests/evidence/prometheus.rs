@@ -20,6 +20,10 @@ fn get(address: &str, path: &str) -> Option<String> {
     Some(text.split_once("\r\n\r\n")?.1.to_owned())
 }
 
+fn encoded(text: &str) -> String {
+    text.bytes().map(|b| format!("%{b:02X}")).collect()
+}
+
 fn metrics_port(mesh: &Mesh) -> String {
     let ports = std::fs::read(mesh.home().join("mesh/local/ports.json")).expect("ports");
     let ports: Value = serde_json::from_slice(&ports).expect("JSON");
@@ -48,6 +52,7 @@ impl Prometheus {
             option("config.file", &config.to_string_lossy()),
             option("storage.tsdb.path", &data.to_string_lossy()),
             option("web.listen-address", &address),
+            option("enable-feature", "exemplar-storage"),
         ]);
         let started = Program::start("prometheus", mesh.home(), &mut command);
         Self {
@@ -58,13 +63,22 @@ impl Prometheus {
 
     /// The value of an expression that is one number now.
     fn ask(&self, expression: &str) -> Option<f64> {
-        let encoded: String = expression.bytes().map(|b| format!("%{b:02X}")).collect();
+        let encoded = encoded(expression);
         let body = get(&self.address, &format!("/api/v1/query?query={encoded}"))?;
         let told: Value = serde_json::from_str(&body).ok()?;
         let [only] = told["data"]["result"].as_array()?.as_slice() else {
             return None;
         };
         only["value"][1].as_str()?.parse().ok()
+    }
+
+    /// The trace of an exemplar of a series.
+    fn exemplar(&self, series: &str) -> Option<String> {
+        let encoded = encoded(series);
+        let path = format!("/api/v1/query_exemplars?query={encoded}&start=0&end=9999999999");
+        let told: Value = serde_json::from_str(&get(&self.address, &path)?).ok()?;
+        let trace = &told["data"][0]["exemplars"][0]["labels"]["trace_id"];
+        trace.as_str().map(str::to_owned)
     }
 
     /// Waits until an expression is true of exactly one series, and gives its value.
@@ -92,7 +106,9 @@ fn promtool(text: &str) -> Vec<String> {
 }
 
 const BREAKER: &str = "apiVersion: naka.dev/v1alpha1\nkind: BackendPolicy\nmetadata: {name: payment}\nspec:\n  targetRefs: [{kind: Service, name: payment}]\n  breaker: {consecutiveFailures: 3, openFor: 300s, trials: 1}\n";
-const TO_PAYMENT: &str = "cluster=~\"outbound.*payment.*\"";
+/// The destination as its caller sees it.
+const TO_PAYMENT: &str =
+    "service=\"order\",cluster=\"outbound|80||payment.default.svc.cluster.local\"";
 
 /// Everything that runs is found and up, requests and certificates are there under the names that rules use, and what
 /// is killed is seen: its target goes, the caller's breaker opens, errors count.
@@ -162,4 +178,14 @@ fn a_real_prometheus_scrapes_everything() {
         "sum(istio_requests_total{{reporter=\"source\",response_code=\"503\",{names}}}) > 0"
     );
     prometheus.wait(&failed);
+    // An error's trace is kept: the histogram names one, and the mesh can show it.
+    let bucket =
+        format!("istio_request_duration_milliseconds_bucket{{response_code=\"503\",{names}}}");
+    let trace = until("an exemplar", SOON, || prometheus.exemplar(&bucket));
+    until("its trace", SOON, || {
+        let told = mesh.naka(["trace", &trace]);
+        String::from_utf8_lossy(&told.stdout)
+            .contains("payment")
+            .then_some(())
+    });
 }
