@@ -52,7 +52,7 @@ pub use dialect::{Binds, Dialect, Upstream};
 pub(crate) mod tests;
 
 /// Raised whenever equal models compile into different messages than before.
-const FORMAT: u32 = 4;
+const FORMAT: u32 = 5;
 /// Name of the secret with the trust bundle.
 pub const ROOT_CA: &str = "ROOTCA";
 /// Name of the secret with the workloads whose certificates count no more.

@@ -12,6 +12,7 @@
 //! client that starts is served from the saved copy; no call passes through here.
 
 pub(crate) mod authority;
+mod denied;
 mod driver;
 mod envoy;
 mod files;
@@ -22,6 +23,7 @@ mod serve;
 
 use crate::admin::{self, Order, Page, Subject};
 use crate::control_client::{self, Line};
+use crate::denials::Denials;
 use crate::lease::Lease;
 use crate::rotation::Feed;
 use crate::run::bind::Kept;
@@ -365,8 +367,10 @@ fn between(
         run_dir: settings.run_dir.clone(),
     });
     tasks.spawn(middle.run());
+    let denials = Arc::<Denials>::default();
+    let ear = denied::Ear(Arc::clone(&denials));
     tasks.spawn(async move {
-        if let Err(error) = serve::serve(clients, event).await {
+        if let Err(error) = serve::serve(clients, event, ear).await {
             tracing::error!(%error, "the socket for clients cannot be served");
         }
     });
@@ -378,8 +382,8 @@ fn between(
         registration: agent.lease.watch(),
         news: tell,
         line: Arc::clone(&agent.line),
-        // No call passes through an agent.
-        denials: Arc::default(),
+        // No call passes through an agent; its Envoy tells what it refused.
+        denials,
         traces: None,
     }));
 }

@@ -17,6 +17,7 @@ use std::collections::BTreeSet;
 
 mod acceptable;
 mod answers;
+mod denied;
 mod extension;
 mod helper;
 mod limit;

@@ -46,21 +46,25 @@ pub(crate) fn ads() -> ConfigSource {
     }
 }
 
-/// Where an Envoy gets its keys: from the agent beside it, which holds the workload's identity.
-fn agent() -> ConfigSource {
-    let service = GrpcService {
+/// The agent beside an Envoy.
+pub(crate) fn agent() -> GrpcService {
+    GrpcService {
         target_specifier: Some(TargetSpecifier::EnvoyGrpc(EnvoyGrpc {
             cluster_name: AGENT.to_owned(),
             ..EnvoyGrpc::default()
         })),
         ..GrpcService::default()
-    };
+    }
+}
+
+/// Where an Envoy gets its keys: from the agent beside it, which holds the workload's identity.
+fn keys() -> ConfigSource {
     ConfigSource {
         resource_api_version: ApiVersion::V3 as i32,
         config_source_specifier: Some(ConfigSourceSpecifier::ApiConfigSource(ApiConfigSource {
             api_type: ApiType::Grpc as i32,
             transport_api_version: ApiVersion::V3 as i32,
-            grpc_services: vec![service],
+            grpc_services: vec![agent()],
             ..ApiConfigSource::default()
         })),
         ..ConfigSource::default()
@@ -71,7 +75,7 @@ fn secret(name: &str, dialect: Dialect) -> SdsSecretConfig {
     SdsSecretConfig {
         name: name.to_owned(),
         sds_config: Some(match dialect {
-            Dialect::Envoy => agent(),
+            Dialect::Envoy => keys(),
             _ => ads(),
         }),
     }

@@ -1,10 +1,12 @@
-//! The agent's socket: aggregated discovery and keys for the clients beside it, over gRPC on one Unix socket.
+//! The agent's socket: aggregated discovery and keys for the clients beside it, and an ear for what an Envoy refused,
+//! over gRPC on one Unix socket.
 //!
 //! The socket's mode (0600, in a directory of 0700) is the credential. Streams are numbered and their requests go
 //! into one queue; what comes back is decided by [`super::relay`]. Keys are asked for on streams of their own, which
 //! are the same to the relay: streams that open one type.
 
 use naka_wire::ads::AdsServer;
+use naka_wire::envoy::service::accesslog::v3::access_log_service_server::AccessLogServiceServer;
 use naka_wire::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
     aggregated_discovery_service_server::AggregatedDiscoveryService,
@@ -21,6 +23,7 @@ use tokio_stream::wrappers::{UnboundedReceiverStream, UnixListenerStream};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::authority::Mended;
+use super::denied::Ear;
 use super::relay::StreamId;
 
 /// Streams of one connection: an Envoy opens one for its configuration and one for each secret.
@@ -59,6 +62,7 @@ struct Door {
 pub(super) async fn serve(
     listener: UnixListener,
     events: mpsc::Sender<Event>,
+    ear: Ear,
 ) -> Result<(), tonic::transport::Error> {
     let door = Door {
         events,
@@ -69,6 +73,7 @@ pub(super) async fn serve(
         .max_concurrent_streams(STREAMS)
         .add_service(AdsServer::new(door.clone()))
         .add_service(SecretDiscoveryServiceServer::new(door))
+        .add_service(AccessLogServiceServer::new(ear))
         .serve_with_incoming(connections)
         .await
 }

@@ -106,6 +106,10 @@ pub(super) fn filter(
         xff_num_trusted_hops: u32::from(own),
         skip_xff_append: place != Place::Edge,
         internal_address_config: own.then(own_program),
+        access_log: matches!(place, Place::Inbound | Place::Edge)
+            .then(|| super::denied::log(stat_prefix))
+            .into_iter()
+            .collect(),
         local_reply_config: (place == Place::Edge).then(super::answers::bodies),
         server_header_transformation: ServerHeaderTransformation::PassThrough as i32,
         forward_client_cert_details: match place {
