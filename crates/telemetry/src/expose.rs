@@ -134,26 +134,10 @@ pub(crate) fn render(inner: &Inner, open: bool) -> String {
                     sample(&mut out, name.name, &format!("reason=\"{reason}\""), count);
                 }
             }
-            name::ROUTE_REQUESTS => {
-                for (labels, count) in aside.routes() {
-                    sample(&mut out, name.name, &labels, count);
-                }
-            }
-            name::SERVER_REQUESTS => {
-                for (labels, count) in aside.servers() {
-                    sample(&mut out, name.name, &labels, count);
-                }
-            }
-            name::POLICY_NOTICES => {
-                for (labels, count) in aside.policies() {
-                    sample(&mut out, name.name, &labels, count);
-                }
-            }
-            name::MIRROR_REQUESTS => {
-                for (labels, count) in aside.copies() {
-                    sample(&mut out, name.name, &labels, count);
-                }
-            }
+            name::ROUTE_REQUESTS => samples(&mut out, name.name, aside.routes()),
+            name::SERVER_REQUESTS => samples(&mut out, name.name, aside.servers()),
+            name::POLICY_NOTICES => samples(&mut out, name.name, aside.policies()),
+            name::MIRROR_REQUESTS => samples(&mut out, name.name, aside.copies()),
             name::SERIES_EXPIRED if !shards.is_empty() => {
                 sample(&mut out, name.name, "", expired);
             }
@@ -188,6 +172,12 @@ fn sample(out: &mut String, name: &str, labels: &str, value: impl std::fmt::Disp
     } else {
         writeln!(out, "{name}{{{labels}}} {value}")
     };
+}
+
+fn samples(out: &mut String, name: &str, all: impl Iterator<Item = (String, u64)>) {
+    for (labels, count) in all {
+        sample(out, name, &labels, count);
+    }
 }
 
 fn histograms(
