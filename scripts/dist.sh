@@ -24,6 +24,7 @@ rm -rf "$stage"
 mkdir -p "$stage"
 scripts/stage.sh "$built" "$stage" /usr/local
 cp LICENSE README.md "$stage/"
+"$built/naka" version --sbom >"$stage/naka.cdx.json"
 (cd "$stage" && find . -type f ! -name SHA256SUMS -printf '%P\n' | LC_ALL=C sort | xargs sha256sum >SHA256SUMS)
 
 # Of the tree's last change, so that whoever builds the same tree gets the same file.

@@ -24,6 +24,7 @@ pub(crate) mod policy;
 pub(crate) mod proxy;
 pub(crate) mod rollout;
 pub(crate) mod run;
+pub(crate) mod sbom;
 pub(crate) mod split;
 pub(crate) mod standing;
 pub(crate) mod status;

@@ -310,6 +310,9 @@ pub(crate) struct Context {
 
 #[derive(Debug, Group)]
 pub(crate) struct Version {
+    /// Print what this program is built of (CycloneDX JSON), for a scanner
+    #[arg(long, conflicts_with = "output")]
+    pub(crate) sbom: bool,
     /// How to print
     #[arg(short, long, value_name = "FORM")]
     pub(crate) output: Option<Output>,

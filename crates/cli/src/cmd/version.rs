@@ -9,6 +9,10 @@ use serde_json::json;
 
 /// Runs `naka version`. A control plane that does not answer is no error: the question was the version.
 pub(crate) async fn run(args: &args::Version, context: Option<&str>) -> Outcome {
+    if args.sbom {
+        out::json(&crate::cmd::sbom::document());
+        return Ok(());
+    }
     let own = env!("CARGO_PKG_VERSION");
     let control = match Client::open(context).await {
         Ok(mut client) => client.get("/version").await.ok(),

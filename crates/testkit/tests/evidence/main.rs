@@ -39,6 +39,7 @@ mod notify;
 mod observe;
 mod package;
 mod policy;
+mod profile;
 mod prometheus;
 mod protocols;
 mod proxyless;

@@ -58,6 +58,8 @@ const TABLE: &[(&str, Measure)] = &[
     ("least-privilege", least_privilege),
     ("egress", egress),
     ("ingress", ingress),
+    ("ingress-egress", |i| both(ingress(i), egress(i))),
+    ("encrypted", |i| both(sealed(i), strict(i))),
     ("sealed", sealed),
     ("roles", roles),
     ("healthy", healthy),
@@ -66,6 +68,7 @@ const TABLE: &[(&str, Measure)] = &[
     ("routes", routes),
     ("breakers", breakers),
     ("timeouts", timeouts),
+    ("retries", retries),
     ("rates", |i| some(i, "LocalRateLimit", "no LocalRateLimit")),
     ("tokens", |i| {
         some(i, "RequestAuthentication", "no RequestAuthentication")
@@ -109,6 +112,40 @@ fn required(all: Vec<(String, bool)>, nothing: &'static str) -> Measured {
         nothing,
         empty_is_good: false,
     }
+}
+
+/// Two in one: both must be fulfilled, and where one has nobody to ask, that is what is told.
+fn both(mut one: Measured, mut other: Measured) -> Measured {
+    if other.of == 0 && !other.fulfilled() {
+        return other;
+    }
+    if one.of == 0 && !one.fulfilled() {
+        return one;
+    }
+    one.of += other.of;
+    one.short.append(&mut other.short);
+    one.empty_is_good &= other.empty_is_good;
+    one
+}
+
+/// Objects of a kind that have a field, `spec.http.retries`: one is enough. Lists are passed through.
+pub(crate) fn having(kind: &str, path: &str, inventory: &Inventory) -> Measured {
+    let found = inventory.kind(kind).filter(|object| has(object, path));
+    required(
+        found.map(|object| (object_name(object), true)).collect(),
+        "no object of that kind has it",
+    )
+}
+
+fn has(value: &Value, path: &str) -> bool {
+    if let Value::Array(items) = value {
+        return items.iter().any(|item| has(item, path));
+    }
+    if path.is_empty() {
+        return !value.is_null();
+    }
+    let (key, rest) = path.split_once('.').unwrap_or((path, ""));
+    value.get(key).is_some_and(|inner| has(inner, rest))
 }
 
 /// The same where nobody is as good as all.
@@ -459,6 +496,15 @@ fn timeouts(inventory: &Inventory) -> Measured {
     };
     required(
         inventory.each_service(|name, _| routed(inventory, name).any(timed)),
+        "no service is served",
+    )
+}
+
+fn retries(inventory: &Inventory) -> Measured {
+    required(
+        inventory.each_service(|name, _| {
+            routed(inventory, name).any(|object| has(object, "spec.http.retries"))
+        }),
         "no service is served",
     )
 }

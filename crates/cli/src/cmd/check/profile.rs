@@ -9,7 +9,7 @@ use crate::args::Output;
 use crate::exit::{BAD, Exit, Outcome};
 use crate::out;
 use crate::out::Table;
-use naka_api::codes;
+use naka_api::{Kind, codes};
 use naka_types::finding::Finding;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -41,6 +41,10 @@ struct Item {
     item: String,
     /// Name of a measure.
     check: Option<String>,
+    /// Kind of an object that there must be.
+    kind: Option<String>,
+    /// Field that it must have, `spec.http.retries`.
+    has: Option<String>,
     /// What people do.
     manual: Option<String>,
     #[serde(default)]
@@ -83,11 +87,16 @@ fn parse(name: &str, text: &str) -> Outcome<Profile> {
     let profile: Profile =
         serde_saphyr::from_str(text).map_err(|error| Exit::usage(format!("{name}: {error}")))?;
     for item in profile.groups.iter().flat_map(|group| &group.items) {
-        let measured = item.check.as_deref().map(measure::is_known);
-        let why = match (measured, &item.manual) {
-            (Some(true), None) | (None, Some(_)) => continue,
-            (Some(false), _) => format!("no such check; there are {}", measure::names().join(", ")),
-            _ => "write either check or manual".to_owned(),
+        let kind = item.kind.as_deref().map(Kind::parse);
+        let why = match (item.check.as_deref(), kind, &item.manual) {
+            _ if item.has.is_some() && kind.is_none() => "has needs kind".to_owned(),
+            (Some(check), None, None) if measure::is_known(check) => continue,
+            (None, Some(Some(_)), None) | (None, None, Some(_)) => continue,
+            (Some(_), None, None) => {
+                format!("no such check; there are {}", measure::names().join(", "))
+            }
+            (None, Some(None), None) => "no such kind".to_owned(),
+            _ => "write either check, kind or manual".to_owned(),
         };
         return Err(Exit::usage(format!("{name}: {:?}: {why}", item.item)));
     }
@@ -113,11 +122,16 @@ fn line(group: &str, item: &Item, inventory: &Inventory) -> Line {
         seen,
         finding,
     };
-    let Some(check) = &item.check else {
-        let words = item.manual.clone().unwrap_or_default();
-        return shown("manual", words, None);
+    let measured = match (&item.check, &item.kind) {
+        (Some(check), _) => measure::of(check, inventory),
+        (None, Some(kind)) => {
+            measure::having(kind, item.has.as_deref().unwrap_or_default(), inventory)
+        }
+        (None, None) => {
+            let words = item.manual.clone().unwrap_or_default();
+            return shown("manual", words, None);
+        }
     };
-    let measured = measure::of(check, inventory);
     let seen = words(&measured);
     if measured.fulfilled() {
         return shown("ok", seen, None);
@@ -211,9 +225,19 @@ mod tests {
     fn the_profiles_name_measures_that_exist() {
         for (name, text) in KNOWN {
             let profile = parse(name, text).unwrap_or_else(|e| panic!("{name}: {}", e.message));
-            assert!(profile.groups.len() >= 5);
+            let sizes: Vec<usize> = profile
+                .groups
+                .iter()
+                .map(|group| group.items.len())
+                .collect();
+            // As long as the lists that they are.
+            let known = match *name {
+                "zero-trust" => vec![5; 5],
+                _ => vec![7, 7, 7, 7, 6, 6, 6, 6, 6, 6, 6, 3],
+            };
+            assert_eq!(sizes, known, "{name}");
             let checked = profile.groups.iter().flat_map(|group| &group.items);
-            for item in checked.filter(|item| item.check.is_some()) {
+            for item in checked.filter(|item| item.manual.is_none()) {
                 assert!(!item.fix.is_empty(), "{name}: {}", item.item);
             }
         }
@@ -222,13 +246,15 @@ mod tests {
     #[test]
     fn a_list_of_ones_own_is_checked_before_it_is_used() {
         for (text, why) in [
-            ("{item: a}", "either check or manual"),
+            ("{item: a}", "either check, kind or manual"),
             (
                 "{item: a, check: strict, manual: b}",
-                "either check or manual",
+                "either check, kind or manual",
             ),
             ("{item: a, check: mtls}", "no such check"),
             ("{item: a, cheque: strict}", "cheque"),
+            ("{item: a, kind: Nonsense}", "no such kind"),
+            ("{item: a, manual: b, has: spec}", "has needs kind"),
         ] {
             let text = format!("about: x\ngroups:\n- {{group: g, items: [{text}]}}\n");
             let error = parse("own.yaml", &text).expect_err("refused").message;

@@ -205,3 +205,42 @@ fn who_is_missing_is_not_who_is_fine() {
     assert_eq!(of("programmed", &shared).short, ["proxy a"]);
     assert!(of("log", &shared).fulfilled());
 }
+
+/// A field is found through lists; a field that is not there, and an object of another kind, are not.
+#[test]
+fn objects_have_fields() {
+    let rule = object(
+        "VirtualService",
+        "default",
+        json!({"http": [{}, {"retries": {"attempts": 2}}]}),
+    );
+    let all = with(vec![rule]);
+    for (kind, path, good) in [
+        ("VirtualService", "spec.http.retries", true),
+        ("VirtualService", "", true),
+        ("VirtualService", "spec.http.timeout", false),
+        ("DestinationRule", "", false),
+    ] {
+        assert_eq!(having(kind, path, &all).fulfilled(), good, "{kind} {path}");
+    }
+}
+
+/// Two in one are fulfilled when each is.
+#[test]
+fn both_take_each() {
+    let one = |good| required(vec![("a".to_owned(), good)], "nobody");
+    let nobody = || required(Vec::new(), "nobody");
+    let none = || fine(Vec::new(), "none");
+    for (left, right, good) in [
+        (one(true), one(true), true),
+        (one(true), one(false), false),
+        (one(false), one(true), false),
+        (none(), one(true), true),
+        (one(true), none(), true),
+        (none(), none(), true),
+        (one(true), nobody(), false),
+        (nobody(), one(true), false),
+    ] {
+        assert_eq!(both(left, right).fulfilled(), good);
+    }
+}
