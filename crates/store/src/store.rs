@@ -108,14 +108,7 @@ impl Store {
         let claimed = place::claim(dir)?;
         let path = dir.join(LOG);
         if !path.exists() {
-            let fresh = !dir.join(checkpoint::FILE).exists() && cut::bases(dir)?.is_empty();
-            if !fresh {
-                return Err(Error::Invalid(format!(
-                    "{} is missing although a snapshot of it exists; restore it from a backup",
-                    path.display()
-                )));
-            }
-            place::replace(dir, LOG, &[&log::file_head()])?;
+            begin(dir, &path)?;
         }
         let file = open_log(&path)?;
         let reader = file
@@ -567,6 +560,17 @@ fn sealing_key(
         )));
     }
     Ok(key)
+}
+
+/// Writes the head of a new log, unless what lies beside it shows that there was one.
+fn begin(dir: &Path, path: &Path) -> Result<(), Error> {
+    if dir.join(checkpoint::FILE).exists() || !cut::bases(dir)?.is_empty() {
+        return Err(Error::Invalid(format!(
+            "{} is missing although a snapshot of it exists; restore it from a backup",
+            path.display()
+        )));
+    }
+    place::replace(dir, LOG, &[&log::file_head()])
 }
 
 pub(crate) fn open_log(path: &Path) -> Result<File, Error> {

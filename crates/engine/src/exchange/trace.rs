@@ -68,9 +68,7 @@ struct Said {
 /// Finds out where the request stands and says so to whoever is next.
 pub(super) fn follow(headers: &mut HeaderMap, cx: &mut Cx<'_>) -> Trace {
     let said = of_w3c(headers);
-    if said.is_none() {
-        headers.remove(TRACESTATE);
-    } else if headers.contains_key(TRACESTATE) && !is_sound_state(headers) {
+    if said.is_none() || headers.contains_key(TRACESTATE) && !is_sound_state(headers) {
         headers.remove(TRACESTATE);
     }
     let has_b3 = headers.contains_key(B3) || headers.contains_key(B3_TRACE);

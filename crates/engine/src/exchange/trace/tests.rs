@@ -131,7 +131,7 @@ fn b3_that_is_none_names_no_trace() {
     for (bad, why) in [
         ("0".to_owned(), "only a decision"),
         ("d".to_owned(), "only a decision"),
-        (format!("{ID}"), "no span"),
+        (ID.to_owned(), "no span"),
         (format!("{ID}-{SPAN}-2"), "no decision"),
         (format!("{ID}-{SPAN}-1-05e3ac9a4f6e3b90-x"), "too much"),
         (format!("{ID}-{SPAN}-1-x"), "no parent"),
