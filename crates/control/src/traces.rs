@@ -16,6 +16,7 @@ use crate::outbox;
 use crate::plane::{Caller, Plane};
 use naka_wire::v1::{Span, TracesRequest, TracesResponse};
 use otlp::Door;
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -243,8 +244,8 @@ impl Inner {
                 self.gone += 1;
             }
         }
-        if !self.traces.contains_key(&id) {
-            self.traces.insert(id, Trace::default());
+        if let Entry::Vacant(place) = self.traces.entry(id) {
+            place.insert(Trace::default());
             self.order.push_back(id);
         }
     }
@@ -334,7 +335,7 @@ fn is_sound(span: &Span) -> bool {
         &span.caller,
     ];
     let sound = |text: &&String| text.len() <= LONGEST && !text.contains(char::is_control);
-    span.span_id != 0 && texts.iter().all(|text| sound(text))
+    span.span_id != 0 && texts.iter().all(sound)
 }
 
 /// Who is who, at one moment.

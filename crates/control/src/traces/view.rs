@@ -93,7 +93,7 @@ impl<'t> Tree<'t> {
             .enumerate()
             .filter(|(_, other)| serves(other));
         let before = before.filter(|(_, other)| other.span.start_us <= held.span.start_us);
-        before.last().map(|(at, _)| at)
+        before.map(|(at, _)| at).next_back()
     }
 
     /// Whether one is another, or above it: a forged parent makes no circle.
@@ -152,10 +152,8 @@ impl<'t> Tree<'t> {
 
     /// Whom a span is to.
     fn called(&self, at: usize) -> String {
-        let below = self.children[at].iter().map(|child| self.spans[*child]);
-        let served = below
-            .filter(|child| child.span.kind() == Kind::Server)
-            .last();
+        let mut below = self.children[at].iter().map(|child| self.spans[*child]);
+        let served = below.rfind(|child| child.span.kind() == Kind::Server);
         let span = &self.spans[at].span;
         match (served, ClusterName::parse(&span.cluster)) {
             _ if span.kind() == Kind::Server => self.spans[at].who.name().to_owned(),

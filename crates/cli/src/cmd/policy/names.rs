@@ -76,7 +76,7 @@ impl Names {
             }
         }
         if own.open {
-            own.from_matrices(document, &root);
+            own.of_matrices(document, &root);
         }
         own
     }
@@ -97,7 +97,7 @@ impl Names {
     }
 
     /// Without any list the names of the matrices are the services.
-    fn from_matrices(&mut self, document: &mut Document, root: &Node) {
+    fn of_matrices(&mut self, document: &mut Document, root: &Node) {
         let nested = root.get("authorization_policies");
         let all = root
             .entries()
