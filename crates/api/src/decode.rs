@@ -336,7 +336,8 @@ fn build(
         }
         Kind::Gateway => Spec::Gateway(networking::gateway::build(report, spec, namespace)),
         Kind::PeerAuthentication => {
-            Spec::PeerAuthentication(security::peer_authentication::build(report, spec))
+            let built = security::peer_authentication::build(report, spec, annotations);
+            Spec::PeerAuthentication(built)
         }
         Kind::AuthorizationPolicy => Spec::AuthorizationPolicy(
             security::authorization_policy::build(report, spec, annotations, namespace),

@@ -182,7 +182,7 @@ pub struct Refused {
 }
 
 /// A request in canonical form.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Canonical {
     pub(crate) parts: request::Parts,
     pub(crate) authority: Authority,

@@ -47,6 +47,7 @@ pub use check::{CHECK, Call, Changes, Checked, Denial, Edit, How, PARTIAL_BODY, 
 pub use dial::Dial;
 pub use guard::{Failed, bans_address, handshake_done, handshake_failed};
 pub use headers::xfcc;
+pub use inbound::still_admitted;
 pub use matching::first_failing;
 pub use mirror::Copy;
 pub use need::Need;

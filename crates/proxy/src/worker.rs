@@ -7,6 +7,7 @@
 
 mod introduce;
 pub(crate) mod patience;
+pub(crate) mod right;
 mod shown;
 pub(crate) mod socket;
 mod state;

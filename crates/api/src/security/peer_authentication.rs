@@ -19,6 +19,8 @@ pub struct PeerAuthentication {
     pub mode: Option<MtlsMode>,
     /// `portLevelMtls`, by the workload's own port; `None` = inherited from `mode`.
     pub ports: BTreeMap<u16, Option<MtlsMode>>,
+    /// `naka.dev/close-denied`: whether calls under way end when they would not be let in any more; `None` = inherited.
+    pub closes: Option<bool>,
 }
 
 /// What is asked of callers.

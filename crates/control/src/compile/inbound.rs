@@ -30,6 +30,8 @@ pub(crate) struct Chain {
     pub(crate) port: u16,
     pub(crate) protocol: Protocol,
     pub(crate) mode: MtlsMode,
+    /// Whether calls under way end when they would not be let in any more.
+    pub(crate) closes: bool,
     pub(crate) service: String,
     pub(crate) limits: Vec<Limit>,
     pub(crate) policies: Policies,
@@ -115,12 +117,13 @@ pub(crate) fn chains(view: &View<'_>, registration: &Registration) -> Vec<Chain>
         known => known,
     };
     let chain = |port: u16, own: Protocol, entry: Option<&Ingress>, listen| {
-        let mode = mode(view, registration, port);
+        let (mode, closes) = asked(view, registration, port);
         let tls = secured(view, registration, mode, entry);
         Chain {
             port,
             protocol: protocol(spoken(own, port), entry, &tls),
             mode,
+            closes,
             service: service.clone().unwrap_or_default(),
             limits: limit::at_service(view, &registration.namespace, &registration.service),
             policies: policies.clone(),
@@ -306,9 +309,10 @@ fn service_port(
         .map(|(number, _)| *number)
 }
 
-/// What is asked of callers of a port: the nearest PeerAuthentication that says something. None at all leaves the
-/// door open to both, as in Istio; a mesh starts with a STRICT one in the root namespace.
-fn mode(view: &View<'_>, registration: &Registration, port: u16) -> MtlsMode {
+/// What is asked of callers of a port, and whether it is asked again of calls under way: the nearest PeerAuthentication
+/// that says something. None at all leaves the door open to both, as in Istio; a mesh starts with a STRICT one in the
+/// root namespace.
+fn asked(view: &View<'_>, registration: &Registration, port: u16) -> (MtlsMode, bool) {
     let of = |namespace: &str| {
         let read = Read::PeerAuthentications(namespace.to_owned());
         view.read(read)
@@ -323,18 +327,14 @@ fn mode(view: &View<'_>, registration: &Registration, port: u16) -> MtlsMode {
     let selected = own
         .iter()
         .find(|policy| policy.selects_workload(&registration.labels));
-    if let Some(policy) = selected {
-        let at_port = policy.ports.get(&port).copied().flatten();
-        if let Some(mode) = at_port.or(policy.mode) {
-            return mode;
-        }
-    }
-    let wide = |all: &[&PeerAuthentication]| {
-        all.iter()
-            .find(|policy| policy.selector.is_none())
-            .and_then(|policy| policy.mode)
-    };
-    wide(&own)
-        .or_else(|| wide(&root))
-        .unwrap_or(MtlsMode::Permissive)
+    let wide = |policy: &&&PeerAuthentication| policy.selector.is_none();
+    let nearest = [selected, own.iter().find(wide), root.iter().find(wide)];
+    let nearest = nearest.into_iter().flatten();
+    let at_port = selected.and_then(|policy| policy.ports.get(&port).copied().flatten());
+    let mode = at_port.or_else(|| nearest.clone().find_map(|policy| policy.mode));
+    let closes = nearest.clone().find_map(|policy| policy.closes);
+    (
+        mode.unwrap_or(MtlsMode::Permissive),
+        closes.unwrap_or(false),
+    )
 }

@@ -118,6 +118,7 @@ fn metadata(chain: &Chain) -> Metadata {
         ("service", chain.service.as_str()),
     ];
     own.extend(listen.iter().map(|address| ("listen", address.as_str())));
+    own.extend(chain.closes.then_some(("closes", "true")));
     values::metadata([(NAKA, values::string_struct(own))])
 }
 

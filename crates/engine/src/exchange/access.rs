@@ -192,7 +192,7 @@ pub(super) fn asked_about<'c>(
 }
 
 /// Asks the filters of a port in their order; bytes have no request. Where there is anything to tell, `judged` says it.
-fn filters(
+pub(super) fn filters(
     access: &Access,
     request: Option<&Canonical>,
     judged: &mut Option<Box<Judged>>,

@@ -3,7 +3,7 @@
 //! No routing: a declared port leads to the program. Who may call is decided here, by the port's mTLS mode and then by
 //! policy; a call to a port that was never declared finds nothing.
 
-use super::{Cx, Effect, Exchange, Need, access, retry};
+use super::{Cx, Effect, Exchange, Judged, Need, access, retry, trust};
 use crate::canonical::{Caller, Canonical};
 use crate::model::{HttpVersion, Inbound, MtlsMode};
 use crate::why::{Stage, Why};
@@ -31,6 +31,30 @@ pub(super) fn admit(inbound: &Inbound, cx: &mut Cx<'_>) -> Result<(), Reason> {
     } else {
         Err(Reason::MtlsRequired)
     }
+}
+
+/// Whether a call that was let in would be let in now, by the port's mTLS mode, trust models and policies; bytes have no
+/// request. What its token proved still holds, and nobody else is asked once more.
+///
+/// # Errors
+/// Why it would not, and what policies said.
+pub fn still_admitted(
+    request: Option<&Canonical>,
+    port: u16,
+    cx: &mut Cx<'_>,
+) -> Result<(), (Reason, Option<Box<Judged>>)> {
+    // A port that is served no more ends with its listener.
+    let Some(inbound) = cx.snapshot.inbound(port) else {
+        return Ok(());
+    };
+    let mut judged = None;
+    let asked = admit(inbound, cx).and_then(|()| match (&inbound.access, request) {
+        (None, _) => Ok(()),
+        (Some(access), None) => access::admit_bytes(access, &mut judged, cx),
+        (Some(access), Some(_)) => trust::admit(access, request, &mut judged, cx)
+            .and_then(|()| access::filters(access, request, &mut judged, cx)),
+    });
+    asked.map_err(|reason| (reason, judged))
 }
 
 impl Exchange {

@@ -138,6 +138,7 @@ impl World {
             service: "payment.shop.svc.cluster.local".into(),
             access,
             limit,
+            closes: false,
             tls: None,
         }));
         self.publish();

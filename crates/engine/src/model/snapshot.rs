@@ -42,6 +42,8 @@ pub struct Inbound {
     pub access: Option<Arc<Access>>,
     /// Tokens a request needs.
     pub limit: Option<Arc<RateLimit>>,
+    /// Whether calls under way end when they would not be let in any more.
+    pub closes: bool,
     /// Chain whose certificates are shown to callers from outside the mesh, where it takes plaintext only: they speak
     /// TLS then.
     pub tls: Option<Arc<str>>,

@@ -9,6 +9,7 @@ use super::tap::{Cut, Tap};
 use crate::limits::REPLAY_BYTES;
 use crate::record::{End, Finish};
 use crate::worker::patience::Offered;
+use crate::worker::right::{Losing, Lost};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
@@ -421,6 +422,8 @@ pub(crate) struct Relay {
     pub(crate) limit: Option<Pin<Box<tokio::time::Sleep>>>,
     /// A part that the caller may not have taken yet.
     pub(crate) offered: Option<Rc<Offered>>,
+    /// Ends it when the call is not let in any more.
+    pub(crate) lost: Option<Losing>,
     /// For a caller of gRPC-Web.
     pub(crate) web: Option<Web>,
 }
@@ -464,6 +467,8 @@ pub(crate) enum Broken {
     Upstream(#[source] hyper::Error),
     #[error("the response took longer than the route's timeout")]
     Late,
+    #[error("the call is not let in any more")]
+    Denied,
 }
 
 impl Relay {
@@ -471,6 +476,18 @@ impl Relay {
         if let Some(finish) = self.finish.take() {
             finish.done(how);
         }
+    }
+
+    /// The call's right has ended before the response did.
+    fn denied(&mut self, lost: Lost) -> Option<Broken> {
+        self.lost = None;
+        let mut finish = self.finish.take()?;
+        finish.reason = Some(lost.reason);
+        finish.detail = lost.detail;
+        // Whatever is left of the response makes its connection useless.
+        finish.busy = None;
+        finish.done(End::Complete(None));
+        Some(Broken::Denied)
     }
 
     /// A part was handed over and more is to come; hyper asks for it once the caller has room. Whether a stranger makes
@@ -499,6 +516,11 @@ impl Relay {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         if let Some(offered) = &self.offered {
             offered.taken();
+        }
+        if let Some(losing) = &mut self.lost
+            && let Poll::Ready(lost) = losing.poll(cx)
+        {
+            return Poll::Ready(self.denied(lost).map(Err));
         }
         let polled = Pin::new(&mut self.incoming).poll_frame(cx);
         let unfinished = matches!(polled, Poll::Pending | Poll::Ready(Some(Ok(_))));

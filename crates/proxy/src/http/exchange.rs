@@ -9,6 +9,7 @@ mod copy;
 mod hedge;
 mod keep;
 mod outside;
+mod rightful;
 
 use super::body::{Relay, ReqBody, RespBody, Source, Web};
 use super::serve::Scope;
@@ -23,6 +24,7 @@ use crate::upstream::connect::To;
 use crate::upstream::pool::{Busy, Key, Lease, Target};
 use crate::vip;
 use crate::worker::Entrance;
+use crate::worker::right::{Losing, Right};
 use bytes::Bytes;
 use http::header::{CONNECTION, EXPECT, TE};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
@@ -118,6 +120,8 @@ struct Run {
     outside: Vec<SocketAddr>,
     /// When the whole exchange must be over.
     until: Option<Instant>,
+    /// Where its right is looked at again.
+    right: Option<Rc<Right>>,
 }
 
 /// What the engine is told next.
@@ -209,6 +213,7 @@ impl Run {
             caller_version,
             outside: Vec::new(),
             until: None,
+            right: None,
         }))
     }
 
@@ -259,7 +264,7 @@ impl Run {
                     if self.engine.may_copy() && self.upgrade.is_none() {
                         self.copy();
                     }
-                    match self.attempt(attempt).await {
+                    match self.rightful(attempt).await {
                         Ok(got) => {
                             answer = Some(got);
                             Next::Response
@@ -595,22 +600,6 @@ impl Run {
         }
     }
 
-    /// The caller broke off its own request.
-    fn gone(mut self: Box<Self>) -> Response<RespBody> {
-        self.note();
-        if self.body.as_ref().is_some_and(|body| body.malformed()) {
-            self.finish.detail = "the body is not sound base64".into();
-            let local = LocalReply::new(Reason::BadRequest, true);
-            return self.reply(local);
-        }
-        drop(self.finish);
-        reply::last(
-            Reason::BadRequest,
-            false,
-            self.caller_version <= Version::HTTP_11,
-        )
-    }
-
     fn relay(mut self: Box<Self>, answer: Answer) -> Response<RespBody> {
         self.note();
         let Answer {
@@ -645,7 +634,8 @@ impl Run {
                 return replied(finish, local);
             };
             let caller = switch.answer(&mut head);
-            upgrade::relay(Rc::clone(&self.scope.conn), caller, called, finish);
+            let conn = Rc::clone(&self.scope.conn);
+            upgrade::relay(conn, caller, called, finish, self.right);
             return Response::from_parts(head, RespBody::Empty);
         }
         let web = self.request.grpc_web();
@@ -662,6 +652,7 @@ impl Run {
             finish: Some(finish),
             limit: self.until.map(|until| Box::pin(sleep_until(until))),
             offered: None,
+            lost: self.right.map(Losing::of),
             web: web.map(Web::of),
         };
         Response::from_parts(head, RespBody::Relay(Box::new(relay)))

@@ -45,6 +45,8 @@ pub struct Declared {
     pub access: Option<Arc<Access>>,
     /// Tokens a request needs.
     pub limit: Option<Arc<RateLimit>>,
+    /// Whether calls under way end when they would not be let in any more.
+    pub closes: bool,
     /// TLS for callers from outside the mesh, where the port takes plaintext only, under the name of its chain.
     pub own: Option<(Arc<str>, Spec)>,
     /// An address for it beside the one that was registered.
@@ -177,6 +179,7 @@ struct Way {
     service: Arc<str>,
     access: Option<Arc<Access>>,
     limit: Option<Arc<RateLimit>>,
+    closes: bool,
     own: Option<(Arc<str>, Spec)>,
     listen: Option<SocketAddr>,
 }
@@ -212,6 +215,7 @@ fn inbound(wire: &Listener, ids: route::Ids<'_>) -> Taken<Part> {
                 service: way.service,
                 access: way.access,
                 limit: way.limit,
+                closes: way.closes,
                 own: way.own,
                 listen: way.listen,
             });
@@ -291,6 +295,7 @@ fn way(chain: &FilterChain, ids: route::Ids<'_>) -> Result<Way, Error> {
         service: text("service").unwrap_or_default().into(),
         access,
         limit,
+        closes: text("closes") == Some("true"),
         own: served.map(|spec| (chain.name.as_str().into(), spec)),
         listen: text("listen").and_then(|text| text.parse().ok()),
     })

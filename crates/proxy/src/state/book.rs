@@ -571,6 +571,7 @@ impl Book {
             service: Arc::clone(&declared.service),
             access: declared.access.clone(),
             limit: declared.limit.clone(),
+            closes: declared.closes,
             tls: declared.own.as_ref().map(|(chain, _)| Arc::clone(chain)),
         }
     }

@@ -11,6 +11,7 @@ use crate::record::host_of;
 use crate::tls::Carry;
 use crate::upstream::connect::{To, connect};
 use crate::upstream::tunnel;
+use crate::worker::right::Right;
 use crate::worker::{Conn, Worker};
 use naka_engine::canonical::{Direction, Origin};
 use naka_engine::exchange::{Answered, Cx, Dial, Effect, Input, Need, PassThrough, Tried, Try};
@@ -33,6 +34,8 @@ pub(crate) struct Dialled {
     pub(crate) attempts: u32,
     /// How long it may last.
     pub(crate) keeping: Keeping,
+    /// Where its right is looked at again.
+    pub(crate) right: Option<Rc<Right>>,
 }
 
 /// Why none stands.
@@ -296,6 +299,7 @@ fn standing(conn: &Conn, origin: &Origin, io: Io, attempt: Try) -> Dialled {
         handle,
         attempts: attempt.attempt,
         permit: Some(attempt.permit),
+        right: conn.worker.right(origin, None),
     }
 }
 
@@ -365,6 +369,7 @@ async fn first_of(
                     permit: None,
                     attempts: tried,
                     keeping: Keeping::default(),
+                    right: None,
                 });
             }
             Err(error) => last = fail(error.reason, error.detail.to_string()),

@@ -7,6 +7,7 @@
 use super::agree;
 use super::copy::{self, Side};
 use super::dial::{self, Dialled};
+use crate::denials;
 use crate::detect::{self, Speaks};
 use crate::http::serve::{First, Scope, http, refuse};
 use crate::io::{Io, Moved};
@@ -15,7 +16,7 @@ use crate::proxy_header::Ends;
 use crate::seen::count;
 use crate::tls::Agreed;
 use crate::vip;
-use crate::worker::{Conn, Phase};
+use crate::worker::{Conn, Phase, right};
 use bytes::Bytes;
 use naka_engine::canonical::Origin;
 use naka_engine::model::{Action, Keeping, Snapshot, VirtualHost};
@@ -467,7 +468,15 @@ pub(crate) async fn relay(conn: Rc<Conn>, io: Io, dialled: Dialled) {
     let _permit = dialled.permit;
     let moved = dialled.io.moved();
     let (read, written) = (moved.read(), moved.written());
-    let ends = lasts(dialled.keeping, &moved);
+    let ends = async {
+        tokio::select! {
+            reason = lasts(dialled.keeping, &moved) => reason,
+            lost = right::lost(dialled.right) => {
+                denials::of_connection(&conn, lost.reason, &lost.detail);
+                lost.reason
+            }
+        }
+    };
     let relaying = copy::both(io, dialled.io);
     let mut over = None;
     let total = tokio::select! {

@@ -61,6 +61,7 @@ pub(crate) struct Worker {
     /// Names that callers say themselves.
     pub(crate) lookups: crate::resolve::Cache,
     pub(crate) copies: crate::http::tap::Copies,
+    pub(super) rights: super::right::Rights,
     snapshot: RefCell<Arc<Snapshot>>,
     /// Told whenever there is a newer one.
     renewed: Notify,
@@ -131,6 +132,7 @@ impl Worker {
             handles: crate::record::Handles::default(),
             lookups: crate::resolve::Cache::new(params.resolv_conf),
             copies: crate::http::tap::Copies::default(),
+            rights: super::right::Rights::default(),
             snapshot: RefCell::new(params.snapshot),
             renewed: Notify::new(),
             tls: RefCell::default(),
@@ -178,7 +180,9 @@ impl Worker {
 
     pub(crate) fn set_snapshot(&self, snapshot: Arc<Snapshot>) {
         self.handles.forget();
+        self.rights.set(&snapshot);
         *self.snapshot.borrow_mut() = snapshot;
+        self.judge_again();
         self.renewed.notify_waiters();
     }
 

@@ -294,6 +294,7 @@ impl Mesh {
             service: HOST.into(),
             access: None,
             limit: None,
+            closes: false,
             tls: None,
         }));
         builder.put_cluster(cluster);

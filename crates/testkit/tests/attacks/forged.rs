@@ -54,7 +54,7 @@ fn door(ground: &Ground, side: Side) -> SocketAddr {
 }
 
 /// Shows some certificates; those that got in.
-fn shown(ground: &Ground, side: Side, pairs: &[(&str, Pair)]) -> Outcome {
+pub(crate) fn shown(ground: &Ground, side: Side, pairs: &[(&str, Pair)]) -> Outcome {
     let address = door(ground, side);
     let mut let_in = Vec::new();
     // Where everything is believed a few tell.

@@ -9,6 +9,7 @@
 //! to `target/attacks.txt`, the page `docs/reference/attacks.md` names the same rows. `cargo test … --test attacks WORD`
 //! runs those whose name contains the word.
 
+mod anchors;
 mod asked;
 mod bare;
 mod bodies;
@@ -159,6 +160,7 @@ fn main() {
         tokens::ATTACKS,
         asked::ATTACKS,
         forged::ATTACKS,
+        anchors::ATTACKS,
         disguise::ATTACKS,
         proof::ATTACKS,
         owners::ATTACKS,

@@ -20,6 +20,7 @@ const fn attack(row: u8, name: &'static str, run: fn(&Ground, Side) -> Outcome) 
 
 pub(crate) const ATTACKS: &[Attack] = &[
     attack(31, "a connection that outlives its right", outlived),
+    attack(31, "a stream that outlives its right", stream),
     attack(33, "an expression that takes forever", expression),
     attack(
         33,
@@ -74,6 +75,51 @@ fn outlived(ground: &Ground, side: Side) -> Outcome {
     outcome(
         ground.program.saw("/right/after"),
         format!("the next request on it: {answer}"),
+    )
+}
+
+/// What is under way when a DENY comes, where a PeerAuthentication wants its end; without the guard: where none does.
+fn stream(ground: &Ground, side: Side) -> Outcome {
+    let closes = side == Side::Naka;
+    ground.mesh.apply(
+        "under-way.yaml",
+        &format!(
+            "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{name: web, annotations: {{naka.dev/close-denied: '{closes}'}}}}\nspec: {{selector: {{matchLabels: {{app: web}}}}}}\n"
+        ),
+    );
+    let mut stream = crate::wire::connect(ground.published, Duration::from_secs(10));
+    let asks = b"GET /drip/stream HTTP/1.1\r\nhost: web\r\n\r\n";
+    stream.write_all(asks).expect("it is open");
+    let mut more = [0; 4096];
+    let count = stream.read(&mut more).expect("an answer");
+    let head = String::from_utf8_lossy(&more[..count]).into_owned();
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    ground.mesh.apply(
+        "right.yaml",
+        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: right}\nspec:\n  selector: {matchLabels: {app: web}}\n  action: DENY\n  rules: [{to: [{operation: {paths: ['/drip/*']}}]}]\n",
+    );
+    // A hundred parts more: nobody takes it away. Else the end, behind what was on its way.
+    let mut parts = 0;
+    while parts < 100
+        && let Ok(count @ 1..) = stream.read(&mut more)
+    {
+        parts += more[..count].iter().filter(|byte| **byte == b'.').count();
+    }
+    let open = parts >= 100;
+    for object in ["AuthorizationPolicy/right", "PeerAuthentication/web"] {
+        ground.mesh.naka(["delete", object]);
+    }
+    let audited = closes && {
+        until("the end of it in the trail", SOON, || {
+            let told = ground.mesh.ok(["get", "denials"]);
+            let of = |line: &&str| line.contains("/drip/stream") && line.contains("under way");
+            told.lines().any(|line| of(&line)).then_some(())
+        });
+        true
+    };
+    outcome(
+        open || closes && !audited,
+        format!("{parts} parts after it, in the trail: {audited}"),
     )
 }
 

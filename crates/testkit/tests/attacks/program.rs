@@ -190,6 +190,14 @@ impl Raw {
                 while reader.read(&mut nothing)? > 0 {}
                 return Err(io::ErrorKind::ConnectionAborted.into());
             }
+            p if p.contains("/drip") => {
+                stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")?;
+                // Until the proxy gives up.
+                loop {
+                    stream.write_all(b"1\r\n.\r\n")?;
+                    std::thread::park_timeout(Duration::from_millis(20));
+                }
+            }
             p if p.contains("/again") => {
                 return stream
                     .write_all(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n");

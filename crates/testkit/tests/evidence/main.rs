@@ -59,6 +59,7 @@ mod tokens;
 mod traces;
 mod traffic;
 mod trust;
+mod under_way;
 mod why;
 mod wire;
 mod workload_api;

@@ -7,7 +7,15 @@ use crate::decode::meta::labels;
 use crate::tree::{Node, join};
 
 /// Builds.
-pub(crate) fn build(report: &mut Report, spec: &Node) -> PeerAuthentication {
+/// Whether calls under way end when they would not be let in any more.
+const CLOSES: &str = "naka.dev/close-denied";
+
+/// Builds.
+pub(crate) fn build(
+    report: &mut Report,
+    spec: &Node,
+    annotations: Option<&Node>,
+) -> PeerAuthentication {
     let selector = spec
         .at(&["selector", "matchLabels"])
         .map(|node| labels(Some(node)))
@@ -42,6 +50,20 @@ pub(crate) fn build(report: &mut Report, spec: &Node) -> PeerAuthentication {
         selector,
         mode: spec.get("mtls").and_then(mode),
         ports,
+        closes: annotations.and_then(|all| closes(report, all.get(CLOSES)?)),
+    }
+}
+
+fn closes(report: &mut Report, node: &Node) -> Option<bool> {
+    match node.text() {
+        Some("true") => Some(true),
+        Some("false") => Some(false),
+        _ => {
+            let at = format!("metadata.annotations[{CLOSES}]");
+            let what = format!("{:?} is neither", node.text().unwrap_or_default());
+            report.invalid(&at, node, what, "write \"true\" or \"false\"".to_owned());
+            None
+        }
     }
 }
 

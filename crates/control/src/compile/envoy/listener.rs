@@ -278,6 +278,8 @@ fn inbound(view: &View<'_>, name: &str, class: &Class) -> Option<Built> {
         limits: _,
         policies: _,
         at: _,
+        // An Envoy ends nothing for it.
+        closes: _,
     } = &chain;
     let shape = (port, protocol, mode, pool, tls, listen, bind, domains);
     Some(Built::new(&shape, naka_wire::pack(&listener)).referring(refers))
