@@ -5,7 +5,7 @@ use naka_testkit::mesh::{Mesh, SOON};
 use naka_testkit::program::Program;
 use naka_testkit::wait::until;
 use serde_json::Value;
-use std::process::Output;
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// The seeds' emergency rule, shut; break-glass opens it.
@@ -245,4 +245,99 @@ fn break_glass_ends_by_itself_across_a_restart() {
             .then_some(())
         });
     }
+}
+
+/// Workloads that an emergency lets plain callers into, for a time.
+const BYPASS: &str = "apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: critical, namespace: default, annotations: {naka.dev/close-denied: 'true'}}
+spec: {selector: {matchLabels: {app: payment}}, mtls: {mode: STRICT}}
+---
+apiVersion: naka.dev/v1alpha1
+kind: Mode
+metadata: {name: mtls-bypass, namespace: default}
+spec:
+  owner: security@bank.example
+  description: plain callers may call payment while certificates are replaced
+  maxTime: 15m
+  incident: INC-*
+  approvals: 2
+  patches:
+  - target: {kind: PeerAuthentication, name: critical}
+    merge: {spec: {mtls: {mode: PERMISSIVE}}}
+";
+
+/// The emergency protocol's bypass: plain callers get into the named workload and no other, for minutes, with an incident
+/// and two people, told loudly; it ends by itself, and so does what came in by it. The twins: before and afterwards the
+/// same call is refused, and meanwhile it is refused at a workload that the mode does not name.
+#[test]
+fn plain_callers_get_into_a_critical_workload_for_minutes() {
+    let mesh = Mesh::up();
+    let _servers = [mesh.serve("payment", "v1"), mesh.serve("ledger", "v1")];
+    let address = |service: &str| {
+        let all = mesh.workloads();
+        let own = all.iter().find(|one| one["service"] == service);
+        let address = own.and_then(|one| one["ports"][0]["inbound_address"].as_str());
+        address.expect("an address").to_owned()
+    };
+    let (payment, ledger) = (address("payment"), address("ledger"));
+    let curl = |address: &str, path: &str| {
+        let url = format!("http://{address}{path}");
+        let call = ["-s", "-m", "30", "-o", "/dev/null", "-w", "%{http_code}"];
+        let mut curl = Command::new("curl");
+        let started = curl.args(call).arg(url).stdout(Stdio::piped()).spawn();
+        started.expect("curl")
+    };
+    let status = |call: Child| {
+        let out = call.wait_with_output().expect("it ends");
+        String::from_utf8_lossy(&out.stdout).into_owned()
+    };
+    let plain = |address: &str| status(curl(address, "/plain"));
+    mesh.apply("bypass.yaml", BYPASS);
+    for name in ["asha", "ravi"] {
+        person(&mesh, name, "operator");
+    }
+    assert_eq!((plain(&payment), plain(&ledger)), both("403", "403"));
+    let on = [
+        "on",
+        "mtls-bypass",
+        "--why",
+        "certificates are being replaced",
+    ];
+    refused(&by(&mesh, "asha", &on), "INC-*");
+    let long = [&on[..], &["--incident", "INC-13", "--for", "1h"]].concat();
+    refused(&by(&mesh, "asha", &long), "at most 15m");
+    let asked = [&on[..], &["--incident", "INC-13", "--for", "4s"]].concat();
+    done(&by(&mesh, "asha", &asked));
+    assert_eq!(plain(&payment), "403", "one is not enough");
+    let began = Instant::now();
+    done(&by(&mesh, "ravi", &["approve", "mtls-bypass"]));
+    until("plain callers at payment", SOON, || {
+        (plain(&payment) == "200").then_some(())
+    });
+    assert_eq!(plain(&ledger), "403", "nobody named it");
+    let under_way = curl(&payment, "/slow/60000");
+    let told = mesh.ok(["status"]);
+    assert!(told.contains("W975") && told.contains("INC-13"), "{told}");
+    until("its end", SOON, || (plain(&payment) == "403").then_some(()));
+    let lasted = began.elapsed();
+    assert!(lasted >= Duration::from_millis(3_900), "{lasted:?}");
+    assert_eq!(status(under_way), "403", "what came in by it ends with it");
+    let calls = mesh.logged("payment-v1");
+    let came = calls.iter().any(|line| line["path"] == "/plain");
+    let elsewhere = mesh.logged("ledger-v1").is_empty();
+    assert!(came && elsewhere, "{calls:?}");
+    let events = mesh.ok(["get", "events", "-o", "json"]);
+    for wanted in [
+        "mode.request",
+        "mode.on",
+        "mode.end",
+        "INC-13: certificates",
+    ] {
+        assert!(events.contains(wanted), "{wanted}: {events}");
+    }
+}
+
+fn both(one: &str, other: &str) -> (String, String) {
+    (one.to_owned(), other.to_owned())
 }
