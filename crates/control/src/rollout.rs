@@ -83,6 +83,9 @@ pub enum Change {
         name: String,
         /// Seconds without plain calls, before and afterwards.
         quiet_s: u64,
+        /// Workloads that are not waited for although nobody counts theirs.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        without_counts: Vec<String>,
     },
 }
 

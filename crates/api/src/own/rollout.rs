@@ -35,5 +35,7 @@ pub enum Change {
         name: String,
         /// No plain call may come for so long before, and none for as long afterwards.
         quiet_for: Duration,
+        /// Workloads, `<name>.<namespace>`, that nobody counts plain calls of and that it does not wait for.
+        without_counts: Vec<String>,
     },
 }

@@ -194,11 +194,13 @@ impl Driver {
                 namespace,
                 name,
                 quiet_for,
+                without_counts,
             } => {
                 let change = Change::PeerAuthentication {
                     namespace: namespace.clone(),
                     name: name.clone(),
                     quiet_s: quiet_for.as_secs(),
+                    without_counts: without_counts.clone(),
                 };
                 (change, Phase::Watch, self.mild(namespace, name).err())
             }
@@ -513,7 +515,10 @@ impl Driver {
     /// Calls without mTLS, as proxies tell them every few seconds.
     fn plain(&self, rollout: &Rollout, snapshot: &Snapshot) -> Plain {
         let Change::PeerAuthentication {
-            namespace, name, ..
+            namespace,
+            name,
+            without_counts,
+            ..
         } = &rollout.change
         else {
             return Plain::default();
@@ -538,7 +543,10 @@ impl Driver {
         for of in held {
             let name = format!("{}.{}", of.workload_name, of.namespace);
             if matches!(of.capture.as_str(), "envoy" | "grpc") {
-                uncounted.push(name);
+                // Somebody vouches for it by name.
+                if !without_counts.contains(&name) {
+                    uncounted.push(name);
+                }
                 continue;
             }
             let seen = registry.seen(&of.workload_id);

@@ -38,7 +38,7 @@ pub(super) fn gate(
     let plain = &counts.plain;
     match rollout.phase {
         Phase::Watch if !plain.uncounted.is_empty() => Err(format!(
-            "these proxies do not count plain calls, so nobody knows whether some come: {}",
+            "these proxies do not count plain calls, so nobody knows whether some come: {}; where you know that none do, name them in spec.peerAuthentication.withoutCounts of another Rollout",
             listed(&plain.uncounted)
         )),
         Phase::Watch if plain.quiet_s < quiet_s => Err(match plain.taken.as_slice() {

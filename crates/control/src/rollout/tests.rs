@@ -257,6 +257,7 @@ fn strict(phase: Phase) -> Rollout {
             namespace: "shop".to_owned(),
             name: "default".to_owned(),
             quiet_s: 60,
+            without_counts: Vec::new(),
         },
         ..rollout(phase)
     }
@@ -303,7 +304,7 @@ fn strict_comes_after_a_quiet_time_and_goes_when_it_hurts() {
             plain(99, &[], &[], &["old.shop"]),
             late,
             wait(
-                "these proxies do not count plain calls, so nobody knows whether some come: old.shop",
+                "these proxies do not count plain calls, so nobody knows whether some come: old.shop; where you know that none do, name them in spec.peerAuthentication.withoutCounts of another Rollout",
             ),
         ),
         (

@@ -1,6 +1,7 @@
 //! A PeerAuthentication from PERMISSIVE to STRICT without fear: not while plain calls come, and back by itself when one
 //! comes afterwards. Plain callers are curl outside the mesh; what is served is what they are answered.
 
+use crate::envoy;
 use naka_testkit::mesh::{Mesh, SOON};
 use naka_testkit::wait::until;
 use serde_json::Value;
@@ -18,11 +19,11 @@ spec:
   peerAuthentication: {namespace: default, name: mild, quietFor: 3s}
 ";
 
-/// Address at which the program's sidecar takes calls of others.
-fn door(mesh: &Mesh) -> String {
+/// Address at which the sidecar of a service's program takes calls of others.
+fn door(mesh: &Mesh, service: &str) -> String {
     let all = mesh.workloads();
-    let one = all.iter().find(|one| one["service"] == "payment");
-    let port = &one.expect("payment")["ports"][0];
+    let one = all.iter().find(|one| one["service"] == service);
+    let port = &one.expect("a workload")["ports"][0];
     port["inbound_address"]
         .as_str()
         .expect("an address")
@@ -65,7 +66,7 @@ fn strict_waits_for_the_last_plain_call_and_is_taken_back_for_the_next() {
     let mesh = Mesh::up();
     let _server = mesh.serve("payment", "v1");
     mesh.apply("first.yaml", &OBJECTS.replace("NAME", "first"));
-    let door = door(&mesh);
+    let door = door(&mesh, "payment");
     until("plain calls to be taken", SOON, || {
         (plain(&door) == "200").then_some(())
     });
@@ -102,4 +103,34 @@ fn strict_waits_for_the_last_plain_call_and_is_taken_back_for_the_next() {
     assert!(run.out().ends_with("200"), "{}", run.said());
     let events = mesh.ok(["history"]);
     assert!(events.contains("rollout:second"), "{events}");
+}
+
+/// An Envoy counts no plain calls: the rollout waits and names it, and goes on where somebody vouches for it by name. The
+/// twin is the rollout that nobody vouched for.
+#[test]
+fn strict_goes_past_an_envoy_only_by_its_name() {
+    let mesh = Mesh::up();
+    let _server = envoy::serve(&mesh, "till", "v1");
+    mesh.apply("first.yaml", &OBJECTS.replace("NAME", "first"));
+    let door = door(&mesh, "till");
+    until("plain calls to be taken", SOON, || {
+        (plain(&door) == "200").then_some(())
+    });
+    until_at(&mesh, "first", ("watch", "withoutCounts"), || {});
+    let waits = rollout(&mesh, "first")["waits"].to_string();
+    let named = waits
+        .split([' ', ';', ':', ',', '"'])
+        .find(|word| word.starts_with("till-") && word.ends_with(".default"));
+    let named = named.expect("the Envoy is named").to_owned();
+    mesh.ok(["rollout", "abort", "first"]);
+    assert_eq!(plain(&door), "200");
+    let vouched = format!("quietFor: 3s, withoutCounts: [{named}]");
+    let second = OBJECTS
+        .replace("NAME", "second")
+        .replace("quietFor: 3s", &vouched);
+    mesh.apply("second.yaml", &second);
+    until_at(&mesh, "second", ("done", ""), || {});
+    until("the Envoy to refuse plain calls", SOON, || {
+        (plain(&door) != "200").then_some(())
+    });
 }

@@ -40,6 +40,13 @@ pub(crate) fn build(report: &mut Report, spec: &Node, namespace: &str) -> Option
                 namespace: namespace.unwrap_or_else(|| ROOT_NAMESPACE.to_owned()),
                 name: read::text(strict.get("name"))?,
                 quiet_for: quiet,
+                without_counts: strict
+                    .get("withoutCounts")
+                    .map(Node::items)
+                    .unwrap_or_default()
+                    .iter()
+                    .filter_map(|node| node.text().map(str::to_owned))
+                    .collect(),
             },
             manual,
         });

@@ -1,6 +1,6 @@
 //! Fields of a Rollout.
 
-use crate::schema::{Field, Ty, yes};
+use crate::schema::{Field, TEXTS, Ty, yes};
 
 const ROTATION: &[Field] = &[yes(
     "compromisedWithin",
@@ -24,6 +24,11 @@ const STRICT: &[Field] = &[
         "quietFor",
         Ty::Duration,
         "No plain call may come for so long before it becomes STRICT, and one within as long afterwards takes it back; `1h` unless given.",
+    ),
+    yes(
+        "withoutCounts",
+        TEXTS,
+        "Workloads beside an Envoy or of gRPC, as `<workload name>.<namespace>`, for which you know that no plain call comes: nobody counts them there, so it waits for ever unless all of them are named.",
     ),
 ];
 
