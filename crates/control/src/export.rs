@@ -307,16 +307,10 @@ impl One {
     async fn round(&self, stream: &'static str) -> Result<bool, String> {
         let known = self.positions.get(&self.shown.to, stream);
         let after = known.unwrap_or_default();
-        let page = self
-            .page(stream, after.seq + 1)
-            .await
-            .map_err(|error| error.to_string())?;
-        let last = match stream {
-            LOG => Some(self.store.head().seq),
-            _ => self.denials.span().map(|(_, last)| last),
-        };
+        let page = self.page(stream, after.seq + 1).await;
+        let page = page.map_err(|error| error.to_string())?;
         let Some((_, first)) = page.first() else {
-            if last.is_some_and(|last| last < after.seq) {
+            if self.last(stream).is_some_and(|last| last < after.seq) {
                 self.again(stream).await?;
                 return Ok(true);
             }
@@ -326,17 +320,7 @@ impl One {
             self.again(stream).await?;
             return Ok(true);
         }
-        if known.is_some() && first.seq > after.seq + 1 {
-            let gone = first.seq - after.seq - 1;
-            let what = json!({"first": after.seq + 1, "last": first.seq - 1});
-            self.undelivered(
-                stream,
-                gone,
-                "they were removed by their age before they were taken",
-                what,
-            )
-            .await;
-        }
+        self.overtaken(stream, known, first).await?;
         let noted = page.iter().all(|(_, event)| event.kind == UNDELIVERED);
         let events = page
             .iter()
@@ -360,6 +344,40 @@ impl One {
             self.stands(stream, *head).await?;
         }
         Ok(true)
+    }
+
+    /// The newest event of a stream; `None` where there is none.
+    fn last(&self, stream: &str) -> Option<u64> {
+        match stream {
+            LOG => Some(self.store.head().seq),
+            _ => self.denials.span().map(|(_, last)| last),
+        }
+    }
+
+    /// Goes on behind what is gone already. To a new place nothing of that was ever due; to another it is lost, and
+    /// counted once, whether or not the place takes anything now.
+    async fn overtaken(
+        &self,
+        stream: &'static str,
+        known: Option<Head>,
+        first: &Event,
+    ) -> Result<(), String> {
+        let after = known.unwrap_or_default();
+        let before = Head {
+            seq: first.seq - 1,
+            hash: first.prev_hash,
+        };
+        if known.is_some() && before.seq == after.seq {
+            return Ok(());
+        }
+        self.stands(stream, before).await?;
+        if known.is_some() {
+            let what = json!({"first": after.seq + 1, "last": before.seq});
+            let why = "they were removed by their age before they were taken";
+            self.undelivered(stream, before.seq - after.seq, why, what)
+                .await;
+        }
+        Ok(())
     }
 
     async fn page(&self, stream: &str, from: u64) -> Result<Vec<(Head, Event)>, StoreError> {

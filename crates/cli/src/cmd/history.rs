@@ -51,7 +51,15 @@ pub(crate) async fn history(args: &args::History, context: Option<&str>) -> Outc
             text(event, "cause"),
         ]);
     }
-    table.print("nothing has happened yet");
+    match answer["begins_after"].as_u64() {
+        None | Some(0) => table.print("nothing has happened yet"),
+        Some(last) => {
+            table.print("nothing that is kept");
+            out::note(format!(
+                "events up to {last} went by their age (--audit-keep)"
+            ));
+        }
+    }
     Ok(())
 }
 

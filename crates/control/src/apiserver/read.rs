@@ -75,9 +75,10 @@ fn events_of(call: &Call, kind_prefix: Option<String>) -> Outcome {
         .take(limit)
         .map(|event| event_value(event))
         .collect();
-    Ok(ok(
-        &json!({"revision": call.state.store.snapshot().revision, "items": items}),
-    ))
+    Ok(ok(&json!({
+        "revision": call.state.store.snapshot().revision, "begins_after": call.state.store.start().seq,
+        "items": items,
+    })))
 }
 
 /// An event as it may be shown.

@@ -33,7 +33,7 @@ fn collector(mesh: &Mesh, name: &str, port: u16) -> Program {
     program
 }
 
-fn lines(file: &Path) -> Vec<Value> {
+pub(super) fn lines(file: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(file).unwrap_or_default();
     text.lines()
         .map(|line| serde_json::from_str(line).expect("JSON"))

@@ -1,9 +1,10 @@
 //! Events of the log go by their age, under a running mesh.
 
-use super::export::{caught_up, change, numbers, status};
+use super::export::{caught_up, change, lines, numbers, status};
 use super::{calls, dir, edited, verify};
 use naka_testkit::mesh::{Mesh, SOON};
 use naka_testkit::wait::until;
+use std::collections::BTreeSet;
 
 /// Events go, what is in force stays, over a restart too; the log verifies and says up to where events went by their
 /// age; an edit of what is left is found; what went had left before, to where the trail goes. The twin: without
@@ -13,7 +14,10 @@ fn events_go_by_their_age_and_what_is_in_force_stays() {
     let scratch = tempfile::tempdir().expect("a directory");
     let file = scratch.path().join("events.jsonl");
     let path = file.to_str().expect("printable");
-    let mut mesh = Mesh::up_with(&["--audit-keep", "2s", "--audit-to", path]);
+    // Nobody is there.
+    let dead = "http://127.0.0.1:1/v1/logs";
+    let options = ["--audit-keep", "2s", "--audit-to", path, "--audit-to", dead];
+    let mut mesh = Mesh::up_with(&options);
     let _payment = mesh.serve("payment", "v1");
     for name in ["one", "two", "three"] {
         change(&mesh, name).expect("taken");
@@ -28,6 +32,10 @@ fn events_go_by_their_age_and_what_is_in_force_stays() {
         (status(&mesh)["begins_after"].as_u64() >= Some(head)).then_some(())
     });
     let gone = status(&mesh)["begins_after"].as_u64().expect("a number");
+    until("what a dead place never gets is counted", SOON, || {
+        let all = status(&mesh);
+        (all["places"][1]["dropped"].as_u64() >= Some(head)).then_some(())
+    });
     for restart in [false, true] {
         if restart {
             mesh.kill_control();
@@ -40,8 +48,11 @@ fn events_go_by_their_age_and_what_is_in_force_stays() {
                 .all(|name| names.contains(name)),
             "{names}"
         );
-        let history = mesh.ok(["history", "virtualservice/one"]);
-        assert!(!history.contains("user:"), "its event is gone: {history}");
+        let history = mesh.naka(["history", "virtualservice/one"]);
+        let said = [history.stdout, history.stderr].concat();
+        let said = String::from_utf8_lossy(&said);
+        assert!(!said.contains("user:"), "its event is gone: {said}");
+        assert!(said.contains("went by their age"), "{said}");
         let name = if restart { "order-again" } else { "order" };
         assert_eq!(calls(&mesh, name, &["http://payment/"]), ["200"]);
         let (code, said) = verify(&mesh, &[]);
@@ -54,10 +65,26 @@ fn events_go_by_their_age_and_what_is_in_force_stays() {
     }
     change(&mesh, "four").expect("taken");
     caught_up(&mesh, 0);
-    let all = numbers(&file, "log");
-    let whole: Vec<u64> = (1..=all.len() as u64).collect();
-    assert_eq!(all, whole, "all of it is where it was sent");
-
+    // Every event is where it was sent, or was overtaken while the control plane was away, and that is told.
+    let mut all: BTreeSet<u64> = numbers(&file, "log").into_iter().collect();
+    for event in lines(&file) {
+        if event["kind"] == "audit.undelivered" && event["after"]["to"] == path {
+            let part = |name: &str| event["after"][name].as_u64().expect("a number");
+            all.extend(part("first")..=part("last"));
+        }
+    }
+    let last = *all.last().expect("events");
+    assert!(last > head && all.len() as u64 == last, "{all:?}");
+    // Told once each, without gaps, over the restart too.
+    let mut next = 1;
+    for event in lines(&file) {
+        if event["kind"] == "audit.undelivered" && event["after"]["to"] == dead {
+            let told = &event["after"];
+            assert_eq!(told["first"].as_u64(), Some(next));
+            next = told["last"].as_u64().expect("a number") + 1;
+        }
+    }
+    assert!(next > head, "{next}");
     // A copy of the files is verified without the control plane, and one that was edited is not as it was.
     let copy = scratch.path().join("copy");
     let place = ["--dir", copy.to_str().expect("printable")];
