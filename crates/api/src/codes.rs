@@ -232,6 +232,12 @@ codes! {
         "`naka mode on break-glass --incident INC-4711 --why …`, confirmed by a second person", "Nothing, if it is meant; end it as soon as it is not needed any more.";
     W976: "A Mode that is on cannot patch one of its targets: the object is gone, or would not be sound. It stays in force as it is stored.",
         "the AuthorizationPolicy that break-glass opens was deleted meanwhile", "Make the object again, or take the patch out of the Mode.";
+    W982: "A data class (label `naka.dev/data-class`) that is none of the four is read as the strictest.",
+        "`naka.dev/data-class: secret` of a Namespace", "Write public, internal, confidential or restricted.";
+    W983: "A PeerAuthentication lets callers without mTLS in where the data class of a workload forbids it. The class counts: they are refused.",
+        "`mtls: {mode: PERMISSIVE}` in a Namespace with `naka.dev/data-class: confidential`", "Write STRICT, or another class.";
+    W984: "Data is restricted, and no TrustModel demands two approvals and a trail of each call to it.",
+        "`naka.dev/data-class: restricted` alone", "Apply a TrustModel with `dualAuthorization: true` and `auditTrail: comprehensive`.";
     L301: "A subset's or a port's block replaces the parent's block of the same name as a whole: settings of the parent are lost.",
         "`connectionPool` in a subset without the parent's `connectTimeout`", "Repeat the settings named in the subset.";
     L301B = "L301b": "Port-level settings replace everything, blocks they do not mention too.",

@@ -6,6 +6,7 @@
 mod access;
 mod balance;
 mod certificates;
+mod classes;
 mod deadlines;
 mod gateways;
 mod guards;
@@ -32,6 +33,7 @@ pub fn cross_check(objects: &[&Object]) -> Vec<Finding> {
     let mut out = Vec::new();
     for object in objects {
         access::check(&mut out, object, objects);
+        classes::check(&mut out, object, objects);
         deadlines::check(&mut out, object, objects);
         if let Some(service) = object.virtual_service() {
             gateways::check(&mut out, object, service, &gateways);

@@ -66,6 +66,7 @@ pub struct World {
     /// BackendPolicies by service host, older before younger.
     pub backends: BTreeMap<Host, Arc<Vec<Arc<Object>>>>,
     /// PeerAuthentications by namespace, older before younger.
+    /// A Namespace stands among its own where its data class demands encryption.
     pub peer_authentications: BTreeMap<String, Arc<Vec<Arc<Object>>>>,
     /// AuthorizationPolicies, RequestAuthentications, RequestGuards and TrustModels by namespace, older before younger.
     pub policies: BTreeMap<String, Arc<Vec<Arc<Object>>>>,

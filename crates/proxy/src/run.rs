@@ -30,6 +30,7 @@ use bind::{Bound, Kept};
 use driver::{Driver, DriverParams};
 use naka_engine::exchange::Repeated;
 use naka_telemetry::{AccessLog as AccessLogWriter, Metrics, Workload};
+use naka_types::data_class::DataClass;
 use naka_types::host::Host;
 use naka_wire::type_url;
 use naka_xds::delta::client::{Client, Subscription};
@@ -401,7 +402,15 @@ fn access_log(settings: &Settings, metrics: &Metrics) -> Result<Option<AccessLog
             .open(&path)
             .map_err(|source| Error::Saved(saved::Error::Io { path, source }))
     };
+    let class = DataClass::of(&settings.labels);
     let sink: Box<dyn std::io::Write + Send> = match &settings.access_log {
+        AccessLog::Off if class.wants_log() => {
+            tracing::warn!(
+                ?class,
+                "the data class demands an access log: it is kept in the run directory"
+            );
+            Box::new(file(settings.run_dir.join("access.log"))?)
+        }
         AccessLog::Off => return Ok(None),
         AccessLog::Stdout => Box::new(std::io::stdout()),
         AccessLog::Run => Box::new(file(settings.run_dir.join("access.log"))?),
@@ -507,4 +516,36 @@ async fn leave(running: &Running) {
         }
     };
     let _ = tokio::time::timeout(OUTBOUND_GRACE, all).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{AccessLog, Metrics, Settings, access_log};
+    use naka_types::data_class::DATA_CLASS;
+
+    #[test]
+    fn a_data_class_keeps_the_access_log_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut settings = Settings::new(dir.path().to_owned(), "a", "a-1");
+        settings.access_log = AccessLog::Off;
+        let kept = dir.path().join("access.log");
+        assert!(
+            access_log(&settings, &Metrics::default())
+                .unwrap()
+                .is_none()
+                && !kept.exists()
+        );
+        for (word, on) in [("public", false), ("internal", true)] {
+            let label = (DATA_CLASS.to_owned(), word.to_owned());
+            settings.labels = [label].into();
+            assert_eq!(
+                access_log(&settings, &Metrics::default())
+                    .unwrap()
+                    .is_some(),
+                on,
+                "{word}"
+            );
+            assert_eq!(kept.exists(), on, "{word}");
+        }
+    }
 }

@@ -6,6 +6,7 @@
 //! Not here: configuration objects (`naka-api`), protobuf (`naka-wire`).
 
 pub mod cidr;
+pub mod data_class;
 pub mod duration;
 pub mod finding;
 pub mod header;

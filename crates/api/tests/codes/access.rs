@@ -5,6 +5,30 @@ use naka_api::Mode::Compat;
 
 pub(super) const CASES: &[Case] = &[
     (
+        "W982",
+        Compat,
+        "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: vault\n  labels:\n    naka.dev/data-class: secret\n",
+        "metadata.labels.naka.dev/data-class",
+        5,
+        "read as restricted",
+    ),
+    (
+        "W983",
+        Compat,
+        "apiVersion: v1\nkind: Namespace\nmetadata: {name: vault, labels: {naka.dev/data-class: confidential}}\n---\napiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: p, namespace: vault}\nspec:\n  mtls:\n    mode: PERMISSIVE\n",
+        "spec.mtls.mode",
+        10,
+        "they stay refused",
+    ),
+    (
+        "W984",
+        Compat,
+        "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: vault\n  labels:\n    naka.dev/data-class: restricted\n",
+        "metadata.labels.naka.dev/data-class",
+        5,
+        "two approvals",
+    ),
+    (
         "L390",
         Compat,
         "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: v}\nspec: {hosts: [a], http: [{corsPolicy: {allowOrigins: [{exact: 'https://x.example'}]}, route: [{destination: {host: a}}]}]}\n---\napiVersion: naka.dev/v1alpha1\nkind: RequestGuard\nmetadata: {name: g}\nspec:\n  guards:\n  - name: m\n    methods:\n      allow: [GET, POST]\n",

@@ -15,10 +15,12 @@ use super::policy::{self, Policies};
 use super::{Key, View};
 use crate::registry::Registration;
 use crate::world::Read;
+use naka_api::Kind;
 use naka_api::networking::destination_rule::ConnectionPool;
 use naka_api::networking::gateway::{Certificate, Roots, ServerTls};
 use naka_api::networking::sidecar::{Capture, Ingress, Program, Sidecar};
 use naka_api::security::peer_authentication::{MtlsMode, PeerAuthentication};
+use naka_types::data_class::DataClass;
 use naka_types::host::{Host, ROOT_NAMESPACE};
 use naka_types::name::ClusterName;
 use naka_types::protocol::Protocol;
@@ -313,14 +315,21 @@ fn service_port(
 /// that says something. None at all leaves the door open to both, as in Istio; a mesh starts with a STRICT one in the
 /// root namespace.
 fn asked(view: &View<'_>, registration: &Registration, port: u16) -> (MtlsMode, bool) {
-    let of = |namespace: &str| {
+    let objects = |namespace: &str| {
         let read = Read::PeerAuthentications(namespace.to_owned());
         view.read(read)
             .peer_authentications
             .get(namespace)
             .map_or(&[][..], |all| all.as_slice())
             .iter()
-            .filter_map(|object| object.peer_authentication())
+    };
+    // A data class makes it stricter, whatever else is said.
+    let mut own = objects(&registration.namespace);
+    let whole = own.any(|object| object.kind == Kind::Namespace);
+    let encrypted = whole || DataClass::of(&registration.labels).wants_encryption();
+    let of = |namespace: &str| {
+        let all = objects(namespace);
+        all.filter_map(|object| object.peer_authentication())
     };
     let own: Vec<&PeerAuthentication> = of(&registration.namespace).collect();
     let root: Vec<&PeerAuthentication> = of(ROOT_NAMESPACE).collect();
@@ -333,8 +342,10 @@ fn asked(view: &View<'_>, registration: &Registration, port: u16) -> (MtlsMode, 
     let at_port = selected.and_then(|policy| policy.ports.get(&port).copied().flatten());
     let mode = at_port.or_else(|| nearest.clone().find_map(|policy| policy.mode));
     let closes = nearest.clone().find_map(|policy| policy.closes);
-    (
-        mode.unwrap_or(MtlsMode::Permissive),
-        closes.unwrap_or(false),
-    )
+    let mode = if encrypted {
+        MtlsMode::Strict
+    } else {
+        mode.unwrap_or(MtlsMode::Permissive)
+    };
+    (mode, closes.unwrap_or(false))
 }

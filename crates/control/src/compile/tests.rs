@@ -279,6 +279,11 @@ fn mtls_is_asked_for_as_the_nearest_policy_says() {
             "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{name: p, namespace: {namespace}}}\nspec: {{mtls: {{mode: {mode}}}}}\n---\n"
         )
     };
+    let class_of = |word: &str| {
+        format!(
+            "apiVersion: v1\nkind: Namespace\nmetadata: {{name: default, labels: {{naka.dev/data-class: {word}}}}}\n---\n"
+        )
+    };
     let strict = policy("istio-system", "STRICT");
     let cases = [
         (String::new(), vec![Some("tls"), Some("raw_buffer")]),
@@ -288,6 +293,15 @@ fn mtls_is_asked_for_as_the_nearest_policy_says() {
             vec![Some("tls"), Some("raw_buffer")],
         ),
         (policy("default", "DISABLE"), vec![None]),
+        // A data class that demands encryption is stricter than whatever else is said, and others are not.
+        (
+            class_of("confidential") + &policy("default", "PERMISSIVE"),
+            vec![None],
+        ),
+        (
+            class_of("internal") + &policy("default", "PERMISSIVE"),
+            vec![Some("tls"), Some("raw_buffer")],
+        ),
     ];
     for (objects, expected) in cases {
         let world = world(&snapshot(&objects), mesh());

@@ -9,6 +9,7 @@ use naka_api::networking::export::{self, Export};
 use naka_api::networking::virtual_service::GatewayRef;
 use naka_api::{Object, Spec};
 use naka_store::Snapshot;
+use naka_types::data_class::DataClass;
 use naka_types::host::Host;
 use naka_types::labels::{Labels, selects};
 use naka_types::name::ObjectRef;
@@ -267,6 +268,11 @@ impl World {
                     for host in hosts {
                         spread(&self.services, host, object, &mut backends);
                     }
+                }
+                // Where its class demands encryption, it says so beside those that say who must show an identity.
+                Spec::Namespace if DataClass::of(&object.meta.labels).wants_encryption() => {
+                    let all = self.peer_authentications.entry(name.clone()).or_default();
+                    Arc::make_mut(all).push(Arc::clone(object));
                 }
                 Spec::PeerAuthentication(_) => {
                     let all = self

@@ -23,6 +23,7 @@ mod forge;
 mod forged;
 mod framing;
 mod ground;
+mod guarded;
 mod labels;
 mod leave;
 mod listener;
@@ -165,6 +166,7 @@ fn main() {
         proof::ATTACKS,
         owners::ATTACKS,
         days::ATTACKS,
+        guarded::ATTACKS,
     ]
     .concat();
     let chosen: Vec<Attack> = attacks

@@ -34,7 +34,7 @@ fn limit(targets: &str, rule: &str) -> String {
     )
 }
 
-const EDGE: &str = "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: edge}\nspec:\n  selector: {istio: ingressgateway}\n  servers:\n  - {port: {number: 80, name: http, protocol: HTTP}, hosts: [\"*\"]}\n---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: edge}\nspec:\n  hosts: [\"*\"]\n  gateways: [edge]\n  http:\n  - name: ready\n    match: [{uri: {exact: /ready}}]\n    directResponse: {status: 200}\n  - name: pay\n    route: [{destination: {host: payment}}]\n";
+pub(crate) const EDGE: &str = "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: edge}\nspec:\n  selector: {istio: ingressgateway}\n  servers:\n  - {port: {number: 80, name: http, protocol: HTTP}, hosts: [\"*\"]}\n---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: edge}\nspec:\n  hosts: [\"*\"]\n  gateways: [edge]\n  http:\n  - name: ready\n    match: [{uri: {exact: /ready}}]\n    directResponse: {status: 200}\n  - name: pay\n    route: [{destination: {host: payment}}]\n";
 
 /// Statuses a load got.
 fn statuses(mesh: &Mesh, load: &str) -> BTreeMap<u64, usize> {

@@ -24,6 +24,7 @@ mod destination;
 mod egress;
 mod envoy;
 mod grpc_web;
+mod guards;
 mod held;
 mod host;
 mod identity;

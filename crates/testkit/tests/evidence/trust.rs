@@ -195,7 +195,7 @@ fn model() -> String {
     MODEL.replace("CLOSED", CLOSED).replace("DAY", other_day())
 }
 
-fn signed(key: &KeyPair, claims: &Value) -> String {
+pub(crate) fn signed(key: &KeyPair, claims: &Value) -> String {
     let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
     let text = format!(
         "{}.{}",
