@@ -40,6 +40,7 @@ if [ "$what" = peers ]; then
     debian javac default-jdk-headless
     debian systemd-analyze systemd
     debian promtool prometheus
+    package softhsm2 test -e /usr/lib/softhsm/libsofthsm2.so
     # Real programs whose protocols must pass; tests start instances of their own.
     package postgresql test -d /usr/lib/postgresql
     debian redis-server redis-server

@@ -21,6 +21,7 @@ mod manifests;
 mod namespace;
 mod notify;
 mod out;
+mod pkcs11;
 
 /// Requests explained without a network, for the referee of the tests.
 pub mod explain {

@@ -18,6 +18,7 @@ mod files;
 pub mod offline;
 pub mod rotate;
 mod server;
+mod token;
 
 pub use server::ServerCert;
 

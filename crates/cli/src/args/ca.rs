@@ -64,6 +64,9 @@ pub(crate) enum RootCommand {
         /// How long it is valid
         #[arg(long, value_name = "N", default_value_t = 3650, value_parser = clap::value_parser!(u32).range(1..=36_500))]
         days: u32,
+        /// The key is in a PKCS#11 token and stays there: pkcs11:token=…;object=…?module-path=…&pin-source=file:… (made if there is none)
+        #[arg(long, value_name = "URI")]
+        key: Option<String>,
     },
 }
 
@@ -83,7 +86,7 @@ pub(crate) enum IntermediateCommand {
     Sign {
         /// File with the request, or - for standard input
         request: PathBuf,
-        /// Directory with root-cert.pem and root-key.pem
+        /// Directory with root-cert.pem, and root-key.pem or root-key.uri
         #[arg(long, value_name = "DIR")]
         root: PathBuf,
         /// How long it is valid; never longer than the root

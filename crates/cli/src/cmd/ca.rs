@@ -82,7 +82,24 @@ fn root(command: &RootCommand) -> Outcome {
         dir,
         trust_domain,
         days,
+        key,
     } = command;
+    if let Some(uri) = key {
+        let place = crate::pkcs11::Place::read(uri).map_err(Exit::failed)?;
+        // Before the token gets a key that nothing would belong to.
+        offline::nothing_in(dir).map_err(failed)?;
+        let key = crate::pkcs11::Key::open(&place, true).map_err(Exit::failed)?;
+        let where_it_is = (uri.as_str(), &key as &dyn offline::TokenKey);
+        offline::create_root_in_token(dir, trust_domain, DAY * *days, now_s(), where_it_is)
+            .map_err(failed)?;
+        out::line(format!(
+            "root of {trust_domain} in {}; its key {} in the token; {} is for everyone",
+            dir.display(),
+            if key.made { "was made" } else { "was found" },
+            offline::ROOT_CERT
+        ));
+        return Ok(());
+    }
     offline::create_root(dir, trust_domain, DAY * *days, now_s()).map_err(failed)?;
     out::line(format!(
         "root of {trust_domain} in {}; {} stays away from meshes, {} is for everyone",
@@ -112,7 +129,20 @@ async fn intermediate(command: &IntermediateCommand, context: Option<&str>) -> O
             days,
         } => {
             let csr = read(request)?;
-            out::raw(offline::sign(root, &csr, DAY * *days, now_s()).map_err(failed)?);
+            let (days, now) = (DAY * *days, now_s());
+            let signed = match offline::token_of(root).map_err(failed)? {
+                Some(uri) => {
+                    let told = |why: String| {
+                        let file = root.join(offline::ROOT_URI);
+                        Exit::failed(format!("{}: {why}", file.display()))
+                    };
+                    let place = crate::pkcs11::Place::read(&uri).map_err(told)?;
+                    let key = crate::pkcs11::Key::open(&place, false).map_err(told)?;
+                    offline::sign_in_token(root, &csr, days, now, &key)
+                }
+                None => offline::sign(root, &csr, days, now),
+            };
+            out::raw(signed.map_err(failed)?);
         }
         IntermediateCommand::Install { chain } => {
             let mut client = Client::open(context).await?;

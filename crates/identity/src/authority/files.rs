@@ -217,10 +217,20 @@ pub(super) fn new_root(
     now: u64,
 ) -> Result<(CertificateDer<'static>, KeyPair), Error> {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+    Ok((signed_root(trust_domain, ttl, now, &key)?, key))
+}
+
+/// A self-signed root of this key, wherever it is.
+pub(super) fn signed_root(
+    trust_domain: &str,
+    ttl: Duration,
+    now: u64,
+    key: &impl rcgen::SigningKey,
+) -> Result<CertificateDer<'static>, Error> {
     // Of two roots that are trusted at once each has a name of its own, so a chain has one candidate.
     let name = format!("Naka root {}", hex(&random_bytes::<4>()));
     let params = authority_params(&name, trust_domain, 1, now, ttl)?;
-    Ok((params.self_signed(&key)?.der().clone(), key))
+    Ok(params.self_signed(key)?.der().clone())
 }
 
 fn make_intermediate(

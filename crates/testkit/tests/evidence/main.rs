@@ -25,6 +25,7 @@ mod egress;
 mod envoy;
 mod grpc_web;
 mod guards;
+mod hardware;
 mod held;
 mod host;
 mod identity;
