@@ -64,7 +64,7 @@ pub(crate) enum RootCommand {
         /// How long it is valid
         #[arg(long, value_name = "N", default_value_t = 3650, value_parser = clap::value_parser!(u32).range(1..=36_500))]
         days: u32,
-        /// The key is in a PKCS#11 token and stays there: pkcs11:token=…;object=…?module-path=…&pin-source=file:… (made if there is none)
+        /// Use a key in a PKCS#11 token, made there if it is not: an RFC 7512 URI with module-path and pin-source
         #[arg(long, value_name = "URI")]
         key: Option<String>,
     },

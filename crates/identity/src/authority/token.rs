@@ -118,7 +118,7 @@ mod tests {
         assert_eq!(integer(&[0, 0, 1]), [2, 1, 1]);
         assert_eq!(integer(&[0, 0x80]), [2, 2, 0, 0x80]);
         assert_eq!(integer(&[0, 0]), [2, 1, 0]);
-        assert_eq!(der(&[0, 1, 0x80, 0], 2).unwrap()[..2], [0x30, 7]);
+        assert_eq!(der(&[0, 1, 0x80, 0], 2).unwrap()[..2], [0x30, 8]);
         assert!(der(&[1; 63], 32).is_err());
     }
 }
