@@ -5,6 +5,7 @@ use super::{calls, dir, edited, verify};
 use naka_testkit::mesh::{Mesh, SOON};
 use naka_testkit::wait::until;
 use std::collections::BTreeSet;
+use std::path::Path;
 
 /// Events go, what is in force stays, over a restart too; the log verifies and says up to where events went by their
 /// age; an edit of what is left is found; what went had left before, to where the trail goes. The twin: without
@@ -88,18 +89,7 @@ fn events_go_by_their_age_and_what_is_in_force_stays() {
     // A copy of the files is verified without the control plane, and one that was edited is not as it was.
     let copy = scratch.path().join("copy");
     let place = ["--dir", copy.to_str().expect("printable")];
-    until("a copy of one moment", SOON, || {
-        let _ = std::fs::remove_dir_all(&copy);
-        std::fs::create_dir(&copy).expect("a directory");
-        for entry in std::fs::read_dir(dir(&mesh)).expect("the mesh").flatten() {
-            let name = entry.file_name();
-            let text = name.to_string_lossy();
-            if text == "log" || text.starts_with("base-") {
-                std::fs::copy(entry.path(), copy.join(&name)).ok()?;
-            }
-        }
-        (verify(&mesh, &place).0 == 0).then_some(())
-    });
+    copied(&mesh, &copy);
     let (_, said) = verify(&mesh, &place);
     assert!(said.contains("gone by age, as the log tells"), "{said}");
     let head = said
@@ -118,4 +108,21 @@ fn events_go_by_their_age_and_what_is_in_force_stays() {
     change(&twin, "one").expect("taken");
     assert_eq!(status(&twin)["begins_after"], 0);
     assert!(twin.ok(["history", "virtualservice/one"]).contains("user:"));
+}
+
+/// Copies the files of the log, all of one moment.
+fn copied(mesh: &Mesh, copy: &Path) {
+    let place = ["--dir", copy.to_str().expect("printable")];
+    until("a copy of one moment", SOON, || {
+        let _ = std::fs::remove_dir_all(copy);
+        std::fs::create_dir(copy).expect("a directory");
+        for entry in std::fs::read_dir(dir(mesh)).expect("the mesh").flatten() {
+            let name = entry.file_name();
+            let text = name.to_string_lossy();
+            if text == "log" || text.starts_with("base-") {
+                std::fs::copy(entry.path(), copy.join(&name)).ok()?;
+            }
+        }
+        (verify(mesh, &place).0 == 0).then_some(())
+    });
 }
