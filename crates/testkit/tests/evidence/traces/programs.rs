@@ -124,12 +124,16 @@ impl Ground {
 
     /// Trace at the last program, and whether a state came along.
     pub(super) fn last(&self) -> (String, bool) {
-        self.seen.last.lock().unwrap().clone()
+        self.seen
+            .last
+            .lock()
+            .expect("nobody panicked with it")
+            .clone()
     }
 
     /// Lets whoever was to be slow go on.
     pub(super) fn go_on(&self) {
-        *self.seen.gate.lock().unwrap() = true;
+        *self.seen.gate.lock().expect("nobody panicked with it") = true;
         self.seen.opened.notify_all();
     }
 
@@ -145,14 +149,15 @@ impl Ground {
                         if number >= requests {
                             return;
                         }
-                        let fails = fastrand::usize(..one_in) == 0 || number % one_in == 0;
+                        let fails = fastrand::usize(..one_in) == 0 || number.is_multiple_of(one_in);
                         let status = self.one(&mut client, path, number, fails);
                         assert!(fails || status == 200, "{path} {number}: {status}");
                     }
                 });
             }
         });
-        let failing = std::mem::take(&mut *self.seen.failing.lock().unwrap());
+        let failing =
+            std::mem::take(&mut *self.seen.failing.lock().expect("nobody panicked with it"));
         failing.into_values().collect()
     }
 
@@ -184,8 +189,12 @@ fn serve(stream: TcpStream, service: &'static str, proxy: &str, seen: &Seen) -> 
         note(service, &head, seen);
         let is = |name: &str| head.header(name) == Some(service);
         if is("x-slow") {
-            let shut = seen.gate.lock().unwrap();
-            drop(seen.opened.wait_while(shut, |open| !*open).unwrap());
+            let shut = seen.gate.lock().expect("nobody panicked with it");
+            drop(
+                seen.opened
+                    .wait_while(shut, |open| !*open)
+                    .expect("nobody panicked with it"),
+            );
         }
         let fails = is("x-fail");
         let mut status = if fails { 500 } else { 200 };
@@ -217,10 +226,11 @@ fn note(service: &str, head: &Head, seen: &Seen) {
     let parent = head.header("traceparent").unwrap_or_default();
     let trace = parent.split('-').nth(1).unwrap_or_default();
     if service == "ledger" {
-        *seen.last.lock().unwrap() = (trace.to_owned(), head.header("tracestate").is_some());
+        *seen.last.lock().expect("nobody panicked with it") =
+            (trace.to_owned(), head.header("tracestate").is_some());
     }
     if let Some(id) = head.header("x-id") {
-        let mut failing = seen.failing.lock().unwrap();
+        let mut failing = seen.failing.lock().expect("nobody panicked with it");
         let one = failing.entry(id.to_owned()).or_default();
         one.served += 1;
         one.swallowed = head.header("x-swallow").is_some();
