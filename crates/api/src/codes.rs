@@ -238,6 +238,8 @@ codes! {
         "`mtls: {mode: PERMISSIVE}` in a Namespace with `naka.dev/data-class: confidential`", "Write STRICT, or another class.";
     W984: "Data is restricted, and no TrustModel demands two approvals and a trail of each call to it.",
         "`naka.dev/data-class: restricted` alone", "Apply a TrustModel with `dualAuthorization: true` and `auditTrail: comprehensive`.";
+    W985: "Data is confidential, and nobody approves who gets at it: neither a CertificatePolicy nor a TrustModel.",
+        "`naka.dev/data-class: confidential` alone", "Apply a CertificatePolicy with `approval: Manual`, or a TrustModel with `dualAuthorization: true`.";
     L301: "A subset's or a port's block replaces the parent's block of the same name as a whole: settings of the parent are lost.",
         "`connectionPool` in a subset without the parent's `connectTimeout`", "Repeat the settings named in the subset.";
     L301B = "L301b": "Port-level settings replace everything, blocks they do not mention too.",

@@ -8,13 +8,25 @@ use crate::security::peer_authentication::MtlsMode;
 use naka_types::data_class::{DATA_CLASS, DataClass};
 use naka_types::finding::Finding;
 use naka_types::host::ROOT_NAMESPACE;
-use naka_types::labels::Labels;
+use naka_types::labels::{Labels, selects};
 
 /// Whose class an object says: the namespace, the labels of the workloads (`None`: all of it), the class, the field.
 struct Said<'o> {
     namespace: &'o str,
     labels: Option<&'o Labels>,
     class: DataClass,
+}
+
+impl Said<'_> {
+    /// Whether an object with such a selector holds for all that is meant.
+    fn is_held(&self, by: &Object, selector: Option<&Labels>) -> bool {
+        let here = [self.namespace, ROOT_NAMESPACE].contains(&by.meta.namespace.as_str());
+        here && match (selector, self.labels) {
+            (None, _) => true,
+            (Some(selector), Some(labels)) => selects(selector, labels),
+            (Some(_), None) => false,
+        }
+    }
 }
 
 fn said(object: &Object) -> Option<Said<'_>> {
@@ -57,6 +69,14 @@ pub(super) fn check(out: &mut Vec<Finding>, object: &Object, all: &[&Object]) {
         );
         say(out, codes::W984, object, &at, message, fix);
     }
+    if said.class == DataClass::Confidential && !all.iter().any(|other| admits(other, &said)) {
+        let message = "nobody approves who gets at what is confidential".to_owned();
+        let fix = format!(
+            "apply a CertificatePolicy in namespace {} with approval: Manual, or a TrustModel whose operations have dualAuthorization: true",
+            said.namespace
+        );
+        say(out, codes::W985, object, &at, message, fix);
+    }
 }
 
 /// A PeerAuthentication that asks less than the class of a workload it holds for.
@@ -92,19 +112,28 @@ fn weaker(out: &mut Vec<Finding>, object: &Object, all: &[&Object]) {
     }
 }
 
-/// Whether a TrustModel demands both for all that is called there.
+/// Whether a TrustModel demands two approvals and a trail of some calls there.
 fn approves(object: &Object, said: &Said<'_>) -> bool {
-    let Some(model) = object.trust_model() else {
-        return false;
-    };
-    let here = [said.namespace, ROOT_NAMESPACE].contains(&object.meta.namespace.as_str());
-    let chosen = said
-        .labels
-        .map_or(model.selector.is_none(), |labels| model.holds_for(labels));
-    let mut operations = model.operations.iter();
-    let demanded = operations.any(|operation| {
-        let demand = model.demanded(operation);
-        demand.dual && demand.audit
+    demands(object, said, |dual, trail| dual && trail)
+}
+
+/// Whether somebody approves the workloads there, or calls to them.
+fn admits(object: &Object, said: &Said<'_>) -> bool {
+    let by_certificate = object.certificate_policy().is_some_and(|policy| {
+        policy.manual
+            && policy.accounts.is_empty()
+            && said.is_held(object, policy.selector.as_ref())
     });
-    here && chosen && demanded
+    by_certificate || demands(object, said, |dual, _| dual)
+}
+
+fn demands(object: &Object, said: &Said<'_>, enough: impl Fn(bool, bool) -> bool) -> bool {
+    object.trust_model().is_some_and(|model| {
+        let mut operations = model.operations.iter();
+        said.is_held(object, model.selector.as_ref())
+            && operations.any(|operation| {
+                let demand = model.demanded(operation);
+                enough(demand.dual, demand.audit)
+            })
+    })
 }

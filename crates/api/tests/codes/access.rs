@@ -29,6 +29,14 @@ pub(super) const CASES: &[Case] = &[
         "two approvals",
     ),
     (
+        "W985",
+        Compat,
+        "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: vault\n  labels:\n    naka.dev/data-class: confidential\n---\napiVersion: naka.dev/v1alpha1\nkind: CertificatePolicy\nmetadata: {name: p, namespace: elsewhere}\nspec: {approval: Manual}\n",
+        "metadata.labels.naka.dev/data-class",
+        5,
+        "nobody approves",
+    ),
+    (
         "L390",
         Compat,
         "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: v}\nspec: {hosts: [a], http: [{corsPolicy: {allowOrigins: [{exact: 'https://x.example'}]}, route: [{destination: {host: a}}]}]}\n---\napiVersion: naka.dev/v1alpha1\nkind: RequestGuard\nmetadata: {name: g}\nspec:\n  guards:\n  - name: m\n    methods:\n      allow: [GET, POST]\n",
