@@ -3,8 +3,8 @@
 use super::Cx;
 use super::access::{About, By, Judged, Noticed, granted, truth};
 use crate::canonical::{Canonical, Direction, Origin};
-use crate::model::{Access, Claims, Hours, MtlsMode, Snapshot, Test, TrustModel};
-use crate::trust::{Ask, Decision, Facts, decide};
+use crate::model::{Access, Claims, Hours, MtlsMode, Operation, Snapshot, Test, TrustModel};
+use crate::trust::{APPROVERS, Ask, Decision, Facts, decide};
 use crate::why::{Stage, Why};
 use http::HeaderName;
 use naka_expr::{Body, Text, Values};
@@ -12,7 +12,6 @@ use naka_types::labels::Labels;
 use naka_types::reason::Reason;
 use serde_json::{Value, json};
 use std::borrow::Cow;
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// How far ahead of ours an issuer's clock may be.
@@ -122,29 +121,34 @@ impl Asked<'_> {
             labels?.get(key).map(String::as_str)
         };
         let claims = self.about.request.and_then(|r| r.claims.as_deref());
+        let asks =
+            |what: fn(&Operation) -> bool| claims.filter(|_| model.operations.iter().any(what));
         Facts {
             clearance: label(&model.clearance_label),
             zone: label(&model.zone_label),
             address: self.about.origin.address,
-            approvers: claims.map_or(0, |claims| approvers(claims, model)),
-            session: claims.and_then(|claims| session(claims, self.now.0)),
+            approvers: asks(|operation| operation.dual)
+                .map_or(0, |claims| approvers(claims, model)),
+            session: asks(|operation| operation.session.is_some())
+                .and_then(|claims| session(claims, self.now.0)),
         }
     }
 }
 
-/// How many others than the token's own subject approved.
+/// How many others than the token's own subject approved; more than are ever asked for are not told apart.
 fn approvers(claims: &Claims, model: &TrustModel) -> usize {
+    const { assert!(APPROVERS == 2, "two are told apart, no more") };
     let own = claims.0.get("sub").and_then(Value::as_str);
-    let named = match claims.at(&model.approval_claim) {
-        Some(Value::Array(all)) => all.iter().filter_map(Value::as_str).collect(),
-        Some(Value::String(one)) => vec![one.as_str()],
-        _ => Vec::new(),
-    };
-    let others: BTreeSet<&str> = named
-        .into_iter()
-        .filter(|name| !name.is_empty() && Some(*name) != own)
-        .collect();
-    others.len()
+    let is_other = |name: &&str| !name.is_empty() && Some(*name) != own;
+    match claims.at(&model.approval_claim) {
+        Some(Value::Array(all)) => {
+            let mut others = all.iter().filter_map(Value::as_str).filter(is_other);
+            let first = others.next();
+            usize::from(first.is_some()) + usize::from(others.any(|name| Some(name) != first))
+        }
+        Some(Value::String(one)) => usize::from(is_other(&one.as_str())),
+        _ => 0,
+    }
 }
 
 /// Time since the login; `None` where the token says none, or one that is still to come.
@@ -195,5 +199,39 @@ impl Values for Clock {
 
     fn time(&self) -> Duration {
         self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::approvers;
+    use crate::model::{Claims, TrustModel};
+    use serde_json::json;
+
+    #[test]
+    fn others_who_approved_count_once_and_the_caller_never() {
+        let model = TrustModel {
+            name: "m".into(),
+            clearance_label: "c".into(),
+            zone_label: "z".into(),
+            levels: std::collections::BTreeMap::default(),
+            zones: None,
+            operations: Box::default(),
+            approval_claim: Box::new(["approved_by".into()]),
+        };
+        for (approved, count) in [
+            (json!(null), 0),
+            (json!([]), 0),
+            (json!("me"), 0),
+            (json!("anna"), 1),
+            (json!(["anna", "", 7, "me"]), 1),
+            (json!(["anna", "anna"]), 1),
+            (json!(["anna", "anna", "ben"]), 2),
+            (json!(["me", "anna", "ben"]), 2),
+        ] {
+            let claims = json!({"sub": "me", "approved_by": approved});
+            let claims = Claims(claims.as_object().cloned().unwrap_or_default());
+            assert_eq!(approvers(&claims, &model), count, "{approved}");
+        }
     }
 }
