@@ -297,7 +297,7 @@ mod tests {
         for (from, to, why) in [
             ("pkcs11:", "file:", "no PKCS#11 URI"),
             ("token=a%20b;", "", "token is missing"),
-            ("%20", "%2", "not percent-encoded"),
+            ("%20b", "%2", "not percent-encoded"),
             ("%20", "%+1", "not percent-encoded"),
             (
                 "pin-source=file:/pin",
