@@ -18,11 +18,11 @@ fn newer(name: &str, old: &[u8]) -> Vec<u8> {
     let mut bytes = old.to_vec();
     match name {
         "log" => {
-            bytes[8..12].copy_from_slice(&2_u32.to_le_bytes());
+            bytes[8..12].copy_from_slice(&9_u32.to_le_bytes());
             let crc = crc32c(&bytes[..12]);
             bytes[12..16].copy_from_slice(&crc.to_le_bytes());
         }
-        "snapshot" => bytes = [&b"NAKASNP\n"[..], &2_u32.to_le_bytes(), &[0; 8]].concat(),
+        "snapshot" => bytes = [&b"NAKASNP\n"[..], &9_u32.to_le_bytes(), &[0; 8]].concat(),
         "seal.key" => bytes[7] = 9,
         "ports.json" => bytes = br#"{"format":2,"ports":["another shape"]}"#.to_vec(),
         _ => {
