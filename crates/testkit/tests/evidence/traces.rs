@@ -130,7 +130,6 @@ fn what_is_shown(ground: &Ground) {
         (held(ground).get(id)?["complete"] == true).then_some(())
     });
     let page = ground.mesh.ok(["trace", id]);
-    println!("{page}");
     let lines: Vec<&str> = page.lines().collect();
     let flow: Vec<String> = lines
         .iter()
