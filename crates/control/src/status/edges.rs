@@ -20,9 +20,9 @@ use tokio::task::JoinSet;
 const REQUEST: &[u8] =
     b"GET /stats/prometheus HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
 const LIMIT: u64 = 16 << 20;
-pub(super) const PATIENCE: Duration = Duration::from_millis(500);
+const PATIENCE: Duration = Duration::from_millis(500);
 /// Sockets that are read at the same time.
-pub(super) const AT_ONCE: usize = 64;
+const AT_ONCE: usize = 64;
 
 type Counters = BTreeMap<Edge, Counts>;
 
@@ -49,7 +49,7 @@ impl Reader {
         members: &BTreeMap<String, String>,
         connected: &[String],
     ) -> Observed {
-        let mut fresh = scrape_all(&self.run_dir).await;
+        let mut fresh = ask_all(&self.run_dir, REQUEST, counters).await;
         fresh.retain(|id, _| members.contains_key(id));
         let mut unwatched: Vec<String> = connected
             .iter()
@@ -72,34 +72,38 @@ impl Reader {
     }
 }
 
-/// Counters by workload id, of every proxy that answers.
-async fn scrape_all(run_dir: &Path) -> BTreeMap<String, Counters> {
+/// What every proxy that answers says to a request, by workload id.
+pub(super) async fn ask_all<T: Send + 'static>(
+    run_dir: &Path,
+    request: &'static [u8],
+    read: fn(&str) -> Option<(String, T)>,
+) -> BTreeMap<String, T> {
     let mut sockets = std::fs::read_dir(run_dir)
         .into_iter()
         .flatten()
         .flatten()
         .map(|entry| entry.path().join("admin.sock"));
     let mut found = BTreeMap::new();
-    let mut reading = JoinSet::new();
+    let mut asking = JoinSet::new();
     loop {
-        while reading.len() < AT_ONCE
+        while asking.len() < AT_ONCE
             && let Some(socket) = sockets.next()
         {
-            reading.spawn(async move {
-                let read = tokio::time::timeout(PATIENCE, ask(&socket, REQUEST)).await;
-                counters(&read.ok()?.ok()?)
+            asking.spawn(async move {
+                let told = tokio::time::timeout(PATIENCE, ask(&socket, request)).await;
+                read(&told.ok()?.ok()?)
             });
         }
-        match reading.join_next().await {
-            // One that could not be read is one that does not answer.
-            Some(read) => found.extend(read.ok().flatten()),
+        match asking.join_next().await {
+            // One that could not be asked is one that does not answer.
+            Some(told) => found.extend(told.ok().flatten()),
             None => return found,
         }
     }
 }
 
 /// What an admin socket answers.
-pub(super) async fn ask(socket: &Path, request: &[u8]) -> std::io::Result<String> {
+async fn ask(socket: &Path, request: &[u8]) -> std::io::Result<String> {
     let mut stream = UnixStream::connect(socket).await?;
     stream.write_all(request).await?;
     let mut bytes = Vec::new();

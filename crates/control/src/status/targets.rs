@@ -3,38 +3,16 @@
 //! Each proxy says so itself on its admin socket. Only proxies of this mesh that are connected are told; one on another
 //! machine is found by whoever runs that machine.
 
-use super::edges::{AT_ONCE, PATIENCE, ask};
+use super::edges::ask_all;
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::Path;
-use tokio::task::JoinSet;
 
 const REQUEST: &[u8] = b"GET /server_info HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
 
 /// Groups of targets in the form of `http_sd_config`, in the order of their workload ids.
 pub(super) async fn of(run_dir: &Path, connected: &BTreeSet<String>) -> Value {
-    let mut sockets = std::fs::read_dir(run_dir)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.path().join("admin.sock"));
-    let mut found = BTreeMap::new();
-    let mut asking = JoinSet::new();
-    loop {
-        while asking.len() < AT_ONCE
-            && let Some(socket) = sockets.next()
-        {
-            asking.spawn(async move {
-                let told = tokio::time::timeout(PATIENCE, ask(&socket, REQUEST)).await;
-                group(&told.ok()?.ok()?)
-            });
-        }
-        match asking.join_next().await {
-            // One that could not be asked is one that does not answer.
-            Some(told) => found.extend(told.ok().flatten()),
-            None => break,
-        }
-    }
+    let mut found = ask_all(run_dir, REQUEST, group).await;
     found.retain(|id, _| connected.contains(id));
     Value::Array(found.into_values().collect())
 }
